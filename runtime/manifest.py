@@ -1,0 +1,213 @@
+"""`bundle.json` as frozen dataclasses: the whole contract between export and runtime.
+
+A bundle is a diffusers checkpoint directory, file for file under its own names, plus one ONNX graph for each component
+beside the weights that it points into, `tokenizer.json` files and `bundle.json`. Because the checkpoint's files keep
+their names, a bundle is itself loadable by diffusers, and unpacking is copying.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..errors import BundleError
+
+SCHEMA = 1
+FILE_NAME = "bundle.json"
+MAX_BYTES = 16 * 2**20  # bundle.json itself
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the bundle. `origin` says whether it belongs to the checkpoint (and so to `segue unpack`)."""
+
+    sha256: str
+    bytes: int
+    origin: bool
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph input or output: numpy dtype name, and a shape whose free dimensions are named."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One graph: its file, the weight files that its initialisers point into, its precision and its signature."""
+
+    graph: str
+    weights: tuple[str, ...]
+    precision: str  # "fp32", "fp16" or "bf16"
+    parameters: int
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizers file, the length in tokens that prompts are padded or cut to, and the token id of the padding."""
+
+    file: str
+    length: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Flow-matching Euler: the static shift of the noise levels, and the defaults of a request."""
+
+    kind: str  # "flow-match-euler"
+    shift: float
+    train_timesteps: int  # the network's time input is sigma times this
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latent geometry: channels, pixels for each latent, transformer patch, and x = z / scaling + shift for the VAE."""
+
+    channels: int
+    factor: int
+    patch: int
+    scaling: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Picture sizes in pixels: default (height, width) and the range of either side."""
+
+    default: tuple[int, int]
+    minimum: int
+    maximum: int
+    multiple: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One comparison of a component in ONNX Runtime with PyTorch, on fresh random inputs of the shapes named."""
+
+    component: str
+    shapes: dict[str, tuple[int, ...]]
+    relative_l2: float | None
+    maximum: float | None
+    gate: float | None
+    note: str = ""  # "not checked: memory", "checked through its fp32 twin", or empty
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights come from, under which licence, and what exported them."""
+
+    source: str
+    revision: str
+    licence: str
+    credits: tuple[str, ...]
+    exporter: dict[str, str]  # package name -> version
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of bundle.json."""
+
+    schema: int
+    name: str
+    family: str  # "sd3"
+    components: dict[str, Component]
+    tokenizers: dict[str, Tokenizer]
+    sampler: Sampler
+    latents: Latents
+    sizes: Sizes
+    t5_tokens: int  # zero tokens that stand for the absent T5 (SD3 without T5: 256; the emoji miniature: 0)
+    provenance: Provenance
+    files: dict[str, File]
+    parity: tuple[Parity, ...] = field(default=())
+
+
+def dump(manifest: Manifest) -> bytes:
+    """Return `manifest` as the bytes of bundle.json."""
+    return (json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def parse(data: bytes, where: str) -> Manifest:
+    """Return the manifest that `data` holds; `where` names it in messages.
+
+    Raises BundleError for invalid JSON, a newer schema, unknown, missing or ill-typed fields and unsafe paths.
+    """
+    try:
+        table = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where} is not valid JSON ({error}). Export or fetch the bundle again.") from None
+    schema = table.get("schema") if isinstance(table, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        raise BundleError(f"{where} has no schema number, so it is no Segue bundle. Name a directory made by segue export.")
+    if schema > SCHEMA:
+        raise BundleError(
+            f"{where} has schema {schema}; this Segue reads up to {SCHEMA}. Upgrade: pip install --upgrade segue"
+        )
+    manifest: Manifest = _build(Manifest, table, where)
+    for path in manifest.files:
+        check_path(path, where)
+    named = [t.file for t in manifest.tokenizers.values()]
+    for component in manifest.components.values():
+        named += [component.graph, *component.weights]
+    for path in named:
+        if path not in manifest.files:
+            raise BundleError(f"{where} uses {path!r} but lists no hash for it. Export the bundle again.")
+    return manifest
+
+
+def check_path(path: str, where: str) -> None:
+    """Raise BundleError unless `path` is a plain relative POSIX path that stays inside its directory."""
+    parts = PurePosixPath(path).parts
+    if not parts or path != "/".join(parts) or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+        raise BundleError(
+            f"{where} names the path {path!r}, which leaves the bundle's directory or is not plain. "
+            "Do not use this bundle; export it again from its checkpoint."
+        )
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Turn parsed JSON into `kind`, a dataclass, a tuple, a dict, a union or a scalar, checking every type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        required = {
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if not isinstance(value, dict) or not required <= value.keys() <= hints.keys():
+            wrong = sorted(required ^ value.keys()) if isinstance(value, dict) else value
+            raise _malformed(where, kind.__name__, wrong)
+        return kind(**{name: _build(hints[name], item, f"{where}:{name}") for name, item in value.items()})  # type: ignore[operator]
+    if origin is tuple:
+        if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
+            raise _malformed(where, "list", value)
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _malformed(where, "object", value)
+        return {key: _build(arguments[1], item, f"{where}:{key}") for key, item in value.items()}
+    accepted = arguments if origin is types.UnionType else (kind,)
+    if float in accepted:
+        accepted = (*accepted, int)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        raise _malformed(where, getattr(kind, "__name__", str(kind)), value)
+    return float(value) if kind is float else value
+
+
+def _malformed(where: str, expected: str, value: Any) -> BundleError:
+    return BundleError(f"{where} should be {expected}, found {str(value)[:80]!r}. Export the bundle again.")

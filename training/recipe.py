@@ -1,0 +1,73 @@
+"""Recipes: TOML files whose every key is known. A misspelt key is an error, not a silent default."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import TrainingError
+from .loop import LoopSpec, Reporter, Task, run
+
+T = TypeVar("T")
+
+
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe: a file, or the name of one that ships with Segue ("emoji-teacher.toml")."""
+    shipped = Path(str(resources.files(f"{__package__}.recipes")))
+    for path in (Path(name), shipped / name, shipped / f"{name}.toml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(p.name for p in shipped.glob("*.toml")))
+    raise TrainingError(f"there is no recipe {name!r}. Shipped recipes: {known}. Name one of them, or a file.")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the recipe's tables; raises TrainingError when the file is not valid TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"{path} is not valid TOML: {error}. Mend that line, then run it again.") from None
+
+
+def fill(spec: type[T], table: dict[str, Any], where: str) -> T:
+    """Make the frozen dataclass `spec` from a table; unknown, missing and ill-typed keys are errors."""
+    fields = {f.name: f for f in dataclasses.fields(spec)}  # type: ignore[arg-type]
+    unknown = sorted(table.keys() - fields.keys())
+    if unknown:
+        raise TrainingError(f"[{where}] has no key {unknown[0]!r}. Known keys: {', '.join(fields)}. Mend the recipe.")
+    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    missing = sorted(required - table.keys())
+    if missing:
+        raise TrainingError(f"[{where}] needs the key {missing[0]!r}. Add it to the recipe.")
+    values = {}
+    for name, value in table.items():
+        kind = {"int": int, "float": (int, float), "str": str, "bool": bool}.get(str(fields[name].type), list)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TrainingError(f"[{where}] {name} = {value!r} should be of type {fields[name].type}. Mend the recipe.")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return spec(**values)
+
+
+def train(path: Path, out: Path, report: Reporter) -> None:
+    """Run the recipe at `path` into the directory `out`, resuming where a state is there.
+
+    A recipe has the table [loop] and one table that names its task.
+    """
+    recipe = read_recipe(path)
+    tasks = sorted(recipe.keys() - {"loop"})
+    if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in TASKS:
+        raise TrainingError(f"{path} needs [loop] and exactly one of {', '.join(TASKS)}; it has {sorted(recipe)}.")
+    loop = fill(LoopSpec, recipe["loop"], "loop")
+    run(TASKS[tasks[0]](recipe[tasks[0]], loop.seed), loop, recipe, out, report)
+
+
+def _autoencoder(table: dict[str, Any], seed: int) -> Task:
+    from .autoencoder import Autoencoder, AutoencoderSpec
+
+    return Autoencoder(fill(AutoencoderSpec, table, "autoencoder"), seed)
+
+
+TASKS = {"autoencoder": _autoencoder}
