@@ -1,0 +1,84 @@
+"""Segue: few-step diffusion checkpoints as engines that a desktop program can embed.
+
+    import segue
+
+    with segue.open("emoji") as model:
+        image = model.generate("a red heart", seed=7)  # numpy uint8 [height, width, 3]
+
+Importing this module loads nothing: numpy, ONNX Runtime and the rest arrive with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    BundleError,
+    Cancelled,
+    CheckpointError,
+    MissingDependencyError,
+    OutputError,
+    ParityError,
+    SegueError,
+    TrainingError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from .runtime.image import read_metadata, write_png
+    from .runtime.pipeline import Model, Result
+    from .runtime.pipeline import open_model as open
+    from .runtime.request import Request
+    from .runtime.text import PromptTruncated
+
+    __version__: str
+
+__all__ = [
+    "BundleError",
+    "Cancelled",
+    "CheckpointError",
+    "MissingDependencyError",
+    "Model",
+    "OutputError",
+    "ParityError",
+    "PromptTruncated",
+    "Request",
+    "Result",
+    "SegueError",
+    "TrainingError",
+    "UsageError",
+    "__version__",
+    "open",
+    "read_metadata",
+    "write_png",
+]
+
+_LAZY = {
+    "Model": ("pipeline", "Model"),
+    "PromptTruncated": ("text", "PromptTruncated"),
+    "Request": ("request", "Request"),
+    "Result": ("pipeline", "Result"),
+    "open": ("pipeline", "open_model"),
+    "read_metadata": ("image", "read_metadata"),
+    "write_png": ("image", "write_png"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _LAZY:
+        module, attribute = _LAZY[name]
+        value = getattr(importlib.import_module(f".runtime.{module}", __name__), attribute)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("segue")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Backends that run one component: arrays in, arrays out."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..engines.base import TensorSpec
 from ..errors import BundleError
 
 SCHEMA = 1
@@ -29,15 +31,6 @@ class File:
     sha256: str
     bytes: int
     origin: bool
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """A graph input or output: numpy dtype name, and a shape whose free dimensions are named."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -146,17 +139,22 @@ def parse(data: bytes, where: str) -> Manifest:
     Raises BundleError for invalid JSON, a newer schema, unknown, missing or ill-typed fields and unsafe paths.
     """
     try:
-        table = json.loads(data)
+        table = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where} is not valid JSON ({error}). Export or fetch the bundle again.") from None
     schema = table.get("schema") if isinstance(table, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool):
-        raise BundleError(f"{where} has no schema number, so it is no Segue bundle. Name a directory made by segue export.")
+        raise BundleError(
+            f"{where} has no schema number, so it is no Segue bundle. Name a directory made by segue export."
+        )
+    if schema < 1:
+        raise BundleError(f"{where} has schema {schema}, which never existed. Export or fetch the bundle again.")
     if schema > SCHEMA:
         raise BundleError(
             f"{where} has schema {schema}; this Segue reads up to {SCHEMA}. Upgrade: pip install --upgrade segue"
         )
     manifest: Manifest = _build(Manifest, table, where)
+    _check_values(manifest, where)
     for path in manifest.files:
         check_path(path, where)
     named = [t.file for t in manifest.tokenizers.values()]
@@ -171,11 +169,46 @@ def parse(data: bytes, where: str) -> Manifest:
 def check_path(path: str, where: str) -> None:
     """Raise BundleError unless `path` is a plain relative POSIX path that stays inside its directory."""
     parts = PurePosixPath(path).parts
-    if not parts or path != "/".join(parts) or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+    plain = parts and path == "/".join(parts) and path.isprintable() and not any(mark in path for mark in "\\:")
+    if not plain or path.startswith("/") or ".." in parts:
         raise BundleError(
             f"{where} names the path {path!r}, which leaves the bundle's directory or is not plain. "
             "Do not use this bundle; export it again from its checkpoint."
         )
+
+
+def _check_values(manifest: Manifest, where: str) -> None:
+    """Raise BundleError for numbers that no export writes and that arithmetic would stumble over."""
+    sampler, latents, sizes = manifest.sampler, manifest.latents, manifest.sizes
+    positive = {
+        "sampler.shift": sampler.shift,
+        "sampler.train_timesteps": sampler.train_timesteps,
+        "sampler.steps": sampler.steps,
+        "latents.channels": latents.channels,
+        "latents.factor": latents.factor,
+        "latents.patch": latents.patch,
+        "latents.scaling": latents.scaling,
+        "sizes.minimum": sizes.minimum,
+        "sizes.multiple": sizes.multiple,
+        **{f"tokenizers.{name}.length": tokenizer.length for name, tokenizer in manifest.tokenizers.items()},
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise BundleError(f"{where} has {name} = {value}, which must be above 0. Export the bundle again.")
+    unit = latents.factor * latents.patch
+    if sizes.multiple % unit or any(s % sizes.multiple for s in (sizes.minimum, sizes.maximum, *sizes.default)):
+        raise BundleError(
+            f"{where} has sizes {sizes} that are no multiples of {sizes.multiple}, or of the {unit} pixels of one "
+            "patch. Export the bundle again."
+        )
+    if not all(sizes.minimum <= side <= sizes.maximum for side in sizes.default):
+        raise BundleError(f"{where} has a default size outside its own range: {sizes}. Export the bundle again.")
+    if manifest.t5_tokens < 0:
+        raise BundleError(f"{where} has t5_tokens = {manifest.t5_tokens}, below 0. Export the bundle again.")
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
@@ -190,7 +223,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         }
         if not isinstance(value, dict) or not required <= value.keys() <= hints.keys():
             wrong = sorted(required ^ value.keys()) if isinstance(value, dict) else value
-            raise _malformed(where, kind.__name__, wrong)
+            raise _malformed(where, getattr(kind, "__name__", str(kind)), wrong)
         return kind(**{name: _build(hints[name], item, f"{where}:{name}") for name, item in value.items()})  # type: ignore[operator]
     if origin is tuple:
         if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
@@ -206,7 +239,15 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         accepted = (*accepted, int)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
         raise _malformed(where, getattr(kind, "__name__", str(kind)), value)
-    return float(value) if kind is float else value
+    if kind is not float:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):  # json reads 1e999 as infinity
+        raise _malformed(where, "a finite float", value)
+    return number
 
 
 def _malformed(where: str, expected: str, value: Any) -> BundleError:

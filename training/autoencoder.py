@@ -61,9 +61,9 @@ class Autoencoder:
         self.vae.to(memory_format=torch.channels_last)
         self.lpips: nn.Module | None = None
         if spec.lpips_weight:
-            from .metrics.lpips import load_lpips
+            from .metrics.nets import Lpips
 
-            self.lpips = load_lpips()
+            self.lpips = Lpips()
         self.module: nn.Module = self.vae
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:

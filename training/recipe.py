@@ -70,4 +70,16 @@ def _autoencoder(table: dict[str, Any], seed: int) -> Task:
     return Autoencoder(fill(AutoencoderSpec, table, "autoencoder"), seed)
 
 
-TASKS = {"autoencoder": _autoencoder}
+def _text_encoders(table: dict[str, Any], seed: int) -> Task:
+    from .text_encoders import TextEncoders, TextEncodersSpec
+
+    return TextEncoders(fill(TextEncodersSpec, table, "text_encoders"), seed)
+
+
+def _teacher(table: dict[str, Any], seed: int) -> Task:
+    from .teacher import Teacher, TeacherSpec
+
+    return Teacher(fill(TeacherSpec, table, "teacher"), seed)
+
+
+TASKS = {"autoencoder": _autoencoder, "text_encoders": _text_encoders, "teacher": _teacher}

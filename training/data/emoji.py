@@ -74,7 +74,7 @@ def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda don
     """Fetch, render and name the pictures; write them into the directory `out`; return their number."""
     from safetensors.numpy import save
 
-    from ..files import write_whole
+    from ...runtime.files import write_whole
 
     names = _names(fetch(NAMES, cache))
     rows: list[Row] = []

@@ -1,0 +1,46 @@
+"""Quality of the emoji autoencoder on held-out pictures: PSNR over alpha > 0, reconstruction KID (Lite0).
+
+    python benchmarks/emoji_autoencoder.py runs/emoji-decoder --data runs/data/emoji
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from segue.training.metrics.nets import Lite0, Lpips
+from segue.training.metrics.scores import kid, psnr_on_alpha
+from segue.training.pictures import Pictures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("autoencoder", type=Path, help="a directory with vae/")
+    parser.add_argument("--data", type=Path, default=Path("runs/data/emoji"))
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    vae = AutoencoderKL.from_pretrained(options.autoencoder / "vae", torch_dtype=torch.float32).eval()
+    held = Pictures(options.data, ("held-out name", "held-out combination"))
+    pixels = held.on_white(torch.arange(len(held.rows)))
+    with torch.no_grad():
+        decoded = torch.cat([vae.decode(vae.encode(p).latent_dist.mode()).sample for p in pixels.split(32)]).clamp(-1, 1)
+        lpips = torch.cat([Lpips()(a, b) for a, b in zip(pixels.split(32), decoded.split(32), strict=True)]).mean()
+    net = Lite0()
+    distance, spread = kid(net.features(pixels), net.features(decoded))
+    result = {
+        "pictures": len(held.rows),
+        "psnr over alpha > 0 (dB)": round(psnr_on_alpha(held.rgba, pixels, decoded), 2),
+        "reconstruction KID x 1e3": round(distance, 1),
+        "its spread over subsets": round(spread, 1),
+        "LPIPS": round(lpips.item(), 4),
+        "torch": torch.__version__,
+    }
+    print(json.dumps(result, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import psutil
+
+from ..errors import BundleError, SegueError, UsageError
+from .base import TensorSpec, fit_feeds
+
+PROVIDER = "CPUExecutionProvider"
+_SILENT = 4  # ONNX Runtime's FATAL: whatever it would log as an error also arrives as an exception
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+def default_threads() -> int:
+    """Return the number of cores that this process may use (not hyper-threads), at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+class OrtEngine:
+    """An `Engine` that runs an ONNX file on the CPU.
+
+    `threads` is the number of threads of one call (None: `default_threads()`). The file's external data is read from
+    its own directory; check that it stays there (`runtime.bundle` does) before making an engine of it.
+
+    Raises BundleError when ONNX Runtime cannot load the graph, UsageError for fewer than one thread.
+    """
+
+    def __init__(self, graph: Path, threads: int | None = None) -> None:
+        import onnxruntime
+
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads = {threads} is below 1. Ask for 1 or more, or leave it out.")
+        self._where = f"the graph {graph.name} in {graph.parent}"
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                os.fspath(graph), _options(onnxruntime, threads or default_threads()), providers=[PROVIDER]
+            )
+        except Exception as error:  # the bindings raise a dozen unrelated types, all derived from Exception alone
+            raise BundleError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {self._where}: {_first_line(error)} "
+                "Run segue verify on the bundle, or export it again."
+            ) from error
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph once; see `Engine.run`."""
+        if self._session is None:
+            raise UsageError(f"{self._where} was closed. Open the bundle again.")
+        fitted = fit_feeds(self.inputs, feeds, self._where)
+        try:
+            values = self._session.run(None, fitted)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in fitted.items())
+            raise SegueError(
+                f"ONNX Runtime failed in {self._where} on {shapes}: {_first_line(error)} "
+                "If memory ran out, ask for a smaller size; else run segue verify on the bundle."
+            ) from error
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def close(self) -> None:
+        """Free the session and its weights. Closing twice is allowed."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _spec(self, value: Any) -> TensorSpec:
+        if value.type not in _DTYPES:
+            raise BundleError(
+                f"{self._where} has {value.name} of type {value.type}, which the CPU cannot take from numpy. "
+                "Export the bundle again with --precision fp16 or fp32."
+            )
+        # ONNX Runtime gives None for a dimension without a name; each is free on its own
+        shape = tuple(f"{value.name}_{i}" if dim is None else dim for i, dim in enumerate(value.shape))
+        return TensorSpec(value.name, _DTYPES[value.type], shape)
+
+
+def _options(onnxruntime: Any, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SILENT
+    options.use_deterministic_compute = True
+    # One component runs at a time: threads of the others must not burn the cores while they wait for their turn
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads >= default_threads() * 2:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without this a flatbuffer in ONNX Runtime's own format would pass unread by our external-data check
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:400]

@@ -1,0 +1,201 @@
+"""Read a diffusers checkpoint directory: its index, configs and tensor tables, without reading a weight."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import CheckpointError
+from . import headers
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+TEXTS = (".json", ".txt", ".md", ".model")
+STEMS = ("diffusion_pytorch_model", "model")
+MAX_JSON = 64 * 2**20
+PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component folder: its config.json, its weight files and the tensors in them by name."""
+
+    folder: str
+    config: dict[str, Any]
+    weights: tuple[str, ...]
+    tensors: dict[str, headers.Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a diffusers checkpoint does not say; read from the optional `segue.json` at its root.
+
+    The defaults are those of Stable Diffusion 3: 256 zero tokens for the absent T5, 28 steps, guidance 7.
+    `maximum_size` bounds the side of a picture in pixels, None means as far as the positional table reaches.
+    """
+
+    t5_tokens: int = 256
+    steps: int = 28
+    guidance: float = 7.0
+    source: str = "unknown"
+    revision: str = "unknown"
+    licence: str = "unknown"
+    credits: tuple[str, ...] = field(default=())
+    maximum_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory: index, parts that hold weights, settings, and the files that make it up."""
+
+    root: Path
+    index: dict[str, Any]
+    parts: dict[str, Part]
+    settings: Settings
+    files: tuple[str, ...]
+
+
+def read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
+    """Return the checkpoint at `root`, whose weights lie in `folders`.
+
+    Raises CheckpointError for a path that is no diffusers checkpoint, pickled weights and malformed files.
+    """
+    if not root.is_dir():
+        raise CheckpointError(_no_directory(root))
+    index = read_json(root / "model_index.json", root)
+    named = [n for n, v in index.items() if not n.startswith("_") and isinstance(v, list) and len(v) == 2 and v[0]]
+    files = [p.name for p in root.iterdir() if p.is_file() and _carried(p)]
+    parts = {}
+    for folder in named:
+        here = PurePosixPath(folder)
+        if len(here.parts) != 1 or ".." in here.parts or not (root / folder).is_dir():
+            raise CheckpointError(
+                f"{root / 'model_index.json'} names the component {folder!r}, and there is no such directory. "
+                "Fetch the whole checkpoint again."
+            )
+        if folder in folders:
+            parts[folder] = read_part(root, folder)
+            files += parts[folder].weights
+        files += [f"{folder}/{p.name}" for p in (root / folder).iterdir() if p.is_file() and _carried(p)]
+    return Checkpoint(root, index, parts, _settings(root), tuple(sorted(set(files))))
+
+
+def read_part(root: Path, folder: str) -> Part:
+    """Return one component folder of the checkpoint or bundle at `root`: config, and the headers of its weights."""
+    directory = root / folder
+    weights: tuple[str, ...] = ()
+    for stem in STEMS:
+        if (directory / f"{stem}.safetensors").is_file():
+            weights = (f"{folder}/{stem}.safetensors",)
+            break
+        if (directory / f"{stem}.safetensors.index.json").is_file():
+            weights = _shards(root, folder, f"{stem}.safetensors.index.json")
+            break
+    if not weights:
+        raise CheckpointError(_no_weights(root, folder))
+    tensors: dict[str, headers.Tensor] = {}
+    for file in weights:
+        found = headers.read(root / file, file)
+        twice = tensors.keys() & found.keys()
+        if twice:
+            raise CheckpointError(
+                f"{file} holds {min(twice)!r}, which another shard holds too. Fetch the checkpoint again."
+            )
+        tensors.update(found)
+    return Part(folder, read_json(directory / "config.json", root), weights, tensors)
+
+
+def precision(part: Part) -> str:
+    """Return "fp32", "fp16" or "bf16": what all floating tensors of `part` are in; CheckpointError where they differ."""
+    kinds = sorted({t.dtype for t in part.tensors.values() if t.dtype.startswith(("F", "BF"))})
+    if len(kinds) != 1 or kinds[0] not in PRECISIONS:
+        raise CheckpointError(
+            f"The tensors of {part.folder} are in {' and '.join(kinds) or 'no floating dtype'}; a graph takes one of "
+            f"{', '.join(PRECISIONS)}. Convert while exporting: --precision fp16 or --precision fp32."
+        )
+    return PRECISIONS[kinds[0]]
+
+
+def read_json(path: Path, root: Path) -> dict[str, Any]:
+    """Return the JSON object at `path`, a file of the checkpoint at `root`; CheckpointError where there is none."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"larger than {MAX_JSON} bytes")
+        table = json.loads(path.read_bytes())
+        if not isinstance(table, dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{root} is no diffusers checkpoint: it has no {path.relative_to(root)}. Name a directory written by "
+            "save_pretrained, with model_index.json at its root."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Fetch the file again.") from None
+    return table
+
+
+def _shards(root: Path, folder: str, name: str) -> tuple[str, ...]:
+    table = read_json(root / folder / name, root).get("weight_map")
+    shards = sorted(set(table.values())) if isinstance(table, dict) and table else []
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{folder}/{name} names the shard {str(shard)[:80]!r}, which is no safetensors file of its directory. "
+                "Do not use this checkpoint; fetch it again."
+            )
+        if not (root / folder / shard).is_file():
+            raise CheckpointError(f"{folder}/{name} names {shard}, which is missing. Fetch that file.")
+    return tuple(f"{folder}/{shard}" for shard in shards)
+
+
+def _carried(path: Path) -> bool:
+    """Say whether a file beside the weights goes into the bundle: configs, tokenizers, cards, licences."""
+    name = path.name
+    if name.startswith(".") or path.stat().st_size > MAX_JSON or name == "bundle.json":
+        return False
+    if ".index." in name:
+        return name in {f"{stem}.safetensors.index.json" for stem in STEMS}
+    return path.suffix in TEXTS or name.startswith(("LICENSE", "LICENCE", "NOTICE"))
+
+
+def _settings(root: Path) -> Settings:
+    path = root / "segue.json"
+    if not path.exists():
+        return Settings()
+    table = read_json(path, root)
+    kinds = {"t5_tokens": int, "steps": int, "guidance": (int, float), "credits": list, "maximum_size": (int, type(None))}
+    for name, value in table.items():
+        if name not in {f.name for f in fields(Settings)}:
+            raise CheckpointError(f"{path} has the unknown key {name!r}. Remove it or correct its name.")
+        if not isinstance(value, kinds.get(name, str)) or isinstance(value, bool):
+            raise CheckpointError(f"{path}: {name} is {value!r}, of the wrong type. Correct it.")
+        if name in ("t5_tokens", "steps", "guidance", "maximum_size") and (value or 0) < 0:
+            raise CheckpointError(f"{path}: {name} is {value!r}, below zero. Correct it.")
+    table["credits"] = tuple(str(c) for c in table.get("credits", ()))
+    return Settings(**table)
+
+
+def _no_directory(root: Path) -> str:
+    if root.is_file():
+        return (
+            f"{root} is a file; a checkpoint is a directory. Convert it: diffusers' from_single_file({str(root)!r}), "
+            "then save_pretrained(DIRECTORY)."
+        )
+    return f"There is no checkpoint at {root}. Name a directory written by diffusers' save_pretrained."
+
+
+def _no_weights(root: Path, folder: str) -> str:
+    directory = root / folder
+    pickled = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED)
+    if pickled:
+        return (
+            f"{folder} has its weights only as {pickled[0]}, a pickle, which can run code when it is opened; Segue does "
+            "not open it. Convert it once, in a place you trust: python -c \"from diffusers import DiffusionPipeline as "
+            f"P; P.from_pretrained({str(root)!r}, use_safetensors=False).save_pretrained('converted')\""
+        )
+    found = ", ".join(sorted(p.name for p in directory.glob("*.safetensors"))) or "none"
+    return (
+        f"{folder} has no {' or '.join(s + '.safetensors' for s in STEMS)} (safetensors files there: {found}). "
+        "Save the variant that you want with diffusers' save_pretrained and export that directory."
+    )

@@ -1,0 +1,241 @@
+"""Export a diffusers checkpoint as a bundle, without loading its weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, UsageError
+from ..runtime import manifest
+from . import checkpoint, headers
+from . import precision as weights
+from .directory import NewDirectory
+
+KINDS = ("keep", "fp16", "fp32")
+VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What the export is at. `stage` is copy (done and total in bytes), trace, tokenizer, parity or note (in items).
+
+    `text` is a line for people: the component or file, a parity result, or a remark.
+    """
+
+    stage: str
+    text: str
+    done: int
+    total: int
+
+
+Progress = Callable[[Event], None]
+
+
+def export(
+    source: Path,
+    out: Path,
+    *,
+    precision: str = "keep",
+    parity: bool = True,
+    name: str | None = None,
+    progress: Progress = lambda event: None,
+) -> manifest.Manifest:
+    """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
+
+    `precision` keeps the weight files as they are, or converts every floating tensor to fp16 or fp32. `parity` compares
+    each graph with PyTorch (docs/export.md). `name` is the bundle's name, by default the last part of `out`. Memory does
+    not grow with the weights, except in the child process that checks parity. `out` appears whole or not at all.
+
+    Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision.
+    """
+    if precision not in KINDS:
+        raise UsageError(f"The precision {precision!r} is unknown. Choose one of {', '.join(KINDS)}.")
+    from .families import sd3  # torch and diffusers are heavy; a wrong option should not wait for them
+
+    found = checkpoint.read(source, sd3.FOLDERS)
+    sd3.check(found.index)
+    lacking = [folder for folder in sd3.FOLDERS if folder not in found.parts]
+    if lacking:
+        raise CheckpointError(
+            f"{source} has no {lacking[0]}, which Stable Diffusion 3 needs. Fetch the whole checkpoint again."
+        )
+    kinds = {f: checkpoint.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
+    facts = sd3.facts(found)
+    with NewDirectory(out) as new:
+        files = _copy(found, new.path, precision, progress)
+        tokenizers = _tokenizers(new.path, sd3.TOKENIZERS, files, progress)
+        components = _graphs(found, new.path, kinds, files, progress)
+        results: tuple[manifest.Parity, ...] = ()
+        if parity:
+            results = _parity(new.path, components, progress)
+        result = manifest.Manifest(
+            schema=manifest.SCHEMA,
+            name=name or new.target.name,
+            family="sd3",
+            components=components,
+            tokenizers=tokenizers,
+            sampler=facts.sampler,
+            latents=facts.latents,
+            sizes=facts.sizes,
+            t5_tokens=found.settings.t5_tokens,
+            provenance=_provenance(found),
+            files=dict(sorted(files.items())),
+            parity=results,
+        )
+        (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(result))
+        new.commit()
+    return result
+
+
+def _copy(
+    found: checkpoint.Checkpoint, target: Path, kind: str, progress: Progress
+) -> dict[str, manifest.File]:
+    """Put the checkpoint's files into `target`; return them with their hashes."""
+    heavy = {file for part in found.parts.values() for file in part.weights}
+    total = sum((found.root / file).stat().st_size for file in found.files)
+    done = 0
+    files = {}
+    for file in found.files:
+        origin, copy = found.root / file, target / file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+
+        def count(n: int, file: str = file) -> None:
+            nonlocal done
+            done += n
+            progress(Event("copy", file, done, total))
+
+        if kind == "keep" or not (file in heavy or _names_dtype(file, found)):
+            digest = weights.place(origin, copy, count)
+        elif file in heavy:
+            digest = weights.convert(origin, copy, kind, count)
+        else:
+            copy.write_text(_with_dtype(origin, file, kind, found), encoding="utf-8")
+            digest = weights.digest(copy)
+        files[file] = manifest.File(digest, copy.stat().st_size, True)
+    return files
+
+
+def _names_dtype(file: str, found: checkpoint.Checkpoint) -> bool:
+    folder, _, name = file.partition("/")
+    return folder in found.parts and (name == "config.json" or name.endswith(".index.json"))
+
+
+def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) -> str:
+    """Return a config or shard index with what it says of the dtype brought up to date with converted weights."""
+    table: dict[str, Any] = checkpoint.read_json(path, found.root)
+    word = {"fp16": "float16", "fp32": "float32"}[kind]
+    for key in ("dtype", "torch_dtype"):
+        if key in table:
+            table[key] = word
+    if isinstance(table.get("metadata"), dict) and "total_size" in table["metadata"]:
+        table["metadata"]["total_size"] = sum(
+            t.length // headers.ITEM_BYTES[t.dtype] * headers.ITEM_BYTES[weights.DTYPES[kind]]
+            if t.dtype.startswith(("F", "BF"))
+            else t.length
+            for t in found.parts[file.partition("/")[0]].tensors.values()
+        )
+    return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+
+
+def _tokenizers(
+    target: Path, folders: tuple[str, ...], files: dict[str, manifest.File], progress: Progress
+) -> dict[str, manifest.Tokenizer]:
+    from . import tokenizer
+
+    result: dict[str, manifest.Tokenizer] = {}
+    length = None
+    for done, folder in enumerate(folders):
+        progress(Event("tokenizer", folder, done, len(folders)))
+        written = tokenizer.write(target, folder, length)
+        length = written.length
+        if written.added:
+            files[written.file] = _added(target, written.file)
+        result[folder] = manifest.Tokenizer(written.file, written.length, written.pad_id)
+    return result
+
+
+def _graphs(
+    found: checkpoint.Checkpoint,
+    target: Path,
+    kinds: dict[str, str],
+    files: dict[str, manifest.File],
+    progress: Progress,
+) -> dict[str, manifest.Component]:
+    from . import trace
+    from .families import sd3
+
+    graphs = sd3.graphs({folder: part.config for folder, part in found.parts.items()})
+    components = {}
+    # The files as written, since converting moves every offset.
+    tensors = {folder: checkpoint.read_part(target, folder).tensors for folder in found.parts}
+    unused = {folder: set(table) for folder, table in tensors.items()}
+    for done, graph in enumerate(graphs):
+        progress(Event("trace", graph.component, done, len(graphs)))
+        kind = kinds[graph.folder]
+        file = f"{graph.folder}/{graph.file}"
+        written = trace.write(graph, kind, tensors[graph.folder], target / file)
+        unused[graph.folder] -= written.tensors
+        for added in filter(None, (file, written.buffers)):
+            files[added] = _added(target, added)
+        dtypes = {"weight": trace.NUMPY[kind]}
+        components[graph.component] = manifest.Component(
+            graph=file,
+            weights=written.files,
+            precision=kind,
+            parameters=written.parameters,
+            opset=trace.OPSET,
+            inputs=tuple(manifest.TensorSpec(p.name, dtypes.get(p.dtype, p.dtype), p.shape) for p in graph.inputs),
+            outputs=tuple(manifest.TensorSpec(p.name, dtypes.get(p.dtype, p.dtype), p.shape) for p in graph.outputs),
+        )
+    for folder, names in unused.items():
+        names = {n for n in names if not n.endswith("position_ids")}  # old CLIP checkpoints carry this counter
+        if names:
+            progress(Event("note", f"{folder}: no graph uses {len(names)} tensors, such as {min(names)!r}", 0, 0))
+    return components
+
+
+def _parity(
+    target: Path, components: dict[str, manifest.Component], progress: Progress
+) -> tuple[manifest.Parity, ...]:
+    from . import parity
+
+    count = 0
+
+    def report(result: manifest.Parity) -> None:
+        nonlocal count
+        count += 1
+        progress(Event("parity", describe(result), count, 2 * len(components)))
+
+    scratch = target / ".twins"
+    scratch.mkdir()
+    try:
+        return parity.check(target, components, report, scratch)
+    finally:
+        scratch.rmdir()
+
+
+def describe(result: manifest.Parity) -> str:
+    """Return one comparison as a line for people."""
+    if result.relative_l2 is None:
+        return f"{result.component}: {result.note}"
+    shapes = ", ".join("x".join(map(str, shape)) for shape in result.shapes.values())
+    note = f" ({result.note})" if result.note else ""
+    return (
+        f"{result.component} at {shapes}: relative L2 {result.relative_l2:.1e} (gate {result.gate:g}), "
+        f"maximum {result.maximum:.1e}{note}"
+    )
+
+
+def _added(target: Path, file: str) -> manifest.File:
+    return manifest.File(weights.digest(target / file), (target / file).stat().st_size, False)
+
+
+def _provenance(found: checkpoint.Checkpoint) -> manifest.Provenance:
+    settings = found.settings
+    source = settings.source if settings.source != "unknown" else found.root.resolve().name
+    versions = {package: importlib.metadata.version(package) for package in VERSIONS}
+    return manifest.Provenance(source, settings.revision, settings.licence, settings.credits, versions)

@@ -1,0 +1,357 @@
+"""Stable Diffusion 3: a transformer, an autoencoder and two CLIP text encoders, as diffusers lays them out.
+
+Sources: diffusers' StableDiffusion3Pipeline (which outputs of the encoders are used, and how) and its model classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import CheckpointError
+from ...runtime.manifest import Latents, Sampler, Sizes
+from ..checkpoint import Checkpoint, read_json
+from .graph import WEIGHT, Graph, Port
+
+PIPELINE = "StableDiffusion3Pipeline"
+FOLDERS = ("text_encoder", "text_encoder_2", "transformer", "vae")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+CLASSES = {
+    "text_encoder": "CLIPTextModelWithProjection",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+    "transformer": "SD3Transformer2DModel",
+    "vae": "AutoencoderKL",
+    "tokenizer": "CLIPTokenizer",
+    "tokenizer_2": "CLIPTokenizer",
+    "scheduler": "FlowMatchEulerDiscreteScheduler",
+}
+# Settings of FlowMatchEulerDiscreteScheduler that the runtime's sampler knows only in this state.
+NEUTRAL = {
+    "use_dynamic_shifting": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "invert_sigmas": False,
+    "shift_terminal": None,
+    "stochastic_sampling": False,
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the manifest says of an SD3 checkpoint beside its graphs."""
+
+    sampler: Sampler
+    latents: Latents
+    sizes: Sizes
+
+
+def check(index: dict[str, Any]) -> None:
+    """Raise CheckpointError unless `index`, a model_index.json, is of a Stable Diffusion 3 without T5."""
+    if index.get("_class_name") != PIPELINE:
+        raise CheckpointError(
+            f"The checkpoint is of {str(index.get('_class_name'))[:80]!r}; Segue exports {PIPELINE}. "
+            "Name a checkpoint of that pipeline."
+        )
+    if (index.get("text_encoder_3") or [None, None])[1] is not None:
+        raise CheckpointError(
+            "The checkpoint has a text_encoder_3 (T5), which the runtime does not use yet. Save it without: "
+            "StableDiffusion3Pipeline.from_pretrained(DIRECTORY, text_encoder_3=None, tokenizer_3=None)"
+            ".save_pretrained(OTHER), and export OTHER."
+        )
+    for name, wanted in CLASSES.items():
+        found = index.get(name) or [None, None]
+        # transformers 5 has one tokenizer class; 4 wrote CLIPTokenizerFast for the same files
+        if found[1] not in (wanted, wanted + "Fast" if wanted == "CLIPTokenizer" else wanted):
+            raise CheckpointError(
+                f"model_index.json gives {name} as {found[1]!r}; Segue exports {wanted}. "
+                "Name a checkpoint with that component."
+            )
+
+
+def facts(found: Checkpoint) -> Facts:
+    """Return the sampler, latent geometry and sizes of a checkpoint.
+
+    Raises CheckpointError for settings of the scheduler that change the noise levels in a way the runtime does not
+    follow, and where the parts' widths do not fit together.
+    """
+    scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
+    for key, neutral in NEUTRAL.items():
+        if scheduler.get(key, neutral) not in (neutral, None):
+            raise CheckpointError(
+                f"scheduler_config.json sets {key} to {scheduler[key]!r}, which the runtime's sampler does not follow. "
+                f"Export a checkpoint whose scheduler has {key}: {json.dumps(neutral)}."
+            )
+    try:
+        transformer, vae = found.parts["transformer"].config, found.parts["vae"].config
+        encoders = [found.parts[f].config for f in ("text_encoder", "text_encoder_2")]
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        patch = transformer["patch_size"]
+        latents = Latents(
+            transformer["in_channels"], factor, patch, float(vae["scaling_factor"]), float(vae.get("shift_factor") or 0)
+        )
+        side = transformer["sample_size"] * factor
+        multiple = patch * factor
+        reach = transformer["pos_embed_max_size"] * multiple
+        maximum = min(found.settings.maximum_size or reach, reach) // multiple * multiple
+        sampler = Sampler(
+            "flow-match-euler",
+            float(scheduler.get("shift", 1.0)),
+            int(scheduler.get("num_train_timesteps", 1000)),
+            found.settings.steps,
+            float(found.settings.guidance),
+        )
+        _fit("joint_attention_dim", transformer["joint_attention_dim"], ">=", sum(e["hidden_size"] for e in encoders))
+        _fit("pooled_projection_dim", transformer["pooled_projection_dim"], "==", sum(e["projection_dim"] for e in encoders))
+        _fit("in_channels", transformer["in_channels"], "==", vae["latent_channels"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(error) from None
+    return Facts(sampler, latents, Sizes((side, side), min(64, maximum), maximum, multiple))
+
+
+def _fit(key: str, have: int, relation: str, need: int) -> None:
+    if have < need or (relation == "==" and have != need):
+        raise CheckpointError(
+            f"transformer/config.json has {key} {have}; the other parts need {relation} {need}. "
+            "These parts do not belong together; fetch the checkpoint again."
+        )
+
+
+def _unusable(error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"A config.json of the checkpoint cannot be used: {type(error).__name__} {error}. "
+        "Save the checkpoint again with diffusers' save_pretrained."
+    )
+
+
+class _Transformer(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, hidden_states, encoder_hidden_states, pooled_projections, timestep):  # type: ignore[no-untyped-def]
+        return self.model(hidden_states, encoder_hidden_states, pooled_projections, timestep, return_dict=False)[0]
+
+
+class _TextEncoder(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids):  # type: ignore[no-untyped-def]
+        # Positions are given, so that the graph does not need CLIP's own `position_ids`, a buffer no file holds.
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        result = self.model(input_ids, position_ids=positions, output_hidden_states=True)
+        return result.hidden_states[-2], result.text_embeds
+
+
+class _Decoder(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latents):  # type: ignore[no-untyped-def]
+        return self.model.decode(latents, return_dict=False)[0]
+
+
+class _Encoder(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels):  # type: ignore[no-untyped-def]
+        posterior = self.model.encode(pixels, return_dict=False)[0]
+        return posterior.mean, posterior.logvar
+
+
+def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
+    """Return the five graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
+
+    Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
+    """
+    try:
+        return (
+            text_encoder("text_encoder", configs["text_encoder"]),
+            text_encoder("text_encoder_2", configs["text_encoder_2"]),
+            transformer(configs["transformer"]),
+            *autoencoder(configs["vae"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(error) from None
+
+
+def transformer(config: dict[str, Any]) -> Graph:
+    """Return the graph of SD3Transformer2DModel.
+
+    hidden_states [batch, channels, height, width], encoder_hidden_states [batch, text, joint], pooled_projections
+    [batch, pooled], timestep [batch] float32 (sigma times 1000) -> velocity, shaped as hidden_states. Height and
+    width are in latents, multiples of the patch.
+    """
+    from diffusers import SD3Transformer2DModel
+
+    channels, patch = config["in_channels"], config["patch_size"]
+    joint, pooled = config["joint_attention_dim"], config["pooled_projection_dim"]
+    size = config["pos_embed_max_size"]
+    inner = config["num_attention_heads"] * config["attention_head_dim"]
+    latents = (channels, "height", "width")
+
+    def feed(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        batch = sizes["batch"]
+        return {
+            "hidden_states": _normal(rng, (batch, channels, sizes["height"], sizes["width"])),
+            "encoder_hidden_states": _normal(rng, (batch, sizes["text"], joint)),
+            "pooled_projections": _normal(rng, (batch, pooled)),
+            "timestep": rng.uniform(0, 1000, batch).astype(np.float32),
+        }
+
+    def buffer(name: str) -> np.ndarray | None:
+        if name != "pos_embed.pos_embed":
+            return None
+        from diffusers.models.embeddings import get_2d_sincos_pos_embed
+
+        table = get_2d_sincos_pos_embed(inner, size, base_size=config["sample_size"] // patch, output_type="pt")
+        return table.float()[None].numpy()
+
+    # The larger side of a trial may not exceed the positional table.
+    tall, wide = (min(n, size) * patch for n in (6, 10))
+    return Graph(
+        component="transformer",
+        folder="transformer",
+        file="model.onnx",
+        build=lambda: SD3Transformer2DModel.from_config(config),
+        load=lambda folder: SD3Transformer2DModel.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=True
+        ),
+        wrap=_Transformer,
+        inputs=(
+            Port("hidden_states", WEIGHT, ("batch", *latents)),
+            Port("encoder_hidden_states", WEIGHT, ("batch", "text", joint)),
+            Port("pooled_projections", WEIGHT, ("batch", pooled)),
+            Port("timestep", "float32", ("batch",)),
+        ),
+        outputs=(Port("velocity", WEIGHT, ("batch", config.get("out_channels") or channels, "height", "width")),),
+        traced={"batch": 2, "height": 4 * patch, "width": 8 * patch, "text": 24},
+        trials=(
+            {"batch": 1, "height": wide, "width": tall, "text": 31},
+            {"batch": 3, "height": tall, "width": wide, "text": 11},
+        ),
+        feed=feed,
+        buffer=buffer,
+    )
+
+
+def text_encoder(folder: str, config: dict[str, Any]) -> Graph:
+    """Return the graph of a CLIPTextModelWithProjection.
+
+    input_ids int64 [batch, length] -> hidden_states [batch, length, width], the layer before the last, and pooled
+    [batch, projection], the projected state at the first end token.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    width, projection = config["hidden_size"], config["projection_dim"]
+    vocabulary, longest = config["vocab_size"], config["max_position_embeddings"]
+    end = config.get("eos_token_id", 49407)
+    end = vocabulary - 1 if end == 2 else end  # 2 marks an old config, whose models look for the highest id
+
+    def feed(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        batch, length = sizes["batch"], sizes["length"]
+        ids = rng.integers(0, end, (batch, length), dtype=np.int64)
+        for row, stop in enumerate(rng.integers(1, length, batch)):
+            ids[row, stop:] = end
+        return {"input_ids": ids}
+
+    return Graph(
+        component=folder,
+        folder=folder,
+        file="model.onnx",
+        build=lambda: CLIPTextModelWithProjection._from_config(
+            CLIPTextConfig(**config), attn_implementation="sdpa"
+        ),
+        load=lambda path: CLIPTextModelWithProjection.from_pretrained(path, dtype=torch.float32, use_safetensors=True),
+        wrap=_TextEncoder,
+        inputs=(Port("input_ids", "int64", ("batch", "length")),),
+        outputs=(
+            Port("hidden_states", WEIGHT, ("batch", "length", width)),
+            Port("pooled", WEIGHT, ("batch", projection)),
+        ),
+        traced={"batch": 2, "length": max(longest // 2, 2)},
+        trials=({"batch": 1, "length": longest}, {"batch": 3, "length": max(longest // 3, 2)}),
+        feed=feed,
+        buffer=lambda name: None,
+    )
+
+
+def autoencoder(config: dict[str, Any]) -> tuple[Graph, Graph]:
+    """Return the decoder's and the encoder's graph of an AutoencoderKL; both point into the same weights.
+
+    Decoder: latents [batch, channels, height, width] -> pixels [batch, 3, factor*height, factor*width], about -1 to 1.
+    Encoder: pixels -> latents, the mean of the posterior, and logvar, its log variance, both in unscaled latents.
+    """
+    from diffusers import AutoencoderKL
+
+    channels, factor = config["latent_channels"], 2 ** (len(config["block_out_channels"]) - 1)
+    colours = (config["in_channels"], config["out_channels"])
+    latents: tuple[int | str, ...] = ("batch", channels, "height", "width")
+
+    def build(drop: tuple[str, ...]) -> torch.nn.Module:
+        model = AutoencoderKL.from_config(config)
+        for name in drop:  # half of the model is not part of this graph
+            delattr(model, name)
+        return model
+
+    def load(folder: str) -> torch.nn.Module:
+        return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+
+    def feed(name: str, port_channels: int):  # type: ignore[no-untyped-def]
+        def draw(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+            return {name: _normal(rng, (sizes["batch"], port_channels, sizes["height"], sizes["width"]))}
+
+        return draw
+
+    def trials(scale: int) -> tuple[dict[str, int], ...]:
+        return (
+            {"batch": 1, "height": 10 * scale, "width": 6 * scale},
+            {"batch": 3, "height": 5 * scale, "width": 7 * scale},
+        )
+
+    decoder = Graph(
+        component="vae_decoder",
+        folder="vae",
+        file="decoder.onnx",
+        build=lambda: build(("encoder", "quant_conv")),
+        load=load,
+        wrap=_Decoder,
+        inputs=(Port("latents", WEIGHT, latents),),
+        outputs=(Port("pixels", WEIGHT, ("batch", colours[1], "pixel_height", "pixel_width")),),
+        traced={"batch": 2, "height": 8, "width": 12},
+        trials=trials(1),
+        feed=feed("latents", channels),
+        buffer=lambda name: None,
+    )
+    encoder = Graph(
+        component="vae_encoder",
+        folder="vae",
+        file="encoder.onnx",
+        build=lambda: build(("decoder", "post_quant_conv")),
+        load=load,
+        wrap=_Encoder,
+        inputs=(Port("pixels", WEIGHT, ("batch", colours[0], "height", "width")),),
+        outputs=(
+            Port("latents", WEIGHT, ("batch", channels, "latent_height", "latent_width")),
+            Port("logvar", WEIGHT, ("batch", channels, "latent_height", "latent_width")),
+        ),
+        traced={"batch": 2, "height": 8 * factor, "width": 12 * factor},
+        trials=trials(factor),
+        feed=feed("pixels", colours[0]),
+        buffer=lambda name: None,
+    )
+    return decoder, encoder
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32)

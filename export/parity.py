@@ -1,0 +1,85 @@
+"""Compare each exported graph in ONNX Runtime with its model in PyTorch, in a child process.
+
+The reference is the model loaded by diffusers' or transformers' own from_pretrained from the bundle's files, in
+float32: it shares with the export neither the trace nor the reading of weights. Both get the same fresh random inputs
+at two shapes that differ from the traced one. Relative L2 is |pytorch - ort| / |pytorch|, from polygraphy's
+signal-to-noise ratio; the maximum is of absolute differences.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..errors import ParityError
+from ..runtime.manifest import Component, Parity
+
+GATES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 1e-4}  # bf16 is compared through its fp32 twin
+TWIN = "checked through its fp32 twin: ONNX Runtime's CPU kernels do not run bf16"
+NO_MEMORY = "not checked: memory"
+BYTES_PER_PARAMETER = 6  # ONNX Runtime computes fp16 in fp32 and packs some weights twice; PyTorch takes 4
+BASE_BYTES = 2**29
+
+
+def check(
+    bundle: Path,
+    components: Mapping[str, Component],
+    report: Callable[[Parity], None] = lambda p: None,
+    scratch: Path | None = None,
+) -> tuple[Parity, ...]:
+    """Return the comparisons of `components` of the bundle directory at `bundle`, two for each; `report` gets each.
+
+    A component that needs more than the free memory is recorded as "not checked: memory". `scratch` is a directory
+    for the fp32 twins of bf16 components, by default the system's temporary one. Raises ParityError for a comparison
+    above its gate, and where the child process fails.
+    """
+    request = {
+        "bundle": str(bundle),
+        "scratch": str(scratch) if scratch else None,
+        "components": {name: [c.precision, c.parameters] for name, c in components.items()},
+    }
+    done: list[Parity] = []
+    # The child may leave through the kernel's out-of-memory killer; its stderr is then all that is known.
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.parity_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "POLYGRAPHY_AUTOINSTALL_DEPS": "0", "HF_HUB_OFFLINE": "1"},
+            text=True,
+        )
+        try:
+            assert child.stdin is not None and child.stdout is not None
+            child.stdin.write(json.dumps(request))
+            child.stdin.close()
+            for line in child.stdout:
+                entry = json.loads(line)
+                entry["shapes"] = {k: tuple(v) for k, v in entry["shapes"].items()}
+                done.append(Parity(**entry))
+                report(done[-1])
+            code = child.wait()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        if code == -9:
+            checked = {p.component for p in done}
+            done += [Parity(n, {}, None, None, None, NO_MEMORY) for n in components if n not in checked]
+        elif code:
+            errors.seek(0)
+            tail = errors.read().decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {code}"]
+            raise ParityError(f"The parity check itself failed: {tail[0][:500]}. Skip it with --no-parity, or report it.")
+    for result in done:
+        if result.gate is not None and not (result.relative_l2 is not None and result.relative_l2 <= result.gate):
+            raise ParityError(
+                f"{result.component} in ONNX Runtime differs from PyTorch by {result.relative_l2:.3g} (relative L2, "
+                f"maximum {result.maximum:.3g}) at {result.shapes}; the gate is {result.gate:g}. No bundle was made. "
+                "Export with --precision fp32 to see whether fp16 is the cause, and report it otherwise."
+            )
+    return tuple(done)

@@ -1,0 +1,129 @@
+"""The child process of `parity.check`: a request as JSON on stdin, one comparison a line as JSON on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.comparator import Comparator, IterationResult, RunResults, SimpleCompareFunc, SnrCompareFunc
+from polygraphy.logger import G_LOGGER
+
+from ..runtime.manifest import Parity
+from . import checkpoint, headers, precision, trace
+from .families import sd3
+from .families.graph import Graph
+from .parity import BASE_BYTES, BYTES_PER_PARAMETER, GATES, NO_MEMORY, TWIN
+
+
+def main() -> None:
+    """Answer the request on stdin. What libraries print goes to stderr, so that stdout carries results only."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    request = json.load(sys.stdin)
+    bundle = Path(request["bundle"])
+    configs = {f: checkpoint.read_json(bundle / f / "config.json", bundle) for f in sd3.FOLDERS}
+    for graph in sd3.graphs(configs):
+        if graph.component not in request["components"]:
+            continue
+        kind, parameters = request["components"][graph.component]
+        need = BASE_BYTES + parameters * BYTES_PER_PARAMETER
+        if psutil.virtual_memory().available < need:
+            results = [Parity(graph.component, {}, None, None, None, NO_MEMORY)]
+        elif kind == "bf16":
+            with tempfile.TemporaryDirectory(dir=request["scratch"]) as twin:
+                path = _twin(graph, bundle, Path(twin))
+                results = _compare(graph, bundle, path, "float32", GATES[kind], TWIN)
+        else:
+            path = bundle / graph.folder / graph.file
+            results = _compare(graph, bundle, path, trace.NUMPY[kind], GATES[kind], "")
+        for result in results:
+            answers.write(json.dumps(dataclasses.asdict(result)) + "\n")
+        answers.flush()
+        gc.collect()
+
+
+def _compare(graph: Graph, bundle: Path, path: Path, dtype: str, gate: float, note: str) -> list[Parity]:
+    """Compare at each trial; PyTorch's model is gone before ONNX Runtime's is loaded."""
+    feeds = []
+    for sizes in graph.trials:
+        rng = np.random.default_rng(int.from_bytes(os.urandom(8), "little"))
+        # Both sides get the numbers that the graph's own dtype can hold.
+        drawn = graph.feed(rng, sizes)
+        weight_like = {p.name for p in graph.inputs if p.dtype == "weight"}
+        feeds.append({k: v.astype(dtype) if k in weight_like else v for k, v in drawn.items()})
+    with torch.inference_mode():
+        model = graph.wrap(graph.load(str(bundle / graph.folder)).eval().float())
+        expected = [_torch_outputs(model, graph, feed) for feed in feeds]
+        del model
+    gc.collect()
+    with OnnxrtRunner(SessionFromOnnx(str(path), providers=["cpu"])) as runner:
+        found = [{k: np.array(v) for k, v in runner.infer(feed).items()} for feed in feeds]
+    return [
+        _judge(graph.component, feed, want, have, gate, note)
+        for feed, want, have in zip(feeds, expected, found, strict=True)
+    ]
+
+
+def _torch_outputs(model: torch.nn.Module, graph: Graph, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    arguments = [torch.from_numpy(v.astype(np.float32) if v.dtype.kind == "f" else v) for v in feed.values()]
+    outputs = model(*arguments)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return {port.name: value.numpy() for port, value in zip(graph.outputs, outputs, strict=True)}
+
+
+def _judge(
+    component: str,
+    feed: Mapping[str, np.ndarray],
+    want: Mapping[str, np.ndarray],
+    have: Mapping[str, np.ndarray],
+    gate: float,
+    note: str,
+) -> Parity:
+    """Return the worst output's relative L2 and maximum, as polygraphy measures them."""
+    runs = RunResults()
+    runs.append(("pytorch", [IterationResult(dict(want), runner_name="pytorch")]))
+    runs.append(
+        ("onnxruntime", [IterationResult({k: v.astype(np.float32) for k, v in have.items()}, runner_name="onnxruntime")])
+    )
+    limit = -20 * float(np.log10(gate))
+    ratios, maxima = Comparator.compare_accuracy(
+        runs, compare_func=[SnrCompareFunc(snr_threshold=limit), SimpleCompareFunc(check_error_stat="max")]
+    )
+    pair = ("pytorch", "onnxruntime")
+    # Where shapes differ polygraphy gives False in place of a measurement; a NaN must not pass as the smaller number.
+    relative = max(_finite(10 ** (-getattr(r, "snr", -np.inf) / 20)) for r in ratios[pair][0].values())
+    maximum = max(_finite(getattr(r, "max_absdiff", np.inf)) for r in maxima[pair][0].values())
+    return Parity(component, {k: v.shape for k, v in feed.items()}, relative, maximum, gate, note)
+
+
+def _finite(value: float) -> float:
+    """Return `value`, or the largest float in place of NaN and infinity, which JSON does not have."""
+    return float(value) if np.isfinite(value) else sys.float_info.max
+
+
+def _twin(graph: Graph, bundle: Path, scratch: Path) -> Path:
+    """Export the component again in float32 under `scratch`, weights included, and return its graph."""
+    part = checkpoint.read_part(bundle, graph.folder)
+    (scratch / graph.folder).mkdir()
+    tensors: dict[str, headers.Tensor] = {}
+    for file in part.weights:
+        precision.convert(bundle / file, scratch / file, "fp32")
+        tensors.update(headers.read(scratch / file, file))
+    path = scratch / graph.folder / graph.file
+    trace.write(graph, "fp32", tensors, path)
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Opening a bundle: nothing of it is parsed before its place and its sha256 are checked.
+
+Links: a symbolic link anywhere below the bundle's directory is refused, because ONNX Runtime refuses one that leaves it
+and because what it points to may change unnoticed. Hard links are allowed: they cannot be told from the original, and
+installers such as uv make them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..errors import BundleError, UsageError
+from . import manifest, onnx_wire, verified
+
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle: its real directory, its manifest, and the sha256 of its bundle.json (hex)."""
+
+    directory: Path
+    manifest: manifest.Manifest
+    digest: str
+
+    def path(self, name: str) -> Path:
+        """Return where the file `name` of the manifest lies."""
+        return self.directory / name
+
+
+def shipped() -> dict[str, Path]:
+    """Return the bundles that are installed with Segue, by name."""
+    from importlib.resources import files
+
+    root = Path(str(files("segue.bundles")))
+    return {entry.parent.name: entry.parent for entry in sorted(root.glob(f"*/{manifest.FILE_NAME}"))}
+
+
+def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the directory of a bundle, given the name of a shipped one or a path.
+
+    A shipped name always means the shipped bundle, whatever lies in the working directory: write `./emoji` for a
+    directory of that name. Raises UsageError for a name that is neither, BundleError for a directory that is no bundle.
+    """
+    known = shipped()
+    if isinstance(name_or_path, str) and name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path)
+    if (path / manifest.FILE_NAME).is_file():
+        return path
+    if path.is_dir():
+        raise BundleError(
+            f"the directory {path} has no {manifest.FILE_NAME}, so it is no Segue bundle. "
+            f"Make one of a checkpoint: segue export '{path}' -o BUNDLE"
+        )
+    names = ", ".join(known) or "none are installed"
+    raise UsageError(
+        f"there is no bundle {os.fspath(name_or_path)!r}: no directory of that path, and no such name among the "
+        f"shipped bundles ({names}). Name one of these, or a directory made by segue export."
+    )
+
+
+def read(
+    name_or_path: str | os.PathLike[str], verify_all: bool = False, progress: Callable[[str, int], None] | None = None
+) -> Bundle:
+    """Open a bundle and verify it.
+
+    Checked at every open: bundle.json, every path, the size of every file, the sha256 of each file that is not a
+    weight file, and where each graph's external data points to. A weight file is hashed once and then remembered (see
+    `verified`); `verify_all` hashes it regardless. `progress(file, bytes)` is called as files are hashed. Files that
+    the manifest does not list are ignored. Raises BundleError, or UsageError for an unknown name.
+    """
+    try:
+        directory = resolve(name_or_path).resolve(strict=True)
+        data = _read_bounded(directory / manifest.FILE_NAME, manifest.MAX_BYTES)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BundleError(
+            f"the bundle {os.fspath(name_or_path)!r} cannot be read: {error}. Check that the directory is readable."
+        ) from None
+    content = manifest.parse(data, str(directory / manifest.FILE_NAME))
+    bundle = Bundle(directory, content, hashlib.sha256(data).hexdigest())
+    weights = {name for component in content.components.values() for name in component.weights}
+    statuses = {name: _place(bundle, name) for name in content.files}
+    _check_hashes(bundle, statuses, weights, verify_all, progress)
+    for component in content.components.values():
+        _check_graph(bundle, component)
+    return bundle
+
+
+def verify(name_or_path: str | os.PathLike[str], progress: Callable[[str, int], None] | None = None) -> Bundle:
+    """Open a bundle and hash every file of it, remembered or not; raises as `read` does."""
+    return read(name_or_path, verify_all=True, progress=progress)
+
+
+def _place(bundle: Bundle, name: str) -> os.stat_result:
+    path = bundle.path(name)
+    try:
+        status = os.lstat(path)
+        plain = path.resolve(strict=True) == path
+    except FileNotFoundError:
+        raise BundleError(
+            f"the file {name} is missing from the bundle {bundle.directory}; its sha256 should be "
+            f"{bundle.manifest.files[name].sha256}, and there is none. Fetch or export the bundle again."
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}. Check its permissions.") from None
+    if not plain or not stat.S_ISREG(status.st_mode):
+        raise BundleError(
+            f"{path} is a link, lies behind one, or is no regular file; links may leave the bundle's directory. "
+            f"Copy the bundle without links: cp -RL '{bundle.directory}' COPY"
+        )
+    return status
+
+
+def _check_hashes(
+    bundle: Bundle,
+    statuses: dict[str, os.stat_result],
+    weights: set[str],
+    verify_all: bool,
+    progress: Callable[[str, int], None] | None,
+) -> None:
+    known = set() if verify_all else set(verified.load())
+    fresh = []
+    for name, status in statuses.items():
+        expected = bundle.manifest.files[name]
+        entry = verified.key(status, expected.sha256)
+        if name in weights and entry in known and status.st_size == expected.bytes:
+            continue
+        path = bundle.path(name)
+        try:
+            found = _hash(path, name, progress)
+            after = os.lstat(path)
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
+        if found != expected.sha256 or verified.key(after, found) != entry:
+            raise BundleError(
+                f"the file {name} of the bundle {bundle.directory} was altered: its sha256 is {found}, "
+                f"{manifest.FILE_NAME} says {expected.sha256}. Fetch or export the bundle again."
+            )
+        if status.st_size != expected.bytes:
+            raise BundleError(
+                f"the file {name} of the bundle {bundle.directory} has {status.st_size} bytes, {manifest.FILE_NAME} "
+                f"says {expected.bytes} (its sha256 {found} agrees). Export the bundle again."
+            )
+        if name in weights:
+            fresh.append((status, found))
+    verified.remember(fresh)
+
+
+def _check_graph(bundle: Bundle, component: manifest.Component) -> None:
+    where = f"{component.graph} in {bundle.directory}"
+    if not component.graph.endswith(".onnx"):
+        raise BundleError(f"{where} is no .onnx file. Export the bundle again.")
+    folder = PurePosixPath(component.graph).parent
+    for reference in onnx_wire.external_data(_read_bounded(bundle.path(component.graph), onnx_wire.MAX_BYTES), where):
+        target = os.path.normpath(folder / reference.location).replace(os.sep, "/")
+        if ".." in PurePosixPath(reference.location).parts or target not in component.weights:
+            raise BundleError(
+                f"{where} reads its tensor {reference.tensor!r} from {reference.location!r}, which leaves its "
+                f"directory or is not among the component's weights ({', '.join(component.weights) or 'none'}). "
+                "Do not use this bundle; export it again."
+            )
+        size = bundle.manifest.files[target].bytes
+        end = size if reference.length is None else reference.offset + reference.length
+        if reference.offset > size or end > size:
+            raise BundleError(
+                f"{where} reads its tensor {reference.tensor!r} from bytes {reference.offset} to {end} of {target}, "
+                f"which has {size}. Export the bundle again."
+            )
+
+
+def _read_bounded(path: Path, limit: int) -> bytes:
+    size = path.stat().st_size
+    if size > limit:
+        raise BundleError(f"{path} has {size} bytes, above the limit of {limit}. Export the bundle again.")
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
+def _hash(path: Path, name: str, progress: Callable[[str, int], None] | None) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if progress is not None:
+                progress(name, len(chunk))
+    return digest.hexdigest()

@@ -1,0 +1,48 @@
+"""Writing a file whole or not at all, and finding out beforehand that it cannot be written."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from ..errors import OutputError
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` to `path` through a temporary sibling, fsync and rename: a reader never sees half of it.
+
+    The new file has the permissions that the umask gives, as if it were opened in the ordinary way. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError unless a file can be made at `path` now; leaves nothing behind.
+
+    Call it before long work. It makes and removes a file beside `path`, because permission bits alone tell nothing
+    about read-only mounts, quotas and a superuser.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory. Name a file, such as {path / 'picture.png'}.")
+    if not path.parent.is_dir():
+        raise OutputError(f"the directory {path.parent} does not exist. Make it first: mkdir -p '{path.parent}'")
+    probe = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}")
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}. Name a place where you may write.") from None
+
+
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends without it

@@ -1,0 +1,82 @@
+"""PNG files that say how they were made."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import OutputError, UsageError
+from .files import write_whole
+
+KEY = "segue"
+
+
+def encode_png(image: np.ndarray, metadata: Mapping[str, Any]) -> bytes:
+    """Return `image`, uint8 [height, width, 3] sRGB, as a PNG.
+
+    `metadata` (JSON types) goes into an iTXt chunk `segue` as JSON, and in the words that other programs read into one
+    named `parameters`. Raises UsageError for another dtype or shape.
+    """
+    from PIL import Image, PngImagePlugin
+
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UsageError(
+            f"a picture is uint8 [height, width, 3], got {image.dtype} {list(image.shape)}. Convert it first."
+        )
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(KEY, json.dumps(dict(metadata), ensure_ascii=False))
+    chunks.add_itxt("parameters", _in_words(metadata))
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: np.ndarray, metadata: Mapping[str, Any]) -> None:
+    """Write `image` to `path` as `encode_png` makes it, whole or not at all; raises OutputError when it cannot."""
+    data = encode_png(image, metadata)
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}. Name a place where you may write.") from error
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata that `write_png` put into the PNG at `path`.
+
+    Raises UsageError when there is no such picture or it has no Segue metadata.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()  # text chunks may follow the pixels
+            table = json.loads(picture.text[KEY])  # type: ignore[attr-defined]
+    except KeyError:
+        table = None
+    except (OSError, ValueError, SyntaxError, RecursionError) as error:
+        raise UsageError(f"{path} is no readable PNG: {error}. Name a picture that Segue wrote.") from None
+    if not isinstance(table, dict):
+        raise UsageError(f"{path} has no Segue metadata. Name a picture that Segue wrote.")
+    return table
+
+
+def _in_words(metadata: Mapping[str, Any]) -> str:
+    lines = [str(metadata.get("prompt", ""))]
+    if metadata.get("negative"):
+        lines.append(f"Negative prompt: {metadata['negative']}")
+    height, width = metadata.get("size", (0, 0))
+    facts = {
+        "Steps": metadata.get("steps"),
+        "Sampler": "Euler",
+        "CFG scale": metadata.get("guidance"),
+        "Seed": metadata.get("seed"),
+        "Size": f"{width}x{height}",
+        "Model": metadata.get("bundle"),
+        "Version": f"segue {metadata.get('segue')}",
+    }
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in facts.items())])

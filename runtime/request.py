@@ -1,0 +1,164 @@
+"""What a caller asks for, and the checks and defaults that turn it into work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UsageError
+from . import noise, sampler
+from .manifest import Manifest, Sizes
+
+MAX_STEPS = 1000
+MAX_COUNT = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A request for pictures; what is None takes the bundle's default.
+
+    `prompt`: one text, or several for as many pictures with the same noise; may be empty. `negative`: what guidance
+    leads away from. `seed`: 0 to 2**64 - 1. `steps`: network evaluations a picture, from 1. `guidance`:
+    classifier-free guidance scale, 0 or more; up to 1 it is off. `size`: (height, width) in pixels, or one number for
+    both. `count`: pictures a prompt, each with its own noise: picture i of a seed is the same whatever `count` is.
+    `sigmas`: noise levels instead of the default grid, falling within (0, 1], without the final 0; they set the number
+    of steps. `latents`: the initial latents, float32 [pictures, channels, height / factor, width / factor], instead of
+    noise of the seed. `noise`: "philox", the same bits everywhere, or "torch", the values of torch's CPU generator,
+    which is drawn as one block for all pictures of the request, as diffusers does.
+    """
+
+    prompt: str | Sequence[str]
+    negative: str = ""
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    size: int | tuple[int, int] | None = None
+    count: int = 1
+    sigmas: Sequence[float] | None = None
+    latents: np.ndarray | None = None
+    noise: str = "philox"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request with every default filled in and every value checked against a bundle.
+
+    `latents` float32 [pictures, channels, height / factor, width / factor]; picture i shows `prompts[i]`.
+    """
+
+    prompts: tuple[str, ...]
+    negative: str
+    seed: int
+    guidance: float
+    height: int
+    width: int
+    count: int  # pictures a prompt
+    sigmas: tuple[float, ...] | None  # the caller's own levels, before the shift
+    schedule: sampler.Schedule
+    latents: np.ndarray
+    noise: str  # "philox", "torch" or "given"
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs, which doubles the network's batch."""
+        return self.guidance > 1
+
+
+def plan(request: Request, manifest: Manifest) -> Job:
+    """Return `request` as a job for the bundle of `manifest`; raises UsageError for whatever cannot be met."""
+    texts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
+    if not texts or not all(isinstance(text, str) for text in (*texts, request.negative)):
+        raise UsageError(
+            f"prompt = {request.prompt!r}, negative = {request.negative!r}: texts are needed. "
+            "Give one text, or a list with at least one (the empty text is allowed)."
+        )
+    count = _whole("count", request.count, 1, MAX_COUNT // len(texts))
+    seed = noise.check_seed(request.seed)
+    guidance = manifest.sampler.guidance if request.guidance is None else request.guidance
+    if not _is_number(guidance) or not math.isfinite(guidance) or guidance < 0:
+        raise UsageError(f"guidance = {guidance!r} is no number from 0 up. Try {manifest.sampler.guidance:g}.")
+    height, width = check_size(request.size, manifest.sizes)
+    shape = (
+        len(texts) * count,
+        manifest.latents.channels,
+        height // manifest.latents.factor,
+        width // manifest.latents.factor,
+    )
+    schedule = _schedule(request, manifest)
+    return Job(
+        prompts=tuple(text for text in texts for _ in range(count)),
+        negative=request.negative,
+        seed=seed,
+        guidance=float(guidance),
+        height=height,
+        width=width,
+        count=count,
+        sigmas=None if request.sigmas is None else tuple(float(level) for level in request.sigmas),
+        schedule=schedule,
+        latents=_initial(request, shape, seed, count),
+        noise=request.noise if request.latents is None else "given",
+    )
+
+
+def check_size(size: int | tuple[int, int] | None, sizes: Sizes) -> tuple[int, int]:
+    """Return `size` as (height, width) in pixels; raises UsageError, naming the nearest size that is possible."""
+    if size is None:
+        return sizes.default
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or not all(_is_whole(side) for side in sides):
+        raise UsageError(f"size = {size!r} is neither a number of pixels nor (height, width). Try {sizes.default}.")
+    nearest = tuple(
+        min(max(sizes.multiple * ((2 * side + sizes.multiple) // (2 * sizes.multiple)), sizes.minimum), sizes.maximum)
+        for side in sides
+    )
+    if nearest != sides:
+        raise UsageError(
+            f"the size {sides[0]}x{sides[1]} (height x width) is not possible: both sides must be multiples of "
+            f"{sizes.multiple} from {sizes.minimum} to {sizes.maximum}. Try {nearest[0]}x{nearest[1]}."
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def _schedule(request: Request, manifest: Manifest) -> sampler.Schedule:
+    spec = manifest.sampler
+    if request.sigmas is None:
+        steps = _whole("steps", spec.steps if request.steps is None else request.steps, 1, MAX_STEPS)
+        return sampler.default_schedule(steps, spec.shift, spec.train_timesteps)
+    schedule = sampler.custom_schedule(request.sigmas, spec.shift, spec.train_timesteps)
+    if request.steps not in (None, schedule.steps):
+        raise UsageError(f"steps = {request.steps}, but {schedule.steps} sigmas are given. Leave steps out.")
+    _whole("the number of sigmas", schedule.steps, 1, MAX_STEPS)
+    return schedule
+
+
+def _initial(request: Request, shape: tuple[int, ...], seed: int, count: int) -> np.ndarray:
+    if request.latents is not None:
+        given = np.asarray(request.latents)
+        if given.shape != shape or given.dtype.kind != "f" or not np.isfinite(given).all():
+            raise UsageError(
+                f"latents of shape {list(given.shape)} and type {given.dtype} do not fit (or are not finite). "
+                f"Give finite float32 of shape {list(shape)}."
+            )
+        return given.astype(np.float32)
+    if request.noise not in noise.KINDS:
+        raise UsageError(f"noise = {request.noise!r} is unknown. Choose one of: {', '.join(noise.KINDS)}.")
+    if request.noise == "torch":
+        return noise.torch_normal(shape, seed)
+    return np.stack([noise.philox_normal(shape[1:], seed, image=i % count) for i in range(shape[0])])
+
+
+def _whole(name: str, value: object, low: int, high: int) -> int:
+    if not _is_whole(value) or not low <= value <= high:  # type: ignore[operator]
+        raise UsageError(f"{name} = {value!r} is no whole number from {low} to {high}. Choose one in that range.")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -1,0 +1,126 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from segue.errors import BundleError
+from segue.runtime import manifest as m
+
+
+def parse(table):
+    return m.parse(json.dumps(table).encode(), "bundle.json")
+
+
+@pytest.fixture
+def table(content):
+    return json.loads(m.dump(content))
+
+
+def put(table, path, value):
+    *folders, last = path.split(".")
+    for name in folders:
+        table = table[name]
+    table[last] = value
+
+
+def test_a_manifest_survives_dump_and_parse(content):
+    full = dataclasses.replace(
+        content,
+        parity=(m.Parity("transformer", {"x": (2, 3)}, 1e-6, None, 1e-4), m.Parity("vae", {}, None, None, None)),
+    )
+    assert m.parse(m.dump(full), "bundle.json") == full
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("schema", 2, "schema 2; this Segue reads up to 1. Upgrade"),
+        ("schema", 0, "never existed"),
+        ("schema", True, "no schema number"),
+        ("surprise", 1, "surprise"),
+        ("name", 3, "should be str"),
+        ("sampler.steps", 0, r"sampler\.steps = 0"),
+        ("sampler.steps", True, "should be int"),
+        ("sampler.shift", -1.0, r"sampler\.shift = -1"),
+        ("sampler.shift", 10**400, "finite float"),
+        ("latents.scaling", 0.0, r"latents\.scaling = 0"),
+        ("sizes.multiple", 8, "multiples"),
+        ("sizes.minimum", 24, "multiples"),
+        ("sizes.default", [128, 128], "outside its own range"),
+        ("sizes.default", [32], "should be list"),
+        ("t5_tokens", -1, "t5_tokens = -1"),
+        ("components.transformer.graph", "other.onnx", "lists no hash"),
+        ("tokenizers.tokenizer.length", 0, r"tokenizer\.length = 0"),
+    ],
+)
+def test_values_that_no_export_writes_are_refused(table, path, value, said):
+    put(table, path, value)
+    with pytest.raises(BundleError, match=said):
+        parse(table)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x",
+        "/x",
+        "a/../../x",
+        "a//b",
+        "./a",
+        "a/",
+        "",
+        ".",
+        "C:/x",
+        "C:x",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "\ud800",
+        "x" + "/..",
+    ],
+)
+def test_paths_that_leave_the_directory_or_are_not_plain_are_refused(table, path):
+    table["files"][path] = {"sha256": "0", "bytes": 0, "origin": False}
+    with pytest.raises(BundleError, match="not plain"):
+        parse(table)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"schema": NaN}', '{"schema": "1"}', "[" * 10**5, "1" * 5000])
+def test_text_that_is_no_manifest_is_refused(text):
+    with pytest.raises(BundleError):
+        m.parse(text.encode(), "bundle.json")
+
+
+def test_json_that_python_reads_as_infinity_is_refused(content):
+    text = m.dump(content).replace(b'"shift": 3.0', b'"shift": 1e999')
+    with pytest.raises(BundleError, match="finite float"):
+        m.parse(text, "bundle.json")
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=4)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_replaced_value_gives_a_manifest_or_a_bundle_error(content, data):
+    table = json.loads(m.dump(content))
+    place = table
+    while isinstance(place, dict) and place:
+        key = data.draw(st.sampled_from(sorted(place)))
+        if not isinstance(place[key], dict) or data.draw(st.integers(0, 3)) == 0:
+            place[key] = data.draw(JSON)
+            break
+        place = place[key]
+    try:
+        assert isinstance(parse(table), m.Manifest)
+    except BundleError as error:
+        assert str(error).endswith((".", "segue"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_give_a_bundle_error(data):
+    with pytest.raises(BundleError):
+        m.parse(data, "bundle.json")

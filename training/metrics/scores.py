@@ -1,0 +1,77 @@
+"""Scores of generated pictures: distance of distributions, agreement with names, distance to the training set."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .nets import Lpips
+
+
+def kid(real: torch.Tensor, made: torch.Tensor, subsets: int = 50, subset_size: int = 500) -> tuple[float, float]:
+    """Return the kernel inception distance times 1e3 between Lite0 features (N, 1280), and its spread over subsets.
+
+    Binkowski et al. 2018, with EfficientNet-Lite0 in the place of Inception: comparable only with itself.
+    """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    size = min(subset_size, len(real), len(made))
+    metric = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=subsets, subset_size=size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        metric.update(real, real=True)
+        metric.update(made, real=False)
+        mean, spread = metric.compute()
+    return 1e3 * mean.item(), 1e3 * spread.item()
+
+
+def fit_retriever(features: torch.Tensor, embeddings: torch.Tensor, ridge: float = 1.0) -> torch.Tensor:
+    """Return the ridge regression (1281, D) from Lite0 features (N, 1280) to name embeddings (N, D)."""
+    x = torch.cat([F.normalize(features, dim=-1), torch.ones(len(features), 1)], -1).double()
+    gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype)
+    return torch.linalg.solve(gram, x.T @ embeddings.double()).float()
+
+
+def recall_at_10(
+    retriever: torch.Tensor, features: torch.Tensor, embeddings: torch.Tensor, names: list[str]
+) -> float:
+    """Return the share of pictures whose own name is among the ten nearest of the distinct `names`.
+
+    `embeddings` (N, D) belongs to `names`, one for each picture; equal names count as one candidate.
+    """
+    candidates = {name: i for i, name in enumerate(names)}
+    order = list(candidates)
+    target = torch.tensor([order.index(name) for name in names])
+    predicted = torch.cat([F.normalize(features, dim=-1), torch.ones(len(features), 1)], -1) @ retriever
+    similarity = F.normalize(predicted, dim=-1) @ F.normalize(embeddings[list(candidates.values())], dim=-1).T
+    return (similarity.topk(min(10, len(order))).indices == target[:, None]).any(1).float().mean().item()
+
+
+def nearest_lpips(
+    made: torch.Tensor,
+    made_features: torch.Tensor,
+    real: torch.Tensor,
+    real_features: torch.Tensor,
+    candidates: int = 10,
+) -> torch.Tensor:
+    """Return the LPIPS (N,) of each made picture to its nearest real one, sought among the nearest by Lite0 features.
+
+    Pictures are (N, 3, H, W) in [-1, 1].
+    """
+    similarity = F.normalize(made_features, dim=-1) @ F.normalize(real_features, dim=-1).T
+    nearest = similarity.topk(candidates).indices
+    lpips = Lpips()
+    with torch.no_grad():
+        return torch.stack(
+            [lpips(p.expand(candidates, -1, -1, -1), real[i]).min() for p, i in zip(made, nearest, strict=True)]
+        )
+
+
+def psnr_on_alpha(rgba: torch.Tensor, pixels: torch.Tensor, decoded: torch.Tensor) -> float:
+    """Return the PSNR in dB over the pixels with alpha > 0 of all pictures together.
+
+    rgba (N, H, W, 4) uint8; pixels and decoded (N, 3, H, W) in [-1, 1].
+    """
+    inside = rgba[..., 3] > 0
+    error = ((decoded.clamp(-1, 1) - pixels) / 2).square().mean(1)[inside].mean()
+    return -10 * torch.log10(error).item()

@@ -1,0 +1,243 @@
+"""Train the SD3 transformer by flow matching on cached latents; write the whole checkpoint in diffusers format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .captions import draw_captions, plain_caption
+from ..runtime.files import write_whole
+from .pictures import Pictures
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """What the transformer is and how it learns."""
+
+    data: str
+    autoencoder: str  # a directory with `vae/`; the latents are cached in it
+    text: str  # a directory with `text_encoder/`, `tokenizer/` and their second ones
+    layers: int = 8
+    heads: int = 4
+    head: int = 64
+    joint_width: int = 160
+    positions: int = 32  # largest picture side in patches of 16 px
+    shift: float = 3.0
+    time_mean: float = 0.7  # sigma = sigmoid(N(time_mean, time_deviation^2))
+    time_deviation: float = 1.2
+    caption_dropout: float = 0.1
+    compile: bool = False
+
+
+class Teacher:
+    """Flow matching (velocity eps - x0, time input 1000 sigma) on the captioned emoji."""
+
+    def __init__(self, spec: TeacherSpec, seed: int) -> None:
+        from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+        self.spec = spec
+        self.pictures = Pictures(Path(spec.data))
+        self.vae = AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").eval().requires_grad_(False)
+        self.mean, self.deviation = cached_latents(self.vae, self.pictures, Path(spec.autoencoder))
+        self.text = TextConditioner(Path(spec.text))
+        width = spec.heads * spec.head
+        torch.manual_seed(seed)
+        self.transformer = SD3Transformer2DModel(
+            sample_size=16,
+            patch_size=2,
+            in_channels=16,
+            out_channels=16,
+            num_layers=spec.layers,
+            num_attention_heads=spec.heads,
+            attention_head_dim=spec.head,
+            joint_attention_dim=spec.joint_width,
+            caption_projection_dim=width,
+            pooled_projection_dim=self.text.pooled_width,
+            pos_embed_max_size=spec.positions,
+        )
+        initialise(self.transformer)
+        self.module: nn.Module = self.transformer
+        self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
+
+    def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the velocity's mean squared error on a class-balanced batch."""
+        spec = self.spec
+        chosen = self.pictures.draw(batch, generator)
+        captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], spec.caption_dropout, generator)
+        shape = (batch, *self.mean.shape[1:])
+        latents = self.mean[chosen] + self.deviation[chosen] * torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        sigma = torch.sigmoid(spec.time_mean + spec.time_deviation * torch.randn(batch, generator=generator))
+        mixed = torch.lerp(latents, noise, sigma[:, None, None, None])
+        states, pooled = self.text(captions)
+        velocity = self.forward(
+            hidden_states=mixed,
+            encoder_hidden_states=states,
+            pooled_projections=pooled,
+            timestep=1000 * sigma,
+            return_dict=False,
+        )[0]
+        return F.mse_loss(velocity, noise - latents), {}
+
+    def grid(self) -> torch.Tensor:
+        """Return pictures of 24 training captions, drawn by the product's own pipeline definition in 20 steps."""
+        order = torch.randperm(len(self.pictures.rows), generator=torch.Generator().manual_seed(1))[:24]
+        captions = [plain_caption(self.pictures.rows[i]) for i in order.tolist()]
+        pictures = sample(self.transformer, self.vae, self.text, captions, self.spec.shift, steps=20, guidance=4.0)
+        rows = [torch.cat(list(part), -1) for part in pictures.split(8)]
+        return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
+
+    def finish(self, out: Path) -> None:
+        """Write `out/checkpoint/`: a Stable Diffusion 3 checkpoint that diffusers loads."""
+        write_checkpoint(self.transformer, self.spec, out / "checkpoint")
+
+
+class TextConditioner:
+    """The frozen text encoders: captions to SD3's token states (B, 24, 160) and pooled vector (B, 160)."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+        self.parts = [
+            (
+                CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}"),
+                CLIPTextModelWithProjection.from_pretrained(folder / f"text_encoder{suffix}").eval(),
+            )
+            for suffix in ("", "_2")
+        ]
+        self.pooled_width = sum(encoder.config.projection_dim for _, encoder in self.parts)
+
+    @torch.no_grad()
+    def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token states of the layer before the last one, and pooled vectors, both encoders side by side."""
+        from .text_encoders import tokenize
+
+        outputs = [encoder(tokenize(t, captions), output_hidden_states=True) for t, encoder in self.parts]
+        return (
+            torch.cat([o.hidden_states[-2] for o in outputs], -1),
+            torch.cat([o.text_embeds for o in outputs], -1),
+        )
+
+
+def cached_latents(vae: Any, pictures: Pictures, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the posterior mean and deviation (N, 16, 16, 16) of every picture, encoded once and kept in `folder`."""
+    from safetensors.torch import load_file, save
+
+    path = folder / "latents.safetensors"
+    if not path.is_file():
+        parts = [
+            vae.encode(pictures.on_white(torch.arange(i, min(i + 64, len(pictures.rows))))).latent_dist
+            for i in range(0, len(pictures.rows), 64)
+        ]
+        tensors = {"mean": torch.cat([p.mean for p in parts]), "deviation": torch.cat([p.std for p in parts])}
+        write_whole(path, save(tensors))
+    tensors = load_file(path)
+    return tensors["mean"], tensors["deviation"]
+
+
+@torch.no_grad()
+def initialise(transformer: Any) -> None:
+    """Initialise as DiT (Peebles & Xie 2023, section 3.2): Xavier linears, every residual branch closed at first."""
+    for module in transformer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for part in (transformer.time_text_embed.timestep_embedder, transformer.time_text_embed.text_embedder):
+        nn.init.normal_(part.linear_1.weight, std=0.02)
+        nn.init.normal_(part.linear_2.weight, std=0.02)
+    closed = [transformer.proj_out, transformer.norm_out.linear]
+    for block in transformer.transformer_blocks:
+        closed += [block.norm1.linear, block.norm1_context.linear]
+    for linear in closed:
+        nn.init.zeros_(linear.weight)
+
+
+@torch.no_grad()
+def sample(
+    transformer: Any,
+    vae: Any,
+    text: TextConditioner,
+    captions: list[str],
+    shift: float,
+    steps: int,
+    guidance: float,
+    seed: int = 0,
+    batch: int = 32,
+) -> torch.Tensor:
+    """Return pictures (N, 3, 128, 128) in [-1, 1] of `captions`, by Euler steps on diffusers' own noise levels."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(seed)
+    pictures = []
+    for start in range(0, len(captions), batch):
+        part = captions[start : start + batch]
+        states, pooled = text([*([""] * len(part)), *part])
+        latents = torch.randn(len(part), 16, 16, 16, generator=generator)
+        for i, timestep in enumerate(scheduler.timesteps):
+            velocity = transformer(
+                hidden_states=latents.repeat(2, 1, 1, 1),
+                encoder_hidden_states=states,
+                pooled_projections=pooled,
+                timestep=timestep.expand(2 * len(part)),
+                return_dict=False,
+            )[0]
+            free, tied = velocity.chunk(2)
+            latents = latents + (scheduler.sigmas[i + 1] - scheduler.sigmas[i]) * (free + guidance * (tied - free))
+        pictures.append(vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample)
+    return torch.cat(pictures)
+
+
+def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
+    """Write the parts as a checkpoint of StableDiffusion3Pipeline without T5, weights in fp16, whole or not at all."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.models import AutoencoderKL, SD3Transformer2DModel
+    from transformers import CLIPTextModelWithProjection
+
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    copy = SD3Transformer2DModel.from_config(transformer.config)
+    copy.load_state_dict(transformer.state_dict())
+    copy.half().save_pretrained(temporary / "transformer")
+    AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").half().save_pretrained(temporary / "vae")
+    for suffix in ("", "_2"):
+        encoder = CLIPTextModelWithProjection.from_pretrained(Path(spec.text) / f"text_encoder{suffix}")
+        encoder.half().save_pretrained(temporary / f"text_encoder{suffix}")
+        shutil.copytree(Path(spec.text) / f"tokenizer{suffix}", temporary / f"tokenizer{suffix}")
+    FlowMatchEulerDiscreteScheduler(shift=spec.shift).save_pretrained(temporary / "scheduler")
+    index = {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": "0.42.1",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": [None, None],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": [None, None],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    settings = {
+        "t5_tokens": 0,
+        "steps": 28,
+        "guidance": spec.guidance,
+        "source": "segue: training/recipes/emoji-teacher.toml",
+        "revision": revision,
+        "licence": "Apache-2.0 (weights); pictures: MIT, Apache-2.0, CC-BY-4.0",
+        "credits": json.loads((Path(spec.data) / "emoji.json").read_text())["credits"],
+        "maximum_size": 256,
+    }
+    (temporary / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    temporary.rename(out)

@@ -1,0 +1,183 @@
+"""Train the two CLIP text encoders: contrastive against pictures, with MiniLM similarities of names as soft targets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .captions import STYLES, draw_captions
+from .data.emoji import Row
+from .data.packages import fetch
+from .metrics.nets import CLIP_BPE, Lite0, cache_directory, embed_names
+from .pictures import Pictures
+
+
+@dataclass(frozen=True)
+class TextEncodersSpec:
+    """What the encoders are: width, layers and heads of each, and the prompt length in tokens."""
+
+    data: str
+    widths: tuple[int, ...] = (64, 96)
+    layers: int = 4
+    head: int = 32
+    length: int = 24
+    temperature: float = 0.05  # of the soft targets
+    style_gap: float = 0.1  # similarity that another style costs
+
+
+class TextEncoders:
+    """Both encoders learn side by side, each with its own projection of frozen Lite0 picture features."""
+
+    def __init__(self, spec: TextEncodersSpec, seed: int) -> None:
+        self.spec = spec
+        self.pictures = Pictures(Path(spec.data))
+        self.features = picture_features(Path(spec.data), self.pictures)
+        names = sorted({row.name for row in self.pictures.rows})
+        place = {name: i for i, name in enumerate(names)}
+        self.names = embed_names(names)
+        self.name_of = torch.tensor([place[row.name] for row in self.pictures.rows])
+        self.style_of = torch.tensor([STYLES.index(row.style) for row in self.pictures.rows])
+        torch.manual_seed(seed)
+        self.tokenizers = [make_tokenizer(spec.length, pad) for pad in ("<|endoftext|>", "!")]
+        self.encoders = [
+            make_text_encoder(width, spec, act) for width, act in zip(spec.widths, ("quick_gelu", "gelu"), strict=True)
+        ]
+        self.heads = [
+            nn.Sequential(nn.LayerNorm(1280), nn.Linear(1280, 512), nn.GELU(), nn.Linear(512, width))
+            for width in spec.widths
+        ]
+        scales = nn.ParameterList([nn.Parameter(torch.tensor(2.5)) for _ in spec.widths])
+        self.module: nn.Module = nn.ModuleList([*self.encoders, *self.heads, scales])
+        self.scales = scales
+
+    def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the mean of both encoders' losses: captions to pictures, pictures to captions, captions to captions."""
+        chosen = self.pictures.draw(batch, generator)
+        captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], 0.0, generator)
+        other = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], 0.0, generator)
+        names, styles = self.names[self.name_of[chosen]], self.style_of[chosen]
+        gap = self.spec.style_gap * (styles[:, None] != styles[None]).float()
+        targets = ((names @ names.T - gap) / self.spec.temperature).softmax(-1)
+        total = torch.zeros(())
+        # Feature dropout keeps the small head from learning single training pictures by heart.
+        features = F.dropout(self.features[chosen], 0.2)
+        for tokenizer, encoder, head, scale in zip(
+            self.tokenizers, self.encoders, self.heads, self.scales, strict=True
+        ):
+            text = F.normalize(encoder(tokenize(tokenizer, captions + other)).text_embeds, dim=-1)
+            seen = F.normalize(head(features), dim=-1)
+            first, second = text.chunk(2)
+            factor = scale.exp().clamp(max=100.0)
+            for a, b in ((first, seen), (seen, first), (first, second)):
+                total = total + F.cross_entropy(factor * a @ b.T, targets) / 6
+        return total, {}
+
+    def grid(self) -> None:
+        """Text has no picture to show."""
+
+    def finish(self, out: Path) -> None:
+        """Write both encoders, both tokenizers and the retrieval score on held-out names."""
+        for suffix, tokenizer, encoder in zip(("", "_2"), self.tokenizers, self.encoders, strict=True):
+            save_tokenizer(tokenizer, out / f"tokenizer{suffix}")
+            encoder.save_pretrained(out / f"text_encoder{suffix}")
+        scores = {
+            split: [self._recall(split, i) for i in range(len(self.encoders))]
+            for split in ("held-out name", "held-out combination")
+        }
+        (out / "retrieval.json").write_text(json.dumps(scores, indent=1) + "\n")
+
+    @torch.no_grad()
+    def _recall(self, split: str, which: int) -> dict[str, float]:
+        """Return R@10 of caption to picture among the pictures of `split`, and the chance level."""
+        held = Pictures(Path(self.spec.data), (split,))
+        features = picture_features(Path(self.spec.data), held)
+        seen = F.normalize(self.heads[which].eval()(features), dim=-1)
+        ids = tokenize(self.tokenizers[which], [f"{row.name}, {row.style}" for row in held.rows])
+        text = F.normalize(self.encoders[which].eval()(ids).text_embeds, dim=-1)
+        best = (text @ seen.T).topk(10).indices
+        hits = (best == torch.arange(len(held.rows))[:, None]).any(1).float().mean().item()
+        return {"recall at 10": round(hits, 4), "chance": round(10 / len(held.rows), 4), "pictures": len(held.rows)}
+
+
+def picture_features(folder: Path, pictures: Pictures) -> torch.Tensor:
+    """Return Lite0 features (N, 1280) of `pictures`, computed once for the data set and kept beside it."""
+    from safetensors.torch import load_file, save
+
+    from .data import emoji
+    from ..runtime.files import write_whole
+
+    path = folder / "lite0.safetensors"
+    rows, rgba = emoji.load(folder)
+    if not path.is_file():
+        from .pictures import on_white
+
+        net = Lite0()
+        parts = [net.features(on_white(torch.from_numpy(rgba[i : i + 256]))) for i in range(0, len(rgba), 256)]
+        write_whole(path, save({"features": torch.cat(parts)}))
+    features = load_file(path)["features"]
+    place = {(row.style, row.hexcode): i for i, row in enumerate(rows)}
+    chosen: list[Row] = pictures.rows
+    return features[torch.tensor([place[row.style, row.hexcode] for row in chosen])]
+
+
+def make_text_encoder(width: int, spec: TextEncodersSpec, activation: str) -> Any:
+    """Return a CLIPTextModelWithProjection of `width` with the activation that SD3 uses at its place."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=width // spec.head,
+        max_position_embeddings=spec.length,
+        projection_dim=width,
+        hidden_act=activation,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=49407,
+    )
+    return CLIPTextModelWithProjection(config).train()
+
+
+def make_tokenizer(length: int, pad: str) -> Any:
+    """Return CLIP's byte-pair tokenizer with `model_max_length` = `length`; SD3's second tokenizer pads with "!"."""
+    from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    path = fetch(CLIP_BPE, cache_directory()) / "open_clip/bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    symbols = list(bytes_to_unicode().values())
+    vocabulary = [*symbols, *(f"{s}</w>" for s in symbols), *("".join(m) for m in merges)]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(vocabulary)},
+        merges=merges,
+        pad_token=pad,
+        model_max_length=length,
+    )
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write the tokenizer as the published SD3 checkpoint has it: vocab.json, merges.txt, tokenizer_config.json."""
+    tokenizer.save_pretrained(folder)
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")
+    (folder / "tokenizer.json").unlink()
+
+
+def tokenize(tokenizer: Any, captions: list[str]) -> torch.Tensor:
+    """Return token ids (B, length) int64, padded and cut as SD3's pipeline does."""
+    encoded = tokenizer(
+        captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    )
+    return encoded.input_ids
