@@ -1,6 +1,6 @@
 """Quality of the emoji autoencoder on held-out pictures: PSNR over alpha > 0, reconstruction KID (Lite0).
 
-    python benchmarks/emoji_autoencoder.py runs/emoji-decoder --data runs/data/emoji
+python benchmarks/emoji_autoencoder.py runs/emoji-decoder --data runs/data/emoji
 """
 
 import argparse
@@ -25,7 +25,9 @@ def main() -> None:
     held = Pictures(options.data, ("held-out name", "held-out combination"))
     pixels = held.on_white(torch.arange(len(held.rows)))
     with torch.no_grad():
-        decoded = torch.cat([vae.decode(vae.encode(p).latent_dist.mode()).sample for p in pixels.split(32)]).clamp(-1, 1)
+        decoded = torch.cat([vae.decode(vae.encode(p).latent_dist.mode()).sample for p in pixels.split(32)]).clamp(
+            -1, 1
+        )
         lpips = torch.cat([Lpips()(a, b) for a, b in zip(pixels.split(32), decoded.split(32), strict=True)]).mean()
     net = Lite0()
     distance, spread = kid(net.features(pixels), net.features(decoded))

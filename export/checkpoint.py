@@ -107,7 +107,10 @@ def read_part(root: Path, folder: str) -> Part:
 
 
 def precision(part: Part) -> str:
-    """Return "fp32", "fp16" or "bf16": what all floating tensors of `part` are in; CheckpointError where they differ."""
+    """Return "fp32", "fp16" or "bf16", what all floating tensors of `part` are in.
+
+    Raises CheckpointError where they differ, and for other dtypes.
+    """
     kinds = sorted({t.dtype for t in part.tensors.values() if t.dtype.startswith(("F", "BF"))})
     if len(kinds) != 1 or kinds[0] not in PRECISIONS:
         raise CheckpointError(
@@ -164,7 +167,8 @@ def _settings(root: Path) -> Settings:
     if not path.exists():
         return Settings()
     table = read_json(path, root)
-    kinds = {"t5_tokens": int, "steps": int, "guidance": (int, float), "credits": list, "maximum_size": (int, type(None))}
+    number = (int, float)
+    kinds: dict[str, Any] = {"t5_tokens": int, "steps": int, "guidance": number, "credits": list, "maximum_size": int}
     for name, value in table.items():
         if name not in {f.name for f in fields(Settings)}:
             raise CheckpointError(f"{path} has the unknown key {name!r}. Remove it or correct its name.")
@@ -190,9 +194,9 @@ def _no_weights(root: Path, folder: str) -> str:
     pickled = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED)
     if pickled:
         return (
-            f"{folder} has its weights only as {pickled[0]}, a pickle, which can run code when it is opened; Segue does "
-            "not open it. Convert it once, in a place you trust: python -c \"from diffusers import DiffusionPipeline as "
-            f"P; P.from_pretrained({str(root)!r}, use_safetensors=False).save_pretrained('converted')\""
+            f"{folder} has its weights only as {pickled[0]}, a pickle, and a pickle can run code when it is opened. "
+            "Convert it once, in a place you trust: python -c 'from diffusers import DiffusionPipeline as P; "
+            f'P.from_pretrained("{root}", use_safetensors=False).save_pretrained("converted")\'. Then export converted.'
         )
     found = ", ".join(sorted(p.name for p in directory.glob("*.safetensors"))) or "none"
     return (

@@ -14,6 +14,7 @@ from ..runtime import manifest
 from . import checkpoint, headers
 from . import precision as weights
 from .directory import NewDirectory
+from .families import sd3_facts
 
 KINDS = ("keep", "fp16", "fp32")
 VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -47,27 +48,26 @@ def export(
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
 
     `precision` keeps the weight files as they are, or converts every floating tensor to fp16 or fp32. `parity` compares
-    each graph with PyTorch (docs/export.md). `name` is the bundle's name, by default the last part of `out`. Memory does
-    not grow with the weights, except in the child process that checks parity. `out` appears whole or not at all.
+    each graph with PyTorch (docs/export.md). `name` is the bundle's name, by default the last part of `out`. Memory
+    does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at all.
 
     Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision.
     """
     if precision not in KINDS:
         raise UsageError(f"The precision {precision!r} is unknown. Choose one of {', '.join(KINDS)}.")
-    from .families import sd3  # torch and diffusers are heavy; a wrong option should not wait for them
 
-    found = checkpoint.read(source, sd3.FOLDERS)
-    sd3.check(found.index)
-    lacking = [folder for folder in sd3.FOLDERS if folder not in found.parts]
+    found = checkpoint.read(source, sd3_facts.FOLDERS)
+    sd3_facts.check(found.index)
+    lacking = [folder for folder in sd3_facts.FOLDERS if folder not in found.parts]
     if lacking:
         raise CheckpointError(
             f"{source} has no {lacking[0]}, which Stable Diffusion 3 needs. Fetch the whole checkpoint again."
         )
     kinds = {f: checkpoint.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
-    facts = sd3.facts(found)
+    facts = sd3_facts.facts(found)
     with NewDirectory(out) as new:
         files = _copy(found, new.path, precision, progress)
-        tokenizers = _tokenizers(new.path, sd3.TOKENIZERS, files, progress)
+        tokenizers = _tokenizers(new.path, sd3_facts.TOKENIZERS, files, progress)
         components = _graphs(found, new.path, kinds, files, progress)
         results: tuple[manifest.Parity, ...] = ()
         if parity:
@@ -91,9 +91,7 @@ def export(
     return result
 
 
-def _copy(
-    found: checkpoint.Checkpoint, target: Path, kind: str, progress: Progress
-) -> dict[str, manifest.File]:
+def _copy(found: checkpoint.Checkpoint, target: Path, kind: str, progress: Progress) -> dict[str, manifest.File]:
     """Put the checkpoint's files into `target`; return them with their hashes."""
     heavy = {file for part in found.parts.values() for file in part.weights}
     total = sum((found.root / file).stat().st_size for file in found.files)
@@ -165,7 +163,7 @@ def _graphs(
     files: dict[str, manifest.File],
     progress: Progress,
 ) -> dict[str, manifest.Component]:
-    from . import trace
+    from . import trace  # torch and diffusers are heavy; a wrong option or path should not wait for them
     from .families import sd3
 
     graphs = sd3.graphs({folder: part.config for folder, part in found.parts.items()})
@@ -187,7 +185,7 @@ def _graphs(
             weights=written.files,
             precision=kind,
             parameters=written.parameters,
-            opset=trace.OPSET,
+            opset=graph.opset,
             inputs=tuple(manifest.TensorSpec(p.name, dtypes.get(p.dtype, p.dtype), p.shape) for p in graph.inputs),
             outputs=tuple(manifest.TensorSpec(p.name, dtypes.get(p.dtype, p.dtype), p.shape) for p in graph.outputs),
         )
@@ -198,9 +196,7 @@ def _graphs(
     return components
 
 
-def _parity(
-    target: Path, components: dict[str, manifest.Component], progress: Progress
-) -> tuple[manifest.Parity, ...]:
+def _parity(target: Path, components: dict[str, manifest.Component], progress: Progress) -> tuple[manifest.Parity, ...]:
     from . import parity
 
     count = 0

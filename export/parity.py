@@ -55,7 +55,8 @@ def check(
             text=True,
         )
         try:
-            assert child.stdin is not None and child.stdout is not None
+            assert child.stdin is not None
+            assert child.stdout is not None
             child.stdin.write(json.dumps(request))
             child.stdin.close()
             for line in child.stdout:
@@ -73,8 +74,8 @@ def check(
             done += [Parity(n, {}, None, None, None, NO_MEMORY) for n in components if n not in checked]
         elif code:
             errors.seek(0)
-            tail = errors.read().decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {code}"]
-            raise ParityError(f"The parity check itself failed: {tail[0][:500]}. Skip it with --no-parity, or report it.")
+            last = (errors.read().decode(errors="replace").strip().splitlines() or [f"exit status {code}"])[-1]
+            raise ParityError(f"The parity check itself failed: {last[:500]}. Skip it with --no-parity, or report it.")
     for result in done:
         if result.gate is not None and not (result.relative_l2 is not None and result.relative_l2 <= result.gate):
             raise ParityError(

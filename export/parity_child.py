@@ -22,6 +22,7 @@ from ..runtime.manifest import Parity
 from . import checkpoint, headers, precision, trace
 from .families import sd3
 from .families.graph import Graph
+from .families.sd3_facts import FOLDERS
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER, GATES, NO_MEMORY, TWIN
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     request = json.load(sys.stdin)
     bundle = Path(request["bundle"])
-    configs = {f: checkpoint.read_json(bundle / f / "config.json", bundle) for f in sd3.FOLDERS}
+    configs = {f: checkpoint.read_json(bundle / f / "config.json", bundle) for f in FOLDERS}
     for graph in sd3.graphs(configs):
         if graph.component not in request["components"]:
             continue
@@ -79,7 +80,7 @@ def _torch_outputs(model: torch.nn.Module, graph: Graph, feed: Mapping[str, np.n
     arguments = [torch.from_numpy(v.astype(np.float32) if v.dtype.kind == "f" else v) for v in feed.values()]
     outputs = model(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return {port.name: value.numpy() for port, value in zip(graph.outputs, outputs, strict=True)}
+    return {port.name: value.contiguous().numpy() for port, value in zip(graph.outputs, outputs, strict=True)}
 
 
 def _judge(
@@ -91,16 +92,15 @@ def _judge(
     note: str,
 ) -> Parity:
     """Return the worst output's relative L2 and maximum, as polygraphy measures them."""
+    pair = ("pytorch", "onnxruntime")
     runs = RunResults()
-    runs.append(("pytorch", [IterationResult(dict(want), runner_name="pytorch")]))
-    runs.append(
-        ("onnxruntime", [IterationResult({k: v.astype(np.float32) for k, v in have.items()}, runner_name="onnxruntime")])
-    )
+    for name, outputs in zip(pair, (want, have), strict=True):
+        values = {k: v.astype(np.float32) for k, v in outputs.items()}
+        runs.append((name, [IterationResult(values, runner_name=name)]))
     limit = -20 * float(np.log10(gate))
     ratios, maxima = Comparator.compare_accuracy(
         runs, compare_func=[SnrCompareFunc(snr_threshold=limit), SimpleCompareFunc(check_error_stat="max")]
     )
-    pair = ("pytorch", "onnxruntime")
     # Where shapes differ polygraphy gives False in place of a measurement; a NaN must not pass as the smaller number.
     relative = max(_finite(10 ** (-getattr(r, "snr", -np.inf) / 20)) for r in ratios[pair][0].values())
     maximum = max(_finite(getattr(r, "max_absdiff", np.inf)) for r in maxima[pair][0].values())

@@ -10,8 +10,9 @@ from ..errors import CheckpointError
 FILE = "tokenizer.json"
 OWN_FILE = "segue_tokenizer.json"  # where the checkpoint ships a tokenizer.json that gives other ids
 PROBES = (
-    "", "a red heart", "A  Photo of\ta CAT,\nsitting!", "it's 2024's café — naïve", "日本語 🦊🎉", "hello!!! !world ! a",
-    "<|startoftext|> odd <|endoftext|> tokens", "x" * 300, "word " * 200, "Ünïcödé e\u0301 \u00a0 ＡＢＣ",
+    "", "a red heart", "A  Photo of\ta CAT,\nsitting!", "it's 2024's café — naïve", "日本語 🦊🎉",
+    "hello!!! !world ! a", "<|startoftext|> odd <|endoftext|> tokens", "x" * 300, "word " * 200,
+    "Ünïcödé e\u0301 \u00a0 ＡＢＣ",
 )  # fmt: skip
 
 

@@ -27,7 +27,6 @@ from . import headers, precision
 from .families.graph import WEIGHT, Graph
 from .headers import Tensor
 
-OPSET = 23  # docs/export.md says why
 PREFIX = "model."  # the wrapper's attribute that holds the model
 SMALL = 4096  # bytes up to which a constant may be folded
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -49,7 +48,7 @@ class Written:
 
 
 def trace(graph: Graph, kind: str) -> ir.Model:
-    """Return `graph` as an ONNX model in `kind` (fp32, fp16, bf16) whose weights are trailing graph inputs under `model.NAME`.
+    """Return `graph` as an ONNX model in `kind` (fp32, fp16, bf16); its weights are trailing inputs, `model.NAME`.
 
     No weight is made or read. Raises CheckpointError where the model's own class does not accept the config.
     """
@@ -74,12 +73,13 @@ def trace(graph: Graph, kind: str) -> ir.Model:
         result = torch.onnx.export(
             program,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=graph.opset,
             optimize=False,  # torch would run the optimiser on fake weights and fail
             input_names=[p.name for p in graph.inputs],
             output_names=[p.name for p in graph.outputs],
             verbose=False,
         )
+        assert result is not None
         traced = result.model
     del program, result, model
     _weights_to_inputs(traced, graph)
@@ -123,16 +123,17 @@ def attach(model: ir.Model, tensors: Mapping[str, Tensor], graph: Graph, kind: s
     used = {}
     for name, value in _weights(model).items():
         tensor = tensors[name]
-        shape = tuple(int(d) for d in value.shape or ())
-        kept = STORED[kind] if value.dtype is not None and value.dtype.is_floating_point() else tensor.dtype
+        shape = tuple(d for d in value.shape or () if isinstance(d, int))
+        kept = STORED[kind] if value.dtype and value.dtype.is_floating_point() else tensor.dtype
         if tensor.shape != shape or tensor.dtype != kept:
             raise CheckpointError(
-                f"{tensor.file} holds {name!r} as {tensor.dtype} {list(tensor.shape)}; {graph.folder}/config.json makes "
-                f"a model with {STORED[kind]} {list(shape)}. The two do not belong together; fetch them again."
+                f"{tensor.file} holds {name!r} as {tensor.dtype} {list(tensor.shape)}; {graph.folder}/config.json "
+                f"makes a model with {STORED[kind]} {list(shape)}. The two do not belong together; fetch them again."
             )
+        assert value.dtype is not None
         model.graph.inputs.remove(value)
         value.const_value = ir.ExternalTensor(
-            Path(tensor.file).name, tensor.offset, tensor.length, value.dtype, shape=ir.Shape(shape), name=value.name
+            Path(tensor.file).name, tensor.offset, tensor.length, value.dtype, shape=ir.Shape(shape), name=PREFIX + name
         )
         model.graph.register_initializer(value)
         used[name] = tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -14,6 +16,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
     The new file has the permissions that the umask gives, as if it were opened in the ordinary way. Raises OSError.
     """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise FileExistsError(errno.EEXIST, "it is a directory or a device", str(path))
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666), "wb") as file:
@@ -32,12 +36,16 @@ def check_writable(path: Path) -> None:
     Call it before long work. It makes and removes a file beside `path`, because permission bits alone tell nothing
     about read-only mounts, quotas and a superuser.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{path} is a directory. Name a file, such as {path / 'picture.png'}.")
-    if not path.parent.is_dir():
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise OutputError(f"{path} is a device or a broken link, which would be replaced. Name an ordinary file.")
+    if not os.path.isdir(path.parent):
         raise OutputError(f"the directory {path.parent} does not exist. Make it first: mkdir -p '{path.parent}'")
     probe = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # finds out a name that is too long
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         probe.unlink()
     except (OSError, ValueError) as error:

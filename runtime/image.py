@@ -30,7 +30,7 @@ def encode_png(image: np.ndarray, metadata: Mapping[str, Any]) -> bytes:
         )
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt(KEY, json.dumps(dict(metadata), ensure_ascii=False))
-    chunks.add_itxt("parameters", _in_words(metadata))
+    chunks.add_itxt("parameters", _in_words(metadata).replace("\0", " "))  # PNG allows no NUL in text
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()

@@ -74,7 +74,7 @@ def normal_quantile(probability: np.ndarray) -> np.ndarray:
 
 
 def natural_log(x: np.ndarray) -> np.ndarray:
-    """Return the logarithm of positive float64 values (not subnormal), by exactly rounded operations alone (error 1e-15)."""
+    """Return the logarithm of positive float64 values (not subnormal), by exactly rounded operations (error 1e-15)."""
     mantissa, exponent = np.frexp(x)
     low = mantissa < math.sqrt(0.5)
     mantissa = np.where(low, mantissa * 2, mantissa)

@@ -147,6 +147,8 @@ def _fields(model: bytes, start: int, end: int, where: str) -> Iterator[tuple[in
 
 
 def _varint(model: bytes, at: int, end: int, where: str) -> tuple[int, int]:
+    if at < end and model[at] < 0x80:  # nearly all are one byte long, and a large graph has a million
+        return model[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:

@@ -85,7 +85,7 @@ class Model:
         `render`.
         """
         request = Request(prompt, negative, seed, steps, guidance, size, count, sigmas, latents, noise)
-        images = self.render(request, on_step=on_step, cancel=cancel).images
+        images = self._render(request, on_step, cancel).images
         return images[0] if len(images) == 1 else images
 
     def render(self, request: Request, *, on_step: OnStep | None = None, cancel: Cancel | None = None) -> Result:
@@ -98,6 +98,25 @@ class Model:
         Raises UsageError for a request that cannot be met, Cancelled when `cancel` returned true, BundleError when a
         component cannot be loaded and SegueError when one fails.
         """
+        return self._render(request, on_step, cancel)
+
+    def close(self) -> None:
+        """Free every component. Closing twice is allowed."""
+        self._closed = True
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+        self._prompts.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _render(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Result:
         if self._closed:
             raise UsageError(f"the model of {self.bundle.directory} was closed. Open the bundle again.")
         job = plan(request, self.bundle.manifest)
@@ -123,22 +142,6 @@ class Model:
             images.append(self._decode(latents, cancel))
         metadata = tuple(self._describe(job, index) for index in range(len(job.prompts)))
         return Result(np.concatenate(images), np.concatenate(finished), metadata)
-
-    def close(self) -> None:
-        """Free every component. Closing twice is allowed."""
-        self._closed = True
-        for engine in self._engines.values():
-            engine.close()
-        self._engines.clear()
-        self._prompts.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _condition(self, prompt: str, job: Job, cancel: Cancel | None) -> text.Conditioning:
         """Return the conditioning of one network call: the prompt's, below the negative's when guidance runs."""
@@ -170,7 +173,7 @@ class Model:
                 warnings.warn(
                     f"a prompt is longer than {limit} tokens; this part of it was cut: {cut!r}. Shorten the prompt.",
                     text.PromptTruncated,
-                    stacklevel=3,
+                    stacklevel=4,  # the caller of generate or render
                 )
 
     def _velocity(

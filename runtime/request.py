@@ -14,6 +14,7 @@ from .manifest import Manifest, Sizes
 
 MAX_STEPS = 1000
 MAX_COUNT = 4096
+MAX_TEXT = 100_000  # characters; far above any tokenizer's limit, below that of a PNG text chunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +70,18 @@ class Job:
 
 def plan(request: Request, manifest: Manifest) -> Job:
     """Return `request` as a job for the bundle of `manifest`; raises UsageError for whatever cannot be met."""
-    texts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
+    texts = tuple(request.prompt) if isinstance(request.prompt, list | tuple) else (request.prompt,)
     if not texts or not all(isinstance(text, str) for text in (*texts, request.negative)):
         raise UsageError(
             f"prompt = {request.prompt!r}, negative = {request.negative!r}: texts are needed. "
             "Give one text, or a list with at least one (the empty text is allowed)."
         )
+    for text in (*texts, request.negative):
+        if len(text) > MAX_TEXT or not _is_unicode(text):
+            raise UsageError(
+                f"the text {text[:40]!r}… has {len(text)} characters, above {MAX_TEXT}, or some that are no Unicode. "
+                "Give a shorter, plain text."
+            )
     count = _whole("count", request.count, 1, MAX_COUNT // len(texts))
     seed = noise.check_seed(request.seed)
     guidance = manifest.sampler.guidance if request.guidance is None else request.guidance
@@ -154,6 +161,14 @@ def _whole(name: str, value: object, low: int, high: int) -> int:
     if not _is_whole(value) or not low <= value <= high:  # type: ignore[operator]
         raise UsageError(f"{name} = {value!r} is no whole number from {low} to {high}. Choose one in that range.")
     return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, as the command line passes on bytes that are no UTF-8
+        return False
+    return True
 
 
 def _is_whole(value: object) -> bool:

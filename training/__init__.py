@@ -1,0 +1,1 @@
+"""Training in PyTorch: data, recipes, the shared loop."""

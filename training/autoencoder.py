@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class Autoencoder:
                 use_post_quant_conv=False,
             )
         if spec.part not in ("all", "decoder"):
-            raise TrainingError(f"autoencoder.part is {spec.part!r}. Write \"all\" or \"decoder\".")
+            raise TrainingError(f'autoencoder.part is {spec.part!r}. Write "all" or "decoder".')
         if spec.part == "decoder":
             self.vae.encoder.requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)
@@ -119,7 +120,7 @@ class Autoencoder:
 
 
 @torch.no_grad()
-def normalise_latents(vae: nn.Module, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+def normalise_latents(vae: Any, mean: torch.Tensor, deviation: torch.Tensor) -> None:
     """Fold (z - mean) / deviation a channel into the encoder's last layer and its inverse into the decoder's first.
 
     SD3's VAE config has one scale and one shift for all channels; folding gives unit variance in each of them and

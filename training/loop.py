@@ -135,7 +135,9 @@ def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -
                 save_state(out, step + 1, _tensors(parameters, average, optimiser), recipe)
     except KeyboardInterrupt:
         # The interrupted step may be half applied: the newest whole state is the one to go on from.
-        raise Cancelled(f"stopped at step {step}. Run the same command again to go on from the last saved state.") from None
+        raise Cancelled(
+            f"stopped at step {step}. Run the same command again to go on from the last saved state."
+        ) from None
     finally:
         writer.close()
         log.close()
@@ -158,7 +160,7 @@ def averaged(parameters: dict[str, nn.Parameter], average: dict[str, torch.Tenso
 def _tensors(
     parameters: dict[str, nn.Parameter], average: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, p in parameters.items():
         tensors[f"weight.{name}"] = p
         tensors[f"average.{name}"] = average[name]
@@ -180,10 +182,11 @@ def _restore(
         for name, p in parameters.items():
             p.copy_(tensors[f"weight.{name}"])
             average[name].copy_(tensors[f"average.{name}"])
+            # The fused optimiser walks memory, so its moments must be laid out as the weight is.
             optimiser.state[p] = {
                 "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"first.{name}"],
-                "exp_avg_sq": tensors[f"second.{name}"],
+                "exp_avg": torch.empty_like(p).copy_(tensors[f"first.{name}"]),
+                "exp_avg_sq": torch.empty_like(p).copy_(tensors[f"second.{name}"]),
             }
     return step
 

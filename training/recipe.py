@@ -44,7 +44,7 @@ def fill(spec: type[T], table: dict[str, Any], where: str) -> T:
         raise TrainingError(f"[{where}] needs the key {missing[0]!r}. Add it to the recipe.")
     values = {}
     for name, value in table.items():
-        kind = {"int": int, "float": (int, float), "str": str, "bool": bool}.get(str(fields[name].type), list)
+        kind: Any = {"int": int, "float": (int, float), "str": str, "bool": bool}.get(str(fields[name].type), list)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise TrainingError(f"[{where}] {name} = {value!r} should be of type {fields[name].type}. Mend the recipe.")
         values[name] = tuple(value) if isinstance(value, list) else value

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .captions import draw_captions, plain_caption
 from ..runtime.files import write_whole
+from ..runtime.sampler import default_schedule
+from .captions import draw_captions, plain_caption
+from .data import emoji
 from .pictures import Pictures
 
 
@@ -33,6 +35,8 @@ class TeacherSpec:
     time_mean: float = 0.7  # sigma = sigmoid(N(time_mean, time_deviation^2))
     time_deviation: float = 1.2
     caption_dropout: float = 0.1
+    guidance: float = 4.0  # the default of the written checkpoint
+    revision: str = "1"
     compile: bool = False
 
 
@@ -87,7 +91,7 @@ class Teacher:
         return F.mse_loss(velocity, noise - latents), {}
 
     def grid(self) -> torch.Tensor:
-        """Return pictures of 24 training captions, drawn by the product's own pipeline definition in 20 steps."""
+        """Return pictures of 24 training captions, drawn in 20 steps."""
         order = torch.randperm(len(self.pictures.rows), generator=torch.Generator().manual_seed(1))[:24]
         captions = [plain_caption(self.pictures.rows[i]) for i in order.tolist()]
         pictures = sample(self.transformer, self.vae, self.text, captions, self.spec.shift, steps=20, guidance=4.0)
@@ -172,27 +176,25 @@ def sample(
     seed: int = 0,
     batch: int = 32,
 ) -> torch.Tensor:
-    """Return pictures (N, 3, 128, 128) in [-1, 1] of `captions`, by Euler steps on diffusers' own noise levels."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    scheduler.set_timesteps(steps)
+    """Return pictures (N, 3, 128, 128) in [-1, 1] of `captions`, by Euler steps on the runtime's noise levels."""
+    schedule = default_schedule(steps, shift, 1000)
     generator = torch.Generator().manual_seed(seed)
     pictures = []
     for start in range(0, len(captions), batch):
         part = captions[start : start + batch]
         states, pooled = text([*([""] * len(part)), *part])
         latents = torch.randn(len(part), 16, 16, 16, generator=generator)
-        for i, timestep in enumerate(scheduler.timesteps):
+        for i, timestep in enumerate(schedule.timesteps):
             velocity = transformer(
                 hidden_states=latents.repeat(2, 1, 1, 1),
                 encoder_hidden_states=states,
                 pooled_projections=pooled,
-                timestep=timestep.expand(2 * len(part)),
+                timestep=torch.full((2 * len(part),), float(timestep)),
                 return_dict=False,
             )[0]
             free, tied = velocity.chunk(2)
-            latents = latents + (scheduler.sigmas[i + 1] - scheduler.sigmas[i]) * (free + guidance * (tied - free))
+            interval = float(schedule.sigmas[i + 1] - schedule.sigmas[i])
+            latents = latents + interval * (free + guidance * (tied - free))
         pictures.append(vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample)
     return torch.cat(pictures)
 
@@ -233,9 +235,9 @@ def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
         "steps": 28,
         "guidance": spec.guidance,
         "source": "segue: training/recipes/emoji-teacher.toml",
-        "revision": revision,
+        "revision": spec.revision,
         "licence": "Apache-2.0 (weights); pictures: MIT, Apache-2.0, CC-BY-4.0",
-        "credits": json.loads((Path(spec.data) / "emoji.json").read_text())["credits"],
+        "credits": emoji.credits(Path(spec.data)),
         "maximum_size": 256,
     }
     (temporary / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")

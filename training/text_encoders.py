@@ -58,7 +58,7 @@ class TextEncoders:
         self.scales = scales
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the mean of both encoders' losses: captions to pictures, pictures to captions, captions to captions."""
+        """Return both encoders' mean loss: captions to pictures, pictures to captions, captions to captions."""
         chosen = self.pictures.draw(batch, generator)
         captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], 0.0, generator)
         other = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], 0.0, generator)
@@ -110,8 +110,8 @@ def picture_features(folder: Path, pictures: Pictures) -> torch.Tensor:
     """Return Lite0 features (N, 1280) of `pictures`, computed once for the data set and kept beside it."""
     from safetensors.torch import load_file, save
 
-    from .data import emoji
     from ..runtime.files import write_whole
+    from .data import emoji
 
     path = folder / "lite0.safetensors"
     rows, rgba = emoji.load(folder)

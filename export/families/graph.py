@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +35,10 @@ class Port:
 class Graph:
     """One graph of a family.
 
-    `build(config, dtype)` makes the model in diffusers' or transformers' own class, `wrap(model)` a module whose
-    parameters carry the checkpoint's names after `model.` and whose positional inputs are `inputs`. `buffer(name)`
-    computes a buffer that no file may hold (float32), or returns None for a name that it does not know.
+    `build()` makes the model in diffusers' or transformers' own class with its first weights, `load(folder)` the same
+    with those of a checkpoint's folder in float32. `wrap(model)` is a module whose parameters carry the checkpoint's
+    names after `model.` and whose positional inputs are `inputs`. `buffer(name)` computes a buffer that no file may
+    hold (float32), or returns None for a name that it does not know.
     `traced` has sizes of 2 or more everywhere: torch.export turns a 1 into a constant. `trials` are the sizes of the
     parity check and differ from `traced`. `feed(rng, sizes)` draws inputs for a trial as numpy arrays, floats as
     float32.
@@ -46,7 +47,8 @@ class Graph:
     component: str
     folder: str
     file: str
-    build: Callable[[Any], torch.nn.Module]
+    opset: int
+    build: Callable[[], torch.nn.Module]
     wrap: Callable[[torch.nn.Module], torch.nn.Module]
     load: Callable[[str], torch.nn.Module]
     inputs: tuple[Port, ...]

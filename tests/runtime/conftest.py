@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from segue.engines.ort import OrtEngine
 from segue.runtime import manifest as m
 
-WORDS = "a red green blue heart star cat dog on the moon".split()
+WORDS = ["a", "red", "green", "blue", "heart", "star", "cat", "dog", "on", "the", "moon"]
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH, WIDTHS, PROJECTIONS, JOINT, CHANNELS = 8, (6, 10), (5, 7), 20, 4
 ELEMENT = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int64": TensorProto.INT64}

@@ -114,9 +114,10 @@ def test_any_replaced_value_gives_a_manifest_or_a_bundle_error(content, data):
             break
         place = place[key]
     try:
-        assert isinstance(parse(table), m.Manifest)
-    except BundleError as error:
-        assert str(error).endswith((".", "segue"))
+        parsed = parse(table)
+    except BundleError:
+        return
+    assert m.parse(m.dump(parsed), "bundle.json") == parsed
 
 
 @settings(max_examples=100, deadline=None)

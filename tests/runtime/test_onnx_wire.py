@@ -26,6 +26,14 @@ def model(*initializers, nodes=()):
     return helper.make_model(graph(*initializers, nodes=nodes))
 
 
+def encode_varint(value):
+    data = b""
+    while value > 0x7F:
+        data += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return data + bytes([value])
+
+
 def read(proto):
     return external_data(proto.SerializeToString(), "test.onnx")
 
@@ -104,12 +112,14 @@ def test_messages_that_a_parser_would_merge_are_refused():
 
 
 def test_nesting_is_bounded():
-    node = onnx.NodeProto(op_type="Identity")
-    for _ in range(MAX_DEPTH // 3 + 1):
-        attribute = onnx.AttributeProto(name="g", type=onnx.AttributeProto.GRAPH, g=graph(nodes=[node]))
-        node = onnx.NodeProto(op_type="If", attribute=[attribute])
+    data = b""
+    for depth in range(MAX_DEPTH + 2):
+        field = (
+            (1, 5, 6)[(MAX_DEPTH - depth) % 3] if depth <= MAX_DEPTH else 7
+        )  # node of a graph, its attribute, the graph in that
+        data = bytes([field << 3 | 2]) + encode_varint(len(data)) + data
     with pytest.raises(BundleError, match="nests more than"):
-        read(model(nodes=[node]))
+        external_data(data, "test.onnx")
 
 
 @settings(max_examples=300, deadline=None)
@@ -117,10 +127,9 @@ def test_nesting_is_bounded():
 def test_random_bytes_give_entries_or_a_bundle_error(data):
     try:
         found = external_data(data, "test.onnx")
-    except BundleError as error:
-        assert str(error).endswith("export it again.")
-    else:
-        assert all(entry.location for entry in found)
+    except BundleError:
+        return
+    assert all(entry.location for entry in found)
 
 
 WHOLE = model(

@@ -21,6 +21,7 @@ from PIL import Image
 from .packages import Package, fetch
 
 SIZE = 128
+EXPECTED = 10_545  # pictures of the pinned packages
 _SVG = "http://www.w3.org/2000/svg"
 
 FLUENT = Package(
@@ -86,10 +87,9 @@ def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda don
         rows.append(Row(style, hexcode, name, base_key(name), tags, group, split_of(name)))
         pictures.append(picture)
         progress(len(rows))
-    credits = [asdict(package) for package in (FLUENT, NOTO, TWEMOJI, NAMES)]
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "emoji.safetensors", save({"rgba": np.stack(pictures)}))
-    table = {"rows": [asdict(row) for row in rows], "credits": credits}
+    table = {"rows": [asdict(row) for row in rows], "credits": [asdict(p) for p in (FLUENT, NOTO, TWEMOJI, NAMES)]}
     write_whole(out / "emoji.json", json.dumps(table, indent=0, ensure_ascii=False).encode())
     return len(rows)
 
@@ -105,6 +105,12 @@ def load(folder: Path) -> tuple[list[Row], np.ndarray]:
     table = json.loads((folder / "emoji.json").read_text())["rows"]
     rows = [Row(**{**row, "tags": tuple(row["tags"])}) for row in table]
     return rows, load_file(folder / "emoji.safetensors")["rgba"]
+
+
+def credits(folder: Path) -> list[str]:
+    """Return one line of credit for each source of the prepared data in `folder`."""
+    packages = json.loads((folder / "emoji.json").read_text())["credits"]
+    return [f"{p['credit']} ({p['name']} {p['version']}, {p['licence']})" for p in packages]
 
 
 def base_key(name: str) -> str:

@@ -1,0 +1,1 @@
+"""Networks and scores that measure pictures."""

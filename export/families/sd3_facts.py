@@ -1,0 +1,123 @@
+"""What a Stable Diffusion 3 checkpoint says beside its graphs: is it one, its sampler, latents and picture sizes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import CheckpointError
+from ...runtime.manifest import Latents, Sampler, Sizes
+from ..checkpoint import Checkpoint, read_json
+
+PIPELINE = "StableDiffusion3Pipeline"
+FOLDERS = ("text_encoder", "text_encoder_2", "transformer", "vae")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+CLASSES = {
+    "text_encoder": "CLIPTextModelWithProjection",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+    "transformer": "SD3Transformer2DModel",
+    "vae": "AutoencoderKL",
+    "tokenizer": "CLIPTokenizer",
+    "tokenizer_2": "CLIPTokenizer",
+    "scheduler": "FlowMatchEulerDiscreteScheduler",
+}
+# Settings of FlowMatchEulerDiscreteScheduler that the runtime's sampler knows only in this state.
+NEUTRAL = {
+    "use_dynamic_shifting": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "invert_sigmas": False,
+    "shift_terminal": None,
+    "stochastic_sampling": False,
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the manifest says of an SD3 checkpoint beside its graphs."""
+
+    sampler: Sampler
+    latents: Latents
+    sizes: Sizes
+
+
+def check(index: dict[str, Any]) -> None:
+    """Raise CheckpointError unless `index`, a model_index.json, is of a Stable Diffusion 3 without T5."""
+    if index.get("_class_name") != PIPELINE:
+        raise CheckpointError(
+            f"The checkpoint is of {str(index.get('_class_name'))[:80]!r}; Segue exports {PIPELINE}. "
+            "Name a checkpoint of that pipeline."
+        )
+    if (index.get("text_encoder_3") or [None, None])[1] is not None:
+        raise CheckpointError(
+            "The checkpoint has a text_encoder_3 (T5), which the runtime does not use yet. Save it without: "
+            "StableDiffusion3Pipeline.from_pretrained(DIRECTORY, text_encoder_3=None, tokenizer_3=None)"
+            ".save_pretrained(OTHER), and export OTHER."
+        )
+    for name, wanted in CLASSES.items():
+        found = index.get(name) or [None, None]
+        # transformers 5 has one tokenizer class; 4 wrote CLIPTokenizerFast for the same files
+        if found[1] not in (wanted, wanted + "Fast" if wanted == "CLIPTokenizer" else wanted):
+            raise CheckpointError(
+                f"model_index.json gives {name} as {found[1]!r}; Segue exports {wanted}. "
+                "Name a checkpoint with that component."
+            )
+
+
+def facts(found: Checkpoint) -> Facts:
+    """Return the sampler, latent geometry and sizes of a checkpoint.
+
+    Raises CheckpointError for settings of the scheduler that change the noise levels in a way the runtime does not
+    follow, and where the parts' widths do not fit together.
+    """
+    scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
+    for key, neutral in NEUTRAL.items():
+        if scheduler.get(key, neutral) not in (neutral, None):
+            raise CheckpointError(
+                f"scheduler_config.json sets {key} to {scheduler[key]!r}, which the runtime's sampler does not follow. "
+                f"Export a checkpoint whose scheduler has {key}: {json.dumps(neutral)}."
+            )
+    try:
+        transformer, vae = found.parts["transformer"].config, found.parts["vae"].config
+        encoders = [found.parts[f].config for f in ("text_encoder", "text_encoder_2")]
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        patch = transformer["patch_size"]
+        latents = Latents(
+            transformer["in_channels"], factor, patch, float(vae["scaling_factor"]), float(vae.get("shift_factor") or 0)
+        )
+        side = transformer["sample_size"] * factor
+        multiple = patch * factor
+        reach = transformer["pos_embed_max_size"] * multiple
+        maximum = min(found.settings.maximum_size or reach, reach) // multiple * multiple
+        sampler = Sampler(
+            "flow-match-euler",
+            float(scheduler.get("shift", 1.0)),
+            int(scheduler.get("num_train_timesteps", 1000)),
+            found.settings.steps,
+            float(found.settings.guidance),
+        )
+        _fit(transformer, "joint_attention_dim", ">=", sum(e["hidden_size"] for e in encoders))
+        _fit(transformer, "pooled_projection_dim", "==", sum(e["projection_dim"] for e in encoders))
+        _fit(transformer, "in_channels", "==", vae["latent_channels"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise unusable(error) from None
+    return Facts(sampler, latents, Sizes((side, side), min(64, maximum), maximum, multiple))
+
+
+def _fit(config: dict[str, Any], key: str, relation: str, need: int) -> None:
+    have = config[key]
+    if have < need or (relation == "==" and have != need):
+        raise CheckpointError(
+            f"transformer/config.json has {key} {have}; the other parts need {relation} {need}. "
+            "These parts do not belong together; fetch the checkpoint again."
+        )
+
+
+def unusable(error: Exception) -> CheckpointError:
+    """Return what to raise where a config.json lacks a key or holds what its class does not take."""
+    return CheckpointError(
+        f"A config.json of the checkpoint cannot be used: {type(error).__name__} {error}. "
+        "Save the checkpoint again with diffusers' save_pretrained."
+    )

@@ -1,0 +1,131 @@
+"""A tiny Stable Diffusion 3 checkpoint with random weights, in the layout of the real one."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+import pytest
+
+T5_TOKENS = 3
+LENGTH = 24
+
+
+def build(root: Path, *, seed: int = 0, dtype: str = "float32", shard_bytes: int | None = None) -> Path:
+    """Write the checkpoint to the directory `root` and return it; about 1.3 MB, made in a second or two."""
+    import torch
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    torch.manual_seed(seed)
+    parts = {
+        "transformer": SD3Transformer2DModel(
+            sample_size=16, patch_size=2, in_channels=8, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+            joint_attention_dim=48, caption_projection_dim=32, pooled_projection_dim=40, out_channels=8,
+            pos_embed_max_size=16,
+        ),
+        "vae": AutoencoderKL(
+            in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(8, 8, 16, 16), layers_per_block=1,
+            latent_channels=8, norm_num_groups=4, scaling_factor=1.5305, shift_factor=0.0609, sample_size=128,
+            use_quant_conv=False, use_post_quant_conv=False,
+        ),
+    }  # fmt: skip
+    vocabulary = write_tokenizer(root / "tokenizer", pad="<|endoftext|>")
+    write_tokenizer(root / "tokenizer_2", pad="!")
+    for folder, width, projection in (("text_encoder", 16, 16), ("text_encoder_2", 24, 24)):
+        parts[folder] = CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3,
+                num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=projection,
+                bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=1,
+                hidden_act="quick_gelu" if folder == "text_encoder" else "gelu",
+            )
+        )  # fmt: skip
+    for folder, model in parts.items():
+        for parameter in model.parameters():  # zero biases and unit scales would hide a tensor put in the wrong place
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        options = {"max_shard_size": shard_bytes} if shard_bytes else {}
+        model.to(getattr(torch, dtype)).save_pretrained(root / folder, **options)
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(root / "scheduler")
+    index = {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": "0.42.1",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": [None, None],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": [None, None],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (root / "model_index.json").write_text(json.dumps(index, indent=2))
+    settings = {
+        "t5_tokens": T5_TOKENS,
+        "steps": 4,
+        "guidance": 3.0,
+        "source": "tests",
+        "revision": "1",
+        "licence": "Apache-2.0",
+        "credits": ["nobody"],
+    }
+    (root / "segue.json").write_text(json.dumps(settings))
+    return root
+
+
+def write_tokenizer(folder: Path, pad: str) -> int:
+    """Write a CLIP tokenizer of bytes, three merges and the two special tokens; return the size of its vocabulary."""
+    folder.mkdir(parents=True)
+    # GPT-2's table of printable stand-ins for bytes, in the order of CLIP's vocabulary.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    units = [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+    merges = [("r", "e"), ("re", "d</w>"), ("h", "e"), ("a", "r")]
+    words = [*units, *(u + "</w>" for u in units), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    assert set(string.ascii_letters) <= set(units)
+    (folder / "vocab.json").write_text(json.dumps({w: n for n, w in enumerate(words)}, ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": pad,
+    }
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(words)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory):
+    """Function that builds a tiny checkpoint in a new directory; takes the keywords of `build`."""
+    return lambda **options: build(tmp_path_factory.mktemp("checkpoint"), **options)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_checkpoint):
+    """Directory of a tiny random SD3 checkpoint in float32. Do not change it."""
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_checkpoint, tmp_path_factory):
+    """Directory of the bundle of `tiny_checkpoint`, parity checked. Do not change it."""
+    from segue.export.export import export
+
+    bundle = tmp_path_factory.mktemp("exported") / "tiny"
+    export(tiny_checkpoint, bundle)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def half(tiny_checkpoint, tmp_path_factory):
+    """Directory of the bundle of `tiny_checkpoint` converted to fp16, parity checked. Do not change it."""
+    from segue.export.export import export
+
+    bundle = tmp_path_factory.mktemp("half") / "tiny"
+    export(tiny_checkpoint, bundle, precision="fp16")
+    return bundle

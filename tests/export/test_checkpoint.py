@@ -1,0 +1,164 @@
+"""What is read of a checkpoint directory, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from segue.errors import CheckpointError
+from segue.export import checkpoint, trace
+from segue.export.families import sd3, sd3_facts
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def read(root):
+    found = checkpoint.read(root, sd3_facts.FOLDERS)
+    sd3_facts.check(found.index)
+    sd3_facts.facts(found)
+    return found
+
+
+def test_pickled_weights_are_refused_with_the_conversion_to_run(copy):
+    (copy / "vae" / WEIGHTS).rename(copy / "vae/diffusion_pytorch_model.bin")
+    with pytest.raises(
+        CheckpointError, match=r"vae has its weights only as diffusion_pytorch_model\.bin, a pickle.*save_pre"
+    ):
+        read(copy)
+
+
+def test_pickles_beside_safetensors_are_left_out(copy):
+    (copy / "vae/diffusion_pytorch_model.bin").write_bytes(b"\x80\x04")
+    (copy / "vae/diffusion_pytorch_model.fp16.safetensors").write_bytes(b"")
+    assert [f for f in read(copy).files if f.startswith("vae/")] == ["vae/config.json", f"vae/{WEIGHTS}"]
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
+def test_a_single_file_is_refused_with_the_conversion_to_run(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="from_single_file"):
+        read(tmp_path / name)
+
+
+def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no model_index\.json"):
+        read(tmp_path)
+
+
+def test_another_pipeline_is_refused(copy):
+    edit(copy / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(CheckpointError, match="'FluxPipeline'; Segue exports StableDiffusion3Pipeline"):
+        read(copy)
+
+
+def test_a_scheduler_that_the_runtime_does_not_follow_is_refused(copy):
+    edit(copy / "scheduler/scheduler_config.json", use_karras_sigmas=True)
+    with pytest.raises(CheckpointError, match="use_karras_sigmas to True"):
+        read(copy)
+
+
+def test_text_that_diffusers_would_crop_silently_is_refused(copy):
+    edit(copy / "transformer/config.json", joint_attention_dim=39)
+    with pytest.raises(CheckpointError, match="joint_attention_dim 39; the other parts need >= 40"):
+        read(copy)
+
+
+def test_a_component_that_leaves_the_directory_is_refused(copy):
+    edit(copy / "model_index.json", **{"../vae": ["diffusers", "AutoencoderKL"]})
+    with pytest.raises(CheckpointError, match=r"names the component '\.\./vae'"):
+        read(copy)
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "model.bin", 3])
+def test_a_shard_that_leaves_its_directory_is_refused(copy, shard):
+    (copy / "vae" / WEIGHTS).unlink()
+    (copy / "vae" / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(CheckpointError, match="names the shard"):
+        read(copy)
+
+
+def test_a_missing_shard_is_named(copy):
+    (copy / "vae" / WEIGHTS).unlink()
+    (copy / "vae" / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": "a.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"names a\.safetensors, which is missing"):
+        read(copy)
+
+
+def test_mixed_precision_is_refused_with_the_option_to_use(copy):
+    tensors = load_file(copy / "vae" / WEIGHTS)
+    first = min(tensors)
+    save_file(tensors | {first: tensors[first].half()}, copy / "vae" / WEIGHTS)
+    with pytest.raises(CheckpointError, match="in F16 and F32.*--precision fp16"):
+        checkpoint.precision(read(copy).parts["vae"])
+
+
+@pytest.mark.parametrize(
+    "content", ['{"t5": 1}', '{"steps": "4"}', '{"steps": -4}', '{"guidance": true}', "[]", "{", '{"source": null}']
+)
+def test_a_wrong_segue_json_is_refused(copy, content):
+    (copy / "segue.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"segue\.json"):
+        read(copy)
+
+
+def test_without_segue_json_the_settings_are_stable_diffusion_3s(copy):
+    (copy / "segue.json").unlink()
+    settings = read(copy).settings
+    assert (settings.t5_tokens, settings.steps, settings.guidance, settings.licence) == (256, 28, 7.0, "unknown")
+
+
+def test_shards_are_pointed_into_each_by_its_own_offsets(make_checkpoint, tmp_path):
+    import onnx_ir as ir
+
+    root = make_checkpoint(shard_bytes=120_000)
+    part = checkpoint.read_part(root, "transformer")
+    assert len(part.weights) > 2
+    (root / "transformer/model.onnx").unlink(missing_ok=True)
+    written = trace.write(sd3.transformer(part.config), "fp32", part.tensors, root / "transformer/model.onnx")
+    assert written.files == part.weights
+    for value in ir.load(root / "transformer/model.onnx").graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            shard = load_file(root / "transformer" / value.const_value.location)
+            stored = shard[value.name.removeprefix("model.")]
+            assert torch.equal(torch.from_numpy(value.const_value.numpy().copy()), stored)
+
+
+def test_a_buffer_that_no_file_holds_goes_into_a_file_of_its_own(copy):
+    path = copy / "transformer" / WEIGHTS
+    tensors = load_file(path)
+    table = tensors.pop("pos_embed.pos_embed")
+    save_file(tensors, path)
+    part = checkpoint.read_part(copy, "transformer")
+    written = trace.write(sd3.transformer(part.config), "fp32", part.tensors, copy / "transformer/model.onnx")
+    assert written.buffers == "transformer/buffers.safetensors"
+    made = load_file(copy / written.buffers)["pos_embed.pos_embed"]
+    assert made.shape == table.shape
+    # The fixture shifts every parameter, but not buffers: the stored table is diffusers' own.
+    assert torch.allclose(made, table, atol=1e-6)
+
+
+def test_a_missing_weight_is_named(tiny_checkpoint, tmp_path):
+    part = checkpoint.read_part(tiny_checkpoint, "text_encoder")
+    tensors = {k: v for k, v in part.tensors.items() if k != "text_projection.weight"}
+    with pytest.raises(CheckpointError, match="needs the tensor 'text_projection.weight'"):
+        trace.write(sd3.text_encoder("text_encoder", part.config), "fp32", tensors, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(tiny_checkpoint, tmp_path):
+    part = checkpoint.read_part(tiny_checkpoint, "text_encoder")
+    graph = sd3.text_encoder("text_encoder", part.config | {"projection_dim": 8})
+    with pytest.raises(CheckpointError, match=r"'text_projection.weight' as F32 \[16, 16\].*F32 \[8, 16\]"):
+        trace.write(graph, "fp32", part.tensors, tmp_path / "model.onnx")

@@ -1,0 +1,122 @@
+"""An export appears whole or not at all, and its memory does not grow with the weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from segue.errors import OutputError
+from segue.export.directory import NewDirectory
+
+EXPORT = """
+import sys
+from pathlib import Path
+from segue.export.export import export
+export(Path(sys.argv[1]), Path(sys.argv[2]), progress=lambda e: print(e.stage, flush=True))
+"""
+
+MEMORY = """
+import json, sys
+from pathlib import Path
+from segue.export.export import export
+
+class Enough(Exception):
+    pass
+
+def stop(event):
+    # The first graph is attached to the padded file and written when the second is announced.
+    if event.stage == "trace" and event.done == 1:
+        raise Enough
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+peaks = []
+for source, precision in [(1, "keep"), (2, "keep"), (2, "fp16")]:
+    try:
+        export(Path(sys.argv[source]), Path(sys.argv[3]), precision=precision, parity=False, progress=stop)
+    except Enough:
+        peaks.append(peak())
+print(json.dumps(peaks))
+"""
+
+
+def start(code, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.parametrize("stage", ["copy", "trace"])
+def test_a_killed_export_leaves_no_visible_bundle_and_the_next_one_cleans_up(tiny_checkpoint, tmp_path, stage):
+    child = start(EXPORT, tiny_checkpoint, tmp_path / "bundle")
+    for line in child.stdout:
+        if line.strip() == stage:
+            break
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    leavings = list(tmp_path.iterdir())
+    assert [p.name.startswith(".bundle.partial-") for p in leavings] == [True]
+    assert not (leavings[0] / "bundle.json").exists()
+    with NewDirectory(tmp_path / "bundle") as new:
+        assert not leavings[0].exists()
+        (new.path / "x").write_text("")
+        new.commit()
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_an_interrupted_export_removes_what_it_wrote(tiny_checkpoint, tmp_path):
+    from segue.export.export import export
+
+    def interrupt(event):
+        if event.stage == "tokenizer":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(tiny_checkpoint, tmp_path / "bundle", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_exports_to_one_place_leave_each_other_alone(tmp_path):
+    with NewDirectory(tmp_path / "a") as first:
+        (first.path / "one").write_text("")
+        with NewDirectory(tmp_path / "a") as second:
+            assert first.path.exists()
+            first.commit()
+            with pytest.raises(OutputError, match="exists already"):
+                second.commit()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["one"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_parent_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written to"), NewDirectory(tmp_path / "file/bundle"):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads VmHWM from /proc")
+def test_peak_memory_does_not_grow_with_the_weights(tiny_checkpoint, tmp_path):
+    import shutil
+
+    padded = tmp_path / "padded"
+    shutil.copytree(tiny_checkpoint, padded)
+    path = padded / "text_encoder/model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + length])
+    body = data[8 + length :]
+    padding = 300 * 2**20
+    entry = {"dtype": "F32", "shape": [padding // 4], "data_offsets": [len(body), len(body) + padding]}
+    text = json.dumps(table | {"padding": entry}).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + body)
+        file.truncate(8 + len(text) + len(body) + padding)
+    plain, kept, converted = json.loads(start(MEMORY, tiny_checkpoint, padded, tmp_path / "bundle").communicate()[0])
+    assert kept - plain < 60_000  # kB, of 300 MB
+    assert converted - plain < 100_000

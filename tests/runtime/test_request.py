@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from segue.errors import UsageError
+from segue.runtime import noise
+from segue.runtime.request import Request, plan
+
+
+def test_what_is_left_out_takes_the_bundles_defaults(content):
+    job = plan(Request("a cat"), content)
+    assert (job.height, job.width, job.schedule.steps, job.guidance, job.guided) == (32, 32, 4, 5.0, True)
+    assert job.latents.shape == (1, 4, 4, 4)
+    assert job.latents.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [
+        (30, "32x32"),
+        ((30, 41), "32x48"),
+        ((16, 80), "16x64"),
+        (0, "16x16"),
+        (-5, "16x16"),
+        (10**9, "64x64"),
+        ((40, 32), "48x32"),
+    ],
+)
+def test_a_size_that_is_not_possible_names_the_nearest_that_is(content, size, nearest):
+    with pytest.raises(UsageError, match=f"Try {nearest}"):
+        plan(Request("", size=size), content)
+
+
+@pytest.mark.parametrize("size", [(32,), (32, 32, 3), "32", 32.0, (32, None), True])
+def test_a_size_that_is_no_size_is_refused(content, size):
+    with pytest.raises(UsageError, match="size = "):
+        plan(Request("", size=size), content)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(16, (16, 16)), ((48, 64), (48, 64)), ([64, 16], (64, 16))])
+def test_sizes_within_range_are_taken(content, size, expected):
+    job = plan(Request("", size=size), content)
+    assert (job.height, job.width) == expected
+    assert job.latents.shape[2:] == (expected[0] // 8, expected[1] // 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 0}, "steps = 0"),
+        ({"steps": -3}, "steps = -3"),
+        ({"steps": 2.5}, "steps = 2.5"),
+        ({"steps": 1001}, "steps = 1001"),
+        ({"guidance": -1}, "guidance = -1"),
+        ({"guidance": float("nan")}, "guidance = nan"),
+        ({"guidance": float("inf")}, "guidance = inf"),
+        ({"guidance": "5"}, "guidance = '5'"),
+        ({"seed": -1}, "seed = -1"),
+        ({"seed": 2**64}, "seed = 18446744073709551616"),
+        ({"count": 0}, "count = 0"),
+        ({"count": 10**6}, "count = 1000000"),
+        ({"noise": "cuda"}, "noise = 'cuda' is unknown. Choose one of: philox, torch"),
+        ({"sigmas": [0.5, 1.0]}, "fall strictly"),
+        ({"sigmas": [1.0, 0.5], "steps": 3}, "2 sigmas are given. Leave steps out"),
+        ({"latents": np.zeros((1, 4, 4, 5))}, r"Give finite float32 of shape \[1, 4, 4, 4\]"),
+        ({"latents": np.zeros((1, 4, 4, 4), int)}, "type int64"),
+        ({"latents": np.full((1, 4, 4, 4), np.nan)}, "not finite"),
+        ({"negative": None}, "texts are needed"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused(content, options, said):
+    with pytest.raises(UsageError, match=said):
+        plan(Request("a cat", **options), content)
+
+
+@pytest.mark.parametrize("prompt", [[], [3], None, 7, b"cat"])
+def test_prompts_that_are_no_text_are_refused(content, prompt):
+    with pytest.raises(UsageError, match="texts are needed"):
+        plan(Request(prompt), content)
+
+
+@pytest.mark.parametrize("text", ["a \ud800", "x" * 100_001])
+def test_texts_that_are_no_unicode_or_without_measure_are_refused(content, text):
+    for options in ({"prompt": text}, {"prompt": ["a", text]}, {"prompt": "a", "negative": text}):
+        with pytest.raises(UsageError, match="Give a shorter, plain text"):
+            plan(Request(**options), content)
+
+
+def test_picture_i_of_a_seed_starts_from_the_same_noise_whatever_the_count(content):
+    many = plan(Request("a", seed=9, count=4), content).latents
+    few = plan(Request("a", seed=9, count=2), content).latents
+    assert np.array_equal(many[:2], few)
+    assert not np.array_equal(many[0], many[1])
+
+
+def test_each_prompt_of_a_list_starts_from_the_noise_it_would_have_alone(content):
+    job = plan(Request(["a", "b"], seed=9, count=2), content)
+    alone = plan(Request("b", seed=9, count=2), content)
+    assert job.prompts == ("a", "a", "b", "b")
+    assert np.array_equal(job.latents[2:], alone.latents)
+
+
+def test_torch_noise_is_one_block_for_the_whole_request(content):
+    job = plan(Request("a", seed=9, count=3, noise="torch"), content)
+    assert np.array_equal(job.latents, noise.torch_normal((3, 4, 4, 4), 9))
+
+
+def test_custom_sigmas_set_the_steps(content):
+    job = plan(Request("a", sigmas=[1.0, 0.5, 0.2]), content)
+    assert job.schedule.steps == 3
+    assert job.sigmas == (1.0, 0.5, 0.2)

@@ -1,0 +1,36 @@
+"""A data set of eight plain pictures in the emoji format, so that training runs in a second."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+COLOURS = {"red": (220, 30, 40), "green": (30, 200, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rows, rgba = [], []
+    for i, (colour, rgb) in enumerate(COLOURS.items()):
+        for style in ("3d", "noto"):
+            picture = np.zeros((128, 128, 4), np.uint8)
+            picture[20:108, 20 : 68 + 10 * i] = (*rgb, 255)
+            rgba.append(picture)
+            name = f"{colour} square"
+            rows.append(
+                {
+                    "style": style,
+                    "hexcode": f"{i}",
+                    "name": name,
+                    "key": name,
+                    "tags": ["box"],
+                    "group": i % 2,
+                    "split": "train",
+                }
+            )
+    save_file({"rgba": np.stack(rgba)}, folder / "emoji.safetensors")
+    (folder / "emoji.json").write_text(json.dumps({"rows": rows, "credits": []}))
+    return folder

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from segue.errors import TrainingError
+from segue.training.loop import LoopSpec
+from segue.training.recipe import fill, find_recipe, read_recipe, train
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"steps": 1, "batch": 1, "learning_rate": 1e-3, "warm_up": 3}, r"no key 'warm_up'.*Known keys.*warmup"),
+        ({"steps": 1, "batch": 1}, r"needs the key 'learning_rate'"),
+        ({"steps": "many", "batch": 1, "learning_rate": 1e-3}, r"steps = 'many' should be of type int"),
+        ({"steps": True, "batch": 1, "learning_rate": 1e-3}, r"steps = True should be of type int"),
+    ],
+)
+def test_a_wrong_key_is_named_with_what_would_be_right(table: dict, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        fill(LoopSpec, table, "loop")
+
+
+def test_every_shipped_recipe_has_only_known_keys() -> None:
+    from segue.training.autoencoder import AutoencoderSpec
+    from segue.training.teacher import TeacherSpec
+    from segue.training.text_encoders import TextEncodersSpec
+
+    specs = {
+        "autoencoder": AutoencoderSpec,
+        "text_encoders": TextEncodersSpec,
+        "teacher": TeacherSpec,
+        "loop": LoopSpec,
+    }
+    shipped = sorted(find_recipe("emoji-teacher").parent.glob("*.toml"))
+    assert len(shipped) >= 3
+    for path in shipped:
+        for name, table in read_recipe(path).items():
+            fill(specs[name], table, name)
+
+
+def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
+    with pytest.raises(TrainingError, match=r"no recipe 'nothing'.*emoji-teacher\.toml"):
+        find_recipe("nothing")
+
+
+def test_a_recipe_without_a_task_says_which_tasks_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "empty.toml"
+    path.write_text("[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\n")
+    with pytest.raises(TrainingError, match="exactly one of autoencoder"):
+        train(path, tmp_path / "run", lambda *_: None)
+
+
+def test_broken_toml_names_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("[loop\n")
+    with pytest.raises(TrainingError, match=r"broken\.toml is not valid TOML.*line 1"):
+        read_recipe(path)
