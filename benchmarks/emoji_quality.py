@@ -1,0 +1,153 @@
+"""Quality of the emoji bundle, rendered by Segue's runtime at its default 28 steps and guidance.
+
+    python benchmarks/emoji_quality.py emoji --data runs/data/emoji
+
+Reports, on class-balanced prompts of each split: KID (EfficientNet-Lite0, x 1e3) against the real pictures of the same
+prompts, with the KID of two halves of real pictures beside it; LPIPS to the nearest training picture (memorisation), with
+that of held-out real pictures beside it; R@10 of the Lite0-to-MiniLM retriever for 3-D prompts, with that of real
+pictures beside it. Draws docs/emoji-seen.png and docs/emoji-held-out.png, 24 prompts each.
+"""
+
+import argparse
+import json
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import segue
+from segue.training.captions import plain_caption
+from segue.training.metrics.nets import Lite0, embed_names
+from segue.training.metrics.scores import fit_retriever, kid, nearest_lpips, recall_at_10
+from segue.training.pictures import Pictures
+
+HELD = ("held-out name", "held-out combination")
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("--data", type=Path, default=ROOT / "runs/data/emoji")
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/emoji_quality.json")
+    parser.add_argument("--grids", type=Path, default=ROOT / "docs")
+    options = parser.parse_args()
+    net = Lite0()
+    results: dict[str, object] = {
+        "prompts": options.prompts,
+        "versions": {n: version(n) for n in ("torch", "onnxruntime")},
+    }
+    train = Pictures(options.data)
+    train_features = features_of(net, train, torch.arange(len(train.rows)))
+    with segue.open(options.bundle) as model:
+        seen = chosen_of(train, options.prompts)
+        made, seconds = rendered(model, train, seen)
+        results["seconds a picture"] = round(seconds / len(seen), 3)
+        results["training names"] = score(net, train_features[seen], made, train, train_features)
+        half = torch.randperm(len(train.rows), generator=torch.Generator().manual_seed(2))[:1000]
+        results["KID of two halves of 1,000 real pictures"] = pair(
+            kid(train_features[half[:500]], train_features[half[500:]])
+        )
+        for split in HELD:
+            held = Pictures(options.data, (split,))
+            every = torch.arange(len(held.rows))
+            made_held, _ = rendered(model, held, every)
+            held_features = features_of(net, held, every)
+            results[split] = score(net, held_features, made_held, train, train_features)
+            results[f"{split}: nearest LPIPS of the real pictures"] = nearest(
+                held.on_white(every), held_features, train, train_features
+            )
+            if split == HELD[0]:
+                save_grid(
+                    made_held,
+                    held,
+                    torch.randperm(len(every), generator=torch.Generator().manual_seed(3)),
+                    options.grids / "emoji-held-out.png",
+                )
+        save_grid(made, train, seen, options.grids / "emoji-seen.png", made_order=True)
+        results["retrieval"] = retrieval(net, model, train, train_features, options.prompts)
+    text = json.dumps(results, indent=1)
+    print(text)
+    options.out.write_text(text + "\n")
+
+
+def chosen_of(pictures: Pictures, count: int, style: str | None = None) -> torch.Tensor:
+    """Return `count` distinct pictures, drawn class-balanced with a fixed seed."""
+    weights = pictures.weights.clone()
+    if style is not None:
+        weights *= torch.tensor([row.style == style for row in pictures.rows])
+    return torch.multinomial(weights, count, generator=torch.Generator().manual_seed(1))
+
+
+def rendered(model: segue.Model, pictures: Pictures, indices: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return what the bundle renders for the pictures' plain captions, each with its own seed, and the seconds taken."""
+    started = time.perf_counter()
+    images = [model.generate(plain_caption(pictures.rows[i]), seed=n) for n, i in enumerate(indices.tolist())]
+    seconds = time.perf_counter() - started
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1, seconds
+
+
+def features_of(net: Lite0, pictures: Pictures, indices: torch.Tensor) -> torch.Tensor:
+    """Return Lite0 features of real pictures."""
+    return torch.cat([net.features(pictures.on_white(part)) for part in indices.split(256)])
+
+
+def score(net: Lite0, real: torch.Tensor, made: torch.Tensor, train: Pictures, train_features: torch.Tensor) -> dict:
+    """Return KID and the memorisation score of rendered pictures."""
+    made_features = net.features(made)
+    return {
+        "pictures": len(made),
+        "KID x 1e3 and spread": pair(kid(real, made_features)),
+        "LPIPS to the nearest training picture (median of 200)": nearest(made, made_features, train, train_features),
+    }
+
+
+def nearest(made: torch.Tensor, made_features: torch.Tensor, train: Pictures, train_features: torch.Tensor) -> float:
+    """Return the median LPIPS of up to 200 pictures to their nearest training picture."""
+    real = train.on_white(torch.arange(len(train.rows)))
+    return round(nearest_lpips(made[:200], made_features[:200], real, train_features).median().item(), 3)
+
+
+def retrieval(net: Lite0, model: segue.Model, train: Pictures, train_features: torch.Tensor, count: int) -> dict:
+    """Return R@10 of picture to name for 3-D prompts; the retriever has seen the other two styles only."""
+    names = [row.name for row in train.rows]
+    embeddings = embed_names(names)
+    others = torch.tensor([row.style != "3d" for row in train.rows])
+    retriever = fit_retriever(train_features[others], embeddings[others])
+    chosen = chosen_of(train, count, "3d")
+    made, _ = rendered(model, train, chosen)
+    wanted = [names[i] for i in chosen.tolist()]
+    real = recall_at_10(retriever, train_features[chosen], embeddings[chosen], wanted)
+    found = recall_at_10(retriever, net.features(made), embeddings[chosen], wanted)
+    return {
+        "names": len(set(wanted)),
+        "rendered": round(found, 3),
+        "real": round(real, 3),
+        "ratio": round(found / real, 3),
+    }
+
+
+def pair(values: tuple[float, float]) -> list[float]:
+    """Return mean and spread, rounded."""
+    return [round(v, 1) for v in values]
+
+
+def save_grid(
+    made: torch.Tensor, pictures: Pictures, order: torch.Tensor, path: Path, made_order: bool = False
+) -> None:
+    """Write 24 rendered pictures as four rows of six, and their prompts beside it as text."""
+    places = range(24) if made_order else order[:24].tolist()
+    tiles = [((made[i] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy() for i in places]
+    rows = [np.concatenate(tiles[i : i + 6], axis=1) for i in range(0, 24, 6)]
+    Image.fromarray(np.concatenate(rows)).save(path)
+    captions = [plain_caption(pictures.rows[i]) for i in order[:24].tolist()]
+    lines = [" | ".join(captions[i : i + 6]) for i in range(0, 24, 6)]
+    path.with_suffix(".txt").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The oracle: the same request through diffusers' StableDiffusion3Pipeline and through the exported bundle.
+
+Both get the same initial latents, prompts, steps and guidance. diffusers computes in float32, from the bundle's own
+weight files, whatever the bundle's precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime.noise import philox_normal
+from ..runtime.pipeline import open_model
+from ..runtime.request import Request
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request: steps on the default grid, or custom sigmas before the shift."""
+
+    prompt: str
+    size: tuple[int, int]
+    guidance: float
+    steps: int | None = None
+    sigmas: tuple[float, ...] | None = None
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the bundle's result is from diffusers': relative L2 of the final latents, PSNR of the pictures in dB."""
+
+    case: Case
+    latents: float
+    psnr: float
+
+
+def compare(bundle: Path, cases: Sequence[Case], threads: int | None = None) -> Iterator[Difference]:
+    """Yield the difference of each case; `bundle` is a bundle directory, which diffusers loads as a checkpoint."""
+    import torch
+
+    pipeline = load_pipeline(bundle)
+    with open_model(bundle, threads) as model, torch.no_grad():
+        manifest = model.bundle.manifest
+        for seed, case in enumerate(cases):
+            height, width = (side // manifest.latents.factor for side in case.size)
+            noise = philox_normal((manifest.latents.channels, height, width), seed, image=0)[None]
+            ours = model.render(
+                Request(
+                    case.prompt,
+                    case.negative,
+                    steps=case.steps,
+                    guidance=case.guidance,
+                    size=case.size,
+                    sigmas=case.sigmas,
+                    latents=noise,
+                )
+            )
+            options: dict[str, Any] = {"sigmas": list(case.sigmas)} if case.sigmas else {}
+            latents = pipeline(
+                prompt=case.prompt,
+                negative_prompt=case.negative,
+                height=case.size[0],
+                width=case.size[1],
+                num_inference_steps=case.steps or len(case.sigmas or ()),
+                guidance_scale=case.guidance,
+                latents=torch.from_numpy(noise.copy()),
+                max_sequence_length=manifest.t5_tokens,
+                output_type="latent",
+                **options,
+            ).images
+            scaled = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
+            decoded = pipeline.vae.decode(scaled, return_dict=False)[0]
+            picture = np.asarray(pipeline.image_processor.postprocess(decoded, output_type="pil")[0])
+            yield Difference(case, relative_l2(ours.latents, latents.numpy()), psnr(ours.images[0], picture))
+
+
+def load_pipeline(checkpoint: Path) -> Any:
+    """Return diffusers' own pipeline over a checkpoint or bundle directory, in float32, without progress bars."""
+    import torch
+    from diffusers import StableDiffusion3Pipeline
+
+    pipeline = StableDiffusion3Pipeline.from_pretrained(checkpoint, torch_dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def relative_l2(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return |found - expected| / |expected| in float64."""
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of uint8 pictures in dB; infinite for equal ones."""
+    error = np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
