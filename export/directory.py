@@ -67,7 +67,7 @@ class NewDirectory:
             os.close(self._lock)
         if isinstance(error, OSError):
             raise OutputError(
-                f"Writing {self.target} failed ({error.strerror or error}). Free some space or choose another place."
+                f"Writing {self.target} failed ({error}). Free some space or choose another place."
             ) from error
 
 

@@ -8,6 +8,7 @@ signal-to-noise ratio; the maximum is of absolute differences.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -57,8 +58,9 @@ def check(
         try:
             assert child.stdin is not None
             assert child.stdout is not None
-            child.stdin.write(json.dumps(request))
-            child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status says so below
+                child.stdin.write(json.dumps(request))
+                child.stdin.close()
             for line in child.stdout:
                 entry = json.loads(line)
                 entry["shapes"] = {k: tuple(v) for k, v in entry["shapes"].items()}

@@ -104,7 +104,10 @@ def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
     if tensor.dtype == "BF16":
         values = (np.frombuffer(piece, "<u2").astype("<u4") << 16).view("<f4")
     else:
-        values = np.frombuffer(piece, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
+        # float64 goes to half through float32, as torch does.
+        values = np.frombuffer(piece, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(
+            "<f4", copy=False
+        )
     if dtype == "F16":
         finite = np.abs(values[np.isfinite(values)])
         if finite.size and finite.max() > MAX_HALF:
@@ -113,7 +116,7 @@ def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
                 "Export with --precision fp32."
             )
         return values.astype("<f2").tobytes()
-    return values.astype("<f4").tobytes()
+    return values.tobytes()
 
 
 def _share_blocks(reader: BinaryIO, writer: BinaryIO) -> bool:

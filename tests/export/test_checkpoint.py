@@ -100,7 +100,7 @@ def test_mixed_precision_is_refused_with_the_option_to_use(copy):
     tensors = load_file(copy / "vae" / WEIGHTS)
     first = min(tensors)
     save_file(tensors | {first: tensors[first].half()}, copy / "vae" / WEIGHTS)
-    with pytest.raises(CheckpointError, match="in F16 and F32.*--precision fp16"):
+    with pytest.raises(CheckpointError, match=r"in F16 and F32.*--precision fp16"):
         checkpoint.precision(read(copy).parts["vae"])
 
 
@@ -152,7 +152,7 @@ def test_a_buffer_that_no_file_holds_goes_into_a_file_of_its_own(copy):
 def test_a_missing_weight_is_named(tiny_checkpoint, tmp_path):
     part = checkpoint.read_part(tiny_checkpoint, "text_encoder")
     tensors = {k: v for k, v in part.tensors.items() if k != "text_projection.weight"}
-    with pytest.raises(CheckpointError, match="needs the tensor 'text_projection.weight'"):
+    with pytest.raises(CheckpointError, match=r"needs the tensor 'text_projection\.weight'"):
         trace.write(sd3.text_encoder("text_encoder", part.config), "fp32", tensors, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 

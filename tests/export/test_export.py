@@ -154,12 +154,14 @@ def test_half_precision_converts_files_and_passes_its_gate(half, tiny_checkpoint
     assert json.loads((half / "text_encoder/config.json").read_text())["dtype"] == "float16"
 
 
-def test_a_converted_bundle_unpacks_to_a_checkpoint_in_that_precision(half, tmp_path):
+def test_a_converted_bundle_unpacks_to_a_checkpoint_in_that_precision(half, tiny_checkpoint, tmp_path):
     from diffusers import SD3Transformer2DModel
 
     unpack(half, tmp_path / "out")
-    model = SD3Transformer2DModel.from_pretrained(tmp_path / "out/transformer", torch_dtype="auto")
-    assert model.dtype == torch.float16
+    options = {"torch_dtype": torch.float16}
+    found = SD3Transformer2DModel.from_pretrained(tmp_path / "out/transformer", **options).state_dict()
+    expected = SD3Transformer2DModel.from_pretrained(tiny_checkpoint / "transformer", **options).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_damaged_weight_fails_parity(exported, tmp_path):

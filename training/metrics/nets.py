@@ -109,7 +109,7 @@ def _converted(name: str) -> dict[str, torch.Tensor]:
 
 
 class Lite0(nn.Module):
-    """EfficientNet-Lite0 features: pictures (B, 3, H, W) in [-1, 1] to (B, 1280) float32, resized to 224 px."""
+    """EfficientNet-Lite0 features: pictures (B, 3, H, W) in [-1, 1] to (B, 1280) float32, at their own size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,13 +119,13 @@ class Lite0(nn.Module):
             raise TrainingError("efficientnet-lite-pytorch is not installed. Run: pip install 'segue[train]'") from None
         self.net = EfficientNet.from_name("efficientnet-lite0")
         self.net.load_state_dict(_converted("lite0.safetensors"))
-        self.eval().requires_grad_(False)
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the pooled features (B, 1280)."""
-        resized = F.interpolate(pictures, size=(224, 224), mode="bicubic", antialias=True).clamp(-1, 1)
         # The ImageNet statistics that the published weights were trained with are mean 127 and deviation 128.
-        return self.net.extract_features((resized * 127.5 + 0.5) / 128).mean((2, 3))
+        pixels = ((pictures * 127.5 + 0.5) / 128).to(memory_format=torch.channels_last)
+        return self.net.extract_features(pixels).mean((2, 3))
 
     def features(self, pictures: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """Return features of many pictures, batch by batch, without gradient."""
