@@ -2,10 +2,10 @@
 
     python benchmarks/emoji_quality.py emoji --data runs/data/emoji
 
-Reports, on class-balanced prompts of each split: KID (EfficientNet-Lite0, x 1e3) against the real pictures of the same
-prompts, with the KID of two halves of real pictures beside it; LPIPS to the nearest training picture (memorisation), with
-that of held-out real pictures beside it; R@10 of the Lite0-to-MiniLM retriever for 3-D prompts, with that of real
-pictures beside it. Draws docs/emoji-seen.png and docs/emoji-held-out.png, 24 prompts each.
+On class-balanced prompts of each split it reports the KID (EfficientNet-Lite0, x 1e3) against the real pictures of the
+same prompts, and the LPIPS to the nearest training picture (memorisation); for 3-D prompts the R@10 of the
+Lite0-to-MiniLM retriever. Beside each stands what real pictures get. Draws docs/emoji-seen.png and
+docs/emoji-held-out.png, 24 prompts each.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def chosen_of(pictures: Pictures, count: int, style: str | None = None) -> torch
 
 
 def rendered(model: segue.Model, pictures: Pictures, indices: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Return what the bundle renders for the pictures' plain captions, each with its own seed, and the seconds taken."""
+    """Return what the bundle renders for the plain captions, each with its own seed, and the seconds taken."""
     started = time.perf_counter()
     images = [model.generate(plain_caption(pictures.rows[i]), seed=n) for n, i in enumerate(indices.tolist())]
     seconds = time.perf_counter() - started

@@ -1,0 +1,78 @@
+"""The whole chain on plain pictures: the checkpoint that training writes is one that diffusers and Segue take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import segue
+from segue.export.export import export
+from segue.training import teacher
+from segue.training.autoencoder import Autoencoder, AutoencoderSpec
+from segue.training.recipe import train
+
+RECIPE = """
+[teacher]
+data = "{data}"
+autoencoder = "{parts}"
+text = "{text}"
+layers = 1
+heads = 2
+head = 8
+joint_width = 48
+positions = 16
+
+[loop]
+steps = 2
+batch = 2
+learning_rate = 1e-3
+grid_every = 2
+save_every = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pictures: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    spec = AutoencoderSpec(str(pictures), channels=(8, 8, 8, 16), groups=4)
+    Autoencoder(spec, seed=0).finish(folder / "parts")
+    recipe = folder / "tiny.toml"
+    recipe.write_text(RECIPE.format(data=pictures, parts=folder / "parts", text=tiny_checkpoint))
+    train(recipe, folder / "run", lambda *_: None)
+    assert (folder / "run/grid-00000002.png").is_file()
+    return folder / "run/checkpoint"
+
+
+def test_diffusers_loads_and_renders_the_checkpoint(checkpoint: Path) -> None:
+    from segue.export.oracle import load_pipeline
+
+    pipeline = load_pipeline(checkpoint)
+    picture = pipeline("red", height=128, width=128, num_inference_steps=1, max_sequence_length=0).images[0]
+    assert picture.size == (128, 128)
+
+
+def test_the_checkpoint_becomes_a_bundle_with_its_own_settings(checkpoint: Path, tmp_path: Path) -> None:
+    made = export(checkpoint, tmp_path / "bundle", parity=False)
+    assert made.t5_tokens == 0
+    assert made.components["transformer"].precision == "fp16"
+    assert made.sampler.guidance == 4.0
+    with segue.open(tmp_path / "bundle") as model:
+        assert model.generate("red", steps=1).shape == (128, 128, 3)
+
+
+def test_every_residual_branch_starts_closed() -> None:
+    from diffusers import SD3Transformer2DModel
+
+    net = SD3Transformer2DModel(
+        sample_size=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        pooled_projection_dim=8,
+        pos_embed_max_size=16,
+    )
+    teacher.initialise(net)
+    out = net(torch.randn(1, 16, 8, 8), torch.randn(1, 3, 16), torch.randn(1, 8), torch.tensor([500.0]))
+    assert out.sample.abs().max() == 0
