@@ -84,7 +84,9 @@ def load_pipeline(checkpoint: Path) -> Any:
     import torch
     from diffusers import StableDiffusion3Pipeline
 
-    pipeline = StableDiffusion3Pipeline.from_pretrained(checkpoint, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        checkpoint, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from segue.export.export import export
 from segue.export.oracle import Case, compare
 
 PROMPTS = (
@@ -26,9 +25,8 @@ def test_the_bundle_gives_what_diffusers_gives(exported: Path) -> None:
         assert found.psnr >= 60, found
 
 
-def test_an_fp16_bundle_gives_nearly_what_diffusers_gives_in_fp32(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    export(tiny_checkpoint, tmp_path / "half", precision="fp16", parity=False)
-    for found in compare(tmp_path / "half", cases()[::5], threads=1):
+def test_an_fp16_bundle_gives_nearly_what_diffusers_gives_in_fp32(half: Path) -> None:
+    for found in compare(half, cases()[::5], threads=1):
         assert found.psnr >= 35, found
 
 
