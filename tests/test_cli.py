@@ -55,7 +55,7 @@ def test_several_pictures_are_numbered_and_custom_sigmas_are_taken(exported: Pat
 def test_a_cut_prompt_is_warned_of(exported: Path, tmp_path: Path) -> None:
     done = run("render", exported, "words " * 30 + "tail", "--size", 64, "--steps", 1, cwd=tmp_path)
     assert done.returncode == 0
-    assert "Warning: the prompt is longer than 24 tokens" in done.stderr
+    assert "Warning: a prompt is longer than 24 tokens" in done.stderr
     assert "tail" in done.stderr
 
 

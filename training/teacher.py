@@ -140,8 +140,8 @@ def cached_latents(vae: Any, pictures: Pictures, folder: Path) -> tuple[torch.Te
             vae.encode(pictures.on_white(torch.arange(i, min(i + 64, len(pictures.rows))))).latent_dist
             for i in range(0, len(pictures.rows), 64)
         ]
-        tensors = {"mean": torch.cat([p.mean for p in parts]), "deviation": torch.cat([p.std for p in parts])}
-        write_whole(path, save(tensors))
+        made = {"mean": torch.cat([p.mean for p in parts]), "deviation": torch.cat([p.std for p in parts])}
+        write_whole(path, save({name: tensor.contiguous() for name, tensor in made.items()}))
     tensors = load_file(path)
     return tensors["mean"], tensors["deviation"]
 
