@@ -11,9 +11,9 @@ from typing import Any
 
 from ..errors import CheckpointError, UsageError
 from ..runtime import manifest
+from ..runtime.directory import NewDirectory
 from . import checkpoint, headers
 from . import precision as weights
-from .directory import NewDirectory
 from .families import sd3_facts
 
 KINDS = ("keep", "fp16", "fp32")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import BundleError
 from ..runtime import manifest
+from ..runtime.directory import NewDirectory
 from . import precision
-from .directory import NewDirectory
 
 
 def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = lambda file, done, total: None) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import TrainingError
+from .latents import cached_latents
 from .pictures import Pictures
 
 
@@ -22,8 +23,8 @@ class AutoencoderSpec:
     channels: tuple[int, ...] = (24, 48, 96, 160)
     layers: int = 1
     groups: int = 8
-    crop: int = 64  # pixels; 128 trains on whole pictures
-    part: str = "all"  # "decoder" keeps the encoder, and so every latent, as it is
+    crop: int = 64  # pixels; the decoder alone learns on whole pictures
+    part: str = "all"  # "decoder" keeps the encoder, and so every latent, as it is; it needs `start`
     start: str = ""  # a directory with `vae/` to start from
     kl_weight: float = 5e-5
     lpips_weight: float = 0.0
@@ -31,6 +32,8 @@ class AutoencoderSpec:
 
 class Autoencoder:
     """The autoencoder's loss: L1 + MSE on pixels, a light KL term, LPIPS where asked for."""
+
+    after: tuple[str, ...] = ()
 
     def __init__(self, spec: AutoencoderSpec, seed: int) -> None:
         from diffusers import AutoencoderKL
@@ -55,10 +58,13 @@ class Autoencoder:
                 use_quant_conv=False,
                 use_post_quant_conv=False,
             )
-        if spec.part not in ("all", "decoder"):
-            raise TrainingError(f'autoencoder.part is {spec.part!r}. Write "all" or "decoder".')
+        if spec.part not in ("all", "decoder") or (spec.part == "decoder" and not spec.start):
+            raise TrainingError(
+                f'autoencoder.part is {spec.part!r} with start {spec.start!r}. Write "all", or "decoder" with a start.'
+            )
         if spec.part == "decoder":
             self.vae.encoder.requires_grad_(False)
+            self.latents = cached_latents(self.pictures, Path(spec.start))
         self.vae.to(memory_format=torch.channels_last)
         self.lpips: nn.Module | None = None
         if spec.lpips_weight:
@@ -68,19 +74,24 @@ class Autoencoder:
         self.module: nn.Module = self.vae
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss of `batch` random crops, half of them mirrored."""
-        pixels = self._crops(batch, generator)
-        with torch.set_grad_enabled(self.spec.part == "all"):
-            posterior = self.vae.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
-        mse = F.mse_loss(decoded, pixels)
-        loss = mse + F.l1_loss(decoded, pixels)
-        figures = {"psnr": -10 * torch.log10(mse.detach() / 4).item()}
+        """Return the loss of `batch` random crops, half of them mirrored; of whole pictures for the decoder alone."""
+        figures: dict[str, float] = {}
         if self.spec.part == "all":
-            kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-            loss = loss + self.spec.kl_weight * kl
+            pixels = self._crops(batch, generator)
+            posterior = self.vae.encode(pixels).latent_dist
+            mean, std = posterior.mean, posterior.std
+            kl = 0.5 * (mean**2 + posterior.var - 1 - posterior.logvar).mean()
             figures["kl"] = kl.item()
+        else:
+            chosen = self.pictures.draw(batch, generator)
+            pixels = self.pictures.on_white(chosen)
+            mean, std = self.latents[0][chosen], self.latents[1][chosen]
+            kl = torch.zeros(())
+        noise = torch.randn(mean.shape, generator=generator)
+        decoded = self.vae.decode(mean + std * noise).sample
+        mse = F.mse_loss(decoded, pixels)
+        loss = mse + F.l1_loss(decoded, pixels) + self.spec.kl_weight * kl
+        figures["psnr"] = -10 * torch.log10(mse.detach() / 4).item()
         if self.lpips is not None:
             distance = self.lpips(decoded, pixels).mean()
             loss = loss + self.spec.lpips_weight * distance
@@ -97,8 +108,8 @@ class Autoencoder:
     def finish(self, out: Path) -> None:
         """Write `out/vae/`; after training the encoder, its latents are brought to mean 0 and variance 1 a channel."""
         if self.spec.part == "all":
-            mean, deviation = self._latent_moments()
-            normalise_latents(self.vae, mean, deviation)
+            mean, std = self._latent_moments()
+            normalise_latents(self.vae, mean, std)
         self.vae.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")
 
     def _crops(self, batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -120,16 +131,16 @@ class Autoencoder:
 
 
 @torch.no_grad()
-def normalise_latents(vae: Any, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-    """Fold (z - mean) / deviation a channel into the encoder's last layer and its inverse into the decoder's first.
+def normalise_latents(vae: Any, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Fold (z - mean) / std a channel into the encoder's last layer and its inverse into the decoder's first.
 
     SD3's VAE config has one scale and one shift for all channels; folding gives unit variance in each of them and
     leaves both at 1 and 0. Exact inside; at the border the decoder's zero padding now stands for the channel's mean.
     """
     channels = mean.numel()
     last, first = vae.encoder.conv_out, vae.decoder.conv_in
-    last.weight[:channels] /= deviation[:, None, None, None]
-    last.bias[:channels] = (last.bias[:channels] - mean) / deviation
-    last.bias[channels:] -= 2 * deviation.log()
+    last.weight[:channels] /= std[:, None, None, None]
+    last.bias[:channels] = (last.bias[:channels] - mean) / std
+    last.bias[channels:] -= 2 * std.log()
     first.bias += (first.weight * mean[None, :, None, None]).sum((1, 2, 3))
-    first.weight *= deviation[None, :, None, None]
+    first.weight *= std[None, :, None, None]

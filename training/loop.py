@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from ..errors import Cancelled, TrainingError
+from ..errors import Cancelled, OutputError, TrainingError
+from ..runtime.files import write_whole
 from .state import load_state, save_state
 
 
@@ -45,6 +47,7 @@ class Task(Protocol):
     """What a recipe trains: the module, the loss of one batch, and what to show and write."""
 
     module: nn.Module
+    after: tuple[str, ...]  # recipe keys that only what happens after training depends on: they may change on resuming
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss of a batch drawn with `generator`, and figures to log."""
@@ -69,7 +72,8 @@ class Reporter(Protocol):
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Return the generator that draws everything random of one training step."""
-    return torch.Generator().manual_seed((seed << 32) + step)
+    # The generator takes 32 bits of seed; the odd factor keeps the streams of small seeds apart.
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + step) & 0xFFFFFFFF)
 
 
 def learning_rate(spec: LoopSpec, step: int) -> float:
@@ -82,7 +86,7 @@ def learning_rate(spec: LoopSpec, step: int) -> float:
 def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -> None:
     """Train `task` to `spec.steps`, from the newest state below `out` where there is one, then let it write its result.
 
-    Raises Cancelled on Ctrl-C after saving, and TrainingError when the loss is not finite; the last state stays.
+    Raises Cancelled on Ctrl-C and TrainingError when the loss is not finite; the last saved state stays.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -96,7 +100,7 @@ def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -
         weight_decay=spec.weight_decay,
         fused=True,
     )
-    first = _restore(load_state(out, recipe, ("loop.steps",)), parameters, average, optimiser)
+    first = _restore(load_state(out, recipe, ("loop.steps", *task.after)), parameters, average, optimiser)
     log = _Log(out / "losses.jsonl", first)
     writer = SummaryWriter(out / "tensorboard", purge_step=first)
     step = first
@@ -132,7 +136,10 @@ def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -
                     writer.add_image("samples", grid, step)
                     _save_grid(grid, out / f"grid-{step + 1:08d}.png")
             if (step + 1) % spec.save_every == 0 or step + 1 == spec.steps:
+                log.keep()
                 save_state(out, step + 1, _tensors(parameters, average, optimiser), recipe)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error}. Make room, then run the same command again.") from error
     except KeyboardInterrupt:
         # The interrupted step may be half applied: the newest whole state is the one to go on from.
         raise Cancelled(
@@ -195,13 +202,19 @@ class _Log:
     """The loss curve as JSON lines; on resuming, lines of steps that will be done again are dropped."""
 
     def __init__(self, path: Path, first: int) -> None:
-        kept = path.read_text().splitlines()[:first] if path.exists() else []
-        self._file = path.open("w")
-        self._file.writelines(f"{line}\n" for line in kept)
+        if path.exists():
+            # A killed run may have torn its last line; whole lines end with a line feed.
+            whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            write_whole(path, "".join(line for line in whole if json.loads(line)["step"] < first).encode())
+        self._file = path.open("a")
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **figures}) + "\n")
         self._file.flush()
+
+    def keep(self) -> None:
+        """Flush to disk, so that a saved state never outlives its curve."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -19,6 +19,7 @@ class Pictures:
     """
 
     def __init__(self, folder: Path, splits: tuple[str, ...] = ("train",)) -> None:
+        self.table = folder / "emoji.json"
         rows, rgba = emoji.load(folder)
         chosen = [i for i, row in enumerate(rows) if row.split in splits]
         self.rows = [rows[i] for i in chosen]

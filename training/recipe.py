@@ -8,7 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import TrainingError
+from ..errors import OutputError, TrainingError
+from ..runtime.files import check_writable
 from .loop import LoopSpec, Reporter, Task, run
 
 T = TypeVar("T")
@@ -27,9 +28,13 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Return the recipe's tables; raises TrainingError when the file is not valid TOML."""
     try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TrainingError(f"{path} is not valid TOML: {error}. Mend that line, then run it again.") from None
+    bare = sorted(name for name, table in recipe.items() if not isinstance(table, dict))
+    if bare:
+        raise TrainingError(f"{path} has {bare[0]!r} outside a table. Put it below [loop] or below its task.")
+    return recipe
 
 
 def fill(spec: type[T], table: dict[str, Any], where: str) -> T:
@@ -61,7 +66,29 @@ def train(path: Path, out: Path, report: Reporter) -> None:
     if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in TASKS:
         raise TrainingError(f"{path} needs [loop] and exactly one of {', '.join(TASKS)}; it has {sorted(recipe)}.")
     loop = fill(LoopSpec, recipe["loop"], "loop")
-    run(TASKS[tasks[0]](recipe[tasks[0]], loop.seed), loop, recipe, out, report)
+    _check_loop(loop)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        check_writable(out / "losses.jsonl")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made: {error.strerror}. Name another place with --out.") from None
+    try:
+        task = TASKS[tasks[0]](recipe[tasks[0]], loop.seed)
+    except (OSError, ValueError, TypeError) as error:
+        # What an earlier recipe should have written is missing, or a size does not fit the network.
+        raise TrainingError(
+            f"[{tasks[0]}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."
+        ) from error
+    run(task, loop, recipe, out, report)
+
+
+def _check_loop(loop: LoopSpec) -> None:
+    for name in ("steps", "batch", "learning_rate", "log_every", "save_every", "grid_every"):
+        if not getattr(loop, name) > 0:
+            raise TrainingError(f"[loop] {name} = {getattr(loop, name)} must be above 0. Mend the recipe.")
+    for name in ("beta2", "ema"):
+        if not 0 <= getattr(loop, name) < 1:
+            raise TrainingError(f"[loop] {name} = {getattr(loop, name)} must be in [0, 1). Mend the recipe.")
 
 
 def _autoencoder(table: dict[str, Any], seed: int) -> Task:

@@ -22,12 +22,9 @@ def save_state(out: Path, step: int, tensors: dict[str, torch.Tensor], recipe: d
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
     (temporary / "state.json").write_text(json.dumps({"step": step, "recipe": recipe}, indent=1))
     for path in (*temporary.iterdir(), temporary):
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    if final.exists():
-        shutil.rmtree(final)
+        _flush(path)
     temporary.rename(final)
+    _flush(out)
     for old in sorted(out.glob("state-*"))[:-1]:
         shutil.rmtree(old)
     return final
@@ -49,6 +46,14 @@ def load_state(out: Path, recipe: dict, may_change: tuple[str, ...] = ()) -> tup
             "Choose another --out, or remove that directory to start again."
         )
     return saved["step"], load_file(found[-1] / "state.safetensors")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..runtime.files import write_whole
+from ..errors import TrainingError
 from ..runtime.sampler import default_schedule
 from .captions import draw_captions, plain_caption
 from .data import emoji
+from .latents import cached_latents
 from .pictures import Pictures
 
 
@@ -24,7 +25,8 @@ class TeacherSpec:
     """What the transformer is and how it learns."""
 
     data: str
-    autoencoder: str  # a directory with `vae/`; the latents are cached in it
+    autoencoder: str  # a directory with `vae/` whose encoder makes the latents, which are cached in it
+    decoder: str  # a directory with `vae/` of the same encoder: the one that decodes and that the checkpoint gets
     text: str  # a directory with `text_encoder/`, `tokenizer/` and their second ones
     layers: int = 8
     heads: int = 4
@@ -32,8 +34,8 @@ class TeacherSpec:
     joint_width: int = 160
     positions: int = 32  # largest picture side in patches of 16 px
     shift: float = 3.0
-    time_mean: float = 0.7  # sigma = sigmoid(N(time_mean, time_deviation^2))
-    time_deviation: float = 1.2
+    time_mean: float = 0.7  # sigma = sigmoid(N(time_mean, time_std^2))
+    time_std: float = 1.2
     caption_dropout: float = 0.1
     guidance: float = 4.0  # the default of the written checkpoint
     revision: str = "1"
@@ -43,13 +45,18 @@ class TeacherSpec:
 class Teacher:
     """Flow matching (velocity eps - x0, time input 1000 sigma) on the captioned emoji."""
 
+    after: tuple[str, ...] = ("teacher.decoder", "teacher.guidance", "teacher.revision")
+
     def __init__(self, spec: TeacherSpec, seed: int) -> None:
         from diffusers import AutoencoderKL, SD3Transformer2DModel
 
         self.spec = spec
         self.pictures = Pictures(Path(spec.data))
-        self.vae = AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").eval().requires_grad_(False)
-        self.mean, self.deviation = cached_latents(self.vae, self.pictures, Path(spec.autoencoder))
+        encoder = AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").eval()
+        self.mean, self.std = cached_latents(self.pictures, Path(spec.autoencoder))
+        # The decoder may still be in training beside this run: until it is there, grids are drawn with the first one.
+        decoder = Path(spec.decoder) / "vae"
+        self.vae = AutoencoderKL.from_pretrained(decoder).eval().requires_grad_(False) if decoder.is_dir() else encoder
         self.text = TextConditioner(Path(spec.text))
         width = spec.heads * spec.head
         torch.manual_seed(seed)
@@ -76,9 +83,9 @@ class Teacher:
         chosen = self.pictures.draw(batch, generator)
         captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], spec.caption_dropout, generator)
         shape = (batch, *self.mean.shape[1:])
-        latents = self.mean[chosen] + self.deviation[chosen] * torch.randn(shape, generator=generator)
+        latents = self.mean[chosen] + self.std[chosen] * torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
-        sigma = torch.sigmoid(spec.time_mean + spec.time_deviation * torch.randn(batch, generator=generator))
+        sigma = torch.sigmoid(spec.time_mean + spec.time_std * torch.randn(batch, generator=generator))
         mixed = torch.lerp(latents, noise, sigma[:, None, None, None])
         states, pooled = self.text(captions)
         velocity = self.forward(
@@ -100,6 +107,11 @@ class Teacher:
 
     def finish(self, out: Path) -> None:
         """Write `out/checkpoint/`: a Stable Diffusion 3 checkpoint that diffusers loads."""
+        if not (Path(self.spec.decoder) / "vae").is_dir():
+            raise TrainingError(
+                f"the transformer is trained, but {self.spec.decoder} has no vae/ for the checkpoint. "
+                "Train the decoder (segue train emoji-decoder), then run this command again."
+            )
         write_checkpoint(self.transformer, self.spec, out / "checkpoint")
 
 
@@ -128,22 +140,6 @@ class TextConditioner:
             torch.cat([o.hidden_states[-2] for o in outputs], -1),
             torch.cat([o.text_embeds for o in outputs], -1),
         )
-
-
-def cached_latents(vae: Any, pictures: Pictures, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the posterior mean and deviation (N, 16, 16, 16) of every picture, encoded once and kept in `folder`."""
-    from safetensors.torch import load_file, save
-
-    path = folder / "latents.safetensors"
-    if not path.is_file():
-        parts = [
-            vae.encode(pictures.on_white(torch.arange(i, min(i + 64, len(pictures.rows))))).latent_dist
-            for i in range(0, len(pictures.rows), 64)
-        ]
-        made = {"mean": torch.cat([p.mean for p in parts]), "deviation": torch.cat([p.std for p in parts])}
-        write_whole(path, save({name: tensor.contiguous() for name, tensor in made.items()}))
-    tensors = load_file(path)
-    return tensors["mean"], tensors["deviation"]
 
 
 @torch.no_grad()
@@ -210,7 +206,7 @@ def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
     copy = SD3Transformer2DModel.from_config(transformer.config)
     copy.load_state_dict(transformer.state_dict())
     copy.half().save_pretrained(temporary / "transformer")
-    AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").half().save_pretrained(temporary / "vae")
+    AutoencoderKL.from_pretrained(Path(spec.decoder) / "vae").half().save_pretrained(temporary / "vae")
     for suffix in ("", "_2"):
         encoder = CLIPTextModelWithProjection.from_pretrained(Path(spec.text) / f"text_encoder{suffix}")
         encoder.half().save_pretrained(temporary / f"text_encoder{suffix}")

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from .captions import STYLES, draw_captions
-from .data.emoji import Row
+from .data import emoji
 from .data.packages import fetch
+from .latents import remembered
 from .metrics.nets import CLIP_BPE, Lite0, cache_directory, embed_names
-from .pictures import Pictures
+from .pictures import Pictures, on_white
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class TextEncodersSpec:
 
 class TextEncoders:
     """Both encoders learn side by side, each with its own projection of frozen Lite0 picture features."""
+
+    after: tuple[str, ...] = ()
 
     def __init__(self, spec: TextEncodersSpec, seed: int) -> None:
         self.spec = spec
@@ -67,7 +70,8 @@ class TextEncoders:
         targets = ((names @ names.T - gap) / self.spec.temperature).softmax(-1)
         total = torch.zeros(())
         # Feature dropout keeps the small head from learning single training pictures by heart.
-        features = F.dropout(self.features[chosen], 0.2)
+        kept = torch.rand(batch, self.features.shape[1], generator=generator) >= 0.2
+        features = self.features[chosen] * kept / 0.8
         for tokenizer, encoder, head, scale in zip(
             self.tokenizers, self.encoders, self.heads, self.scales, strict=True
         ):
@@ -108,23 +112,16 @@ class TextEncoders:
 
 def picture_features(folder: Path, pictures: Pictures) -> torch.Tensor:
     """Return Lite0 features (N, 1280) of `pictures`, computed once for the data set and kept beside it."""
-    from safetensors.torch import load_file, save
-
-    from ..runtime.files import write_whole
-    from .data import emoji
-
-    path = folder / "lite0.safetensors"
     rows, rgba = emoji.load(folder)
-    if not path.is_file():
-        from .pictures import on_white
 
+    def measure() -> dict[str, torch.Tensor]:
         net = Lite0()
         parts = [net.features(on_white(torch.from_numpy(rgba[i : i + 256]))) for i in range(0, len(rgba), 256)]
-        write_whole(path, save({"features": torch.cat(parts)}))
-    features = load_file(path)["features"]
+        return {"features": torch.cat(parts)}
+
+    features = remembered(folder / "lite0.safetensors", [folder / "emoji.json"], measure)["features"]
     place = {(row.style, row.hexcode): i for i, row in enumerate(rows)}
-    chosen: list[Row] = pictures.rows
-    return features[torch.tensor([place[row.style, row.hexcode] for row in chosen])]
+    return features[torch.tensor([place[row.style, row.hexcode] for row in pictures.rows])]
 
 
 def make_text_encoder(width: int, spec: TextEncodersSpec, activation: str) -> Any:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from segue.errors import OutputError
-from segue.export.directory import NewDirectory
+from segue.runtime.directory import NewDirectory
 
 EXPORT = """
 import sys

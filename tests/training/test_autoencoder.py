@@ -15,18 +15,16 @@ def test_normalised_latents_have_unit_moments_and_decode_to_the_same_picture(pic
     vae = task.vae.eval()
     pixels = task.pictures.on_white(torch.arange(8))
     before = vae.encode(pixels).latent_dist
-    decoded = vae.decode(before.mode()).sample
-    mean, deviation = before.mode().mean((0, 2, 3)), before.mode().std((0, 2, 3))
-    normalise_latents(vae, mean, deviation)
+    decoded, first = vae.decode(before.mode()).sample, vae.decoder.conv_in(before.mode())
+    mean, std = before.mode().mean((0, 2, 3)), before.mode().std((0, 2, 3))
+    normalise_latents(vae, mean, std)
     after = vae.encode(pixels).latent_dist
-    expected = (before.mode() - mean[:, None, None]) / deviation[:, None, None]
+    expected = (before.mode() - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(after.mode(), expected, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(after.std, before.std / deviation[:, None, None], rtol=1e-3, atol=1e-6)
-    # Only the border, where zero padding now stands for the mean, may differ before attention mixes it in.
-    first = vae.decoder.conv_in(after.mode())[:, :, 1:-1, 1:-1]
-    inverse = after.mode() * deviation[:, None, None] + mean[:, None, None]
-    torch.testing.assert_close(inverse, before.mode(), rtol=1e-3, atol=1e-3)
-    assert first.isfinite().all()
+    torch.testing.assert_close(after.std, before.std / std[:, None, None], rtol=1e-3, atol=1e-6)
+    # Only the border, where zero padding now stands for the mean, may differ.
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(vae.decoder.conv_in(after.mode())[inside], first[inside], rtol=1e-3, atol=1e-3)
     assert (vae.decode(after.mode()).sample - decoded).abs().mean() < 0.2 * decoded.abs().mean()
 
 

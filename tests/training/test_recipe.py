@@ -51,6 +51,32 @@ def test_a_recipe_without_a_task_says_which_tasks_there_are(tmp_path: Path) -> N
         train(path, tmp_path / "run", lambda *_: None)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("loop = 3\n", "'loop' outside a table"),
+        ("[loop]\nsteps = 1\nbatch = -1\nlearning_rate = 1e-3\n[teacher]\n", r"batch = -1 must be above 0"),
+        ("[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\nema = 1.0\n[teacher]\n", r"ema = 1.0 must be in"),
+        ("\udcff", "not valid TOML"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(TrainingError, match=message):
+        train(path, tmp_path / "run", lambda *_: None)
+
+
+def test_a_stage_out_of_order_names_what_to_run_first(tmp_path: Path, pictures: Path) -> None:
+    path = tmp_path / "early.toml"
+    path.write_text(
+        f'[autoencoder]\ndata = "{pictures}"\npart = "decoder"\nstart = "{tmp_path}/none"\n'
+        "[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\n"
+    )
+    with pytest.raises(TrainingError, match="Run the recipes that it starts from first"):
+        train(path, tmp_path / "run", lambda *_: None)
+
+
 def test_broken_toml_names_the_place(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("[loop\n")

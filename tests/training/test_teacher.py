@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import segue
+from segue.errors import TrainingError
 from segue.export.export import export
 from segue.training import teacher
 from segue.training.autoencoder import Autoencoder, AutoencoderSpec
@@ -15,6 +16,7 @@ RECIPE = """
 [teacher]
 data = "{data}"
 autoencoder = "{parts}"
+decoder = "{parts}"
 text = "{text}"
 layers = 1
 heads = 2
@@ -58,6 +60,29 @@ def test_the_checkpoint_becomes_a_bundle_with_its_own_settings(checkpoint: Path,
     assert made.sampler.guidance == 4.0
     with segue.open(tmp_path / "bundle") as model:
         assert model.generate("red", steps=1).shape == (128, 128, 3)
+
+
+def test_the_teacher_resumes_to_the_curve_of_an_unbroken_run(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = checkpoint.parent.parent / "tiny.toml"
+    longer = tmp_path / "longer.toml"
+    longer.write_text(recipe.read_text().replace("steps = 2", "steps = 4"))
+    train(recipe, tmp_path / "resumed", lambda *_: None)
+    train(longer, tmp_path / "resumed", lambda *_: None)
+    train(longer, tmp_path / "unbroken", lambda *_: None)
+    resumed, unbroken = ((tmp_path / run / "losses.jsonl").read_text() for run in ("resumed", "unbroken"))
+    assert resumed == unbroken
+    assert len(unbroken.splitlines()) == 4
+
+
+def test_a_trained_teacher_without_a_decoder_says_what_is_missing(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "early.toml"
+    text = (checkpoint.parent.parent / "tiny.toml").read_text()
+    parts = next(line for line in text.splitlines() if line.startswith("decoder"))
+    recipe.write_text(text.replace(parts, f'decoder = "{tmp_path}/later"'))
+    with pytest.raises(TrainingError, match="segue train emoji-decoder"):
+        train(recipe, tmp_path / "run", lambda *_: None)
+    train(checkpoint.parent.parent / "tiny.toml", tmp_path / "run", lambda *_: None)
+    assert (tmp_path / "run/checkpoint/model_index.json").is_file()
 
 
 def test_every_residual_branch_starts_closed() -> None:

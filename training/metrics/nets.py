@@ -117,9 +117,10 @@ class Lite0(nn.Module):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
             raise TrainingError("efficientnet-lite-pytorch is not installed. Run: pip install 'segue[train]'") from None
-        self.net = EfficientNet.from_name("efficientnet-lite0")
+        self.net: Any = EfficientNet.from_name("efficientnet-lite0")
         self.net.load_state_dict(_converted("lite0.safetensors"))
-        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.net.to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(False)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the pooled features (B, 1280)."""

@@ -1,0 +1,47 @@
+"""What is computed once from the pictures and kept: latents beside their autoencoder, features beside the data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from ..runtime.files import write_whole
+from .pictures import Pictures
+
+
+def remembered(path: Path, sources: list[Path], make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the tensors at `path`, made anew where they were not made from the present bytes of `sources`."""
+    digest = hashlib.sha256()
+    for source in sources:
+        with source.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    key = digest.hexdigest()
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("sources") == key:
+                return load_file(path)
+    tensors = {name: tensor.contiguous() for name, tensor in make().items()}
+    write_whole(path, save(tensors, {"sources": key}))
+    return tensors
+
+
+@torch.no_grad()
+def cached_latents(pictures: Pictures, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the posterior mean and standard deviation (N, 16, 16, 16) of every picture by `folder/vae`."""
+    from diffusers import AutoencoderKL
+
+    def encode() -> dict[str, torch.Tensor]:
+        vae: Any = AutoencoderKL.from_pretrained(folder / "vae").eval()
+        indices = torch.arange(len(pictures.rows)).split(64)
+        parts = [vae.encode(pictures.on_white(part)).latent_dist for part in indices]
+        return {"mean": torch.cat([p.mean for p in parts]), "std": torch.cat([p.std for p in parts])}
+
+    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    tensors = remembered(folder / "latents.safetensors", [weights, pictures.table], encode)
+    return tensors["mean"], tensors["std"]
