@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("autoencoder", type=Path, help="a directory with vae/")
     parser.add_argument("--data", type=Path, default=Path("runs/data/emoji"))
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/emoji_autoencoder.json")
     options = parser.parse_args()
     vae = AutoencoderKL.from_pretrained(options.autoencoder / "vae", torch_dtype=torch.float32).eval()
     held = Pictures(options.data, ("held-out name", "held-out combination"))
@@ -40,8 +40,7 @@ def main() -> None:
         "torch": torch.__version__,
     }
     print(json.dumps(result, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ def main() -> None:
         results["seconds a picture"] = round(seconds / len(seen), 3)
         results["training names"] = score(net, train_features[seen], made, train, train_features)
         half = torch.randperm(len(train.rows), generator=torch.Generator().manual_seed(2))[:1000]
-        results["KID of two halves of 1,000 real pictures"] = pair(
-            kid(train_features[half[:500]], train_features[half[500:]])
+        results["KID of two halves of 1,000 real pictures"] = round(
+            kid(train_features[half[:500]], train_features[half[500:]])[0], 1
         )
         for split in HELD:
             held = Pictures(options.data, (split,))
@@ -99,17 +99,19 @@ def features_of(net: Lite0, pictures: Pictures, indices: torch.Tensor) -> torch.
 def score(net: Lite0, real: torch.Tensor, made: torch.Tensor, train: Pictures, train_features: torch.Tensor) -> dict:
     """Return KID and the memorisation score of rendered pictures."""
     made_features = net.features(made)
+    distance, spread = kid(real, made_features)
     return {
         "pictures": len(made),
-        "KID x 1e3 and spread": pair(kid(real, made_features)),
+        "KID x 1e3": round(distance, 1),
+        # Subsets of 500 drawn from fewer than 500 pictures are all the same one.
+        "its spread over subsets": round(spread, 1) if len(made) > 500 else "n/a",
         "LPIPS to the nearest training picture (median of 200)": nearest(made, made_features, train, train_features),
     }
 
 
 def nearest(made: torch.Tensor, made_features: torch.Tensor, train: Pictures, train_features: torch.Tensor) -> float:
     """Return the median LPIPS of up to 200 pictures to their nearest training picture."""
-    real = train.on_white(torch.arange(len(train.rows)))
-    return round(nearest_lpips(made[:200], made_features[:200], real, train_features).median().item(), 3)
+    return round(nearest_lpips(made[:200], made_features[:200], train.on_white, train_features).median().item(), 3)
 
 
 def retrieval(net: Lite0, model: segue.Model, train: Pictures, train_features: torch.Tensor, count: int) -> dict:
@@ -129,11 +131,6 @@ def retrieval(net: Lite0, model: segue.Model, train: Pictures, train_features: t
         "real": round(real, 3),
         "ratio": round(found / real, 3),
     }
-
-
-def pair(values: tuple[float, float]) -> list[float]:
-    """Return mean and spread, rounded."""
-    return [round(v, 1) for v in values]
 
 
 def save_grid(

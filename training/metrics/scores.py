@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -48,20 +50,20 @@ def recall_at_10(retriever: torch.Tensor, features: torch.Tensor, embeddings: to
 def nearest_lpips(
     made: torch.Tensor,
     made_features: torch.Tensor,
-    real: torch.Tensor,
+    real: Callable[[torch.Tensor], torch.Tensor],
     real_features: torch.Tensor,
     candidates: int = 10,
 ) -> torch.Tensor:
     """Return the LPIPS (N,) of each made picture to its nearest real one, sought among the nearest by Lite0 features.
 
-    Pictures are (N, 3, H, W) in [-1, 1].
+    Pictures are (N, 3, H, W) in [-1, 1]; `real(indices)` gives the real ones at `indices`.
     """
     similarity = F.normalize(made_features, dim=-1) @ F.normalize(real_features, dim=-1).T
     nearest = similarity.topk(candidates).indices
     lpips = Lpips()
     with torch.no_grad():
         return torch.stack(
-            [lpips(p.expand(candidates, -1, -1, -1), real[i]).min() for p, i in zip(made, nearest, strict=True)]
+            [lpips(p.expand(candidates, -1, -1, -1), real(i)).min() for p, i in zip(made, nearest, strict=True)]
         )
 
 
