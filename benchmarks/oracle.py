@@ -2,9 +2,9 @@
 
     python benchmarks/oracle.py bundles/emoji
 
-The bundle itself is compared (fp16), and so is an fp32 export of the checkpoint that it unpacks to; diffusers computes in
-fp32. Gates: fp32 latents within 1e-4 (relative L2) and pictures at 60 dB or more; fp16 pictures at 35 dB or more. Writes
-benchmarks/results/oracle.json.
+The bundle itself is compared (fp16), and so is an fp32 export of the checkpoint that it unpacks to; diffusers computes
+in fp32. Gates: fp32 latents within 1e-4 (relative L2) and pictures at 60 dB or more; fp16 pictures at 35 dB or more.
+Writes benchmarks/results/oracle.json.
 """
 
 import argparse

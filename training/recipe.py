@@ -72,6 +72,9 @@ def train(path: Path, out: Path, report: Reporter) -> None:
         check_writable(out / "losses.jsonl")
     except OSError as error:
         raise OutputError(f"{out} cannot be made: {error.strerror}. Name another place with --out.") from None
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # it would write into ours
     try:
         task = TASKS[tasks[0]](recipe[tasks[0]], loop.seed)
     except (OSError, ValueError, TypeError) as error:
