@@ -26,14 +26,14 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .runtime.image import read_metadata, write_png
-    from .runtime.pipeline import Model, Result
-    from .runtime.pipeline import open_model as open
+    from .runtime.pipeline import Model, Picture, Result
+    from .runtime.pipeline import open_model as open  # noqa: F401
     from .runtime.request import Request
     from .runtime.text import PromptTruncated
 
     __version__: str
 
-__all__ = [
+__all__ = [  # without `open`, so that a star import leaves the builtin alone
     "BundleError",
     "Cancelled",
     "CheckpointError",
@@ -41,6 +41,7 @@ __all__ = [
     "Model",
     "OutputError",
     "ParityError",
+    "Picture",
     "PromptTruncated",
     "Request",
     "Result",
@@ -48,13 +49,13 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "__version__",
-    "open",
     "read_metadata",
     "write_png",
 ]
 
 _LAZY = {
     "Model": ("pipeline", "Model"),
+    "Picture": ("pipeline", "Picture"),
     "PromptTruncated": ("text", "PromptTruncated"),
     "Request": ("request", "Request"),
     "Result": ("pipeline", "Result"),
@@ -81,4 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, "open"])

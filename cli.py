@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 a Segue error without a kind of its own; 2 wrong usage; 3 a bad bundle; 4 a bad checkpoint;
 5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 70 a defect of Segue; 130
-stopped by Ctrl-C.
+stopped by Ctrl-C; 141 standard output was closed. With --json a failure is an event as well: {"event": "error",
+"kind": class, "exit_code": number, "text": message}.
 """
 
 from __future__ import annotations
@@ -13,18 +14,26 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import Output, table
-from .errors import Cancelled, MissingDependencyError, SegueError, UsageError
+from .console import Output, guard, table
+from .errors import MissingDependencyError, UsageError
+from .runtime.limits import MAX_COUNT
 
 if TYPE_CHECKING:
     from .export.export import Event
+    from .runtime.manifest import Parity
+    from .runtime.pipeline import Model
 
 DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
+UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity": "comparisons"}  # of export's stages
+LARGE = 10**8  # bytes; less is hashed in a moment
 JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line instead of text.")
 
 
@@ -35,14 +44,14 @@ def cli() -> None:
 
 
 class _Size(click.ParamType):
-    name = "HxW"
+    name = "WIDTHxHEIGHT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Turn "128" or "128x192" (height x width) into two whole numbers."""
+        """Turn "128" or "192x128" (width x height) into (height, width), the order of the programming interface."""
         found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", str(value))
         if found is None:
-            self.fail(f"{value!r} is no size. Write 128, or height x width as in 128x192.", param, ctx)
-        return int(found[1]), int(found[2] or found[1])
+            self.fail(f"{value!r} is no size. Write 128, or width x height as in 192x128.", param, ctx)
+        return int(found[2] or found[1]), int(found[1])
 
 
 class _Sigmas(click.ParamType):
@@ -63,22 +72,28 @@ class _Sigmas(click.ParamType):
 @click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
 @click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
 @click.option("--guidance", type=float, help="Classifier-free guidance; up to 1 is off (default: the bundle's).")
-@click.option("--size", type=_Size(), help="Pixels, as 128 or 128x192 (default: the bundle's).")
+@click.option("--size", type=_Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
 @click.option("--negative", default="", help="What guidance leads away from.")
-@click.option("--count", default=1, show_default=True, help="Number of pictures.")
+@click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Number of pictures.")
 @click.option("--sigmas", type=_Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
 @click.option("--noise", type=click.Choice(["philox", "torch"]), default="philox", show_default=True)
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
 @JSON
 def render(bundle: str, prompt: str, output: Path | None, as_json: bool, threads: int | None, **wanted: Any) -> None:
     """Render PROMPT with BUNDLE (a directory, or the name of a shipped one) into a PNG file."""
-    from .runtime.files import check_writable
+    from .runtime.image import write_png
+    from .runtime.request import Request
 
     show = Output(as_json)
-    paths = _paths(output or _free_name(prompt, wanted["seed"]), wanted["count"])
-    for path in paths[:1]:
-        check_writable(path)
-    _render(show, bundle, paths, threads, prompt=prompt, **wanted)
+    paths = _paths(output, prompt, wanted["seed"], wanted["count"])
+    started = time.perf_counter()
+    with _opened(show, bundle, threads) as model, show.progress("rendering") as update:
+        pictures = model.pictures(Request(prompt, **wanted), on_step=lambda done, total, _: update(done, total))
+        for path, picture in zip(paths, pictures, strict=True):
+            write_png(path, picture.image, picture.metadata)
+            show.line(str(path))
+            show.event("image", path=str(path), **picture.metadata)
+    show.event("done", seconds=time.perf_counter() - started)
 
 
 @cli.command()
@@ -91,57 +106,60 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
 
     from .runtime.files import check_writable
     from .runtime.image import write_png
+    from .runtime.request import Request
 
     show = Output(as_json)
     check_writable(output)
-    result, seconds = _run(show, "emoji", None, prompt=DEMO, seed=seed)
+    started = time.perf_counter()
+    with _opened(show, "emoji", None) as model, show.progress("rendering") as update:
+        result = model.render(Request(DEMO, seed=seed), on_step=lambda done, total, _: update(done, total))
     rows = [np.concatenate(list(result.images[i : i + 3]), axis=1) for i in (0, 3)]
-    write_png(output, np.concatenate(rows), {**result.metadata[0], "prompt": ", ".join(DEMO)})
+    sheet = {"prompt": ", ".join(DEMO), "prompts": DEMO, "layout": {"rows": 2, "columns": 3}}
+    write_png(output, np.concatenate(rows), {**result.metadata[0], **sheet})
+    seconds = time.perf_counter() - started
     show.line(f"{output}: {', '.join(DEMO)} in {seconds:.1f} s")
     show.event("image", path=str(output), seconds=seconds, prompts=DEMO)
 
 
-def _render(show: Output, bundle: str, paths: list[Path], threads: int | None, **wanted: Any) -> None:
-    from .runtime.image import write_png
-
-    result, seconds = _run(show, bundle, threads, **wanted)
-    for path, image, metadata in zip(paths, result.images, result.metadata, strict=True):
-        write_png(path, image, metadata)
-        show.line(str(path))
-        show.event("image", path=str(path), **metadata)
-    show.event("done", seconds=seconds)
-
-
-def _run(show: Output, bundle: str, threads: int | None, **wanted: Any) -> tuple[Any, float]:
+@contextmanager
+def _opened(show: Output, bundle: str, threads: int | None) -> Iterator[Model]:
+    """Open a bundle; warnings are told as they come."""
     from .runtime.pipeline import open_model
-    from .runtime.request import Request
 
-    started = time.perf_counter()
-    with (
-        open_model(bundle, threads) as model,
-        show.progress("rendering") as update,
-        warnings.catch_warnings(record=True) as caught,
-    ):
-        warnings.simplefilter("always")
-        result = model.render(Request(**wanted), on_step=lambda done, total, latents: update(done, total))
-    for text in dict.fromkeys(str(w.message) for w in caught):
-        click.echo(f"Warning: {text}", err=True)
-        show.event("warning", text=text)
-    return result, time.perf_counter() - started
+    with show.progress("hashing", "bytes") as update:
+        model = open_model(bundle, threads, lambda _, done, total: update(done, total) if total > LARGE else None)
+    with model, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda message, *_, **__: show.warning(str(message))
+        yield model
 
 
-def _paths(first: Path, count: int) -> list[Path]:
-    if count <= 1:
+def _paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
+    """Return a file that can be written for each picture; those that are not named by the user are all new."""
+    from .runtime.files import check_writable
+
+    if output is None:
+        paths = _free_names(prompt, seed, count)
+    else:
+        check_writable(output)  # for several pictures as well: it may be a directory
+        paths = _numbered(output, count)
+    for path in paths:
+        check_writable(path)
+    return paths
+
+
+def _numbered(first: Path, count: int) -> list[Path]:
+    if count == 1:
         return [first]
     return [first.with_name(f"{first.stem}-{i}{first.suffix}") for i in range(1, count + 1)]
 
 
-def _free_name(prompt: str, seed: int) -> Path:
+def _free_names(prompt: str, seed: int, count: int) -> list[Path]:
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
     for suffix in ("", *(f"-{i}" for i in range(2, 10_000))):
-        path = Path(f"{words}-{seed}{suffix}.png")
-        if not path.exists():
-            return path
+        paths = _numbered(Path(f"{words}-{seed}{suffix}.png"), count)
+        if not any(os.path.lexists(path) for path in paths):
+            return paths
     raise UsageError(f"there are thousands of pictures named {words}-{seed}. Name another one with --output.")
 
 
@@ -158,10 +176,11 @@ def export(checkpoint: Path, output: Path, precision: str, parity: bool, name: s
     from .export.export import export as run
 
     show = Output(as_json)
-    with show.progress(f"exporting {checkpoint}", "items") as update:
+    with show.stages() as update:
 
         def report(event: Event) -> None:
-            update(event.done, event.total or 1)
+            if event.stage in UNITS:
+                update(event.stage, UNITS[event.stage], event.done, event.total)
             if event.stage in ("parity", "note"):
                 show.line(event.text)
 
@@ -196,8 +215,9 @@ def inspect(bundle: str, as_json: bool) -> None:
     from .runtime.bundle import read
 
     made = read(bundle).manifest
+    show = Output(as_json)
     if as_json:
-        Output(True).event("manifest", **dataclasses.asdict(made))
+        show.event("manifest", **dataclasses.asdict(made))
         return
     rows: list[tuple[Any, ...]] = [
         (
@@ -222,18 +242,18 @@ def inspect(bundle: str, as_json: bool) -> None:
     sampler, sizes, source = made.sampler, made.sizes, made.provenance
     for label, value in (
         ("sampler", f"{sampler.kind}, shift {sampler.shift:g}, {sampler.steps} steps, guidance {sampler.guidance:g}"),
-        ("sizes", f"{sizes.default[0]}x{sizes.default[1]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
+        ("sizes", f"{sizes.default[1]}x{sizes.default[0]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
         ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} for the absent T5"),
         ("source", f"{source.source}, revision {source.revision}"),
         ("licence", source.licence),
         *(("credit", credit) for credit in source.credits),
     ):
-        click.echo(f"{label:8} {value}")
+        show.line(f"{label:8} {value}")
 
 
 @cli.command()
 @click.argument("bundle")
-@click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs segue[export]).")
+@click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs the export extra).")
 @JSON
 def verify(bundle: str, parity: bool, as_json: bool) -> None:
     """Hash every file of BUNDLE; with --parity compare its graphs with PyTorch as well."""
@@ -241,14 +261,7 @@ def verify(bundle: str, parity: bool, as_json: bool) -> None:
 
     show = Output(as_json)
     with show.progress("hashing", "bytes") as update:
-        done = 0
-
-        def count(file: str, size: int) -> None:
-            nonlocal done
-            done += size
-            update(done, done)
-
-        opened = run(bundle, count)
+        opened = run(bundle, lambda _, done, total: update(done, total))
     show.line(f"{opened.directory}: {len(opened.manifest.files)} files are as bundle.json says")
     show.event("verified", files=len(opened.manifest.files), sha256=opened.digest)
     if parity:
@@ -256,7 +269,14 @@ def verify(bundle: str, parity: bool, as_json: bool) -> None:
         from .export.export import describe
         from .export.parity import check
 
-        results = check(opened.directory, opened.manifest.components, lambda result: show.line(describe(result)))
+        with show.progress("parity", UNITS["parity"]) as update:
+            numbers = counter(1)
+
+            def report(result: Parity) -> None:
+                update(next(numbers), 2 * len(opened.manifest.components))
+                show.line(describe(result))
+
+            results = check(opened.directory, opened.manifest.components, report)
         show.event("parity", parity=[dataclasses.asdict(p) for p in results])
 
 
@@ -270,18 +290,20 @@ def data(what: str, out: Path, as_json: bool) -> None:
     Packages are fetched by npm and pip and kept in $SEGUE_DATA, else in the user's cache directory.
     """
     _need("resvg_py", "train")
-    from .training.metrics.nets import cache_directory, convert
+    from .training.metrics.nets import convert, data_directory
 
     show = Output(as_json)
     if what == "metrics":
-        for path in convert():
+        with show.progress("fetching and converting networks", "files"):
+            made = convert()
+        for path in made:
             show.line(str(path))
             show.event("file", path=str(path))
         return
     from .training.data.emoji import EXPECTED, prepare
 
     with show.progress("rendering emoji", "pictures") as update:
-        count = prepare(out, cache_directory(), lambda done: update(done, EXPECTED))
+        count = prepare(out, data_directory(), lambda done: update(done, EXPECTED))
     show.line(f"{out}: {count} captioned pictures")
     show.event("data", path=str(out), pictures=count)
 
@@ -310,7 +332,8 @@ def _need(module: str, extra: str) -> None:
 
     if find_spec(module) is None:
         raise MissingDependencyError(
-            f"this command needs {module}, which is not installed. Run: pip install torch==2.13.0 'segue[{extra}]'"
+            f"this command needs {module}, which is not installed. "
+            f"Run, in a clone of Segue: pip install torch==2.13.0 && pip install '.[{extra}]'"
         )
 
 
@@ -324,32 +347,7 @@ def _number(value: float | None) -> str:
 
 def main() -> None:
     """Run the command line; no traceback reaches the user unless SEGUE_DEBUG is set."""
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt, Cancelled) as error:
-        click.echo(f"Stopped. {error}".strip(), err=True)
-        code = Cancelled.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except SegueError as error:
-        click.echo(f"Error: {error}", err=True)
-        code = error.exit_code
-    except Exception as error:
-        if os.environ.get("SEGUE_DEBUG"):
-            raise
-        click.echo(
-            f"Error: a defect of Segue, or of something below it: {type(error).__name__}: {error}. "
-            "Run it again with SEGUE_DEBUG=1 to see where, and report that.",
-            err=True,
-        )
-        code = 70
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(guard(lambda: cli.main(standalone_mode=False), Output("--json" in sys.argv[1:])))
 
 
 if __name__ == "__main__":

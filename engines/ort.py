@@ -15,6 +15,7 @@ from ..errors import BundleError, SegueError, UsageError
 from .base import TensorSpec, fit_feeds
 
 PROVIDER = "CPUExecutionProvider"
+MAX_THREADS = 256
 _SILENT = 4  # ONNX Runtime's FATAL: whatever it would log as an error also arrives as an exception
 _DTYPES = {
     "tensor(float)": "float32",
@@ -33,20 +34,26 @@ def default_threads() -> int:
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise UsageError unless `threads` is None or a whole number from 1 to MAX_THREADS."""
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 1 <= threads <= MAX_THREADS):
+        raise UsageError(f"threads = {threads!r} is no whole number from 1 to {MAX_THREADS}. Or leave it out.")
+
+
 class OrtEngine:
     """An `Engine` that runs an ONNX file on the CPU.
 
     `threads` is the number of threads of one call (None: `default_threads()`). The file's external data is read from
     its own directory; check that it stays there (`runtime.bundle` does) before making an engine of it.
 
-    Raises BundleError when ONNX Runtime cannot load the graph, UsageError for fewer than one thread.
+    Raises BundleError when ONNX Runtime cannot load the graph, UsageError for a wrong number of threads.
     """
 
     def __init__(self, graph: Path, threads: int | None = None) -> None:
         import onnxruntime
 
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads = {threads} is below 1. Ask for 1 or more, or leave it out.")
+        check_threads(threads)
         self._where = f"the graph {graph.name} in {graph.parent}"
         try:
             self._session: Any = onnxruntime.InferenceSession(

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
+import stat
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import BundleError, CheckpointError
+from ..runtime.limits import MAX_SIDE, MAX_STEPS, MAX_TOKENS
+from ..runtime.manifest import check_path
 from . import headers
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 TEXTS = (".json", ".txt", ".md", ".model")
 STEMS = ("diffusion_pytorch_model", "model")
+WITHOUT_T5 = "text_encoder_3=None, tokenizer_3=None"
 MAX_JSON = 64 * 2**20
+# segue.json's numbers, from and to, as the manifest takes them.
+RANGES = {"t5_tokens": (0, MAX_TOKENS), "steps": (1, MAX_STEPS), "guidance": (0, 10**6), "maximum_size": (1, MAX_SIDE)}
 PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
@@ -59,8 +66,23 @@ class Checkpoint:
 def read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
     """Return the checkpoint at `root`, whose weights lie in `folders`.
 
-    Raises CheckpointError for a path that is no diffusers checkpoint, pickled weights and malformed files.
+    Raises CheckpointError for a path that is no diffusers checkpoint, pickled weights, malformed files, files that
+    cannot be read, and names that a bundle does not carry.
     """
+    with headers.reading(root):
+        found = _read(root, folders)
+    for file in found.files:
+        try:
+            check_path(file, str(root))
+        except BundleError:
+            raise CheckpointError(
+                f"{root} has the file {file!r}; a bundle's file names are printable and have neither ':' nor a "
+                "backslash. Rename or remove that file."
+            ) from None
+    return found
+
+
+def _read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
     if not root.is_dir():
         raise CheckpointError(_no_directory(root))
     index = read_json(root / "model_index.json", root)
@@ -123,7 +145,10 @@ def precision(part: Part) -> str:
 def read_json(path: Path, root: Path) -> dict[str, Any]:
     """Return the JSON object at `path`, a file of the checkpoint at `root`; CheckpointError where there is none."""
     try:
-        if path.stat().st_size > MAX_JSON:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > MAX_JSON:
             raise ValueError(f"larger than {MAX_JSON} bytes")
         table = json.loads(path.read_bytes())
         if not isinstance(table, dict):
@@ -140,16 +165,17 @@ def read_json(path: Path, root: Path) -> dict[str, Any]:
 
 def _shards(root: Path, folder: str, name: str) -> tuple[str, ...]:
     table = read_json(root / folder / name, root).get("weight_map")
-    shards = sorted(set(table.values())) if isinstance(table, dict) and table else []
+    shards = list(table.values()) if isinstance(table, dict) else []
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(
                 f"{folder}/{name} names the shard {str(shard)[:80]!r}, which is no safetensors file of its directory. "
                 "Do not use this checkpoint; fetch it again."
             )
+    for shard in sorted(set(shards)):
         if not (root / folder / shard).is_file():
             raise CheckpointError(f"{folder}/{name} names {shard}, which is missing. Fetch that file.")
-    return tuple(f"{folder}/{shard}" for shard in shards)
+    return tuple(f"{folder}/{shard}" for shard in sorted(set(shards)))
 
 
 def _carried(path: Path) -> bool:
@@ -172,10 +198,13 @@ def _settings(root: Path) -> Settings:
     for name, value in table.items():
         if name not in {f.name for f in fields(Settings)}:
             raise CheckpointError(f"{path} has the unknown key {name!r}. Remove it or correct its name.")
+        if name == "maximum_size" and value is None:
+            continue
         if not isinstance(value, kinds.get(name, str)) or isinstance(value, bool):
             raise CheckpointError(f"{path}: {name} is {value!r}, of the wrong type. Correct it.")
-        if name in ("t5_tokens", "steps", "guidance", "maximum_size") and (value or 0) < 0:
-            raise CheckpointError(f"{path}: {name} is {value!r}, below zero. Correct it.")
+        if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
+            least, most = RANGES[name]
+            raise CheckpointError(f"{path}: {name} is {str(value)[:40]}, not between {least} and {most}. Correct it.")
     table["credits"] = tuple(str(c) for c in table.get("credits", ()))
     return Settings(**table)
 
@@ -183,8 +212,8 @@ def _settings(root: Path) -> Settings:
 def _no_directory(root: Path) -> str:
     if root.is_file():
         return (
-            f"{root} is a file; a checkpoint is a directory. Convert it: diffusers' from_single_file({str(root)!r}), "
-            "then save_pretrained(DIRECTORY)."
+            f"{root} is a file; a checkpoint is a directory. Convert it: diffusers' StableDiffusion3Pipeline"
+            f".from_single_file({str(root)!r}, {WITHOUT_T5}).save_pretrained('converted'). Then export converted."
         )
     return f"There is no checkpoint at {root}. Name a directory written by diffusers' save_pretrained."
 
@@ -193,10 +222,13 @@ def _no_weights(root: Path, folder: str) -> str:
     directory = root / folder
     pickled = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED)
     if pickled:
+        code = (
+            "from diffusers import StableDiffusion3Pipeline as P; "
+            f"P.from_pretrained({str(root)!r}, use_safetensors=False, {WITHOUT_T5}).save_pretrained('converted')"
+        )
         return (
             f"{folder} has its weights only as {pickled[0]}, a pickle, and a pickle can run code when it is opened. "
-            "Convert it once, in a place you trust: python -c 'from diffusers import DiffusionPipeline as P; "
-            f'P.from_pretrained("{root}", use_safetensors=False).save_pretrained("converted")\'. Then export converted.'
+            f"Convert it once, in a place you trust: python -c {shlex.quote(code)} Then export converted."
         )
     found = ", ".join(sorted(p.name for p in directory.glob("*.safetensors"))) or "none"
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, UsageError
+from ..errors import BundleError, CheckpointError, ParityError, UsageError
 from ..runtime import manifest
 from ..runtime.directory import NewDirectory
 from . import checkpoint, headers
@@ -65,36 +66,56 @@ def export(
         )
     kinds = {f: checkpoint.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
     facts = sd3_facts.facts(found)
-    with NewDirectory(out) as new:
+    new = NewDirectory(out)
+    draft = manifest.Manifest(
+        schema=manifest.SCHEMA,
+        name=name or new.target.name,
+        family="sd3",
+        components={},
+        tokenizers={},
+        sampler=facts.sampler,
+        latents=facts.latents,
+        sizes=facts.sizes,
+        t5_tokens=found.settings.t5_tokens,
+        provenance=_provenance(found),
+        files={file: manifest.File("", 0, True) for file in found.files},
+    )
+    _encode(draft, source)  # what no reader would open is known before the work
+    with new:
         files = _copy(found, new.path, precision, progress)
         tokenizers = _tokenizers(new.path, sd3_facts.TOKENIZERS, files, progress)
         components = _graphs(found, new.path, kinds, files, progress)
         results: tuple[manifest.Parity, ...] = ()
         if parity:
             results = _parity(new.path, components, progress)
-        result = manifest.Manifest(
-            schema=manifest.SCHEMA,
-            name=name or new.target.name,
-            family="sd3",
-            components=components,
-            tokenizers=tokenizers,
-            sampler=facts.sampler,
-            latents=facts.latents,
-            sizes=facts.sizes,
-            t5_tokens=found.settings.t5_tokens,
-            provenance=_provenance(found),
-            files=dict(sorted(files.items())),
-            parity=results,
-        )
-        (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(result))
+        files = dict(sorted(files.items()))
+        result = dataclasses.replace(draft, components=components, tokenizers=tokenizers, files=files, parity=results)
+        (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
         new.commit()
     return result
+
+
+def _encode(content: manifest.Manifest, source: Path) -> bytes:
+    """Return bundle.json's bytes, which have been parsed; raise CheckpointError where a reader would refuse them."""
+    try:
+        data = manifest.dump(content)
+        manifest.parse(data, manifest.FILE_NAME)
+        if len(data) > manifest.MAX_BYTES:
+            raise ValueError(f"it has {len(data)} bytes, above the limit of {manifest.MAX_BYTES}")
+    except (BundleError, ValueError) as error:
+        what = str(error).rsplit(". ", 1)[0]  # less the advice, which is for readers of bundles
+        raise CheckpointError(
+            f"The bundle of {source} could not be opened: {what}. Correct that in the checkpoint's segue.json, "
+            "config.json or scheduler_config.json."
+        ) from None
+    return data
 
 
 def _copy(found: checkpoint.Checkpoint, target: Path, kind: str, progress: Progress) -> dict[str, manifest.File]:
     """Put the checkpoint's files into `target`; return them with their hashes."""
     heavy = {file for part in found.parts.values() for file in part.weights}
-    total = sum((found.root / file).stat().st_size for file in found.files)
+    with headers.reading(found.root):
+        total = sum((found.root / file).stat().st_size for file in found.files)
     done = 0
     files = {}
     for file in found.files:
@@ -106,13 +127,14 @@ def _copy(found: checkpoint.Checkpoint, target: Path, kind: str, progress: Progr
             done += n
             progress(Event("copy", file, done, total))
 
-        if kind == "keep" or not (file in heavy or _names_dtype(file, found)):
-            digest = weights.place(origin, copy, count)
-        elif file in heavy:
-            digest = weights.convert(origin, copy, kind, count)
-        else:
-            copy.write_text(_with_dtype(origin, file, kind, found), encoding="utf-8")
-            digest = weights.digest(copy)
+        with headers.reading(origin):
+            if kind == "keep" or not (file in heavy or _names_dtype(file, found)):
+                digest = weights.place(origin, copy, count)
+            elif file in heavy:
+                digest = weights.convert(origin, copy, kind, count)
+            else:
+                copy.write_bytes(_with_dtype(origin, file, kind, found))
+                digest = weights.digest(copy)
         files[file] = manifest.File(digest, copy.stat().st_size, True)
     return files
 
@@ -122,7 +144,7 @@ def _names_dtype(file: str, found: checkpoint.Checkpoint) -> bool:
     return folder in found.parts and (name == "config.json" or name.endswith(".index.json"))
 
 
-def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) -> str:
+def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) -> bytes:
     """Return a config or shard index with what it says of the dtype brought up to date with converted weights."""
     table: dict[str, Any] = checkpoint.read_json(path, found.root)
     word = {"fp16": "float16", "fp32": "float32"}[kind]
@@ -136,7 +158,7 @@ def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) 
             else t.length
             for t in found.parts[file.partition("/")[0]].tensors.values()
         )
-    return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+    return (json.dumps(table, indent=2) + "\n").encode()
 
 
 def _tokenizers(
@@ -206,12 +228,10 @@ def _parity(target: Path, components: dict[str, manifest.Component], progress: P
         count += 1
         progress(Event("parity", describe(result), count, 2 * len(components)))
 
-    scratch = target / ".twins"
-    scratch.mkdir()
     try:
-        return parity.check(target, components, report, scratch)
-    finally:
-        scratch.rmdir()
+        return parity.check(target, components, report, target)
+    except ParityError as error:
+        raise ParityError(f"No bundle was made: {error} Or export without the check: --no-parity.") from None
 
 
 def describe(result: manifest.Parity) -> str:
@@ -232,6 +252,6 @@ def _added(target: Path, file: str) -> manifest.File:
 
 def _provenance(found: checkpoint.Checkpoint) -> manifest.Provenance:
     settings = found.settings
-    source = settings.source if settings.source != "unknown" else found.root.resolve().name
+    source = settings.source if settings.source not in ("", "unknown") else found.root.resolve().name
     versions = {package: importlib.metadata.version(package) for package in VERSIONS}
     return manifest.Provenance(source, settings.revision, settings.licence, settings.credits, versions)

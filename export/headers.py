@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SegueError
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
 ITEM_BYTES = {
@@ -37,10 +40,11 @@ def read(path: Path, file: str) -> dict[str, Tensor]:
     """Return the tensors of the safetensors file at `path` by name, in file order; they name their file `file`.
 
     Raises CheckpointError where the header is malformed: lengths that lie, overlaps, holes, offsets beyond the file,
-    sizes that do not fit the shape, unknown dtypes, a name given twice, a header above 100 MB.
+    sizes that do not fit the shape, unknown dtypes, a name given twice, a header above 100 MB; and for a file that
+    cannot be read.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
         if size < 10 or not 2 <= length <= min(MAX_HEADER, size - 8):
             raise _broken(file, f"its header claims {length} bytes in a file of {size}")
@@ -64,6 +68,20 @@ def read(path: Path, file: str) -> dict[str, Tensor]:
     if position != size:
         raise _broken(file, f"its tensors end at byte {position} and the file at {size}")
     return {tensor.name: tensor for tensor in tensors}
+
+
+@contextmanager
+def reading(place: Path, kind: type[SegueError] = CheckpointError) -> Iterator[None]:
+    """Raise `kind` for an OSError that names `place`, or a file below it: a source that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        if not isinstance(name, (str, os.PathLike)) or not Path(name).is_relative_to(place):
+            raise
+        raise kind(
+            f"{os.fspath(name)} cannot be read ({error.strerror}). Check its permissions, or fetch it again."
+        ) from None
 
 
 def encode(tensors: list[tuple[str, str, tuple[int, ...], int]]) -> bytes:

@@ -23,7 +23,9 @@ from ..runtime.manifest import Component, Parity
 GATES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 1e-4}  # bf16 is compared through its fp32 twin
 TWIN = "checked through its fp32 twin: ONNX Runtime's CPU kernels do not run bf16"
 NO_MEMORY = "not checked: memory"
-BYTES_PER_PARAMETER = 6  # ONNX Runtime computes fp16 in fp32 and packs some weights twice; PyTorch takes 4
+KILLED = f"{NO_MEMORY} (the check was killed, as the kernel does where memory runs out)"
+# ONNX Runtime loads the weights and packs most of them once more; PyTorch, which is gone by then, takes 4.
+BYTES_PER_PARAMETER = {"fp32": 10, "fp16": 6, "bf16": 10}
 BASE_BYTES = 2**29
 
 
@@ -35,18 +37,18 @@ def check(
 ) -> tuple[Parity, ...]:
     """Return the comparisons of `components` of the bundle directory at `bundle`, two for each; `report` gets each.
 
-    A component that needs more than the free memory is recorded as "not checked: memory". `scratch` is a directory
-    for the fp32 twins of bf16 components, by default the system's temporary one. Raises ParityError for a comparison
-    above its gate, and where the child process fails.
+    A component that needs more than the free memory is recorded as "not checked: memory", and so is what a killed child
+    process left. The fp32 twins of bf16 components are made in `scratch`, by default the system's temporary directory,
+    and removed. Raises ParityError for a comparison above its gate, and where the child process fails.
     """
-    request = {
-        "bundle": str(bundle),
-        "scratch": str(scratch) if scratch else None,
-        "components": {name: [c.precision, c.parameters] for name, c in components.items()},
-    }
     done: list[Parity] = []
-    # The child may leave through the kernel's out-of-memory killer; its stderr is then all that is known.
-    with tempfile.TemporaryFile() as errors:
+    # The child may leave through the kernel's out-of-memory killer: the twins are the parent's to remove.
+    with tempfile.TemporaryDirectory(prefix="segue-parity-", dir=scratch) as twins, tempfile.TemporaryFile() as errors:
+        request = {
+            "bundle": str(bundle),
+            "scratch": twins,
+            "components": {name: [c.precision, c.parameters] for name, c in components.items()},
+        }
         child = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.parity_child"],
             stdin=subprocess.PIPE,
@@ -73,16 +75,16 @@ def check(
                 child.wait()
         if code == -9:
             checked = {p.component for p in done}
-            done += [Parity(n, {}, None, None, None, NO_MEMORY) for n in components if n not in checked]
+            done += [Parity(n, {}, None, None, None, KILLED) for n in components if n not in checked]
         elif code:
             errors.seek(0)
             last = (errors.read().decode(errors="replace").strip().splitlines() or [f"exit status {code}"])[-1]
-            raise ParityError(f"The parity check itself failed: {last[:500]}. Skip it with --no-parity, or report it.")
+            raise ParityError(f"The parity check itself failed: {last[:500]}. Report it.")
     for result in done:
         if result.gate is not None and not (result.relative_l2 is not None and result.relative_l2 <= result.gate):
             raise ParityError(
                 f"{result.component} in ONNX Runtime differs from PyTorch by {result.relative_l2:.3g} (relative L2, "
-                f"maximum {result.maximum:.3g}) at {result.shapes}; the gate is {result.gate:g}. No bundle was made. "
+                f"maximum {result.maximum:.3g}) at {result.shapes}; the gate is {result.gate:g}. "
                 "Export with --precision fp32 to see whether fp16 is the cause, and report it otherwise."
             )
     return tuple(done)

@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.comparator import Comparator, IterationResult, RunResults, SimpleCompareFunc, SnrCompareFunc
 from polygraphy.logger import G_LOGGER
 
 from ..runtime.manifest import Parity
-from . import checkpoint, headers, precision, trace
+from . import checkpoint, headers, memory, precision, trace
 from .families import sd3
 from .families.graph import Graph
 from .families.sd3_facts import FOLDERS
@@ -38,8 +37,8 @@ def main() -> None:
         if graph.component not in request["components"]:
             continue
         kind, parameters = request["components"][graph.component]
-        need = BASE_BYTES + parameters * BYTES_PER_PARAMETER
-        if psutil.virtual_memory().available < need:
+        need = BASE_BYTES + parameters * BYTES_PER_PARAMETER[kind]
+        if memory.available() < need:
             results = [Parity(graph.component, {}, None, None, None, NO_MEMORY)]
         elif kind == "bf16":
             with tempfile.TemporaryDirectory(dir=request["scratch"]) as twin:

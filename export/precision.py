@@ -20,15 +20,19 @@ from . import headers
 PIECE = 8 * 2**20
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-MAX_HALF = 65504.0
+MAXIMA = {"F16": 65504.0, "F32": float(np.finfo(np.float32).max)}
 
 
 def place(source: Path, target: Path, count: Callable[[int], None] = lambda n: None) -> str:
-    """Make `target` a file of its own with the content of `source`; return its sha256. `count` is told bytes done."""
-    with source.open("rb") as reader, target.open("xb") as writer:
+    """Make `target` a file of its own with the content of `source`; return its sha256. `count` is told bytes done.
+
+    The hash is of what `target` holds, whatever becomes of `source` meanwhile. Raises OSError, with the file's name
+    where `source` cannot be read.
+    """
+    with source.open("rb") as reader, target.open("x+b") as writer:
         shared = _share_blocks(reader, writer)
         digest = hashlib.sha256()
-        while piece := reader.read(PIECE):
+        while piece := _read(writer if shared else reader, PIECE, target if shared else source):
             digest.update(piece)
             if not shared:
                 writer.write(piece)
@@ -46,7 +50,8 @@ def convert(source: Path, target: Path, precision: str, count: Callable[[int], N
     """Write the safetensors file `source` to `target` with every floating tensor in `precision`; return its sha256.
 
     `precision` is "fp32" or "fp16"; other tensors stay as they are. Names and order are kept, metadata is "format":
-    "pt" as transformers wants it. Raises CheckpointError for a finite value beyond the range of fp16, and for float8.
+    "pt" as transformers wants it. Raises CheckpointError for a finite value beyond the range of `precision`, and for
+    float8; OSError as `place` does.
     """
     table = headers.read(source, source.name)
     wanted = DTYPES[precision]
@@ -68,7 +73,7 @@ def convert(source: Path, target: Path, precision: str, count: Callable[[int], N
             reader.seek(tensor.offset)
             left = tensor.length
             while left:
-                piece = reader.read(min(PIECE, left))
+                piece = _read(reader, min(PIECE, left), source)
                 if not piece:
                     raise CheckpointError(f"{source} ended while it was read. Is it still being written? Export again.")
                 left -= len(piece)
@@ -100,23 +105,31 @@ def pack(array: np.ndarray, dtype: str) -> bytes:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
 
 
+def _read(file: BinaryIO, size: int, path: Path) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
     if tensor.dtype == "BF16":
         values = (np.frombuffer(piece, "<u2").astype("<u4") << 16).view("<f4")
     else:
+        values = np.frombuffer(piece, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
+    with np.errstate(over="ignore"):
         # float64 goes to half through float32, as torch does.
-        values = np.frombuffer(piece, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(
-            "<f4", copy=False
-        )
-    if dtype == "F16":
-        finite = np.abs(values[np.isfinite(values)])
-        if finite.size and finite.max() > MAX_HALF:
+        result = values.astype("<f4", copy=False).astype({"F16": "<f2", "F32": "<f4"}[dtype], copy=False)
+    lost = np.isfinite(values) & ~np.isfinite(result)
+    if lost.any():
+        worst = np.abs(values[lost]).max()
+        held = f"{tensor.file} holds {worst:.6g} in {tensor.name!r}, beyond"
+        if worst > MAXIMA["F32"]:
             raise CheckpointError(
-                f"{tensor.file} holds {finite.max():.6g} in {tensor.name!r}, beyond fp16's {MAX_HALF:.0f}. "
-                "Export with --precision fp32."
+                f"{held} fp32's {MAXIMA['F32']:.6g}, and no graph is in float64. Correct that tensor."
             )
-        return values.astype("<f2").tobytes()
-    return values.tobytes()
+        raise CheckpointError(f"{held} fp16's {MAXIMA['F16']:.0f}. Export with --precision fp32.")
+    return result.tobytes()
 
 
 def _share_blocks(reader: BinaryIO, writer: BinaryIO) -> bool:

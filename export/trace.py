@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
@@ -28,6 +28,7 @@ from .families.graph import WEIGHT, Graph
 from .headers import Tensor
 
 PREFIX = "model."  # the wrapper's attribute that holds the model
+BUFFER = "buffer"
 SMALL = 4096  # bytes up to which a constant may be folded
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUMPY = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -36,8 +37,9 @@ STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 @dataclass(frozen=True)
 class Written:
-    """What a graph's initialisers point at: files relative to the bundle, the tensors used, and their element count.
+    """What a graph's initialisers point at: files relative to the bundle, and the tensors used.
 
+    `parameters` counts the elements of what was learned, which leaves out buffers such as the positional table.
     `buffers` is the one of the files that was added for buffers that the checkpoint lacks, if any.
     """
 
@@ -56,12 +58,14 @@ def trace(graph: Graph, kind: str) -> ir.Model:
     with _quiet(), torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         try:
             model = graph.build().eval()
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except Exception as error:  # a config can fail anywhere in its class
             raise CheckpointError(
                 f"The config of {graph.folder} does not make a model ({type(error).__name__}: {error}). "
                 "Save the checkpoint again with the diffusers version that Segue names in its [export] extra."
             ) from None
         _retype(model, dtype)
+        wrapped = graph.wrap(model)
+        buffers = {name for name, _ in wrapped.named_buffers()}
         arguments = tuple(
             torch.empty(p.sized(graph.traced), dtype=dtype if p.dtype == WEIGHT else getattr(torch, p.dtype))
             for p in graph.inputs
@@ -69,7 +73,7 @@ def trace(graph: Graph, kind: str) -> ir.Model:
         free = tuple(
             {i: torch.export.Dim.DYNAMIC for i, d in enumerate(p.shape) if isinstance(d, str)} for p in graph.inputs
         )
-        program = torch.export.export(graph.wrap(model), arguments, strict=False, dynamic_shapes=free)
+        program = torch.export.export(wrapped, arguments, strict=False, dynamic_shapes=free)
         result = torch.onnx.export(
             program,
             dynamo=True,
@@ -81,11 +85,13 @@ def trace(graph: Graph, kind: str) -> ir.Model:
         )
         assert result is not None
         traced = result.model
-    del program, result, model
+    del program, result, model, wrapped
     _weights_to_inputs(traced, graph)
     gc.collect()
     _simplify(traced)
     _sign(traced, graph)
+    for value in traced.graph.inputs:
+        value.meta[BUFFER] = value.name in buffers  # for attach; not written to the file
     return traced
 
 
@@ -121,6 +127,7 @@ def attach(model: ir.Model, tensors: Mapping[str, Tensor], graph: Graph, kind: s
     Raises CheckpointError where a stored tensor's shape or dtype is not the model's.
     """
     used = {}
+    parameters = 0
     for name, value in _weights(model).items():
         tensor = tensors[name]
         shape = tuple(d for d in value.shape or () if isinstance(d, int))
@@ -137,11 +144,8 @@ def attach(model: ir.Model, tensors: Mapping[str, Tensor], graph: Graph, kind: s
         )
         model.graph.register_initializer(value)
         used[name] = tensor
-    return Written(
-        tuple(sorted({t.file for t in used.values()})),
-        frozenset(used),
-        sum(int(np.prod(t.shape, dtype=np.int64)) for t in used.values()),
-    )
+        parameters += 0 if value.meta.get(BUFFER) else math.prod(shape)
+    return Written(tuple(sorted({t.file for t in used.values()})), frozenset(used), parameters)
 
 
 def _weights(model: ir.Model) -> dict[str, ir.Value]:
@@ -177,8 +181,8 @@ def _weights_to_inputs(model: ir.Model, graph: Graph) -> None:
 def _simplify(model: ir.Model) -> None:
     """Fold what is constant, drop what does nothing, share what is equal.
 
-    onnxscript.optimizer.optimize_ir reaches nearly the same graph through 50 rewrite rules: 25 s for SD3-Medium's
-    7,000 nodes, against 1 s here.
+    onnxscript.optimizer.optimize_ir reaches nearly the same graph through 50 rewrite rules, which took 25 s for
+    SD3-Medium's 7,000 nodes against 1 s here (see docs/export.md).
     """
     from onnxscript.optimizer import fold_constants
     from onnxscript.rewriter import RewritePass

@@ -6,26 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BundleError
-from ..runtime import manifest
+from ..runtime.bundle import read
 from ..runtime.directory import NewDirectory
 from . import precision
+from .headers import reading
 
 
 def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = lambda file, done, total: None) -> None:
     """Write the diffusers checkpoint inside the bundle directory `bundle` to the new directory `out`.
 
-    The files have the bytes that export took, or converted, checked by their sha256. `progress` is told the file, and
-    bytes done and in all. Raises BundleError for a bundle that is absent, damaged or altered, OutputError for `out`.
+    The bundle is opened and verified as for rendering. The files have the bytes that export took, or converted, checked
+    by their sha256 once more as they are copied. `progress` is told the file, and bytes done and in all. Raises
+    UsageError and BundleError as runtime.bundle.read does, OutputError for `out`.
     """
-    where = str(bundle / manifest.FILE_NAME)
-    try:
-        with open(where, "rb") as stream:
-            data = stream.read(manifest.MAX_BYTES + 1)
-    except OSError:
-        raise BundleError(f"{bundle} is no bundle: it has no {manifest.FILE_NAME}. Name a bundle directory.") from None
-    if len(data) > manifest.MAX_BYTES:
-        raise BundleError(f"{where} is larger than {manifest.MAX_BYTES} bytes. Export the bundle again.")
-    files = {path: f for path, f in manifest.parse(data, where).files.items() if f.origin}
+    opened = read(bundle)
+    files = {path: f for path, f in opened.manifest.files.items() if f.origin}
     total = sum(f.bytes for f in files.values())
     done = 0
     with NewDirectory(out) as new:
@@ -36,14 +31,13 @@ def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = 
                 done += n
                 progress(path, done, total)
 
-            source, target = bundle / path, new.path / path
-            if not source.resolve().is_relative_to(bundle.resolve()) or not source.is_file():
-                raise BundleError(f"{source} is missing or leads out of the bundle. Fetch the bundle again.")
+            source, target = opened.path(path), new.path / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            found = precision.place(source, target, count)
+            with reading(source, BundleError):
+                found = precision.place(source, target, count)
             if found != file.sha256:
                 raise BundleError(
-                    f"{source} was altered: its sha256 is {found}, and the bundle was made with {file.sha256}. "
-                    "Fetch the bundle again."
+                    f"{source} changed while it was unpacked: its sha256 is {found}, and the bundle was made with "
+                    f"{file.sha256}. Fetch the bundle again."
                 )
         new.commit()

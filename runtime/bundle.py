@@ -10,27 +10,47 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError, UsageError
 from . import manifest, onnx_wire, verified
 
+Progress = Callable[[str, int, int], None]  # the file being hashed, bytes done and bytes in all
+
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, verified bundle: its real directory, its manifest, and the sha256 of its bundle.json (hex)."""
+    """An opened, verified bundle: its real directory, its manifest, and the sha256 of its bundle.json (hex).
+
+    `keys` tells each file as it was when it was verified (see `verified.key`).
+    """
 
     directory: Path
     manifest: manifest.Manifest
     digest: str
+    keys: Mapping[str, str]
 
     def path(self, name: str) -> Path:
         """Return where the file `name` of the manifest lies."""
         return self.directory / name
+
+    def check_unchanged(self, *names: str) -> None:
+        """Raise BundleError unless these files of the manifest are still those that were verified.
+
+        Files are read again long after the bundle was opened: call this right before.
+        """
+        for name in names:
+            path = self.path(name)
+            try:
+                now = verified.key(os.lstat(path), self.manifest.files[name].sha256)
+            except OSError:
+                now = ""
+            if now != self.keys[name]:
+                raise BundleError(f"{path} was changed since the bundle was opened. Open the bundle again.")
 
 
 def shipped() -> dict[str, Path]:
@@ -65,99 +85,114 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def read(
-    name_or_path: str | os.PathLike[str], verify_all: bool = False, progress: Callable[[str, int], None] | None = None
-) -> Bundle:
+def read(name_or_path: str | os.PathLike[str], verify_all: bool = False, progress: Progress | None = None) -> Bundle:
     """Open a bundle and verify it.
 
     Checked at every open: bundle.json, every path, the size of every file, the sha256 of each file that is not a
     weight file, and where each graph's external data points to. A weight file is hashed once and then remembered (see
-    `verified`); `verify_all` hashes it regardless. `progress(file, bytes)` is called as files are hashed. Files that
-    the manifest does not list are ignored. Raises BundleError, or UsageError for an unknown name.
+    `verified`); `verify_all` hashes it regardless. `progress(file, done, total)` is told the bytes hashed and
+    to hash. Files that the manifest does not list are ignored. Raises BundleError, or UsageError for an unknown name.
     """
     try:
         directory = resolve(name_or_path).resolve(strict=True)
-        data = _read_bounded(directory / manifest.FILE_NAME, manifest.MAX_BYTES)
+        data = b"".join(_chunks(directory / manifest.FILE_NAME, manifest.MAX_BYTES))
     except (OSError, RuntimeError, ValueError) as error:
         raise BundleError(
             f"the bundle {os.fspath(name_or_path)!r} cannot be read: {error}. Check that the directory is readable."
         ) from None
     content = manifest.parse(data, str(directory / manifest.FILE_NAME))
-    bundle = Bundle(directory, content, hashlib.sha256(data).hexdigest())
-    weights = {name for component in content.components.values() for name in component.weights}
-    statuses = {name: _place(bundle, name) for name in content.files}
-    _check_hashes(bundle, statuses, weights, verify_all, progress)
-    for component in content.components.values():
-        _check_graph(bundle, component)
+    statuses = {name: _place(directory, content, name) for name in content.files}
+    keys = {name: verified.key(status, content.files[name].sha256) for name, status in statuses.items()}
+    bundle = Bundle(directory, content, hashlib.sha256(data).hexdigest(), keys)
+    _check_files(bundle, statuses, verify_all, progress)
     return bundle
 
 
-def verify(name_or_path: str | os.PathLike[str], progress: Callable[[str, int], None] | None = None) -> Bundle:
+def verify(name_or_path: str | os.PathLike[str], progress: Progress | None = None) -> Bundle:
     """Open a bundle and hash every file of it, remembered or not; raises as `read` does."""
     return read(name_or_path, verify_all=True, progress=progress)
 
 
-def _place(bundle: Bundle, name: str) -> os.stat_result:
-    path = bundle.path(name)
+def _place(directory: Path, content: manifest.Manifest, name: str) -> os.stat_result:
+    path = directory / name
     try:
         status = os.lstat(path)
         plain = path.resolve(strict=True) == path
     except FileNotFoundError:
         raise BundleError(
-            f"the file {name} is missing from the bundle {bundle.directory}; its sha256 should be "
-            f"{bundle.manifest.files[name].sha256}, and there is none. Fetch or export the bundle again."
+            f"the file {name} is missing from the bundle {directory}; its sha256 should be "
+            f"{content.files[name].sha256}, and there is none. Fetch or export the bundle again."
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise BundleError(f"{path} cannot be read: {error}. Check its permissions.") from None
     if not plain or not stat.S_ISREG(status.st_mode):
         raise BundleError(
             f"{path} is a link, lies behind one, or is no regular file; links may leave the bundle's directory. "
-            f"Copy the bundle without links: cp -RL '{bundle.directory}' COPY"
+            f"Copy the bundle without links: cp -RL '{directory}' COPY"
         )
     return status
 
 
-def _check_hashes(
-    bundle: Bundle,
-    statuses: dict[str, os.stat_result],
-    weights: set[str],
-    verify_all: bool,
-    progress: Callable[[str, int], None] | None,
+def _check_files(
+    bundle: Bundle, statuses: Mapping[str, os.stat_result], verify_all: bool, progress: Progress | None
 ) -> None:
-    known = set() if verify_all else set(verified.load())
-    fresh = []
-    for name, status in statuses.items():
-        expected = bundle.manifest.files[name]
-        entry = verified.key(status, expected.sha256)
-        if name in weights and entry in known and status.st_size == expected.bytes:
-            continue
+    components = bundle.manifest.components.values()
+    weights = {name for component in components for name in component.weights}
+    graphs = {component.graph for component in components}
+    remembered = set() if verify_all else set(verified.load())
+    due = [
+        name
+        for name, key in bundle.keys.items()
+        if name in graphs
+        or name not in weights
+        or key not in remembered
+        or statuses[name].st_size != bundle.manifest.files[name].bytes
+    ]
+    total, done, fresh = sum(statuses[name].st_size for name in due), 0, []
+
+    for name in due:
         path = bundle.path(name)
+        digest, parts = hashlib.sha256(), []
         try:
-            found = _hash(path, name, progress)
-            after = os.lstat(path)
+            for chunk in _chunks(path, onnx_wire.MAX_BYTES if name in graphs else None):
+                digest.update(chunk)
+                done += len(chunk)
+                if name in graphs:
+                    parts.append(chunk)
+                if progress is not None:
+                    progress(name, done, total)
+            bundle.check_unchanged(name)
         except OSError as error:
             raise BundleError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
-        if found != expected.sha256 or verified.key(after, found) != entry:
-            raise BundleError(
-                f"the file {name} of the bundle {bundle.directory} was altered: its sha256 is {found}, "
-                f"{manifest.FILE_NAME} says {expected.sha256}. Fetch or export the bundle again."
-            )
-        if status.st_size != expected.bytes:
-            raise BundleError(
-                f"the file {name} of the bundle {bundle.directory} has {status.st_size} bytes, {manifest.FILE_NAME} "
-                f"says {expected.bytes} (its sha256 {found} agrees). Export the bundle again."
-            )
+        _check_digest(bundle, name, digest.hexdigest(), statuses[name].st_size)
+        for component in components:
+            if component.graph == name:  # the bytes that were hashed, not the file once more
+                _check_graph(bundle, component, b"".join(parts))
         if name in weights:
-            fresh.append((status, found))
+            fresh.append((statuses[name], digest.hexdigest()))
     verified.remember(fresh)
 
 
-def _check_graph(bundle: Bundle, component: manifest.Component) -> None:
+def _check_digest(bundle: Bundle, name: str, found: str, size: int) -> None:
+    expected = bundle.manifest.files[name]
+    if found != expected.sha256:
+        raise BundleError(
+            f"the file {name} of the bundle {bundle.directory} was altered: its sha256 is {found}, "
+            f"{manifest.FILE_NAME} says {expected.sha256}. Fetch or export the bundle again."
+        )
+    if size != expected.bytes:
+        raise BundleError(
+            f"the file {name} of the bundle {bundle.directory} has {size} bytes, {manifest.FILE_NAME} "
+            f"says {expected.bytes} (its sha256 {found} agrees). Export the bundle again."
+        )
+
+
+def _check_graph(bundle: Bundle, component: manifest.Component, data: bytes) -> None:
     where = f"{component.graph} in {bundle.directory}"
     if not component.graph.endswith(".onnx"):
         raise BundleError(f"{where} is no .onnx file. Export the bundle again.")
     folder = PurePosixPath(component.graph).parent
-    for reference in onnx_wire.external_data(_read_bounded(bundle.path(component.graph), onnx_wire.MAX_BYTES), where):
+    for reference in onnx_wire.external_data(data, where):
         target = os.path.normpath(folder / reference.location).replace(os.sep, "/")
         if ".." in PurePosixPath(reference.location).parts or target not in component.weights:
             raise BundleError(
@@ -174,19 +209,12 @@ def _check_graph(bundle: Bundle, component: manifest.Component) -> None:
             )
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
-    size = path.stat().st_size
-    if size > limit:
-        raise BundleError(f"{path} has {size} bytes, above the limit of {limit}. Export the bundle again.")
-    with path.open("rb") as file:
-        return file.read(limit)
-
-
-def _hash(path: Path, name: str, progress: Callable[[str, int], None] | None) -> str:
-    digest = hashlib.sha256()
+def _chunks(path: Path, limit: int | None) -> Iterator[bytes]:
+    """Yield the file in parts; raises BundleError as soon as it has more than `limit` bytes."""
+    read = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            if progress is not None:
-                progress(name, len(chunk))
-    return digest.hexdigest()
+            read += len(chunk)
+            if limit is not None and read > limit:
+                raise BundleError(f"{path} is above the limit of {limit} bytes. Export the bundle again.")
+            yield chunk

@@ -6,6 +6,9 @@ place removes it. A lock on that directory tells a dead export's leavings from a
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -14,11 +17,15 @@ from types import TracebackType
 
 from ..errors import OutputError
 
+# What a write raises without naming a file.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
 
 class NewDirectory:
     """A context manager: fill `path`, then `commit()`; leaving without it removes everything.
 
-    Raises OutputError on entering where the target exists or its parent cannot be written to.
+    Raises OutputError on entering where the target exists or its parent cannot be written to, and on leaving for an
+    OSError of a write below `path`. Every other OSError, such as that of reading a source, passes as it is.
     """
 
     path: Path
@@ -33,11 +40,9 @@ class NewDirectory:
         prefix = f".{self.target.name}.partial-"
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            for leaving in self.target.parent.glob(prefix.replace("[", "[[]") + "*"):
+            for leaving in self.target.parent.glob(glob.escape(prefix) + "*"):
                 _remove_if_dead(leaving)
-            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=self.target.parent))
-            self.path.chmod(0o755)
-            self._lock = _lock(self.path)
+            self.path, self._lock = _make(self.target.parent, prefix)
         except OSError as error:
             raise OutputError(
                 f"{self.target.parent} cannot be written to ({error.strerror}). Choose another place for the output."
@@ -46,17 +51,18 @@ class NewDirectory:
 
     def commit(self) -> None:
         """Flush everything to disk and give the directory its name. Raises OutputError where the name is taken."""
-        for folder, _, names in os.walk(self.path, topdown=False):
-            for name in names:
-                _flush(os.path.join(folder, name))
-            _flush(folder)
-        _refuse_existing(self.target)
         try:
+            for folder, _, names in os.walk(self.path, topdown=False):
+                for name in names:
+                    _flush(os.path.join(folder, name))
+                _flush(folder)
+            _refuse_existing(self.target)
             os.rename(self.path, self.target)
         except OSError as error:
             raise OutputError(f"{self.target} cannot be created ({error.strerror}). Choose another output.") from None
         self._done = True
-        _flush(str(self.target.parent))
+        with contextlib.suppress(PermissionError):  # a directory that may be written to and not be read
+            _flush(str(self.target.parent))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -65,10 +71,14 @@ class NewDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and self._is_of_writing(error):
             raise OutputError(
                 f"Writing {self.target} failed ({error}). Free some space or choose another place."
             ) from error
+
+    def _is_of_writing(self, error: OSError) -> bool:
+        names = [n for n in (error.filename, error.filename2) if isinstance(n, (str, os.PathLike))]
+        return error.errno in _FULL or any(Path(n).is_relative_to(self.path) for n in names)
 
 
 def _refuse_existing(target: Path) -> None:
@@ -76,8 +86,30 @@ def _refuse_existing(target: Path) -> None:
         raise OutputError(f"{target} exists already. Remove it or choose another output.")
 
 
+def _make(parent: Path, prefix: str) -> tuple[Path, int | None]:
+    """Return a new directory and its lock, None where the file system has no locks.
+
+    Until it is locked another process may take it for a dead one's and remove it, holding the lock meanwhile: then
+    another is made.
+    """
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            lock = _lock(path)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        if path.exists():
+            path.chmod(0o755)
+            return path, lock
+        if lock is not None:
+            os.close(lock)
+
+
 def _lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock on `path` until it is closed; None where another process holds it."""
+    """Return a descriptor that holds the lock on `path` until it is closed; None where there are no locks.
+
+    Raises BlockingIOError where another process holds it.
+    """
     if os.name == "nt":
         return None
     import fcntl
@@ -85,14 +117,19 @@ def _lock(path: Path) -> int | None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
         return None
     return descriptor
 
 
 def _remove_if_dead(path: Path) -> None:
-    lock = _lock(path)
+    try:
+        lock = _lock(path)
+    except OSError:
+        return
     if lock is not None:
         shutil.rmtree(path, ignore_errors=True)
         os.close(lock)

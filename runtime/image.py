@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,18 @@ def encode_png(image: np.ndarray, metadata: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def write_png(path: Path, image: np.ndarray, metadata: Mapping[str, Any]) -> None:
+def write_png(path: str | os.PathLike[str], image: np.ndarray, metadata: Mapping[str, Any]) -> None:
     """Write `image` to `path` as `encode_png` makes it, whole or not at all; raises OutputError when it cannot."""
     data = encode_png(image, metadata)
     try:
-        write_whole(path, data)
+        write_whole(Path(path), data)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Name a place where you may write.") from error
+        raise OutputError(
+            f"{os.fspath(path)} cannot be written: {error.strerror}. Name a place where you may write."
+        ) from error
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the metadata that `write_png` put into the PNG at `path`.
 
     Raises UsageError when there is no such picture or it has no Segue metadata.

@@ -18,10 +18,12 @@ from typing import Any
 
 from ..engines.base import TensorSpec
 from ..errors import BundleError
+from .limits import MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_WIDTH
 
 SCHEMA = 1
 FILE_NAME = "bundle.json"
 MAX_BYTES = 16 * 2**20  # bundle.json itself
+_TINY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,7 @@ def parse(data: bytes, where: str) -> Manifest:
     if schema < 1:
         raise BundleError(f"{where} has schema {schema}, which never existed. Export or fetch the bundle again.")
     if schema > SCHEMA:
-        raise BundleError(
-            f"{where} has schema {schema}; this Segue reads up to {SCHEMA}. Upgrade: pip install --upgrade segue"
-        )
+        raise BundleError(f"{where} has schema {schema}; this Segue reads up to {SCHEMA}. Use a newer Segue.")
     manifest: Manifest = _build(Manifest, table, where)
     _check_values(manifest, where)
     for path in manifest.files:
@@ -178,23 +178,40 @@ def check_path(path: str, where: str) -> None:
 
 
 def _check_values(manifest: Manifest, where: str) -> None:
-    """Raise BundleError for numbers that no export writes and that arithmetic would stumble over."""
+    """Raise BundleError for numbers that no export writes and that arithmetic or memory would stumble over."""
     sampler, latents, sizes = manifest.sampler, manifest.latents, manifest.sizes
-    positive = {
-        "sampler.shift": sampler.shift,
-        "sampler.train_timesteps": sampler.train_timesteps,
-        "sampler.steps": sampler.steps,
-        "latents.channels": latents.channels,
-        "latents.factor": latents.factor,
-        "latents.patch": latents.patch,
-        "latents.scaling": latents.scaling,
-        "sizes.minimum": sizes.minimum,
-        "sizes.multiple": sizes.multiple,
-        **{f"tokenizers.{name}.length": tokenizer.length for name, tokenizer in manifest.tokenizers.items()},
+    ranges: dict[str, tuple[float, float, float]] = {  # lowest, value, highest
+        "sampler.shift": (_TINY, sampler.shift, 1e6),
+        "sampler.train_timesteps": (1, sampler.train_timesteps, 10**6),
+        "sampler.steps": (1, sampler.steps, MAX_STEPS),
+        "sampler.guidance": (0, sampler.guidance, 1e6),
+        "latents.channels": (1, latents.channels, 4096),
+        "latents.factor": (1, latents.factor, 256),
+        "latents.patch": (1, latents.patch, 256),
+        "latents.scaling": (_TINY, latents.scaling, 1e6),
+        "latents.shift": (-1e6, latents.shift, 1e6),
+        "sizes.minimum": (1, sizes.minimum, MAX_SIDE),
+        "sizes.maximum": (1, sizes.maximum, MAX_SIDE),
+        "sizes.multiple": (1, sizes.multiple, MAX_SIDE),
+        "t5_tokens": (0, manifest.t5_tokens, MAX_TOKENS),
     }
-    for name, value in positive.items():
-        if not value > 0:
-            raise BundleError(f"{where} has {name} = {value}, which must be above 0. Export the bundle again.")
+    for name, tokenizer in manifest.tokenizers.items():
+        ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # the begin and the end token at least
+        ranges[f"tokenizers.{name}.pad_id"] = (0, tokenizer.pad_id, 2**31 - 1)
+    for name, component in manifest.components.items():
+        ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
+        for spec in (*component.inputs, *component.outputs):
+            for i, size in enumerate(spec.shape):
+                if isinstance(size, int):
+                    ranges[f"components.{name}.{spec.name}.shape[{i}]"] = (0, size, MAX_WIDTH)
+    for name, file in manifest.files.items():
+        ranges[f"files.{name}.bytes"] = (0, file.bytes, 2**50)
+    for name, (lowest, value, highest) in ranges.items():
+        if not lowest <= value <= highest:
+            raise BundleError(
+                f"{where} has {name} = {str(value)[:40]}, which must be from {lowest:g} to {highest:g}. "
+                "Export the bundle again."
+            )
     unit = latents.factor * latents.patch
     if sizes.multiple % unit or any(s % sizes.multiple for s in (sizes.minimum, sizes.maximum, *sizes.default)):
         raise BundleError(
@@ -203,8 +220,6 @@ def _check_values(manifest: Manifest, where: str) -> None:
         )
     if not all(sizes.minimum <= side <= sizes.maximum for side in sizes.default):
         raise BundleError(f"{where} has a default size outside its own range: {sizes}. Export the bundle again.")
-    if manifest.t5_tokens < 0:
-        raise BundleError(f"{where} has t5_tokens = {manifest.t5_tokens}, below 0. Export the bundle again.")
 
 
 def _no_constant(text: str) -> float:
@@ -235,11 +250,12 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             raise _malformed(where, "object", value)
         return {key: _build(arguments[1], item, f"{where}:{key}") for key, item in value.items()}
     accepted = arguments if origin is types.UnionType else (kind,)
-    if float in accepted:
+    takes_float = float in accepted
+    if takes_float:
         accepted = (*accepted, int)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
         raise _malformed(where, getattr(kind, "__name__", str(kind)), value)
-    if kind is not float:
+    if not takes_float or value is None:
         return value
     try:
         number = float(value)

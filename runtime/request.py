@@ -10,11 +10,8 @@ import numpy as np
 
 from ..errors import UsageError
 from . import noise, sampler
+from .limits import MAX_COUNT, MAX_STEPS, MAX_TEXT
 from .manifest import Manifest, Sizes
-
-MAX_STEPS = 1000
-MAX_COUNT = 4096
-MAX_TEXT = 100_000  # characters; far above any tokenizer's limit, below that of a PNG text chunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +41,8 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A request with every default filled in and every value checked against a bundle.
-
-    `latents` float32 [pictures, channels, height / factor, width / factor]; picture i shows `prompts[i]`.
-    """
+class Prepared:
+    """A request with every default filled in and every value checked against a bundle; picture i shows `prompts[i]`."""
 
     prompts: tuple[str, ...]
     negative: str
@@ -59,7 +53,8 @@ class Job:
     count: int  # pictures a prompt
     sigmas: tuple[float, ...] | None  # the caller's own levels, before the shift
     schedule: sampler.Schedule
-    latents: np.ndarray
+    shape: tuple[int, int, int]  # of one picture's latents: channels, height / factor, width / factor
+    block: np.ndarray | None  # the initial latents of all pictures, where they come as one block
     noise: str  # "philox", "torch" or "given"
 
     @property
@@ -67,9 +62,15 @@ class Job:
         """Whether classifier-free guidance runs, which doubles the network's batch."""
         return self.guidance > 1
 
+    def initial(self, index: int) -> np.ndarray:
+        """Return the initial latents of picture `index`, float32 [1, channels, height / factor, width / factor]."""
+        if self.block is not None:
+            return self.block[index : index + 1]
+        return noise.philox_normal(self.shape, self.seed, image=index % self.count)[None]
 
-def plan(request: Request, manifest: Manifest) -> Job:
-    """Return `request` as a job for the bundle of `manifest`; raises UsageError for whatever cannot be met."""
+
+def prepare(request: Request, manifest: Manifest) -> Prepared:
+    """Return `request` ready for the bundle of `manifest`; raises UsageError for whatever cannot be met."""
     texts = tuple(request.prompt) if isinstance(request.prompt, list | tuple) else (request.prompt,)
     if not texts or not all(isinstance(text, str) for text in (*texts, request.negative)):
         raise UsageError(
@@ -89,13 +90,12 @@ def plan(request: Request, manifest: Manifest) -> Job:
         raise UsageError(f"guidance = {guidance!r} is no number from 0 up. Try {manifest.sampler.guidance:g}.")
     height, width = check_size(request.size, manifest.sizes)
     shape = (
-        len(texts) * count,
         manifest.latents.channels,
         height // manifest.latents.factor,
         width // manifest.latents.factor,
     )
     schedule = _schedule(request, manifest)
-    return Job(
+    return Prepared(
         prompts=tuple(text for text in texts for _ in range(count)),
         negative=request.negative,
         seed=seed,
@@ -105,7 +105,8 @@ def plan(request: Request, manifest: Manifest) -> Job:
         count=count,
         sigmas=None if request.sigmas is None else tuple(float(level) for level in request.sigmas),
         schedule=schedule,
-        latents=_initial(request, shape, seed, count),
+        shape=shape,
+        block=_block(request, (len(texts) * count, *shape), seed),
         noise=request.noise if request.latents is None else "given",
     )
 
@@ -123,8 +124,9 @@ def check_size(size: int | tuple[int, int] | None, sizes: Sizes) -> tuple[int, i
     )
     if nearest != sides:
         raise UsageError(
-            f"the size {sides[0]}x{sides[1]} (height x width) is not possible: both sides must be multiples of "
-            f"{sizes.multiple} from {sizes.minimum} to {sizes.maximum}. Try {nearest[0]}x{nearest[1]}."
+            f"the size {sides[1]}x{sides[0]} (width x height) is not possible: both sides must be multiples of "
+            f"{sizes.multiple} from {sizes.minimum} to {sizes.maximum}. Try {nearest[1]}x{nearest[0]}, which a "
+            f"program writes as size = ({nearest[0]}, {nearest[1]})."
         )
     return int(sides[0]), int(sides[1])
 
@@ -141,7 +143,7 @@ def _schedule(request: Request, manifest: Manifest) -> sampler.Schedule:
     return schedule
 
 
-def _initial(request: Request, shape: tuple[int, ...], seed: int, count: int) -> np.ndarray:
+def _block(request: Request, shape: tuple[int, ...], seed: int) -> np.ndarray | None:
     if request.latents is not None:
         given = np.asarray(request.latents)
         if given.shape != shape or given.dtype.kind != "f" or not np.isfinite(given).all():
@@ -152,9 +154,7 @@ def _initial(request: Request, shape: tuple[int, ...], seed: int, count: int) ->
         return given.astype(np.float32)
     if request.noise not in noise.KINDS:
         raise UsageError(f"noise = {request.noise!r} is unknown. Choose one of: {', '.join(noise.KINDS)}.")
-    if request.noise == "torch":
-        return noise.torch_normal(shape, seed)
-    return np.stack([noise.philox_normal(shape[1:], seed, image=i % count) for i in range(shape[0])])
+    return noise.torch_normal(shape, seed) if request.noise == "torch" else None
 
 
 def _whole(name: str, value: object, low: int, high: int) -> int:

@@ -10,26 +10,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 import time
-from pathlib import Path
 
+from .cache import cache_directory
 from .files import write_whole
 
 LIMIT = 4096  # entries kept, newest last
 _RACY_NS = 2 * 10**9  # a file younger than this may change again without a new mtime on a coarse file system
-
-
-def cache_directory() -> Path:
-    """Return Segue's directory in the user's cache (XDG_CACHE_HOME, or the platform's own place); it may not exist."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(chosen):
-        return Path(chosen) / "segue"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segue" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "segue"
-    return Path.home() / ".cache" / "segue"
 
 
 def key(status: os.stat_result, sha256: str) -> str:

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import segue
+from segue import cli, console
 
 
 def run(*arguments: object, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,7 +31,7 @@ def failed(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> No
 
 
 def test_render_writes_a_picture_that_says_how_it_was_made(exported: Path, tmp_path: Path) -> None:
-    done = run("render", exported, "a red heart", "--seed", 7, "--size", "64x96", "--threads", 1, cwd=tmp_path)
+    done = run("render", exported, "a red heart", "--seed", 7, "--size", "96x64", "--threads", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "a-red-heart-7.png"
     path = tmp_path / "a-red-heart-7.png"
@@ -37,7 +39,7 @@ def test_render_writes_a_picture_that_says_how_it_was_made(exported: Path, tmp_p
         assert picture.size == (96, 64)
     made = segue.read_metadata(path)
     assert (made["prompt"], made["seed"], made["size"], made["steps"]) == ("a red heart", 7, [64, 96], 4)
-    again = run("render", exported, "a red heart", "--seed", 7, "--size", "64x96", "--threads", 1, cwd=tmp_path)
+    again = run("render", exported, "a red heart", "--seed", 7, "--size", "96x64", "--threads", 1, cwd=tmp_path)
     assert again.stdout.strip() == "a-red-heart-7-2.png"
     assert (tmp_path / "a-red-heart-7-2.png").read_bytes() == path.read_bytes()
 
@@ -50,6 +52,16 @@ def test_several_pictures_are_numbered_and_custom_sigmas_are_taken(exported: Pat
     assert [Path(e["path"]).name for e in events if e["event"] == "image"] == ["h-1.png", "h-2.png"]
     assert [e["done"] for e in events if e["event"] == "progress"] == [1, 2, 3, 4]
     assert events[-1]["event"] == "done"
+
+
+def test_several_pictures_never_overwrite_those_of_an_earlier_run(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "x-0-2.png").write_bytes(b"mine")
+    done = run("render", exported, "x", "--count", 2, "--size", 64, "--steps", 1, cwd=tmp_path)
+    assert done.stdout.split() == ["x-0-2-1.png", "x-0-2-2.png"]
+    assert (tmp_path / "x-0-2.png").read_bytes() == b"mine"
+    (tmp_path / "y-2.png").mkdir()
+    failed(run("render", exported, "y", "--count", 2, "-o", "y.png", cwd=tmp_path), 6, "y-2.png is a directory")
+    assert not (tmp_path / "y-1.png").exists()
 
 
 def test_a_cut_prompt_is_warned_of(exported: Path, tmp_path: Path) -> None:
@@ -66,7 +78,12 @@ def test_a_cut_prompt_is_warned_of(exported: Path, tmp_path: Path) -> None:
         (("render", ".", "x"), 3, ("no bundle.json", "segue export")),
         (("render", "BUNDLE", "x", "--steps", -3), 2, ("-3",)),
         (("render", "BUNDLE", "x", "--size", "100"), 2, ("100", "Try")),
-        (("render", "BUNDLE", "x", "--size", "big"), 2, ("'big' is no size",)),
+        (("render", "BUNDLE", "x", "--size", "104x64"), 2, ("104x64 (width x height)", "Try 112x64")),
+        (("render", "BUNDLE", "x", "--size", "big"), 2, ("'big' is no size", "192x128")),
+        (("render", "BUNDLE", "x", "--count", 0), 2, ("--count",)),
+        (("render", "BUNDLE", "x", "--count", 10**12), 2, ("--count", "4096")),
+        (("render", "BUNDLE", "x", "--count", 2, "-o", "."), 6, ("is a directory",)),
+        (("render", "BUNDLE", "x", "--threads", 10**6), 2, ("threads = 1000000",)),
         (("render", "BUNDLE", "x", "--sigmas", "1,a"), 2, ("no list of noise levels",)),
         (("render", "BUNDLE", "x", "--seed", -1), 2, ("-1",)),
         (("render", "BUNDLE", "x", "-o", "nowhere/x.png"), 6, ("nowhere does not exist", "mkdir")),
@@ -89,11 +106,57 @@ def test_inspect_and_verify_describe_a_bundle(exported: Path, tmp_path: Path) ->
     assert "transformer" in shown.stdout
     assert "parity" in shown.stdout
     manifest = json.loads(run("inspect", exported, "--json", cwd=tmp_path).stdout)
+    assert (manifest["event"], manifest["name"]) == ("manifest", "tiny")
     assert manifest["family"] == "sd3"
     assert all(p["relative_l2"] < p["gate"] for p in manifest["parity"])
     done = run("verify", exported, cwd=tmp_path)
     assert done.returncode == 0
     assert "are as bundle.json says" in done.stdout
+
+
+def test_verify_tells_how_far_it_is(exported: Path, tmp_path: Path) -> None:
+    done = run("verify", exported, "--json", cwd=tmp_path)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    progress = [(e["done"], e["total"]) for e in events if e["event"] == "progress"]
+    total = sum(path.stat().st_size for path in exported.rglob("*") if path.name != "bundle.json" and path.is_file())
+    assert {size for _, size in progress} == {total}
+    assert progress[-1][0] == total
+    assert events[-1]["event"] == "verified"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "code"),
+    [
+        (("inspect", "nothing"), "UsageError", 2),
+        (("inspect", "."), "BundleError", 3),
+        (("inspect",), "UsageError", 2),
+        (("render", "nothing", "x", "-o", "nowhere/x.png"), "OutputError", 6),
+    ],
+)
+def test_a_failure_is_an_event_where_json_was_asked_for(
+    arguments: tuple[str, ...], kind: str, code: int, tmp_path: Path
+) -> None:
+    done = run(*arguments, "--json", cwd=tmp_path)
+    event = json.loads(done.stdout)
+    assert done.returncode == code
+    assert event == {"event": "error", "kind": kind, "exit_code": code, "text": event["text"]}
+    assert event["text"] in done.stderr
+
+
+def test_a_closed_standard_output_is_no_success(exported: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for options in (["--json"], []):
+        done = subprocess.run(
+            [sys.executable, "-m", "segue.cli", "inspect", str(exported), *options],
+            cwd=tmp_path,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (141, "")
+    os.close(writer)
 
 
 def test_verify_names_an_altered_file_and_both_hashes(exported: Path, tmp_path: Path) -> None:
@@ -114,37 +177,63 @@ def test_unpack_gives_the_checkpoint_back(exported: Path, tiny_checkpoint: Path,
         assert (tmp_path / "again" / path.relative_to(tiny_checkpoint)).read_bytes() == path.read_bytes()
 
 
-def test_ctrl_c_stops_cleanly_and_leaves_nothing(exported: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "segue.cli",
-        "render",
-        str(exported),
-        "red",
-        "--steps",
-        "1000",
-        "--json",
-        "-o",
-        "x.png",
-    ]
+def interrupted(options: list[object], after: str, cwd: Path) -> tuple[int, str]:
+    """Run segue, press Ctrl-C soon after the first event of that name, and return the exit code and standard error."""
     child = subprocess.Popen(
-        command,
-        cwd=tmp_path,
+        [sys.executable, "-m", "segue.cli", *(str(option) for option in options), "--json"],
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        env={**os.environ, "XDG_CACHE_HOME": str(cwd / "cache")},
     )
     assert child.stdout is not None
-    child.stdout.readline()  # the first step is done
+    while json.loads(child.stdout.readline())["event"] != after:
+        pass
     time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=30)
-    assert child.returncode == 130
+    return child.returncode, errors
+
+
+def test_ctrl_c_stops_cleanly_and_leaves_nothing(exported: Path, tmp_path: Path) -> None:
+    code, errors = interrupted(["render", exported, "red", "--steps", 1000, "-o", "x.png"], "progress", tmp_path)
+    assert code == 130
     assert "Stopped" in errors
     assert "Traceback" not in errors
-    assert not (tmp_path / "x.png").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name != "cache"]
+
+
+def test_ctrl_c_keeps_the_pictures_that_are_done(exported: Path, tmp_path: Path) -> None:
+    options = ["render", exported, "red", "--steps", 10, "--size", 64, "--count", 500, "-o", "x.png"]
+    code, _ = interrupted(options, "image", tmp_path)
+    assert code == 130
+    assert segue.read_metadata(tmp_path / "x-1.png")["index"] == 0
+    assert not (tmp_path / "x-500.png").exists()
+
+
+def test_the_sheet_of_demo_names_its_prompts_and_their_places(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segue.runtime.bundle.shipped", lambda: {"emoji": exported})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = CliRunner().invoke(cli.cli, ["demo", "-o", str(tmp_path / "sheet.png")])
+    assert done.exit_code == 0, done.output
+    made = segue.read_metadata(tmp_path / "sheet.png")
+    assert made["prompts"] == list(cli.DEMO)
+    assert made["layout"] == {"rows": 2, "columns": 3}
+    height, width = made["size"]
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.size == (3 * width, 2 * height)
+
+
+def test_each_stage_has_a_task_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.Output(as_json=True).stages() as update:
+        update("copy", "bytes", 5, 9)
+        update("copy", "bytes", 9, 9)
+        update("trace", "graphs", 0, 4)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(e["task"], e["done"], e["total"]) for e in events] == [("copy", 5, 9), ("copy", 9, 9), ("trace", 0, 4)]
 
 
 def test_version_is_told(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from .captions import STYLES, draw_captions
 from .data import emoji
 from .data.packages import fetch
 from .latents import remembered
-from .metrics.nets import CLIP_BPE, Lite0, cache_directory, embed_names
+from .metrics.nets import CLIP_BPE, Lite0, data_directory, embed_names
 from .pictures import Pictures, on_white
 
 
@@ -148,7 +148,7 @@ def make_tokenizer(length: int, pad: str) -> Any:
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    path = fetch(CLIP_BPE, cache_directory()) / "open_clip/bpe_simple_vocab_16e6.txt.gz"
+    path = fetch(CLIP_BPE, data_directory()) / "open_clip/bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     symbols = list(bytes_to_unicode().values())

@@ -63,7 +63,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
             transformer(configs["transformer"]),
             *autoencoder(configs["vae"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise unusable(error) from None
 
 

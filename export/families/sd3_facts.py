@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CheckpointError
+from ...runtime.limits import MAX_SIDE
 from ...runtime.manifest import Latents, Sampler, Sizes
 from ..checkpoint import Checkpoint, read_json
 
@@ -50,20 +51,30 @@ def check(index: dict[str, Any]) -> None:
             f"The checkpoint is of {str(index.get('_class_name'))[:80]!r}; Segue exports {PIPELINE}. "
             "Name a checkpoint of that pipeline."
         )
-    if (index.get("text_encoder_3") or [None, None])[1] is not None:
+    if _class(index, "text_encoder_3") is not None:
         raise CheckpointError(
             "The checkpoint has a text_encoder_3 (T5), which the runtime does not use yet. Save it without: "
             "StableDiffusion3Pipeline.from_pretrained(DIRECTORY, text_encoder_3=None, tokenizer_3=None)"
             ".save_pretrained(OTHER), and export OTHER."
         )
     for name, wanted in CLASSES.items():
-        found = index.get(name) or [None, None]
+        found = _class(index, name)
         # transformers 5 has one tokenizer class; 4 wrote CLIPTokenizerFast for the same files
-        if found[1] not in (wanted, wanted + "Fast" if wanted == "CLIPTokenizer" else wanted):
+        if found not in (wanted, wanted + "Fast" if wanted == "CLIPTokenizer" else wanted):
             raise CheckpointError(
-                f"model_index.json gives {name} as {found[1]!r}; Segue exports {wanted}. "
+                f"model_index.json gives {name} as {found!r}; Segue exports {wanted}. "
                 "Name a checkpoint with that component."
             )
+
+
+def _class(index: dict[str, Any], name: str) -> str | None:
+    """Return the class of a component in a model_index.json, whose entries are [library, class] or [null, null]."""
+    entry = index.get(name) or [None, None]
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(e, str | None) for e in entry):
+        raise CheckpointError(
+            f"model_index.json gives {name} as {str(entry)[:80]!r}, no library and class. Fetch the file again."
+        )
+    return entry[1]
 
 
 def facts(found: Checkpoint) -> Facts:
@@ -83,14 +94,11 @@ def facts(found: Checkpoint) -> Facts:
         transformer, vae = found.parts["transformer"].config, found.parts["vae"].config
         encoders = [found.parts[f].config for f in ("text_encoder", "text_encoder_2")]
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        patch = transformer["patch_size"]
-        latents = Latents(
-            transformer["in_channels"], factor, patch, float(vae["scaling_factor"]), float(vae.get("shift_factor") or 0)
+        channels, patch, sample, table = (
+            _natural(transformer, key) for key in ("in_channels", "patch_size", "sample_size", "pos_embed_max_size")
         )
-        side = transformer["sample_size"] * factor
-        multiple = patch * factor
-        reach = transformer["pos_embed_max_size"] * multiple
-        maximum = min(found.settings.maximum_size or reach, reach) // multiple * multiple
+        latents = Latents(channels, factor, patch, float(vae["scaling_factor"]), float(vae.get("shift_factor") or 0))
+        sizes = _sizes(sample * factor, patch * factor, table * patch * factor, found.settings.maximum_size)
         sampler = Sampler(
             "flow-match-euler",
             float(scheduler.get("shift", 1.0)),
@@ -101,9 +109,35 @@ def facts(found: Checkpoint) -> Facts:
         _fit(transformer, "joint_attention_dim", ">=", sum(e["hidden_size"] for e in encoders))
         _fit(transformer, "pooled_projection_dim", "==", sum(e["projection_dim"] for e in encoders))
         _fit(transformer, "in_channels", "==", vae["latent_channels"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise unusable(error) from None
-    return Facts(sampler, latents, Sizes((side, side), min(64, maximum), maximum, multiple))
+    return Facts(sampler, latents, sizes)
+
+
+def _natural(config: dict[str, Any], key: str) -> int:
+    value = config[key]
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**20:
+        raise CheckpointError(
+            f"transformer/config.json has {key} {str(value)[:40]!r}, which should be a whole number above 0. "
+            "Fetch the file again."
+        )
+    return value
+
+
+def _sizes(side: int, multiple: int, reach: int, limit: int | None) -> Sizes:
+    """Return the sizes of a model made for `side` pixels, whose positional table spans `reach`."""
+    if side > reach:
+        raise CheckpointError(
+            f"transformer/config.json has a sample_size of {side} pixels, beyond the {reach} that pos_embed_max_size "
+            "spans. Fetch the file again."
+        )
+    maximum = min(limit or reach, reach, MAX_SIDE) // multiple * multiple
+    if side > maximum:
+        raise CheckpointError(
+            f"segue.json: maximum_size is {limit or MAX_SIDE}, below the {side} pixels that the model is made for "
+            "(sample_size in transformer/config.json). Raise it, or remove it."
+        )
+    return Sizes((side, side), min(-(-64 // multiple) * multiple, side), maximum, multiple)
 
 
 def _fit(config: dict[str, Any], key: str, relation: str, need: int) -> None:

@@ -97,7 +97,8 @@ def test_a_closed_engine_says_so(graph):
         engine.run(feeds())
 
 
-def test_threads_below_one_are_refused_and_the_default_is_within_the_machine(graph):
-    with pytest.raises(UsageError, match="threads = 0"):
-        OrtEngine(graph, threads=0)
+def test_threads_out_of_measure_are_refused_and_the_default_is_within_the_machine(graph):
+    for threads in (0, 257):
+        with pytest.raises(UsageError, match=f"threads = {threads} is"):
+            OrtEngine(graph, threads=threads)
     assert default_threads() >= 1

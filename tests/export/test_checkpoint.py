@@ -1,12 +1,19 @@
 """What is read of a checkpoint directory, and what is refused."""
 
+import ast
 import json
+import os
+import re
+import shlex
 import shutil
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import segue
 from segue.errors import CheckpointError
 from segue.export import checkpoint, trace
 from segue.export.families import sd3, sd3_facts
@@ -81,10 +88,12 @@ def test_a_component_that_leaves_the_directory_is_refused(copy):
         read(copy)
 
 
-@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "model.bin", 3])
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "model.bin", 3, ["a"], {}, None])
 def test_a_shard_that_leaves_its_directory_is_refused(copy, shard):
-    (copy / "vae" / WEIGHTS).unlink()
-    (copy / "vae" / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    path = copy / "vae" / WEIGHTS
+    path.rename(copy / "vae/a.safetensors")
+    table = {"a": "a.safetensors", "b": shard, "c": "a.safetensors"}
+    (copy / "vae" / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": table}))
     with pytest.raises(CheckpointError, match="names the shard"):
         read(copy)
 
@@ -105,12 +114,84 @@ def test_mixed_precision_is_refused_with_the_option_to_use(copy):
 
 
 @pytest.mark.parametrize(
-    "content", ['{"t5": 1}', '{"steps": "4"}', '{"steps": -4}', '{"guidance": true}', "[]", "{", '{"source": null}']
+    "content",
+    [
+        *('{"t5": 1}', '{"steps": "4"}', '{"steps": -4}', '{"steps": 0}', '{"steps": null}', '{"guidance": true}'),
+        *(
+            '{"guidance": 1e999}',
+            '{"guidance": NaN}',
+            '{"maximum_size": 0}',
+            '{"maximum_size": 8}',
+            '{"t5_tokens": -1}',
+        ),
+        *("[]", "{", '{"source": null}', f'{{"steps": 1{"0" * 400}}}'),
+    ],
 )
 def test_a_wrong_segue_json_is_refused(copy, content):
     (copy / "segue.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"segue\.json"):
         read(copy)
+
+
+def test_the_settings_that_the_documentation_shows_are_the_defaults(copy):
+    page = (Path(segue.__file__).parent / "docs/export.md").read_text()
+    (block,) = re.findall(r"^    (\{.*?\})$", page, re.MULTILINE | re.DOTALL)
+    assert json.loads(block).keys() == {f.name for f in fields(checkpoint.Settings)}
+    (copy / "segue.json").write_text(block)
+    assert read(copy).settings == checkpoint.Settings()
+
+
+def test_a_model_made_for_more_than_maximum_size_is_refused(copy):
+    edit(copy / "segue.json", maximum_size=127)
+    with pytest.raises(CheckpointError, match="maximum_size is 127, below the 128 pixels"):
+        read(copy)
+
+
+@pytest.mark.parametrize("key", ["patch_size", "sample_size", "in_channels", "pos_embed_max_size"])
+@pytest.mark.parametrize("value", [0, -2, "2", 2.0, True, None, 10**30])
+def test_a_transformer_size_that_is_no_positive_number_is_named(copy, key, value):
+    edit(copy / "transformer/config.json", **{key: value})
+    with pytest.raises(CheckpointError, match=f"has {key} "):
+        read(copy)
+
+
+@pytest.mark.parametrize("entry", ["x", ["diffusers"], [None], {"a": 1}, 3, [1, 2], ["a", "b", "c"]])
+@pytest.mark.parametrize("name", ["text_encoder_3", "vae"])
+def test_an_index_entry_that_is_no_library_and_class_is_named(copy, name, entry):
+    edit(copy / "model_index.json", **{name: entry})
+    with pytest.raises(CheckpointError, match=f"model_index.json gives {name}|no such directory"):
+        read(copy)
+
+
+@pytest.mark.parametrize("name", ["a:b.json", "a\\b.txt", "a\nb.md"])
+def test_a_file_whose_name_a_bundle_does_not_carry_is_named(copy, name):
+    (copy / "vae" / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="Rename or remove"):
+        read(copy)
+
+
+def test_a_pipe_in_place_of_a_config_is_refused(copy):
+    (copy / "vae/config.json").unlink()
+    os.mkfifo(copy / "vae/config.json")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        read(copy)
+
+
+def test_the_conversion_of_pickles_survives_any_path_and_leaves_t5_out(copy, tmp_path):
+    root = tmp_path / """it's "a" $(path)"""
+    copy.rename(root)
+    (root / "vae" / WEIGHTS).rename(root / "vae/diffusion_pytorch_model.bin")
+    with pytest.raises(CheckpointError) as caught:
+        read(root)
+    command = re.search(r"(python -c .*) Then", str(caught.value)).group(1)
+    python, option, code = shlex.split(command)
+    call = ast.parse(code).body[1].value.func.value
+    assert (python, option, ast.literal_eval(call.args[0])) == ("python", "-c", str(root))
+    assert {k.arg: ast.literal_eval(k.value) for k in call.keywords} == {
+        "use_safetensors": False,
+        "text_encoder_3": None,
+        "tokenizer_3": None,
+    }
 
 
 def test_without_segue_json_the_settings_are_stable_diffusion_3s(copy):

@@ -1,7 +1,9 @@
 """What an export of a whole (tiny) checkpoint gives."""
 
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from segue.errors import BundleError, CheckpointError, OutputError, ParityError, UsageError
+from segue.export import export as export_module
 from segue.export import parity
 from segue.export.export import export
 from segue.export.unpack import unpack
@@ -81,7 +84,7 @@ def test_the_manifest_says_where_the_model_comes_from_and_how_to_sample(exported
     assert content.sizes == manifest.Sizes((128, 128), 64, 256, 16)
     assert content.provenance.source == "tests"
     assert content.provenance.exporter["torch"] == torch.__version__
-    assert content.components["transformer"].parameters == 87648
+    assert content.components["transformer"].parameters == 79456  # less 8,192 of the positional table
     on_disk = {str(p.relative_to(exported)) for p in exported.rglob("*") if p.is_file()} - {"bundle.json"}
     assert set(content.files) == on_disk
 
@@ -138,7 +141,7 @@ def test_unpacking_an_altered_bundle_names_both_hashes(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "bundle")
     path = tmp_path / "bundle/vae/config.json"
     path.write_text(path.read_text() + " ")
-    with pytest.raises(BundleError, match=r"vae/config.json was altered: its sha256 is \w{64}.* with \w{64}"):
+    with pytest.raises(BundleError, match=r"vae/config.json .* was altered: its sha256 is \w{64}.* says \w{64}"):
         unpack(tmp_path / "bundle", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
@@ -184,6 +187,69 @@ def test_a_component_beyond_the_free_memory_is_recorded_so(exported):
     component = replace(read(exported).components["transformer"], parameters=10**13)
     (result,) = parity.check(exported, {"transformer": component})
     assert (result.note, result.relative_l2, result.gate) == ("not checked: memory", None, None)
+
+
+@pytest.mark.parametrize("make", [lambda p: p.symlink_to("/etc/hostname"), lambda p: os.mkfifo(p)])
+def test_unpacking_refuses_links_and_pipes_as_opening_does(exported, tmp_path, make):
+    shutil.copytree(exported, tmp_path / "bundle")
+    (tmp_path / "bundle/vae/config.json").unlink()
+    make(tmp_path / "bundle/vae/config.json")
+    with pytest.raises(BundleError, match="is no regular file"):
+        unpack(tmp_path / "bundle", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_only_a_failed_export_says_that_no_bundle_was_made(exported, tiny_checkpoint, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ParityError("the gate is 0.0001. Report it.")
+
+    monkeypatch.setattr(parity, "check", fail)
+    with pytest.raises(ParityError, match=r"^No bundle was made: the gate .*--no-parity"):
+        export_module._parity(tmp_path, read(exported).components, lambda event: None)
+
+
+def test_a_killed_check_is_recorded_as_such_and_leaves_no_twins(exported, tmp_path, monkeypatch):
+    child = tmp_path / "child"
+    child.write_text(
+        f"#!{sys.executable}\nimport json, os, pathlib, sys\n"
+        "twin = pathlib.Path(json.load(sys.stdin)['scratch'], 'twin')\ntwin.mkdir()\n"
+        "(twin / 'weights').write_bytes(b'x')\nos.kill(os.getpid(), 9)\n"
+    )
+    child.chmod(0o755)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(sys, "executable", str(child))
+    component = read(exported).components["transformer"]
+    (result,) = parity.check(exported, {"transformer": component}, scratch=tmp_path / "scratch")
+    assert result.note.startswith("not checked: memory (the check was killed")
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({"source": "\ud800"}, "surrogates"), ({"maximum_size": 8}, "maximum_size"), ({"guidance": 2e6}, "guidance")],
+)
+def test_a_bundle_that_no_reader_opens_is_refused_before_the_work(tiny_checkpoint, tmp_path, settings, key):
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    (tmp_path / "checkpoint/segue.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=key):
+        export(tmp_path / "checkpoint", tmp_path / "out", progress=lambda event: pytest.fail("work began"))
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("vae/config.json", {"scaling_factor": -1}, r"latents\.scaling = -1\.0"),
+        ("scheduler/scheduler_config.json", {"shift": 0}, r"sampler\.shift = 0\.0"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 0}, r"sampler\.train_timesteps = 0"),
+    ],
+)
+def test_numbers_that_no_reader_takes_are_named(tiny_checkpoint, tmp_path, file, change, message):
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message):
+        export(tmp_path / "checkpoint", tmp_path / "out", progress=lambda event: pytest.fail("work began"))
 
 
 def test_an_existing_target_is_refused_and_left_alone(tiny_checkpoint, tmp_path):

@@ -87,6 +87,21 @@ def test_a_length_that_lies_is_refused_before_anything_is_read(tmp_path, claimed
         headers.read(write(tmp_path / "x.safetensors", GOOD, 14, claimed=claimed), "x")
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "x").mkdir()  # permissions would not stop a superuser
+    with pytest.raises(CheckpointError, match=r"x cannot be read .*Check its permissions"):
+        headers.read(tmp_path / "x", "x")
+
+
+def test_only_a_failure_at_the_source_is_of_the_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="a/b cannot be read"), headers.reading(tmp_path / "a"):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "a/b"))
+    with pytest.raises(PermissionError), headers.reading(tmp_path / "a"):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "b"))
+    with pytest.raises(BrokenPipeError), headers.reading(tmp_path / "a"):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"")
     with pytest.raises(CheckpointError, match="in a file of 0"):

@@ -58,6 +58,31 @@ def test_a_value_beyond_half_precision_is_refused(tmp_path):
         precision.convert(tmp_path / "a", tmp_path / "b", "fp16")
 
 
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_a_value_beyond_single_precision_is_refused(tmp_path, kind):
+    save_file({"w": torch.tensor([1.0, -1e39], dtype=torch.float64)}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"holds 1e\+39 in 'w', beyond fp32.*Correct that tensor"):
+        precision.convert(tmp_path / "a", tmp_path / "b", kind)
+
+
+def test_infinities_that_are_stored_stay(tmp_path):
+    save_file({"w": torch.tensor([torch.inf, -torch.inf, torch.nan])}, tmp_path / "a")
+    precision.convert(tmp_path / "a", tmp_path / "b", "fp16")
+    assert load_file(tmp_path / "b")["w"].tolist()[:2] == [torch.inf, -torch.inf]
+
+
+def test_after_sharing_blocks_the_hash_is_of_the_target(tmp_path, monkeypatch):
+    def share(reader, writer):
+        writer.write(b"as it was")
+        writer.seek(0)
+        return True
+
+    monkeypatch.setattr(precision, "_share_blocks", share)
+    (tmp_path / "a").write_bytes(b"changed since")
+    assert precision.place(tmp_path / "a", tmp_path / "b") == sha256(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"as it was"
+
+
 def test_float8_is_refused(tmp_path):
     save_file({"w": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "a")
     with pytest.raises(CheckpointError, match="F8_E4M3, which Segue does not convert"):

@@ -1,10 +1,13 @@
 """An export appears whole or not at all, and its memory does not grow with the weights."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -98,6 +101,58 @@ def test_a_parent_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written to"), NewDirectory(tmp_path / "file/bundle"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "expected"),
+    [
+        (errno.ENOSPC, None, OutputError),
+        (errno.EACCES, "below", OutputError),
+        (errno.EACCES, "source", PermissionError),
+        (errno.EPIPE, None, BrokenPipeError),
+        (errno.EIO, None, OSError),
+    ],
+)
+def test_only_a_write_that_failed_is_reported_as_one(tmp_path, error, name, expected):
+    new = NewDirectory(tmp_path / "a")
+    with pytest.raises(expected) as caught, new:
+        raise OSError(error, "", name and str((new.path if name == "below" else tmp_path) / "x"))
+    assert isinstance(caught.value, OutputError) == (expected is OutputError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_no_pattern(tmp_path):
+    kept = tmp_path / ".abc.partial-x"
+    kept.mkdir()
+    for name in ("a*c", "a?c", "a[b]c"):
+        with NewDirectory(tmp_path / name) as new:
+            new.commit()
+    assert kept.exists()
+
+
+@pytest.mark.parametrize("at", ["removed", "held"])
+def test_a_directory_that_another_export_takes_for_a_dead_ones_is_made_anew(tmp_path, monkeypatch, at):
+    make, made = tempfile.mkdtemp, []
+
+    def meet(**options):
+        made.append(make(**options))
+        if len(made) == 1 and at == "removed":
+            os.rmdir(made[0])
+        elif len(made) == 1:
+            descriptor = os.open(made[0], os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            held.append(descriptor)
+        return made[-1]
+
+    held = []
+    monkeypatch.setattr(tempfile, "mkdtemp", meet)
+    with NewDirectory(tmp_path / "a") as new:
+        (new.path / "x").write_text("")
+        new.commit()
+    assert len(made) == 2
+    assert (tmp_path / "a/x").exists()
+    for descriptor in held:
+        os.close(descriptor)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads VmHWM from /proc")

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from segue.errors import BundleError, UsageError
-from segue.runtime import bundle, verified
+from segue.runtime import bundle, cache, verified
 
 GRAPH = "transformer/model.onnx"
 WEIGHTS = "transformer/weights.safetensors"
@@ -22,7 +22,7 @@ def age(path):
 
 def hashed(path, **options):
     names = []
-    bundle.read(path, progress=lambda name, size: names.append(name), **options)
+    bundle.read(path, progress=lambda name, done, total: names.append(name), **options)
     return set(names)
 
 
@@ -50,6 +50,41 @@ def test_weights_are_hashed_once_and_everything_else_each_time(tiny_bundle, cont
     assert hashed(tiny_bundle) == content.files.keys()
     assert hashed(tiny_bundle) == content.files.keys() - weights
     assert hashed(tiny_bundle, verify_all=True) == content.files.keys()
+
+
+def test_progress_ends_at_the_bytes_of_what_was_hashed(tiny_bundle, content):
+    seen = []
+    bundle.verify(tiny_bundle, lambda name, done, total: seen.append((done, total)))
+    total = sum(file.bytes for file in content.files.values())
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1] == (total, total)
+
+
+@pytest.mark.parametrize("name", [GRAPH, WEIGHTS, "tokenizer/tokenizer.json"])
+def test_a_file_that_changed_since_the_bundle_was_opened_is_told(tiny_bundle, name):
+    opened = bundle.read(tiny_bundle)
+    opened.check_unchanged(*opened.manifest.files)
+    (tiny_bundle / name).rename(tiny_bundle / "old")
+    with pytest.raises(BundleError, match="was changed since the bundle was opened"):
+        opened.check_unchanged(name)
+    shutil.copy(tiny_bundle / "old", tiny_bundle / name)
+    with pytest.raises(BundleError, match="was changed since the bundle was opened"):
+        opened.check_unchanged(*opened.manifest.files)
+
+
+def test_a_graph_is_read_once_so_that_what_is_checked_is_what_was_hashed(tiny_bundle, monkeypatch):
+    opened = []
+    original = bundle.Path.open
+    monkeypatch.setattr(bundle.Path, "open", lambda self, *a: (opened.append(self.name), original(self, *a))[1])
+    bundle.read(tiny_bundle)
+    assert opened.count("decoder.onnx") == 1
+
+
+def test_a_graph_that_another_component_calls_its_weights_is_never_taken_from_memory(tiny_bundle, edit):
+    path = edit(lambda table: table["components"]["vae_decoder"].update(weights=[GRAPH, "vae/weights.safetensors"]))
+    age(path)
+    bundle.read(path)
+    assert GRAPH in hashed(path)
 
 
 def test_a_weight_file_that_just_changed_is_not_remembered(tiny_bundle, content):
@@ -202,6 +237,7 @@ def test_a_shipped_name_wins_over_a_directory_unless_it_is_written_as_a_path(tin
 
 
 def test_shipped_bundles_are_the_directories_of_the_package_that_hold_a_manifest():
+    assert "emoji" in bundle.shipped()
     for name, path in bundle.shipped().items():
         assert bundle.resolve(name) == path
         assert (path / "bundle.json").is_file()
@@ -212,7 +248,7 @@ def test_a_directory_that_is_no_bundle_says_how_to_make_one(tmp_path):
         bundle.resolve(tmp_path)
 
 
-def test_a_huge_manifest_is_refused_unread(tiny_bundle):
+def test_a_huge_manifest_is_refused_before_all_of_it_is_read(tiny_bundle):
     with (tiny_bundle / "bundle.json").open("r+b") as file:
         file.truncate(2**30)
     with pytest.raises(BundleError, match="above the limit"):
@@ -223,6 +259,6 @@ def test_the_cache_follows_the_platform(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/paths/are/ignored")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
-    assert verified.cache_directory() == tmp_path / ".cache" / "segue"
+    assert cache.cache_directory() == tmp_path / ".cache" / "segue"
     monkeypatch.setattr("sys.platform", "darwin")
-    assert verified.cache_directory() == tmp_path / "Library" / "Caches" / "segue"
+    assert cache.cache_directory() == tmp_path / "Library" / "Caches" / "segue"

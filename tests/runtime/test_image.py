@@ -48,8 +48,15 @@ def test_a_written_picture_comes_back_with_its_metadata(tmp_path):
             "a rød 心 heart\nü \nSteps: 4, Sampler: Euler, CFG scale: 4.5, Seed: 1844"
         )
         assert "Size: 7x5" in found.text["parameters"]
-    assert segue.read_metadata(path) == FACTS
+    assert segue.read_metadata(path) == segue.read_metadata(str(path)) == FACTS
     assert os.listdir(tmp_path) == ["picture.png"]
+
+
+def test_a_path_may_be_text(tmp_path):
+    segue.write_png(str(tmp_path / "x.png"), PICTURE, FACTS)
+    assert segue.read_metadata(tmp_path / "x.png") == FACTS
+    with pytest.raises(OutputError, match=r"no/x\.png cannot be written"):
+        segue.write_png(str(tmp_path / "no/x.png"), PICTURE, FACTS)
 
 
 def test_a_picture_has_the_permissions_of_an_ordinary_file(tmp_path):

@@ -36,7 +36,7 @@ def test_a_manifest_survives_dump_and_parse(content):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("schema", 2, "schema 2; this Segue reads up to 1. Upgrade"),
+        ("schema", 2, "schema 2; this Segue reads up to 1. Use a newer Segue"),
         ("schema", 0, "never existed"),
         ("schema", True, "no schema number"),
         ("surprise", 1, "surprise"),
@@ -53,11 +53,43 @@ def test_a_manifest_survives_dump_and_parse(content):
         ("t5_tokens", -1, "t5_tokens = -1"),
         ("components.transformer.graph", "other.onnx", "lists no hash"),
         ("tokenizers.tokenizer.length", 0, r"tokenizer\.length = 0"),
+        ("tokenizers.tokenizer.length", 10_001, r"tokenizer\.length = 10001, which must be from 2 to 10000"),
+        ("tokenizers.tokenizer.pad_id", -1, r"tokenizer\.pad_id = -1"),
+        ("tokenizers.tokenizer.pad_id", 2**63, r"tokenizer\.pad_id = 9223372036854775808"),
+        ("t5_tokens", 10**12, "t5_tokens = 1000000000000"),
+        ("sampler.steps", 1001, r"sampler\.steps = 1001"),
+        ("sampler.train_timesteps", 10**9, r"sampler\.train_timesteps"),
+        ("sampler.guidance", -1.0, r"sampler\.guidance = -1"),
+        ("latents.channels", 10**9, r"latents\.channels"),
+        ("latents.factor", 10**9, r"latents\.factor"),
+        ("latents.patch", 10**9, r"latents\.patch"),
+        ("latents.scaling", 1e-300, r"latents\.scaling"),
+        ("latents.shift", 1e300, r"latents\.shift"),
+        ("sizes.maximum", 16_400, r"sizes\.maximum = 16400"),
+        ("components.transformer.parameters", 10**400, r"transformer\.parameters = 1000"),
     ],
 )
 def test_values_that_no_export_writes_are_refused(table, path, value, said):
     put(table, path, value)
     with pytest.raises(BundleError, match=said):
+        parse(table)
+
+
+def test_a_graph_of_absurd_width_is_refused(table):
+    table["components"]["transformer"]["inputs"][1]["shape"][2] = 2**40
+    with pytest.raises(BundleError, match=r"encoder_hidden_states\.shape\[2\] = 1099511627776"):
+        parse(table)
+
+
+def test_a_file_of_absurd_size_is_refused(table):
+    next(iter(table["files"].values()))["bytes"] = 10**400
+    with pytest.raises(BundleError, match="bytes = 1000"):
+        parse(table)
+
+
+def test_a_parity_figure_without_measure_is_refused(table):
+    table["parity"] = [{"component": "x", "shapes": {}, "relative_l2": 10**400, "maximum": None, "gate": None}]
+    with pytest.raises(BundleError, match="finite float"):
         parse(table)
 
 

@@ -95,6 +95,58 @@ def test_one_picture_is_height_width_colours_and_several_are_a_stack(model):
     assert (one.shape, one.dtype) == ((16, 32, 3), np.uint8)
     assert model.generate("a red heart", count=2, size=(16, 32)).shape == (2, 16, 32, 3)
     assert model.generate(["a cat", "a dog"], size=(16, 32)).shape == (2, 16, 32, 3)
+    assert model.generate(["a cat"], size=(16, 32)).shape == (1, 16, 32, 3)
+
+
+def test_pictures_come_one_by_one_as_render_gives_them_together(model):
+    request = segue.Request(["a cat", "a dog"], seed=3, count=2, size=(16, 32))
+    seen = []
+    pictures = model.pictures(request, on_step=lambda done, total, x: seen.append(done))
+    assert seen == []
+    first = next(pictures)
+    assert seen == [1, 2, 3, 4]
+    assert (first.image.shape, first.latents.shape) == ((16, 32, 3), (4, 2, 4))
+    rest = list(pictures)
+    together = model.render(request)
+    assert together.latents.dtype == np.float32
+    for i, picture in enumerate([first, *rest]):
+        assert np.array_equal(picture.image, together.images[i])
+        assert np.array_equal(picture.latents, together.latents[i])
+        assert picture.metadata == together.metadata[i]
+
+
+def test_a_request_for_pictures_is_checked_at_once(model):
+    with pytest.raises(UsageError, match="steps = 0"):
+        model.pictures(segue.Request("a cat", steps=0))
+
+
+def test_a_second_call_while_one_runs_is_refused_and_later_ones_are_not(model):
+    with pytest.raises(UsageError, match="busy with another call"):
+        model.generate("a cat", on_step=lambda *step: model.generate("a dog"))
+    pictures = model.pictures(segue.Request("a cat", count=2))
+    next(pictures)
+    with pytest.raises(UsageError, match="busy with another call"):
+        model.generate("a dog")
+    pictures.close()
+    model.generate("a dog")
+
+
+def test_closing_ends_what_is_under_way(model):
+    pictures = model.pictures(segue.Request("a cat", count=2))
+    next(pictures)
+    model.close()
+    with pytest.raises(UsageError, match="was closed"):
+        next(pictures)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights.safetensors"])
+def test_a_component_that_changed_since_the_bundle_was_opened_is_not_loaded(tiny_bundle, model, name):
+    path = tiny_bundle / "transformer" / name
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data + b"\0")
+    with pytest.raises(BundleError, match="was changed since the bundle was opened"):
+        model.generate("a cat")
 
 
 def test_the_same_request_gives_the_same_bytes_in_another_process_state(tiny_bundle, model):
@@ -187,9 +239,16 @@ def test_a_closed_model_says_so(tiny_bundle):
         model.generate("a cat")
 
 
-def test_threads_below_one_are_refused_when_opening(tiny_bundle):
-    with pytest.raises(UsageError, match="threads = 0"):
-        segue.open(tiny_bundle, threads=0)
+@pytest.mark.parametrize("threads", [0, 257, 10**9, 1.5])
+def test_a_number_of_threads_out_of_measure_is_refused_when_opening(tiny_bundle, threads):
+    with pytest.raises(UsageError, match=f"threads = {threads} is no whole number from 1 to 256"):
+        segue.open(tiny_bundle, threads=threads)
+
+
+def test_hashing_is_told_when_a_bundle_is_opened(tiny_bundle):
+    seen = []
+    segue.open(tiny_bundle, progress=lambda file, done, total: seen.append((done, total))).close()
+    assert seen[-1][0] == seen[-1][1]
 
 
 @pytest.mark.parametrize(

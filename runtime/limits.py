@@ -1,0 +1,8 @@
+"""The largest numbers that a request or a bundle may hold; each is far above any use and keeps arithmetic bounded."""
+
+MAX_STEPS = 1000  # network calls a picture
+MAX_COUNT = 4096  # pictures a request
+MAX_TEXT = 100_000  # characters of a prompt; far above any tokenizer's limit, below that of a PNG text chunk
+MAX_TOKENS = 10_000
+MAX_SIDE = 16_384  # pixels
+MAX_WIDTH = 2**16  # any fixed dimension of a graph's inputs and outputs
