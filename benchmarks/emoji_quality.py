@@ -23,6 +23,7 @@ from segue.training.captions import plain_caption
 from segue.training.metrics.nets import Lite0, embed_names
 from segue.training.metrics.scores import fit_retriever, kid, nearest_lpips, recall_at_10
 from segue.training.pictures import Pictures
+from segue.training.text_encoders import picture_features
 
 HELD = ("held-out name", "held-out combination")
 ROOT = Path(__file__).parent.parent
@@ -42,7 +43,7 @@ def main() -> None:
         "versions": {n: version(n) for n in ("torch", "onnxruntime")},
     }
     train = Pictures(options.data)
-    train_features = features_of(net, train, torch.arange(len(train.rows)))
+    train_features = picture_features(options.data, train)
     with segue.open(options.bundle) as model:
         seen = chosen_of(train, options.prompts)
         made, seconds = rendered(model, train, seen)
@@ -54,21 +55,16 @@ def main() -> None:
         )
         for split in HELD:
             held = Pictures(options.data, (split,))
-            every = torch.arange(len(held.rows))
+            every = chosen_of(held, min(options.prompts, len(held.rows)))
             made_held, _ = rendered(model, held, every)
-            held_features = features_of(net, held, every)
+            held_features = picture_features(options.data, held)[every]
             results[split] = score(net, held_features, made_held, train, train_features)
             results[f"{split}: nearest LPIPS of the real pictures"] = nearest(
                 held.on_white(every), held_features, train, train_features
             )
             if split == HELD[0]:
-                save_grid(
-                    made_held,
-                    held,
-                    torch.randperm(len(every), generator=torch.Generator().manual_seed(3)),
-                    options.grids / "emoji-held-out.png",
-                )
-        save_grid(made, train, seen, options.grids / "emoji-seen.png", made_order=True)
+                save_grid(made_held, held, every, options.grids / "emoji-held-out.png")
+        save_grid(made, train, seen, options.grids / "emoji-seen.png")
         results["retrieval"] = retrieval(net, model, train, train_features, options.prompts)
     text = json.dumps(results, indent=1)
     print(text)
@@ -89,11 +85,6 @@ def rendered(model: segue.Model, pictures: Pictures, indices: torch.Tensor) -> t
     images = [model.generate(plain_caption(pictures.rows[i]), seed=n) for n, i in enumerate(indices.tolist())]
     seconds = time.perf_counter() - started
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1, seconds
-
-
-def features_of(net: Lite0, pictures: Pictures, indices: torch.Tensor) -> torch.Tensor:
-    """Return Lite0 features of real pictures."""
-    return torch.cat([net.features(pictures.on_white(part)) for part in indices.split(256)])
 
 
 def score(net: Lite0, real: torch.Tensor, made: torch.Tensor, train: Pictures, train_features: torch.Tensor) -> dict:
@@ -133,15 +124,12 @@ def retrieval(net: Lite0, model: segue.Model, train: Pictures, train_features: t
     }
 
 
-def save_grid(
-    made: torch.Tensor, pictures: Pictures, order: torch.Tensor, path: Path, made_order: bool = False
-) -> None:
-    """Write 24 rendered pictures as four rows of six, and their prompts beside it as text."""
-    places = range(24) if made_order else order[:24].tolist()
-    tiles = [((made[i] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy() for i in places]
+def save_grid(made: torch.Tensor, pictures: Pictures, chosen: torch.Tensor, path: Path) -> None:
+    """Write the first 24 rendered pictures as four rows of six, and their prompts beside it as text."""
+    tiles = [((p + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy() for p in made[:24]]
     rows = [np.concatenate(tiles[i : i + 6], axis=1) for i in range(0, 24, 6)]
     Image.fromarray(np.concatenate(rows)).save(path)
-    captions = [plain_caption(pictures.rows[i]) for i in order[:24].tolist()]
+    captions = [plain_caption(pictures.rows[i]) for i in chosen[:24].tolist()]
     lines = [" | ".join(captions[i : i + 6]) for i in range(0, 24, 6)]
     path.with_suffix(".txt").write_text("\n".join(lines) + "\n")
 
