@@ -23,6 +23,11 @@ def run(*arguments: object, cwd: Path, cache: Path | None = None) -> subprocess.
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+def _interruptible() -> None:
+    # A background shell starts its children with Ctrl-C ignored, and they would inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def failed(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -181,6 +186,7 @@ def interrupted(options: list[object], after: str, cwd: Path) -> tuple[int, str]
     """Run segue, press Ctrl-C soon after the first event of that name, and return the exit code and standard error."""
     child = subprocess.Popen(
         [sys.executable, "-m", "segue.cli", *(str(option) for option in options), "--json"],
+        preexec_fn=_interruptible,
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -58,6 +58,11 @@ class Teacher:
         decoder = Path(spec.decoder) / "vae"
         self.vae = AutoencoderKL.from_pretrained(decoder).eval().requires_grad_(False) if decoder.is_dir() else encoder
         self.text = TextConditioner(Path(spec.text))
+        if spec.joint_width != self.text.width:
+            raise TrainingError(
+                f"teacher.joint_width = {spec.joint_width}, but the two text encoders give {self.text.width}. "
+                f"Write {self.text.width}."
+            )
         width = spec.heads * spec.head
         torch.manual_seed(seed)
         self.transformer = SD3Transformer2DModel(
@@ -128,6 +133,7 @@ class TextConditioner:
             )
             for suffix in ("", "_2")
         ]
+        self.width = sum(encoder.config.hidden_size for _, encoder in self.parts)
         self.pooled_width = sum(encoder.config.projection_dim for _, encoder in self.parts)
 
     @torch.no_grad()

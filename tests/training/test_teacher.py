@@ -21,7 +21,7 @@ text = "{text}"
 layers = 1
 heads = 2
 head = 8
-joint_width = 48
+joint_width = 40
 positions = 16
 
 [loop]
