@@ -9,7 +9,6 @@ stopped by Ctrl-C; 141 standard output was closed. With --json a failure is an e
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Output, guard, table
-from .errors import MissingDependencyError, UsageError
+from .errors import MissingDependencyError
 from .runtime.limits import MAX_COUNT
 
 if TYPE_CHECKING:
@@ -81,11 +80,11 @@ class _Sigmas(click.ParamType):
 @JSON
 def render(bundle: str, prompt: str, output: Path | None, as_json: bool, threads: int | None, **wanted: Any) -> None:
     """Render PROMPT with BUNDLE (a directory, or the name of a shipped one) into a PNG file."""
-    from .runtime.image import write_png
+    from .runtime.image import picture_paths, write_png
     from .runtime.request import Request
 
     show = Output(as_json)
-    paths = _paths(output, prompt, wanted["seed"], wanted["count"])
+    paths = picture_paths(output, prompt, wanted["seed"], wanted["count"])
     started = time.perf_counter()
     with _opened(show, bundle, threads) as model, show.progress("rendering") as update:
         pictures = model.pictures(Request(prompt, **wanted), on_step=lambda done, total, _: update(done, total))
@@ -132,35 +131,6 @@ def _opened(show: Output, bundle: str, threads: int | None) -> Iterator[Model]:
         warnings.simplefilter("default")
         warnings.showwarning = lambda message, *_, **__: show.warning(str(message))
         yield model
-
-
-def _paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
-    """Return a file that can be written for each picture; those that are not named by the user are all new."""
-    from .runtime.files import check_writable
-
-    if output is None:
-        paths = _free_names(prompt, seed, count)
-    else:
-        check_writable(output)  # for several pictures as well: it may be a directory
-        paths = _numbered(output, count)
-    for path in paths:
-        check_writable(path)
-    return paths
-
-
-def _numbered(first: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [first]
-    return [first.with_name(f"{first.stem}-{i}{first.suffix}") for i in range(1, count + 1)]
-
-
-def _free_names(prompt: str, seed: int, count: int) -> list[Path]:
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
-    for suffix in ("", *(f"-{i}" for i in range(2, 10_000))):
-        paths = _numbered(Path(f"{words}-{seed}{suffix}.png"), count)
-        if not any(os.path.lexists(path) for path in paths):
-            return paths
-    raise UsageError(f"there are thousands of pictures named {words}-{seed}. Name another one with --output.")
 
 
 @cli.command()

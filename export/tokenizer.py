@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,10 @@ def write(bundle: Path, folder: str, length: int | None) -> Written:
     backend = reference.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    shipped.write_text(backend.to_str(pretty=False), encoding="utf-8")
+    table = json.loads(backend.to_str(pretty=False))
+    if not any(" " in part for pair in table["model"]["merges"] for part in pair):
+        table["model"]["merges"] = [" ".join(pair) for pair in table["model"]["merges"]]  # an eighth of the file less
+    shipped.write_text(json.dumps(table, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     if not agrees(shipped):
         raise CheckpointError(
             f"The tokenizer in {folder} gives other ids through the tokenizers library than through transformers. "

@@ -1,10 +1,11 @@
-"""PNG files that say how they were made."""
+"""PNG files that say how they were made, and what they are called."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputError, UsageError
-from .files import write_whole
+from .files import check_writable, write_whole
 
 KEY = "segue"
 
@@ -66,6 +67,36 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise UsageError(f"{path} has no Segue metadata. Name a picture that Segue wrote.")
     return table
+
+
+def picture_paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
+    """Return `count` paths that can be written: `output`, numbered if there are several, else new names of the prompt.
+
+    Raises OutputError when one of them cannot be written, and UsageError when no new name is left.
+    """
+    if output is None:
+        paths = _free_names(prompt, seed, count)
+    else:
+        check_writable(output)  # for several pictures as well: it may be a directory
+        paths = _numbered(output, count)
+    for path in paths:
+        check_writable(path)
+    return paths
+
+
+def _numbered(first: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [first]
+    return [first.with_name(f"{first.stem}-{i}{first.suffix}") for i in range(1, count + 1)]
+
+
+def _free_names(prompt: str, seed: int, count: int) -> list[Path]:
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    for suffix in ("", *(f"-{i}" for i in range(2, 10_000))):
+        paths = _numbered(Path(f"{words}-{seed}{suffix}.png"), count)
+        if not any(os.path.lexists(path) for path in paths):
+            return paths
+    raise UsageError(f"there are thousands of pictures named {words}-{seed}. Name another one with --output.")
 
 
 def _in_words(metadata: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ class Autoencoder:
         if spec.lpips_weight:
             from .metrics.nets import Lpips
 
-            self.lpips = Lpips()
+            self.lpips = Lpips().to(self.pictures.device)
         self.module: nn.Module = self.vae
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -85,9 +85,10 @@ class Autoencoder:
         else:
             chosen = self.pictures.draw(batch, generator)
             pixels = self.pictures.on_white(chosen)
-            mean, std = self.latents[0][chosen], self.latents[1][chosen]
-            kl = torch.zeros(())
-        noise = torch.randn(mean.shape, generator=generator)
+            here = chosen.to(pixels.device)
+            mean, std = self.latents[0][here], self.latents[1][here]
+            kl = torch.zeros((), device=pixels.device)
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         decoded = self.vae.decode(mean + std * noise).sample
         mse = F.mse_loss(decoded, pixels)
         loss = mse + F.l1_loss(decoded, pixels) + self.spec.kl_weight * kl

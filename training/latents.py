@@ -33,15 +33,18 @@ def remembered(path: Path, sources: list[Path], make: Callable[[], dict[str, tor
 
 @torch.no_grad()
 def cached_latents(pictures: Pictures, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the posterior mean and standard deviation (N, 16, 16, 16) of every picture by `folder/vae`."""
+    """Return the posterior mean and standard deviation (N, 16, 16, 16) of every picture by `folder/vae`.
+
+    Both lie on the training device.
+    """
     from diffusers import AutoencoderKL
 
     def encode() -> dict[str, torch.Tensor]:
-        vae: Any = AutoencoderKL.from_pretrained(folder / "vae").eval()
+        vae: Any = AutoencoderKL.from_pretrained(folder / "vae").eval().to(pictures.device)
         indices = torch.arange(len(pictures.rows)).split(64)
         parts = [vae.encode(pictures.on_white(part)).latent_dist for part in indices]
         return {"mean": torch.cat([p.mean for p in parts]), "std": torch.cat([p.std for p in parts])}
 
     weights = folder / "vae/diffusion_pytorch_model.safetensors"
     tensors = remembered(folder / "latents.safetensors", [weights, pictures.table], encode)
-    return tensors["mean"], tensors["std"]
+    return tensors["mean"].to(pictures.device), tensors["std"].to(pictures.device)

@@ -21,6 +21,8 @@ from torch import nn
 
 from ..errors import Cancelled, OutputError, TrainingError
 from ..runtime.files import write_whole
+from .device import training_device
+from .optimiser import make_optimisers
 from .state import load_state, save_state
 
 
@@ -36,6 +38,7 @@ class LoopSpec:
     beta2: float = 0.99
     weight_decay: float = 0.0
     clip: float = 1.0
+    optimiser: str = "adamw"  # or "muon"
     ema: float = 0.999
     seed: int = 0
     log_every: int = 10
@@ -91,34 +94,33 @@ def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -
     from torch.utils.tensorboard import SummaryWriter
 
     out.mkdir(parents=True, exist_ok=True)
+    device = training_device()
+    task.module.to(device)
     parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
     average = {name: p.detach().clone() for name, p in parameters.items()}
-    optimiser = torch.optim.AdamW(
-        parameters.values(),
-        lr=spec.learning_rate,
-        betas=(0.9, spec.beta2),
-        weight_decay=spec.weight_decay,
-        fused=True,
-    )
-    first = _restore(load_state(out, recipe, ("loop.steps", *task.after)), parameters, average, optimiser)
+    optimisers = make_optimisers(spec.optimiser, task.module, spec.learning_rate, spec.beta2, spec.weight_decay)
+    first = _restore(load_state(out, recipe, ("loop.steps", *task.after)), parameters, average, optimisers)
     log = _Log(out / "losses.jsonl", first)
     writer = SummaryWriter(out / "tensorboard", purge_step=first)
     step = first
     try:
         for step in range(first, spec.steps):
             started = time.perf_counter()
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(spec, step)
-            loss, figures = task.loss(spec.batch, step_generator(spec.seed, step))
+            for optimiser in optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(spec, step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss, figures = task.loss(spec.batch, step_generator(spec.seed, step))
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"the loss became {loss.item()} at step {step}. The state before it is kept in {out}; "
                     "lower loop.learning_rate in the recipe, then start again with another --out."
                 )
-            optimiser.zero_grad(set_to_none=True)
+            task.module.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(parameters.values(), spec.clip)
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
             with torch.no_grad():
                 decay = min(spec.ema, (step + 1) / (step + 10))
                 torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
@@ -137,7 +139,7 @@ def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -
                     _save_grid(grid, out / f"grid-{step + 1:08d}.png")
             if (step + 1) % spec.save_every == 0 or step + 1 == spec.steps:
                 log.keep()
-                save_state(out, step + 1, _tensors(parameters, average, optimiser), recipe)
+                save_state(out, step + 1, _tensors(parameters, average, optimisers), recipe)
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}. Make room, then run the same command again.") from error
     except KeyboardInterrupt:
@@ -165,14 +167,15 @@ def averaged(parameters: dict[str, nn.Parameter], average: dict[str, torch.Tenso
 
 
 def _tensors(
-    parameters: dict[str, nn.Parameter], average: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer
+    parameters: dict[str, nn.Parameter], average: dict[str, torch.Tensor], optimisers: list[torch.optim.Optimizer]
 ) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for name, p in parameters.items():
         tensors[f"weight.{name}"] = p
         tensors[f"average.{name}"] = average[name]
-        tensors[f"first.{name}"] = optimiser.state[p]["exp_avg"]
-        tensors[f"second.{name}"] = optimiser.state[p]["exp_avg_sq"]
+        for optimiser in optimisers:
+            moments = {kind: tensor for kind, tensor in optimiser.state.get(p, {}).items() if kind != "step"}
+            tensors |= {f"{kind}.{name}": tensor for kind, tensor in moments.items()}
     return tensors
 
 
@@ -180,21 +183,21 @@ def _restore(
     saved: tuple[int, dict[str, torch.Tensor]] | None,
     parameters: dict[str, nn.Parameter],
     average: dict[str, torch.Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimisers: list[torch.optim.Optimizer],
 ) -> int:
     if saved is None:
         return 0
     step, tensors = saved
+    names = {p: name for name, p in parameters.items()}
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(tensors[f"weight.{name}"])
             average[name].copy_(tensors[f"average.{name}"])
-            # The fused optimiser walks memory, so its moments must be laid out as the weight is.
-            optimiser.state[p] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": torch.empty_like(p).copy_(tensors[f"first.{name}"]),
-                "exp_avg_sq": torch.empty_like(p).copy_(tensors[f"second.{name}"]),
-            }
+        for optimiser, kinds in zip(optimisers, (("exp_avg", "exp_avg_sq"), ("momentum",)), strict=False):
+            for p in (p for group in optimiser.param_groups for p in group["params"]):
+                # The fused optimiser walks memory, so its moments must be laid out as the weight is.
+                moments = {kind: torch.empty_like(p).copy_(tensors[f"{kind}.{names[p]}"]) for kind in kinds}
+                optimiser.state[p] = {"step": torch.tensor(float(step), device=p.device), **moments}
     return step
 
 
@@ -223,4 +226,4 @@ class _Log:
 def _save_grid(grid: torch.Tensor, path: Path) -> None:
     from PIL import Image
 
-    Image.fromarray((grid.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().numpy()).save(path)
+    Image.fromarray((grid.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().cpu().numpy()).save(path)

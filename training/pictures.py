@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .data import emoji
+from .device import training_device
 
 
 class Pictures:
@@ -19,20 +20,21 @@ class Pictures:
     """
 
     def __init__(self, folder: Path, splits: tuple[str, ...] = ("train",)) -> None:
+        self.device = training_device()
         self.table = folder / "emoji.json"
         rows, rgba = emoji.load(folder)
         chosen = [i for i, row in enumerate(rows) if row.split in splits]
         self.rows = [rows[i] for i in chosen]
-        self.rgba = torch.from_numpy(rgba[chosen])
+        self.rgba = torch.from_numpy(rgba[chosen]).to(self.device)
         self.weights = torch.from_numpy(balance(self.rows))
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Return `count` indices (int64), class-balanced, with replacement."""
+        """Return `count` indices (int64, on the processor), class-balanced, with replacement."""
         return torch.multinomial(self.weights, count, replacement=True, generator=generator)
 
     def on_white(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return pictures (B, 3, 128, 128) float32 in [-1, 1], composed on white."""
-        return on_white(self.rgba[indices])
+        """Return pictures (B, 3, 128, 128) float32 in [-1, 1], composed on white, on the training device."""
+        return on_white(self.rgba[indices.to(self.device)])
 
 
 def on_white(rgba: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ..errors import OutputError, TrainingError
 from ..runtime.files import check_writable
 from .loop import LoopSpec, Reporter, Task, run
+from .optimiser import OPTIMISERS
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ def train(path: Path, out: Path, report: Reporter) -> None:
     logging.disable_progress_bar()  # it would write into ours
     try:
         task = TASKS[tasks[0]](recipe[tasks[0]], loop.seed)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         # What an earlier recipe should have written is missing, or a size does not fit the network.
         raise TrainingError(
             f"[{tasks[0]}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."
@@ -92,6 +93,10 @@ def _check_loop(loop: LoopSpec) -> None:
     for name in ("beta2", "ema"):
         if not 0 <= getattr(loop, name) < 1:
             raise TrainingError(f"[loop] {name} = {getattr(loop, name)} must be in [0, 1). Mend the recipe.")
+    if loop.optimiser not in OPTIMISERS:
+        raise TrainingError(
+            f"[loop] optimiser = {loop.optimiser!r} is none of {', '.join(OPTIMISERS)}. Mend the recipe."
+        )
 
 
 def _autoencoder(table: dict[str, Any], seed: int) -> Task:

@@ -28,11 +28,12 @@ class TeacherSpec:
     autoencoder: str  # a directory with `vae/` whose encoder makes the latents, which are cached in it
     decoder: str  # a directory with `vae/` of the same encoder: the one that decodes and that the checkpoint gets
     text: str  # a directory with `text_encoder/`, `tokenizer/` and their second ones
+    start: str = ""  # a directory with `transformer/` of the same sizes whose weights the run starts from
     layers: int = 8
     heads: int = 4
     head: int = 64
     joint_width: int = 160
-    positions: int = 32  # largest picture side in patches of 16 px
+    positions: int = 16  # largest picture side in patches of 16 px
     shift: float = 3.0
     time_mean: float = 0.7  # sigma = sigmoid(N(time_mean, time_std^2))
     time_std: float = 1.2
@@ -52,12 +53,14 @@ class Teacher:
 
         self.spec = spec
         self.pictures = Pictures(Path(spec.data))
+        device = self.pictures.device
         encoder = AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").eval()
         self.mean, self.std = cached_latents(self.pictures, Path(spec.autoencoder))
         # The decoder may still be in training beside this run: until it is there, grids are drawn with the first one.
         decoder = Path(spec.decoder) / "vae"
-        self.vae = AutoencoderKL.from_pretrained(decoder).eval().requires_grad_(False) if decoder.is_dir() else encoder
-        self.text = TextConditioner(Path(spec.text))
+        vae = AutoencoderKL.from_pretrained(decoder).eval().requires_grad_(False) if decoder.is_dir() else encoder
+        self.vae = vae.to(device)
+        self.text = TextConditioner(Path(spec.text), device)
         if spec.joint_width != self.text.width:
             raise TrainingError(
                 f"teacher.joint_width = {spec.joint_width}, but the two text encoders give {self.text.width}. "
@@ -79,6 +82,10 @@ class Teacher:
             pos_embed_max_size=spec.positions,
         )
         initialise(self.transformer)
+        if spec.start:
+            begun = SD3Transformer2DModel.from_pretrained(Path(spec.start) / "transformer", torch_dtype=torch.float32)
+            grid = self.transformer.pos_embed.pos_embed  # fixed, and of this recipe's own `positions`
+            self.transformer.load_state_dict({**begun.state_dict(), "pos_embed.pos_embed": grid})
         self.module: nn.Module = self.transformer
         self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
 
@@ -88,9 +95,12 @@ class Teacher:
         chosen = self.pictures.draw(batch, generator)
         captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], spec.caption_dropout, generator)
         shape = (batch, *self.mean.shape[1:])
-        latents = self.mean[chosen] + self.std[chosen] * torch.randn(shape, generator=generator)
-        noise = torch.randn(shape, generator=generator)
-        sigma = torch.sigmoid(spec.time_mean + spec.time_std * torch.randn(batch, generator=generator))
+        # One order of draws, on the processor, whatever the device.
+        posterior, noise = (torch.randn(shape, generator=generator).to(self.mean) for _ in range(2))
+        place = torch.randn(batch, generator=generator).to(self.mean)
+        sigma = torch.sigmoid(spec.time_mean + spec.time_std * place)
+        here = chosen.to(self.mean.device)
+        latents = self.mean[here] + self.std[here] * posterior
         mixed = torch.lerp(latents, noise, sigma[:, None, None, None])
         states, pooled = self.text(captions)
         velocity = self.forward(
@@ -123,16 +133,17 @@ class Teacher:
 class TextConditioner:
     """The frozen text encoders: captions to SD3's token states (B, 24, 160) and pooled vector (B, 160)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
         self.parts = [
             (
                 CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}"),
-                CLIPTextModelWithProjection.from_pretrained(folder / f"text_encoder{suffix}").eval(),
+                CLIPTextModelWithProjection.from_pretrained(folder / f"text_encoder{suffix}").eval().to(device),
             )
             for suffix in ("", "_2")
         ]
+        self.device = device
         self.width = sum(encoder.config.hidden_size for _, encoder in self.parts)
         self.pooled_width = sum(encoder.config.projection_dim for _, encoder in self.parts)
 
@@ -141,7 +152,9 @@ class TextConditioner:
         """Return token states of the layer before the last one, and pooled vectors, both encoders side by side."""
         from .text_encoders import tokenize
 
-        outputs = [encoder(tokenize(t, captions), output_hidden_states=True) for t, encoder in self.parts]
+        outputs = [
+            encoder(tokenize(t, captions).to(self.device), output_hidden_states=True) for t, encoder in self.parts
+        ]
         return (
             torch.cat([o.hidden_states[-2] for o in outputs], -1),
             torch.cat([o.text_embeds for o in outputs], -1),
@@ -185,13 +198,13 @@ def sample(
     for start in range(0, len(captions), batch):
         part = captions[start : start + batch]
         states, pooled = text([*([""] * len(part)), *part])
-        latents = torch.randn(len(part), 16, 16, 16, generator=generator)
+        latents = torch.randn(len(part), 16, 16, 16, generator=generator).to(states)
         for i, timestep in enumerate(schedule.timesteps):
             velocity = transformer(
                 hidden_states=latents.repeat(2, 1, 1, 1),
                 encoder_hidden_states=states,
                 pooled_projections=pooled,
-                timestep=torch.full((2 * len(part),), float(timestep)),
+                timestep=torch.full((2 * len(part),), float(timestep), device=latents.device),
                 return_dict=False,
             )[0]
             free, tied = velocity.chunk(2)

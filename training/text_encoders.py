@@ -44,9 +44,10 @@ class TextEncoders:
         self.features = picture_features(Path(spec.data), self.pictures)
         names = sorted({row.name for row in self.pictures.rows})
         place = {name: i for i, name in enumerate(names)}
-        self.names = embed_names(names)
-        self.name_of = torch.tensor([place[row.name] for row in self.pictures.rows])
-        self.style_of = torch.tensor([STYLES.index(row.style) for row in self.pictures.rows])
+        device = self.pictures.device
+        self.names = embed_names(names).to(device)
+        self.name_of = torch.tensor([place[row.name] for row in self.pictures.rows], device=device)
+        self.style_of = torch.tensor([STYLES.index(row.style) for row in self.pictures.rows], device=device)
         torch.manual_seed(seed)
         self.tokenizers = [make_tokenizer(spec.length, pad) for pad in ("<|endoftext|>", "!")]
         self.encoders = [
@@ -65,17 +66,19 @@ class TextEncoders:
         chosen = self.pictures.draw(batch, generator)
         captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], 0.0, generator)
         other = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], 0.0, generator)
-        names, styles = self.names[self.name_of[chosen]], self.style_of[chosen]
+        device = self.features.device
+        here = chosen.to(device)
+        names, styles = self.names[self.name_of[here]], self.style_of[here]
         gap = self.spec.style_gap * (styles[:, None] != styles[None]).float()
         targets = ((names @ names.T - gap) / self.spec.temperature).softmax(-1)
-        total = torch.zeros(())
+        total = torch.zeros((), device=device)
         # Feature dropout keeps the small head from learning single training pictures by heart.
-        kept = torch.rand(batch, self.features.shape[1], generator=generator) >= 0.2
-        features = self.features[chosen] * kept / 0.8
+        kept = (torch.rand(batch, self.features.shape[1], generator=generator) >= 0.2).to(device)
+        features = self.features[here] * kept / 0.8
         for tokenizer, encoder, head, scale in zip(
             self.tokenizers, self.encoders, self.heads, self.scales, strict=True
         ):
-            text = F.normalize(encoder(tokenize(tokenizer, captions + other)).text_embeds, dim=-1)
+            text = F.normalize(encoder(tokenize(tokenizer, captions + other).to(device)).text_embeds, dim=-1)
             seen = F.normalize(head(features), dim=-1)
             first, second = text.chunk(2)
             factor = scale.exp().clamp(max=100.0)
@@ -104,9 +107,9 @@ class TextEncoders:
         features = picture_features(Path(self.spec.data), held)
         seen = F.normalize(self.heads[which].eval()(features), dim=-1)
         ids = tokenize(self.tokenizers[which], [f"{row.name}, {row.style}" for row in held.rows])
-        text = F.normalize(self.encoders[which].eval()(ids).text_embeds, dim=-1)
+        text = F.normalize(self.encoders[which].eval()(ids.to(features.device)).text_embeds, dim=-1)
         best = (text @ seen.T).topk(10).indices
-        hits = (best == torch.arange(len(held.rows))[:, None]).any(1).float().mean().item()
+        hits = (best.cpu() == torch.arange(len(held.rows))[:, None]).any(1).float().mean().item()
         return {"recall at 10": round(hits, 4), "chance": round(10 / len(held.rows), 4), "pictures": len(held.rows)}
 
 
@@ -115,13 +118,16 @@ def picture_features(folder: Path, pictures: Pictures) -> torch.Tensor:
     rows, rgba = emoji.load(folder)
 
     def measure() -> dict[str, torch.Tensor]:
-        net = Lite0()
-        parts = [net.features(on_white(torch.from_numpy(rgba[i : i + 256]))) for i in range(0, len(rgba), 256)]
+        net = Lite0().to(pictures.device)
+        parts = [
+            net.features(on_white(torch.from_numpy(rgba[i : i + 256]).to(pictures.device)))
+            for i in range(0, len(rgba), 256)
+        ]
         return {"features": torch.cat(parts)}
 
     features = remembered(folder / "lite0.safetensors", [folder / "emoji.json"], measure)["features"]
     place = {(row.style, row.hexcode): i for i, row in enumerate(rows)}
-    return features[torch.tensor([place[row.style, row.hexcode] for row in pictures.rows])]
+    return features[torch.tensor([place[row.style, row.hexcode] for row in pictures.rows])].to(pictures.device)
 
 
 def make_text_encoder(width: int, spec: TextEncodersSpec, activation: str) -> Any:
@@ -166,9 +172,10 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write the tokenizer as the published SD3 checkpoint has it: vocab.json, merges.txt, tokenizer_config.json."""
     tokenizer.save_pretrained(folder)
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    vocabulary = json.dumps(model["vocab"], ensure_ascii=False, separators=(",", ":"))
+    (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
     pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").unlink()
 
 

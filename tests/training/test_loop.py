@@ -23,6 +23,7 @@ crop = 32
 [loop]
 steps = {steps}
 batch = 2
+optimiser = "muon"
 learning_rate = 1e-3
 warmup = 2
 decay = 2

@@ -57,6 +57,10 @@ def test_a_recipe_without_a_task_says_which_tasks_there_are(tmp_path: Path) -> N
         ("loop = 3\n", "'loop' outside a table"),
         ("[loop]\nsteps = 1\nbatch = -1\nlearning_rate = 1e-3\n[teacher]\n", r"batch = -1 must be above 0"),
         ("[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\nema = 1.0\n[teacher]\n", r"ema = 1.0 must be in"),
+        (
+            '[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\noptimiser = "adam"\n[teacher]\n',
+            r"optimiser = 'adam' is none of adamw, muon",
+        ),
         ("\udcff", "not valid TOML"),
     ],
 )

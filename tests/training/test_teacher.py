@@ -74,6 +74,25 @@ def test_the_teacher_resumes_to_the_curve_of_an_unbroken_run(checkpoint: Path, t
     assert len(unbroken.splitlines()) == 4
 
 
+def test_a_teacher_may_start_from_the_weights_of_another_one(checkpoint: Path, tmp_path: Path) -> None:
+    from diffusers import SD3Transformer2DModel
+
+    text = (checkpoint.parent.parent / "tiny.toml").read_text().replace("positions = 16", "positions = 24")
+    started = tmp_path / "started.toml"
+    started.write_text(text.replace("[loop]", f'start = "{checkpoint}"\n\n[loop]').replace("1e-3", "1e-9"))
+    train(started, tmp_path / "run", lambda *_: None)
+    first, second = (
+        SD3Transformer2DModel.from_pretrained(at / "transformer").state_dict()
+        for at in (checkpoint, tmp_path / "run/checkpoint")
+    )
+    for name in first.keys() - {"pos_embed.pos_embed"}:
+        assert torch.allclose(first[name], second[name], atol=1e-4), name
+    other = tmp_path / "other.toml"
+    other.write_text(started.read_text().replace("layers = 1", "layers = 2"))
+    with pytest.raises(TrainingError, match=r"cannot be built.*mend the recipe"):
+        train(other, tmp_path / "other", lambda *_: None)
+
+
 def test_a_trained_teacher_without_a_decoder_says_what_is_missing(checkpoint: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "early.toml"
     text = (checkpoint.parent.parent / "tiny.toml").read_text()

@@ -1,0 +1,69 @@
+"""The optimisers that recipes may name: AdamW for every parameter, or Muon for matrices and AdamW for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+OPTIMISERS = ("adamw", "muon")
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose every update is made (nearly) orthogonal (Jordan et al. 2024); a convolution is one matrix.
+
+    The update is scaled by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, equation 4), so that its root mean square is
+    that of AdamW and AdamW's learning rates serve. torch.optim.Muon takes no convolutions and works in bf16, which
+    processors without matrix units do 100 times slower than fp32.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                ahead = torch.lerp(p.grad, momentum, group["momentum"]).flatten(1)  # Nesterov
+                update = orthogonalised(ahead).view(p.shape)
+                p.add_(update, alpha=-0.2 * max(ahead.shape) ** 0.5 * group["lr"])
+
+
+def orthogonalised(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+    """Return `matrix` with its singular values brought near 1 (0.7 to 1.2), by Jordan's quintic Newton-Schulz steps."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    if x.is_cuda:
+        x = x.bfloat16()
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        square = x @ x.T
+        x = 3.4445 * x + torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+def make_optimisers(
+    name: str, module: nn.Module, learning_rate: float, beta2: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """Return the optimisers of the module's trainable parameters; `name` is one of OPTIMISERS.
+
+    With "muon" the weights of linear layers and convolutions are Muon's; norms, biases and embeddings are AdamW's.
+    """
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    matrices: list[nn.Parameter] = []
+    if name == "muon":
+        layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        matrices = [layer.weight for layer in layers if layer.weight.requires_grad]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in trainable if id(p) not in taken]
+    adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
+    return [adamw, Muon(matrices, learning_rate)] if matrices else [adamw]
