@@ -264,8 +264,8 @@ def data(what: str, out: Path, as_json: bool) -> None:
 
     show = Output(as_json)
     if what == "metrics":
-        with show.progress("fetching and converting networks", "files"):
-            made = convert()
+        with show.progress("fetching and converting networks", "networks") as update:
+            made = convert(update)
         for path in made:
             show.line(str(path))
             show.event("file", path=str(path))

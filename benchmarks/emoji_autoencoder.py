@@ -23,13 +23,15 @@ def main() -> None:
     options = parser.parse_args()
     vae = AutoencoderKL.from_pretrained(options.autoencoder / "vae", torch_dtype=torch.float32).eval()
     held = Pictures(options.data, ("held-out name", "held-out combination"))
+    vae.to(held.device)
+    measure = Lpips().to(held.device)
     pixels = held.on_white(torch.arange(len(held.rows)))
     with torch.no_grad():
         decoded = torch.cat([vae.decode(vae.encode(p).latent_dist.mode()).sample for p in pixels.split(32)]).clamp(
             -1, 1
         )
-        lpips = torch.cat([Lpips()(a, b) for a, b in zip(pixels.split(32), decoded.split(32), strict=True)]).mean()
-    net = Lite0()
+        lpips = torch.cat([measure(a, b) for a, b in zip(pixels.split(32), decoded.split(32), strict=True)]).mean()
+    net = Lite0().to(held.device)
     distance, spread = kid(net.features(pixels), net.features(decoded))
     result = {
         "pictures": len(held.rows),

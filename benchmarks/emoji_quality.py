@@ -20,6 +20,7 @@ from PIL import Image
 
 import segue
 from segue.training.captions import plain_caption
+from segue.training.device import training_device
 from segue.training.metrics.nets import Lite0, embed_names
 from segue.training.metrics.scores import fit_retriever, kid, nearest_lpips, recall_at_10
 from segue.training.pictures import Pictures
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/emoji_quality.json")
     parser.add_argument("--grids", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
-    net = Lite0()
+    net = Lite0().to(training_device())
     results: dict[str, object] = {
         "prompts": options.prompts,
         "versions": {n: version(n) for n in ("torch", "onnxruntime")},
@@ -60,7 +61,7 @@ def main() -> None:
             held_features = picture_features(options.data, held)[every]
             results[split] = score(net, held_features, made_held, train, train_features)
             results[f"{split}: nearest LPIPS of the real pictures"] = nearest(
-                held.on_white(every), held_features, train, train_features
+                held.on_white(every).cpu(), held_features, train, train_features
             )
             if split == HELD[0]:
                 save_grid(made_held, held, every, options.grids / "emoji-held-out.png")

@@ -35,7 +35,7 @@ def remembered(path: Path, sources: list[Path], make: Callable[[], dict[str, tor
 def cached_latents(pictures: Pictures, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the posterior mean and standard deviation (N, 16, 16, 16) of every picture by `folder/vae`.
 
-    Both lie on the training device.
+    Both lie on the training device; they are kept beside the data, for `folder` may be one that ships with Segue.
     """
     from diffusers import AutoencoderKL
 
@@ -46,5 +46,7 @@ def cached_latents(pictures: Pictures, folder: Path) -> tuple[torch.Tensor, torc
         return {"mean": torch.cat([p.mean for p in parts]), "std": torch.cat([p.std for p in parts])}
 
     weights = folder / "vae/diffusion_pytorch_model.safetensors"
-    tensors = remembered(folder / "latents.safetensors", [weights, pictures.table], encode)
+    tensors = remembered(
+        pictures.table.with_name(f"latents-{folder.name}.safetensors"), [weights, pictures.table], encode
+    )
     return tensors["mean"].to(pictures.device), tensors["std"].to(pictures.device)

@@ -78,7 +78,7 @@ def train(path: Path, out: Path, report: Reporter) -> None:
     logging.disable_progress_bar()  # it would write into ours
     try:
         task = TASKS[tasks[0]](recipe[tasks[0]], loop.seed)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         # What an earlier recipe should have written is missing, or a size does not fit the network.
         raise TrainingError(
             f"[{tasks[0]}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."

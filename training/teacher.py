@@ -83,9 +83,7 @@ class Teacher:
         )
         initialise(self.transformer)
         if spec.start:
-            begun = SD3Transformer2DModel.from_pretrained(Path(spec.start) / "transformer", torch_dtype=torch.float32)
-            grid = self.transformer.pos_embed.pos_embed  # fixed, and of this recipe's own `positions`
-            self.transformer.load_state_dict({**begun.state_dict(), "pos_embed.pos_embed": grid})
+            start_from(self.transformer, Path(spec.start) / "transformer")
         self.module: nn.Module = self.transformer
         self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
 
@@ -139,7 +137,9 @@ class TextConditioner:
         self.parts = [
             (
                 CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}"),
-                CLIPTextModelWithProjection.from_pretrained(folder / f"text_encoder{suffix}").eval().to(device),
+                CLIPTextModelWithProjection.from_pretrained(folder / f"text_encoder{suffix}", dtype=torch.float32)
+                .eval()
+                .to(device),
             )
             for suffix in ("", "_2")
         ]
@@ -177,6 +177,20 @@ def initialise(transformer: Any) -> None:
         closed += [block.norm1.linear, block.norm1_context.linear]
     for linear in closed:
         nn.init.zeros_(linear.weight)
+
+
+def start_from(transformer: Any, folder: Path) -> None:
+    """Take the weights of the transformer in `folder`; positions are fixed and stay those of `transformer`."""
+    from diffusers import SD3Transformer2DModel
+
+    weights = SD3Transformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).state_dict()
+    weights["pos_embed.pos_embed"] = transformer.pos_embed.pos_embed
+    if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in transformer.state_dict().items()}:
+        raise TrainingError(
+            f"the transformer in {folder} has other sizes than layers, heads, head and joint_width say. "
+            "Write its sizes into the recipe, or take teacher.start out."
+        )
+    transformer.load_state_dict(weights)
 
 
 @torch.no_grad()
@@ -229,7 +243,9 @@ def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
     for suffix in ("", "_2"):
         encoder = CLIPTextModelWithProjection.from_pretrained(Path(spec.text) / f"text_encoder{suffix}")
         encoder.half().save_pretrained(temporary / f"text_encoder{suffix}")
-        shutil.copytree(Path(spec.text) / f"tokenizer{suffix}", temporary / f"tokenizer{suffix}")
+        # `text` may be a bundle, whose tokenizer.json export made: it is made again.
+        made = shutil.ignore_patterns("tokenizer.json")
+        shutil.copytree(Path(spec.text) / f"tokenizer{suffix}", temporary / f"tokenizer{suffix}", ignore=made)
     FlowMatchEulerDiscreteScheduler(shift=spec.shift).save_pretrained(temporary / "scheduler")
     index = {
         "_class_name": "StableDiffusion3Pipeline",

@@ -41,7 +41,7 @@ class TextEncoders:
     def __init__(self, spec: TextEncodersSpec, seed: int) -> None:
         self.spec = spec
         self.pictures = Pictures(Path(spec.data))
-        self.features = picture_features(Path(spec.data), self.pictures)
+        self.features = picture_features(Path(spec.data), self.pictures).to(self.pictures.device)
         names = sorted({row.name for row in self.pictures.rows})
         place = {name: i for i, name in enumerate(names)}
         device = self.pictures.device
@@ -104,7 +104,7 @@ class TextEncoders:
     def _recall(self, split: str, which: int) -> dict[str, float]:
         """Return R@10 of caption to picture among the pictures of `split`, and the chance level."""
         held = Pictures(Path(self.spec.data), (split,))
-        features = picture_features(Path(self.spec.data), held)
+        features = picture_features(Path(self.spec.data), held).to(self.features.device)
         seen = F.normalize(self.heads[which].eval()(features), dim=-1)
         ids = tokenize(self.tokenizers[which], [f"{row.name}, {row.style}" for row in held.rows])
         text = F.normalize(self.encoders[which].eval()(ids.to(features.device)).text_embeds, dim=-1)
@@ -119,15 +119,12 @@ def picture_features(folder: Path, pictures: Pictures) -> torch.Tensor:
 
     def measure() -> dict[str, torch.Tensor]:
         net = Lite0().to(pictures.device)
-        parts = [
-            net.features(on_white(torch.from_numpy(rgba[i : i + 256]).to(pictures.device)))
-            for i in range(0, len(rgba), 256)
-        ]
+        parts = [net.features(on_white(torch.from_numpy(rgba[i : i + 256]))) for i in range(0, len(rgba), 256)]
         return {"features": torch.cat(parts)}
 
     features = remembered(folder / "lite0.safetensors", [folder / "emoji.json"], measure)["features"]
     place = {(row.style, row.hexcode): i for i, row in enumerate(rows)}
-    return features[torch.tensor([place[row.style, row.hexcode] for row in pictures.rows])].to(pictures.device)
+    return features[torch.tensor([place[row.style, row.hexcode] for row in pictures.rows])]
 
 
 def make_text_encoder(width: int, spec: TextEncodersSpec, activation: str) -> Any:

