@@ -137,7 +137,7 @@ class Lite0(nn.Module):
 
     def features(self, pictures: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """Return features of many pictures on the processor, batch by batch on this network's device, no gradient."""
-        device = self.net._conv_stem.weight.device
+        device = next(self.parameters()).device
         with torch.no_grad():
             return torch.cat([self(part.to(device)).cpu() for part in pictures.split(batch)])
 
@@ -158,7 +158,7 @@ class Lpips(nn.Module):
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Return the perceptual distance of each pair."""
-        total = torch.zeros(a.shape[0])
+        total = torch.zeros(a.shape[0], device=a.device)
         for i, (x, y) in enumerate(zip(self._stages(a), self._stages(b), strict=True)):
             difference = (_unit(x) - _unit(y)) ** 2
             head = getattr(self, f"NetLinLayer_{i}_Conv_0_kernel")
