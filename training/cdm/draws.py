@@ -1,0 +1,112 @@
+"""Everything random of one CDM iteration, drawn for each sample by itself.
+
+A sample's stream is keyed by (seed, iteration, index of the sample in the global batch), so that any number of
+processes draws the same iteration. The number of roll-out steps belongs to the iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import TrainingError
+from ...runtime.sampler import shift_sigmas
+from .losses import clamp_level
+
+SCHEDULES = ("dynamic", "stratified", "fixed")
+ITERATION = 2**63  # the stream of what the whole batch shares; no sample has this index
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """How the student's roll-out is laid out (raw levels, before the shift)."""
+
+    schedule: str = "dynamic"  # interior levels independent; "stratified": one in each equal bin; "fixed"
+    longest: int = 28  # N ~ U{1 … longest}
+    lowest: float = 0.25  # interior raw levels are uniform in [lowest, highest]
+    highest: float = 0.95
+    fixed: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    shared: bool = False  # one schedule for the whole batch, as the authors' program has it
+    shift: float = 3.0
+
+
+@dataclass(frozen=True)
+class Renoise:
+    """A noise level (B,) within [0.02, 0.98] and the noise (B, …) that goes with it."""
+
+    level: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One iteration of B samples; float32 on the processor, indices int64."""
+
+    sigmas: Tensor  # (B, N + 1) shifted levels of the roll-out, 1 first, falling strictly, 0 last
+    anchor: Tensor  # (B,) in 0 … N - 1
+    start: Tensor  # (B, …) the noise that the roll-out begins with
+    fake: Renoise
+    ca: Renoise  # its level is never above the sample's anchor, except at the floor of 0.02
+    dm: Renoise
+    cdm: Renoise
+    off: Tensor  # (B,) the level of the off-trajectory point
+
+    @property
+    def anchor_sigma(self) -> Tensor:
+        """Return the level (B,) of each sample's anchor."""
+        return self.sigmas.gather(1, self.anchor[:, None])[:, 0]
+
+
+def stream(seed: int, iteration: int, sample: int) -> np.random.Generator:
+    """Return the random stream of one sample of one iteration (Philox 4x64, its own part of the counter)."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, sample, iteration]))
+
+
+def draw_steps(spec: ScheduleSpec, seed: int, iteration: int) -> int:
+    """Return the number N of roll-out steps of `iteration`, the same for every sample."""
+    if spec.schedule == "fixed":
+        return len(spec.fixed)
+    return int(stream(seed, iteration, ITERATION).integers(1, spec.longest + 1))
+
+
+def draw_raw(spec: ScheduleSpec, steps: int, random: np.random.Generator) -> np.ndarray:
+    """Return `steps` raw levels, float64, 1 first and falling.
+
+    Raises TrainingError for a schedule that is none of SCHEDULES.
+    """
+    if spec.schedule == "fixed":
+        return np.array(spec.fixed)
+    uniform = random.random(steps - 1)
+    if spec.schedule == "stratified":
+        uniform = (np.arange(steps - 1) + uniform) / max(steps - 1, 1)
+    elif spec.schedule != "dynamic":
+        raise TrainingError(f"schedule = {spec.schedule!r} is none of {', '.join(SCHEDULES)}. Mend the recipe.")
+    return np.append(1.0, np.sort(spec.lowest + (spec.highest - spec.lowest) * uniform)[::-1])
+
+
+def draw(spec: ScheduleSpec, shape: tuple[int, ...], seed: int, iteration: int, samples: Sequence[int]) -> Draws:
+    """Return the draws of the given `samples` (indices in the global batch) of latents of `shape`, without batch."""
+    steps = draw_steps(spec, seed, iteration)
+    shared = draw_raw(spec, steps, stream(seed, iteration, ITERATION + 1))
+    drawn = [_one(spec, shape, steps, shared, stream(seed, iteration, sample)) for sample in samples]
+    raw, anchor, start, levels, noises = (torch.from_numpy(np.stack(parts)) for parts in zip(*drawn, strict=True))
+    sigmas = torch.cat([shift_sigmas(raw, spec.shift).float(), torch.zeros(len(raw), 1)], 1)
+    ceiling = sigmas.gather(1, anchor[:, None])[:, 0]
+    fake, ca, dm, cdm = (
+        Renoise(clamp_level(levels[:, i] * (ceiling if i == 1 else 1)), noises[:, i]) for i in range(4)
+    )
+    return Draws(sigmas, anchor, start, fake, ca, dm, cdm, clamp_level(levels[:, 4]))
+
+
+def _one(
+    spec: ScheduleSpec, shape: tuple[int, ...], steps: int, shared: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    raw = shared if spec.shared else draw_raw(spec, steps, random)
+    anchor = random.integers(steps)
+    levels = random.random(5, np.float32)
+    noise = random.standard_normal((5, *shape), np.float32)
+    return raw, anchor, noise[4], levels, noise[:4]
