@@ -54,6 +54,7 @@ class Draws:
     dm: Renoise
     cdm: Renoise
     off: Tensor  # (B,) the level of the off-trajectory point
+    off_noise: Tensor  # (B, …) for the off-trajectory point of the Gaussian ablation
 
     @property
     def anchor_sigma(self) -> Tensor:
@@ -99,7 +100,7 @@ def draw(spec: ScheduleSpec, shape: tuple[int, ...], seed: int, iteration: int, 
     fake, ca, dm, cdm = (
         Renoise(clamp_level(levels[:, i] * (ceiling if i == 1 else 1)), noises[:, i]) for i in range(4)
     )
-    return Draws(sigmas, anchor, start, fake, ca, dm, cdm, clamp_level(levels[:, 4]))
+    return Draws(sigmas, anchor, start, fake, ca, dm, cdm, clamp_level(levels[:, 4]), noises[:, 4])
 
 
 def _one(
@@ -108,5 +109,5 @@ def _one(
     raw = shared if spec.shared else draw_raw(spec, steps, random)
     anchor = random.integers(steps)
     levels = random.random(5, np.float32)
-    noise = random.standard_normal((5, *shape), np.float32)
-    return raw, anchor, noise[4], levels, noise[:4]
+    noise = random.standard_normal((6, *shape), np.float32)
+    return raw, anchor, noise[0], levels, noise[1:]

@@ -14,7 +14,14 @@ SHAPE = (2, 4, 4)
 
 def everything(draws) -> list[torch.Tensor]:
     pairs = [getattr(draws, name) for name in ("fake", "ca", "dm", "cdm")]
-    return [draws.sigmas, draws.anchor, draws.start, draws.off, *(t for p in pairs for t in (p.level, p.noise))]
+    return [
+        draws.sigmas,
+        draws.anchor,
+        draws.start,
+        draws.off,
+        draws.off_noise,
+        *(t for p in pairs for t in (p.level, p.noise)),
+    ]
 
 
 @given(st.integers(0, 2**32), st.integers(0, 10**6), st.sampled_from(["dynamic", "stratified", "fixed"]), st.booleans())

@@ -1,0 +1,124 @@
+"""One CDM iteration on three velocity networks: roll-out, the student's three terms, the fake teacher's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .draws import Draws, Renoise
+from .losses import clean_estimate, fake_loss, move, renoise, surrogate
+
+Velocity = Callable[[Tensor, Tensor, Any], Tensor]
+"""velocity(latents (B, …), level (B,), condition of the B samples): eps - x0, of the latents' shape."""
+
+POINTS = ("velocity", "gaussian", "on-trajectory")
+TARGETS = ("local", "full-trajectory")
+
+
+@dataclass(frozen=True)
+class TermsSpec:
+    """The student's loss; all but the weights of 0 and 1 are the paper's ablations (section 4 of its page)."""
+
+    ca: float = 1.0  # weight of CFG augmentation; a term of weight 0 costs nothing
+    dm: float = 1.0  # of distribution matching
+    cdm: float = 1.0  # of off-trajectory matching
+    guidance: float = 7.0  # alpha of CFG augmentation
+    point: str = "velocity"  # how the off-trajectory point comes about, one of POINTS
+    target: str = "local"  # what the off-trajectory term renoises, one of TARGETS
+
+
+@dataclass(frozen=True)
+class RollOut:
+    """The student's own trajectory at each sample's anchor; constants, (B, …) but for `level` (B,)."""
+
+    latents: Tensor
+    velocity: Tensor
+    level: Tensor
+    end: Tensor | None  # at level 0; only where it was asked for
+
+    @property
+    def estimate(self) -> Tensor:
+        """Return the local estimate of the clean latents at the anchor."""
+        return clean_estimate(self.latents, self.velocity, self.level)
+
+
+@torch.no_grad()
+def roll_out(student: Velocity, draws: Draws, condition: Any, to_the_end: bool = False) -> RollOut:
+    """Carry the student from noise along its schedule by Euler steps, and keep what it had at each anchor.
+
+    Stops behind the last anchor of the batch unless the end is asked for, which changes nothing else.
+    """
+    latents = draws.start
+    kept_latents, kept_velocity = torch.zeros_like(latents), torch.zeros_like(latents)
+    steps = draws.sigmas.shape[1] - 1
+    for i in range(steps if to_the_end else int(draws.anchor.max()) + 1):
+        velocity = student(latents, draws.sigmas[:, i], condition).float()
+        here = draws.anchor == i
+        kept_latents[here], kept_velocity[here] = latents[here], velocity[here]
+        latents = move(latents, velocity, draws.sigmas[:, i], draws.sigmas[:, i + 1])
+    return RollOut(kept_latents, kept_velocity, draws.anchor_sigma, latents if to_the_end else None)
+
+
+def student_terms(
+    student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Any, empty: Any,
+    spec: TermsSpec,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return the weighted terms of the student's loss by name; their sum is the loss.
+
+    Gradient reaches the student only through the one call at the anchor, which CA and DM share, and the one at the
+    off-trajectory point.
+    """
+    terms: dict[str, Tensor] = {}
+    if spec.ca or spec.dm:
+        estimate = _estimate(student, path.latents, path.level, condition)
+        if spec.ca:
+            tied, free = _both(real, estimate.detach(), draws.ca, condition, empty)
+            terms["ca"] = spec.ca * surrogate(estimate, spec.guidance * (tied - free), tied)
+        if spec.dm:
+            terms["dm"] = spec.dm * _match(real, fake, estimate, estimate, draws.dm, condition)
+    if spec.cdm:
+        latents, level = off_point(path, draws, spec.point)
+        estimate = _estimate(student, latents, level, condition)
+        base = estimate if spec.target == "local" else path.end
+        if base is None:
+            raise ValueError("the full-trajectory target needs a roll-out to the end")
+        terms["cdm"] = spec.cdm * _match(real, fake, estimate, base, draws.cdm, condition)
+    return terms
+
+
+def off_point(path: RollOut, draws: Draws, point: str) -> tuple[Tensor, Tensor]:
+    """Return the latents and the level (B,) at which the off-trajectory term calls the student; constants."""
+    if point == "velocity":
+        return move(path.latents, path.velocity, path.level, draws.off), draws.off
+    if point == "gaussian":
+        return renoise(path.estimate, draws.off_noise, draws.off), draws.off
+    return path.latents, path.level
+
+
+def fake_term(fake: Velocity, draws: Draws, path: RollOut, condition: Any) -> Tensor:
+    """Return the fake teacher's flow-matching loss on the student's local estimates."""
+    clean = path.estimate
+    velocity = fake(renoise(clean, draws.fake.noise, draws.fake.level), draws.fake.level, condition)
+    return fake_loss(velocity, clean, draws.fake.noise)
+
+
+def _estimate(network: Velocity, latents: Tensor, level: Tensor, condition: Any) -> Tensor:
+    return clean_estimate(latents, network(latents, level, condition).float(), level)
+
+
+@torch.no_grad()
+def _both(real: Velocity, clean: Tensor, at: Renoise, condition: Any, empty: Any) -> tuple[Tensor, Tensor]:
+    noisy = renoise(clean, at.noise, at.level)
+    return _estimate(real, noisy, at.level, condition), _estimate(real, noisy, at.level, empty)
+
+
+def _match(real: Velocity, fake: Velocity, estimate: Tensor, base: Tensor, at: Renoise, condition: Any) -> Tensor:
+    with torch.no_grad():
+        noisy = renoise(base, at.noise, at.level)
+        wanted = _estimate(real, noisy, at.level, condition)
+        direction = wanted - _estimate(fake, noisy, at.level, condition)
+    return surrogate(estimate, direction, wanted)
