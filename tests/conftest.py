@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import string
 from pathlib import Path
 
 import pytest
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # training would take a GPU, where nothing is promised bit for bit
 
 T5_TOKENS = 3
 LENGTH = 24

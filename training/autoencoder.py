@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import TrainingError
+from .device import mixed_precision
 from .latents import cached_latents
 from .pictures import Pictures
 
@@ -65,7 +66,7 @@ class Autoencoder:
         if spec.part == "decoder":
             self.vae.encoder.requires_grad_(False)
             self.latents = cached_latents(self.pictures, Path(spec.start))
-        self.vae.to(memory_format=torch.channels_last)
+        self.vae.to(self.pictures.device, memory_format=torch.channels_last)
         self.lpips: nn.Module | None = None
         if spec.lpips_weight:
             from .metrics.nets import Lpips
@@ -78,9 +79,10 @@ class Autoencoder:
         figures: dict[str, float] = {}
         if self.spec.part == "all":
             pixels = self._crops(batch, generator)
-            posterior = self.vae.encode(pixels).latent_dist
-            mean, std = posterior.mean, posterior.std
-            kl = 0.5 * (mean**2 + posterior.var - 1 - posterior.logvar).mean()
+            with mixed_precision(pixels.device):
+                posterior = self.vae.encode(pixels).latent_dist
+            mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
+            kl = 0.5 * (mean**2 + std**2 - 1 - logvar).mean()
             figures["kl"] = kl.item()
         else:
             chosen = self.pictures.draw(batch, generator)
@@ -89,7 +91,8 @@ class Autoencoder:
             mean, std = self.latents[0][here], self.latents[1][here]
             kl = torch.zeros((), device=pixels.device)
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        decoded = self.vae.decode(mean + std * noise).sample
+        with mixed_precision(pixels.device):
+            decoded = self.vae.decode(mean + std * noise).sample.float()
         mse = F.mse_loss(decoded, pixels)
         loss = mse + F.l1_loss(decoded, pixels) + self.spec.kl_weight * kl
         figures["psnr"] = -10 * torch.log10(mse.detach() / 4).item()

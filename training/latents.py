@@ -1,4 +1,4 @@
-"""What is computed once from the pictures and kept: latents beside their autoencoder, features beside the data."""
+"""What is computed once from the pictures and kept: latents and features, both beside the data."""
 
 from __future__ import annotations
 

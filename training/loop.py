@@ -21,8 +21,7 @@ from torch import nn
 
 from ..errors import Cancelled, OutputError, TrainingError
 from ..runtime.files import write_whole
-from .device import training_device
-from .optimiser import make_optimisers
+from .optimiser import Muon, make_optimisers
 from .state import load_state, save_state
 
 
@@ -94,8 +93,6 @@ def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -
     from torch.utils.tensorboard import SummaryWriter
 
     out.mkdir(parents=True, exist_ok=True)
-    device = training_device()
-    task.module.to(device)
     parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
     average = {name: p.detach().clone() for name, p in parameters.items()}
     optimisers = make_optimisers(spec.optimiser, task.module, spec.learning_rate, spec.beta2, spec.weight_decay)
@@ -109,8 +106,7 @@ def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(spec, step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss, figures = task.loss(spec.batch, step_generator(spec.seed, step))
+            loss, figures = task.loss(spec.batch, step_generator(spec.seed, step))
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"the loss became {loss.item()} at step {step}. The state before it is kept in {out}; "
@@ -193,7 +189,8 @@ def _restore(
         for name, p in parameters.items():
             p.copy_(tensors[f"weight.{name}"])
             average[name].copy_(tensors[f"average.{name}"])
-        for optimiser, kinds in zip(optimisers, (("exp_avg", "exp_avg_sq"), ("momentum",)), strict=False):
+        for optimiser in optimisers:
+            kinds = ("momentum",) if isinstance(optimiser, Muon) else ("exp_avg", "exp_avg_sq")
             for p in (p for group in optimiser.param_groups for p in group["params"]):
                 # The fused optimiser walks memory, so its moments must be laid out as the weight is.
                 moments = {kind: torch.empty_like(p).copy_(tensors[f"{kind}.{names[p]}"]) for kind in kinds}

@@ -19,8 +19,10 @@ class Muon(torch.optim.Optimizer):
     processors without matrix units do 100 times slower than fp32.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -35,6 +37,7 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 ahead = torch.lerp(p.grad, momentum, group["momentum"]).flatten(1)  # Nesterov
                 update = orthogonalised(ahead).view(p.shape)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-0.2 * max(ahead.shape) ** 0.5 * group["lr"])
 
 
@@ -66,4 +69,4 @@ def make_optimisers(
     taken = {id(p) for p in matrices}
     rest = [p for p in trainable if id(p) not in taken]
     adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
-    return [adamw, Muon(matrices, learning_rate)] if matrices else [adamw]
+    return [adamw, Muon(matrices, learning_rate, weight_decay=weight_decay)] if matrices else [adamw]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from ..errors import TrainingError
 from ..runtime.sampler import default_schedule
 from .captions import draw_captions, plain_caption
 from .data import emoji
+from .device import mixed_precision
 from .latents import cached_latents
 from .pictures import Pictures
+
+POSITIONS = "pos_embed.pos_embed"
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class TeacherSpec:
     """What the transformer is and how it learns."""
 
     data: str
-    autoencoder: str  # a directory with `vae/` whose encoder makes the latents, which are cached in it
+    autoencoder: str  # a directory with `vae/` whose encoder makes the latents, cached beside the data
     decoder: str  # a directory with `vae/` of the same encoder: the one that decodes and that the checkpoint gets
     text: str  # a directory with `text_encoder/`, `tokenizer/` and their second ones
     start: str = ""  # a directory with `transformer/` of the same sizes whose weights the run starts from
@@ -84,7 +88,7 @@ class Teacher:
         initialise(self.transformer)
         if spec.start:
             start_from(self.transformer, Path(spec.start) / "transformer")
-        self.module: nn.Module = self.transformer
+        self.module: nn.Module = self.transformer.to(device)
         self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -101,14 +105,15 @@ class Teacher:
         latents = self.mean[here] + self.std[here] * posterior
         mixed = torch.lerp(latents, noise, sigma[:, None, None, None])
         states, pooled = self.text(captions)
-        velocity = self.forward(
-            hidden_states=mixed,
-            encoder_hidden_states=states,
-            pooled_projections=pooled,
-            timestep=1000 * sigma,
-            return_dict=False,
-        )[0]
-        return F.mse_loss(velocity, noise - latents), {}
+        with mixed_precision(mixed.device):
+            velocity = self.forward(
+                hidden_states=mixed,
+                encoder_hidden_states=states,
+                pooled_projections=pooled,
+                timestep=1000 * sigma,
+                return_dict=False,
+            )[0]
+        return F.mse_loss(velocity.float(), noise - latents), {}
 
     def grid(self) -> torch.Tensor:
         """Return pictures of 24 training captions, drawn in 20 steps."""
@@ -180,15 +185,23 @@ def initialise(transformer: Any) -> None:
 
 
 def start_from(transformer: Any, folder: Path) -> None:
-    """Take the weights of the transformer in `folder`; positions are fixed and stay those of `transformer`."""
+    """Take the weights of the transformer in `folder`, and the middle of its positions if `transformer` has fewer.
+
+    A picture takes the middle of the table too, so its positions stay those that the weights know. Raises TrainingError
+    where the sizes differ, or `folder` has fewer positions or a number of them that is odd where the other is even.
+    """
     from diffusers import SD3Transformer2DModel
 
     weights = SD3Transformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).state_dict()
-    weights["pos_embed.pos_embed"] = transformer.pos_embed.pos_embed
+    there, here = (math.isqrt(table.shape[1]) for table in (weights[POSITIONS], transformer.pos_embed.pos_embed))
+    skipped, odd = divmod(there - here, 2)
+    if skipped > 0 and not odd:
+        middle = slice(skipped, skipped + here)
+        weights[POSITIONS] = weights[POSITIONS].unflatten(1, (there, there))[:, middle, middle].flatten(1, 2)
     if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in transformer.state_dict().items()}:
         raise TrainingError(
-            f"the transformer in {folder} has other sizes than layers, heads, head and joint_width say. "
-            "Write its sizes into the recipe, or take teacher.start out."
+            f"the transformer in {folder} has other sizes than layers, heads, head and joint_width say, or {there} "
+            f"positions, of which {here} are no middle. Write its sizes into the recipe, or take teacher.start out."
         )
     transformer.load_state_dict(weights)
 

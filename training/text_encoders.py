@@ -58,7 +58,7 @@ class TextEncoders:
             for width in spec.widths
         ]
         scales = nn.ParameterList([nn.Parameter(torch.tensor(2.5)) for _ in spec.widths])
-        self.module: nn.Module = nn.ModuleList([*self.encoders, *self.heads, scales])
+        self.module: nn.Module = nn.ModuleList([*self.encoders, *self.heads, scales]).to(device)
         self.scales = scales
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:

@@ -6,8 +6,11 @@ processes draws the same iteration. The number of roll-out steps belongs to the 
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from ...runtime.sampler import shift_sigmas
 from .losses import clamp_level
 
 SCHEDULES = ("dynamic", "stratified", "fixed")
-ITERATION = 2**63  # the stream of what the whole batch shares; no sample has this index
+WHOLE_BATCH, SHARED_SCHEDULE = 2**63, 2**63 + 1  # streams that no sample has as its index
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,19 @@ class ScheduleSpec:
     lowest: float = 0.25  # interior raw levels are uniform in [lowest, highest]
     highest: float = 0.95
     fixed: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
-    shared: bool = False  # one schedule for the whole batch, as the authors' program has it
+    shared: bool = False  # one schedule for the whole batch (the authors' program: for each GPU's part of it)
     shift: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Raise TrainingError for values that no roll-out can have."""
+        if self.schedule not in SCHEDULES:
+            raise TrainingError(f"schedule = {self.schedule!r} is none of {', '.join(SCHEDULES)}. Mend the recipe.")
+        falling = all(a > b > 0 for a, b in itertools.pairwise(self.fixed))
+        if self.longest < 1 or not 0 < self.lowest < self.highest <= 1 or self.fixed[:1] != (1.0,) or not falling:
+            raise TrainingError(
+                f"longest = {self.longest}, lowest = {self.lowest}, highest = {self.highest}, fixed = {self.fixed}: no "
+                "schedule. Mend the recipe: longest is 1 or more, 0 < lowest < highest <= 1, and fixed falls from 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -41,12 +55,16 @@ class Renoise:
     level: Tensor
     noise: Tensor
 
+    def to(self, device: torch.device) -> Renoise:
+        """Return the same on `device`."""
+        return Renoise(self.level.to(device), self.noise.to(device))
+
 
 @dataclass(frozen=True)
 class Draws:
-    """One iteration of B samples; float32 on the processor, indices int64."""
+    """One iteration of B samples; float32, indices int64."""
 
-    sigmas: Tensor  # (B, N + 1) shifted levels of the roll-out, 1 first, falling strictly, 0 last
+    sigmas: Tensor  # (B, N + 1) shifted levels of the roll-out, 1 first, falling, 0 last
     anchor: Tensor  # (B,) in 0 … N - 1
     start: Tensor  # (B, …) the noise that the roll-out begins with
     fake: Renoise
@@ -55,6 +73,12 @@ class Draws:
     cdm: Renoise
     off: Tensor  # (B,) the level of the off-trajectory point
     off_noise: Tensor  # (B, …) for the off-trajectory point of the Gaussian ablation
+    calls: int  # the roll-out's calls up to the last anchor of the global batch: the same for every process
+
+    def to(self, device: torch.device) -> Draws:
+        """Return the same on `device`."""
+        moved = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "calls"}
+        return dataclasses.replace(self, **{name: value.to(device) for name, value in moved.items()})
 
     @property
     def anchor_sigma(self) -> Tensor:
@@ -64,35 +88,36 @@ class Draws:
 
 def stream(seed: int, iteration: int, sample: int) -> np.random.Generator:
     """Return the random stream of one sample of one iteration (Philox 4x64, its own part of the counter)."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, sample, iteration]))
+    return np.random.Generator(np.random.Philox(key=seed, counter=np.array([0, 0, sample, iteration], np.uint64)))
 
 
 def draw_steps(spec: ScheduleSpec, seed: int, iteration: int) -> int:
     """Return the number N of roll-out steps of `iteration`, the same for every sample."""
     if spec.schedule == "fixed":
         return len(spec.fixed)
-    return int(stream(seed, iteration, ITERATION).integers(1, spec.longest + 1))
+    return int(stream(seed, iteration, WHOLE_BATCH).integers(1, spec.longest + 1))
 
 
 def draw_raw(spec: ScheduleSpec, steps: int, random: np.random.Generator) -> np.ndarray:
-    """Return `steps` raw levels, float64, 1 first and falling.
-
-    Raises TrainingError for a schedule that is none of SCHEDULES.
-    """
+    """Return `steps` raw levels, float64, 1 first and falling."""
     if spec.schedule == "fixed":
         return np.array(spec.fixed)
     uniform = random.random(steps - 1)
     if spec.schedule == "stratified":
         uniform = (np.arange(steps - 1) + uniform) / max(steps - 1, 1)
-    elif spec.schedule != "dynamic":
-        raise TrainingError(f"schedule = {spec.schedule!r} is none of {', '.join(SCHEDULES)}. Mend the recipe.")
     return np.append(1.0, np.sort(spec.lowest + (spec.highest - spec.lowest) * uniform)[::-1])
 
 
-def draw(spec: ScheduleSpec, shape: tuple[int, ...], seed: int, iteration: int, samples: Sequence[int]) -> Draws:
-    """Return the draws of the given `samples` (indices in the global batch) of latents of `shape`, without batch."""
+def draw(
+    spec: ScheduleSpec, shape: tuple[int, ...], seed: int, iteration: int, samples: Sequence[int], batch: int
+) -> Draws:
+    """Return the draws of the given `samples` of a global batch of `batch`, on the processor.
+
+    `shape` is that of one sample's latents.
+    """
     steps = draw_steps(spec, seed, iteration)
-    shared = draw_raw(spec, steps, stream(seed, iteration, ITERATION + 1))
+    shared = draw_raw(spec, steps, stream(seed, iteration, SHARED_SCHEDULE))
+    calls = 1 + max(_anchor(steps, stream(seed, iteration, sample)) for sample in range(batch))
     drawn = [_one(spec, shape, steps, shared, stream(seed, iteration, sample)) for sample in samples]
     raw, anchor, start, levels, noises = (torch.from_numpy(np.stack(parts)) for parts in zip(*drawn, strict=True))
     sigmas = torch.cat([shift_sigmas(raw, spec.shift).float(), torch.zeros(len(raw), 1)], 1)
@@ -100,14 +125,18 @@ def draw(spec: ScheduleSpec, shape: tuple[int, ...], seed: int, iteration: int, 
     fake, ca, dm, cdm = (
         Renoise(clamp_level(levels[:, i] * (ceiling if i == 1 else 1)), noises[:, i]) for i in range(4)
     )
-    return Draws(sigmas, anchor, start, fake, ca, dm, cdm, clamp_level(levels[:, 4]), noises[:, 4])
+    return Draws(sigmas, anchor, start, fake, ca, dm, cdm, clamp_level(levels[:, 4]), noises[:, 4], calls)
+
+
+def _anchor(steps: int, random: np.random.Generator) -> int:
+    return int(random.integers(steps))
 
 
 def _one(
     spec: ScheduleSpec, shape: tuple[int, ...], steps: int, shared: np.ndarray, random: np.random.Generator
-) -> tuple[np.ndarray, ...]:
+) -> tuple[Any, ...]:
+    anchor = _anchor(steps, random)  # first of all, so that every process can tell every sample's
     raw = shared if spec.shared else draw_raw(spec, steps, random)
-    anchor = random.integers(steps)
     levels = random.random(5, np.float32)
     noise = random.standard_normal((6, *shape), np.float32)
-    return raw, anchor, noise[0], levels, noise[1:]
+    return raw, np.int64(anchor), noise[0], levels, noise[1:]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import TrainingError
 from .draws import Draws, Renoise
 from .losses import clean_estimate, fake_loss, move, renoise, surrogate
 
@@ -21,7 +22,7 @@ TARGETS = ("local", "full-trajectory")
 
 @dataclass(frozen=True)
 class TermsSpec:
-    """The student's loss; all but the weights of 0 and 1 are the paper's ablations (section 4 of its page)."""
+    """The student's loss. Weights of 0, `point` and `target` are the paper's ablations (section 4 of its page)."""
 
     ca: float = 1.0  # weight of CFG augmentation; a term of weight 0 costs nothing
     dm: float = 1.0  # of distribution matching
@@ -29,6 +30,17 @@ class TermsSpec:
     guidance: float = 7.0  # alpha of CFG augmentation
     point: str = "velocity"  # how the off-trajectory point comes about, one of POINTS
     target: str = "local"  # what the off-trajectory term renoises, one of TARGETS
+
+    def __post_init__(self) -> None:
+        """Raise TrainingError for a name that is unknown, and where no term is left."""
+        for name, known in (("point", POINTS), ("target", TARGETS)):
+            if getattr(self, name) not in known:
+                raise TrainingError(f"{name} = {getattr(self, name)!r} is none of {', '.join(known)}. Mend the recipe.")
+        if min(self.ca, self.dm, self.cdm) < 0 or not self.ca + self.dm + self.cdm > 0:
+            raise TrainingError(
+                f"ca = {self.ca}, dm = {self.dm}, cdm = {self.cdm}: no weight may be below 0, one must be above. "
+                "Mend the recipe."
+            )
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,12 @@ class RollOut:
 def roll_out(student: Velocity, draws: Draws, condition: Any, to_the_end: bool = False) -> RollOut:
     """Carry the student from noise along its schedule by Euler steps, and keep what it had at each anchor.
 
-    Stops behind the last anchor of the batch unless the end is asked for, which changes nothing else.
+    Stops behind the last anchor of the global batch unless the end is asked for, which changes nothing else: so every
+    process makes the same number of calls, as sharded networks need it.
     """
     latents = draws.start
     kept_latents, kept_velocity = torch.zeros_like(latents), torch.zeros_like(latents)
-    steps = draws.sigmas.shape[1] - 1
-    for i in range(steps if to_the_end else int(draws.anchor.max()) + 1):
+    for i in range(draws.sigmas.shape[1] - 1 if to_the_end else draws.calls):
         velocity = student(latents, draws.sigmas[:, i], condition).float()
         here = draws.anchor == i
         kept_latents[here], kept_velocity[here] = latents[here], velocity[here]
@@ -85,7 +97,7 @@ def student_terms(
         estimate = _estimate(student, latents, level, condition)
         base = estimate if spec.target == "local" else path.end
         if base is None:
-            raise ValueError("the full-trajectory target needs a roll-out to the end")
+            raise TrainingError('target = "full-trajectory" needs a roll-out to the end. Roll out with to_the_end.')
         terms["cdm"] = spec.cdm * _match(real, fake, estimate, base, draws.cdm, condition)
     return terms
 

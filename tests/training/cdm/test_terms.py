@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from segue.errors import TrainingError
 from segue.training.cdm.draws import ScheduleSpec, draw, draw_steps
 from segue.training.cdm.losses import spread
 from segue.training.cdm.terms import TermsSpec, fake_term, off_point, roll_out, student_terms
@@ -33,7 +34,7 @@ class Net(nn.Module):
 @pytest.fixture
 def scene():
     condition = torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(0))
-    draws = draw(ScheduleSpec(), SHAPE, SEED, 0, range(BATCH))
+    draws = draw(ScheduleSpec(), SHAPE, SEED, 0, range(BATCH), BATCH)
     return Net(0), Net(1), Net(2), draws, condition, torch.zeros_like(condition)
 
 
@@ -58,7 +59,7 @@ def test_the_rollout_keeps_what_the_student_had_at_each_anchor_without_gradient(
 
 def test_a_rollout_that_stops_behind_the_last_anchor_keeps_the_same(scene):
     student, _, _, draws, condition, _ = scene
-    early = dataclasses.replace(draws, anchor=draws.anchor.clamp(max=2))
+    early = dataclasses.replace(draws, anchor=draws.anchor.clamp(max=2), calls=3)
     whole, short = (roll_out(student, early, condition, to_the_end=end) for end in (True, False))
     assert len(student.levels) == 5 + 3
     for name in ("latents", "velocity", "level"):
@@ -107,6 +108,53 @@ def test_a_condition_that_equals_the_empty_one_gives_no_guidance_gradient(scene)
     assert not any(p.grad.any() for p in student.parameters())
 
 
+def test_each_term_pushes_where_the_specification_says_and_as_hard(scene):
+    """Teachers of constant velocity: a difference of velocities d is one of clean estimates of -tau d."""
+    _, _, _, draws, condition, empty = scene
+    at = torch.zeros(BATCH, *SHAPE).requires_grad_()
+
+    def student(latents, level, condition):
+        return at
+
+    def real(latents, level, asked):
+        return torch.full_like(latents, 0.2 if asked is empty else 0.5)
+
+    def fake(latents, level, asked):
+        return torch.full_like(latents, -0.3)
+
+    path = roll_out(student, draws, condition)
+    for name, renoised, level, gap in (
+        ("ca", draws.ca, path.level, 7.0 * (0.5 - 0.2)),
+        ("dm", draws.dm, path.level, 0.5 - -0.3),
+        ("cdm", draws.cdm, draws.off, 0.5 - -0.3),
+    ):
+        at.grad = None
+        spec = TermsSpec(**{n: float(n == name) for n in ("ca", "dm", "cdm")})
+        student_terms(student, real, fake, draws, path, condition, empty, spec)[name].backward()
+        estimate = path.latents if name != "cdm" else off_point(path, draws, "velocity")[0]
+        noisy = torch.lerp(estimate, renoised.noise, spread(renoised.level, estimate))
+        wanted = noisy - 0.5 * spread(renoised.level, noisy)
+        weight = 1 / (wanted - estimate).abs().flatten(1).mean(1).clamp_min(0.1)
+        direction = -renoised.level * gap
+        # dX / dv = -level, and dL / dX = -2 w direction / numel
+        expected = 2 * level * weight * direction / at.numel()
+        assert torch.allclose(at.grad, spread(expected, at).expand_as(at), rtol=1e-3, atol=1e-7), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"point": "gausian"}, "point = 'gausian' is none of velocity, gaussian, on-trajectory"),
+        ({"target": "end"}, "target = 'end' is none of local, full-trajectory"),
+        ({"ca": 0.0, "dm": 0.0, "cdm": 0.0}, "one must be above"),
+        ({"dm": -1.0}, "no weight may be below 0"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused(change, message):
+    with pytest.raises(TrainingError, match=message):
+        TermsSpec(**change)
+
+
 def test_the_sum_of_the_terms_has_the_gradient_of_the_terms_one_by_one(scene):
     student, real, fake, draws, condition, empty = scene
     path = roll_out(student, draws, condition)
@@ -139,7 +187,7 @@ def test_off_trajectory_points_of_the_paper_and_of_its_ablations(scene):
 def test_the_full_trajectory_target_renoises_the_end_of_the_rollout(scene):
     student, real, fake, draws, condition, empty = scene
     spec = TermsSpec(ca=0, dm=0, target="full-trajectory")
-    with pytest.raises(ValueError, match="to the end"):
+    with pytest.raises(TrainingError, match="to the end"):
         student_terms(student, real, fake, draws, roll_out(student, draws, condition), condition, empty, spec)
     path = roll_out(student, draws, condition, to_the_end=True)
     seen = []
