@@ -34,6 +34,7 @@ def main() -> None:
     net = Lite0().to(held.device)
     distance, spread = kid(net.features(pixels), net.features(decoded))
     result = {
+        "autoencoder": str(options.autoencoder),
         "pictures": len(held.rows),
         "psnr over alpha > 0 (dB)": round(psnr_on_alpha(held.rgba, pixels, decoded), 2),
         "reconstruction KID x 1e3": round(distance, 1),
