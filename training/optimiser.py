@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for p in group["params"]:
@@ -65,7 +65,8 @@ def make_optimisers(
     matrices: list[nn.Parameter] = []
     if name == "muon":
         layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-        matrices = [layer.weight for layer in layers if layer.weight.requires_grad]
+        weights = {id(layer.weight) for layer in layers}
+        matrices = [p for p in trainable if id(p) in weights]
     taken = {id(p) for p in matrices}
     rest = [p for p in trainable if id(p) not in taken]
     adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
