@@ -83,7 +83,7 @@ class Draws:
     @property
     def anchor_sigma(self) -> Tensor:
         """Return the level (B,) of each sample's anchor."""
-        return self.sigmas.gather(1, self.anchor[:, None])[:, 0]
+        return _at(self.sigmas, self.anchor)
 
 
 def stream(seed: int, iteration: int, sample: int) -> np.random.Generator:
@@ -121,11 +121,14 @@ def draw(
     drawn = [_one(spec, shape, steps, shared, stream(seed, iteration, sample)) for sample in samples]
     raw, anchor, start, levels, noises = (torch.from_numpy(np.stack(parts)) for parts in zip(*drawn, strict=True))
     sigmas = torch.cat([shift_sigmas(raw, spec.shift).float(), torch.zeros(len(raw), 1)], 1)
-    ceiling = sigmas.gather(1, anchor[:, None])[:, 0]
-    fake, ca, dm, cdm = (
-        Renoise(clamp_level(levels[:, i] * (ceiling if i == 1 else 1)), noises[:, i]) for i in range(4)
-    )
-    return Draws(sigmas, anchor, start, fake, ca, dm, cdm, clamp_level(levels[:, 4]), noises[:, 4], calls)
+    levels[:, 1] *= _at(sigmas, anchor)  # CA stays below its anchor
+    levels = clamp_level(levels)
+    fake, ca, dm, cdm = (Renoise(levels[:, i], noises[:, i]) for i in range(4))
+    return Draws(sigmas, anchor, start, fake, ca, dm, cdm, levels[:, 4], noises[:, 4], calls)
+
+
+def _at(sigmas: Tensor, anchor: Tensor) -> Tensor:
+    return sigmas.gather(1, anchor[:, None])[:, 0]
 
 
 def _anchor(steps: int, random: np.random.Generator) -> int:
