@@ -1,8 +1,9 @@
-"""Where training runs: one CUDA GPU if there is one, else the processor."""
+"""Where training runs, and in which precision: one CUDA GPU if there is one, else the processor."""
 
 from __future__ import annotations
 
 import contextlib
+from functools import cache
 
 import torch
 
@@ -12,9 +13,23 @@ def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@cache
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of matrix products in training: bf16 on CUDA and where the processor has instructions for it.
+
+    AVX512-BF16 and AMX double the speed of fp32; without them bf16 is many times slower.
+    """
+    capable = device.type == "cuda" or any(
+        torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16")
+    )
+    return torch.bfloat16 if capable else torch.float32
+
+
 def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the context for calls of the network in training: bf16 autocast on CUDA, nothing elsewhere.
+    """Return the context for calls of the network in training: autocast to `fast_dtype`, nothing where that is fp32.
 
     Losses stay outside it. Weights are cast anew in each block, so one without gradient never serves one with it.
     """
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+    if fast_dtype(device) == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, fast_dtype(device))

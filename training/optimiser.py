@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .device import fast_dtype
+
 OPTIMISERS = ("adamw", "muon")
 
 
@@ -15,8 +17,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose every update is made (nearly) orthogonal (Jordan et al. 2024); a convolution is one matrix.
 
     The update is scaled by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, equation 4), so that its root mean square is
-    that of AdamW and AdamW's learning rates serve. torch.optim.Muon takes no convolutions and works in bf16, which
-    processors without matrix units do 100 times slower than fp32.
+    that of AdamW and AdamW's learning rates serve. torch.optim.Muon takes no convolutions and works in bf16 only,
+    100 times slower than fp32 on processors without instructions for it.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 ahead = torch.lerp(p.grad, momentum, group["momentum"]).flatten(1)  # Nesterov
-                update = orthogonalised(ahead).view(p.shape)
+                update = orthogonalised(ahead.to(fast_dtype(p.device))).to(p.dtype).view(p.shape)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-0.2 * max(ahead.shape) ** 0.5 * group["lr"])
 
@@ -45,13 +47,11 @@ def orthogonalised(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """Return `matrix` with its singular values brought near 1 (0.7 to 1.2), by Jordan's quintic Newton-Schulz steps."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    if x.is_cuda:
-        x = x.bfloat16()
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
         square = x @ x.T
         x = 3.4445 * x + torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return x.T if tall else x
 
 
 def make_optimisers(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from torch import nn
 
 from ..errors import TrainingError
 from ..runtime.sampler import default_schedule
+from .alignment import Alignment, patch_features
 from .captions import draw_captions, plain_caption
-from .data import emoji
+from .checkpoint import write_checkpoint
 from .device import mixed_precision
 from .latents import cached_latents
 from .pictures import Pictures
@@ -42,6 +41,8 @@ class TeacherSpec:
     time_mean: float = 0.7  # sigma = sigmoid(N(time_mean, time_std^2))
     time_std: float = 1.2
     caption_dropout: float = 0.1
+    align: float = 0.0  # weight of the representation alignment (REPA's lambda)
+    align_depth: int = 3  # the block whose tokens are aligned, counted from 1
     guidance: float = 4.0  # the default of the written checkpoint
     revision: str = "1"
     compile: bool = False
@@ -89,10 +90,19 @@ class Teacher:
         if spec.start:
             start_from(self.transformer, Path(spec.start) / "transformer")
         self.module: nn.Module = self.transformer.to(device)
+        self.alignment: Alignment | None = None
+        if spec.align:
+            if not 1 <= spec.align_depth <= spec.layers:
+                raise TrainingError(
+                    f"teacher.align_depth = {spec.align_depth} is none of the blocks 1 to {spec.layers}. Name one."
+                )
+            block = self.transformer.transformer_blocks[spec.align_depth - 1]
+            self.alignment = Alignment(block, width, patch_features(self.pictures)).to(device)
+            self.module = nn.ModuleDict({"transformer": self.transformer, "alignment": self.alignment})
         self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the velocity's mean squared error on a class-balanced batch."""
+        """Return the velocity's mean squared error on a class-balanced batch, plus the alignment if asked for."""
         spec = self.spec
         chosen = self.pictures.draw(batch, generator)
         captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], spec.caption_dropout, generator)
@@ -113,7 +123,11 @@ class Teacher:
                 timestep=1000 * sigma,
                 return_dict=False,
             )[0]
-        return F.mse_loss(velocity.float(), noise - latents), {}
+            misaligned = self.alignment(here) if self.alignment is not None else None
+        error = F.mse_loss(velocity.float(), noise - latents)
+        if misaligned is None:
+            return error, {}
+        return error + spec.align * misaligned, {"velocity": error.item(), "alignment": misaligned.item()}
 
     def grid(self) -> torch.Tensor:
         """Return pictures of 24 training captions, drawn in 20 steps."""
@@ -239,51 +253,3 @@ def sample(
             latents = latents + interval * (free + guidance * (tied - free))
         pictures.append(vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample)
     return torch.cat(pictures)
-
-
-def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
-    """Write the parts as a checkpoint of StableDiffusion3Pipeline without T5, weights in fp16, whole or not at all."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-    from diffusers.models import AutoencoderKL, SD3Transformer2DModel
-    from transformers import CLIPTextModelWithProjection
-
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    copy = SD3Transformer2DModel.from_config(transformer.config)
-    copy.load_state_dict(transformer.state_dict())
-    copy.half().save_pretrained(temporary / "transformer")
-    AutoencoderKL.from_pretrained(Path(spec.decoder) / "vae").half().save_pretrained(temporary / "vae")
-    for suffix in ("", "_2"):
-        encoder = CLIPTextModelWithProjection.from_pretrained(Path(spec.text) / f"text_encoder{suffix}")
-        encoder.half().save_pretrained(temporary / f"text_encoder{suffix}")
-        # `text` may be a bundle, whose tokenizer.json export made: it is made again.
-        made = shutil.ignore_patterns("tokenizer.json")
-        shutil.copytree(Path(spec.text) / f"tokenizer{suffix}", temporary / f"tokenizer{suffix}", ignore=made)
-    FlowMatchEulerDiscreteScheduler(shift=spec.shift).save_pretrained(temporary / "scheduler")
-    index = {
-        "_class_name": "StableDiffusion3Pipeline",
-        "_diffusers_version": "0.42.1",
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "text_encoder_3": [None, None],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "tokenizer_3": [None, None],
-        "transformer": ["diffusers", "SD3Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    settings = {
-        "t5_tokens": 0,
-        "steps": 28,
-        "guidance": spec.guidance,
-        "source": "segue: training/recipes/emoji-teacher.toml",
-        "revision": spec.revision,
-        "licence": "Apache-2.0 (weights); pictures: MIT, Apache-2.0, CC-BY-4.0",
-        "credits": emoji.credits(Path(spec.data)),
-        "maximum_size": 256,
-    }
-    (temporary / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)

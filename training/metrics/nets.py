@@ -131,15 +131,25 @@ class Lite0(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the pooled features (B, 1280)."""
-        # The ImageNet statistics that the published weights were trained with are mean 127 and deviation 128.
-        pixels = ((pictures * 127.5 + 0.5) / 128).to(memory_format=torch.channels_last)
-        return self.net.extract_features(pixels).mean((2, 3))
+        return self.net.extract_features(_as_trained(pictures)).mean((2, 3))
+
+    def patches(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, 112, H / 16, W / 16) after the last block of stride 16."""
+        x = self.net._swish(self.net._bn0(self.net._conv_stem(_as_trained(pictures))))
+        for block in self.net._blocks[:11]:
+            x = block(x)
+        return x
 
     def features(self, pictures: torch.Tensor, batch: int = 64) -> torch.Tensor:
         """Return features of many pictures on the processor, batch by batch on this network's device, no gradient."""
         device = next(self.parameters()).device
         with torch.no_grad():
             return torch.cat([self(part.to(device)).cpu() for part in pictures.split(batch)])
+
+
+def _as_trained(pictures: torch.Tensor) -> torch.Tensor:
+    # The statistics that Lite0's published weights were trained with are mean 127 and deviation 128.
+    return ((pictures * 127.5 + 0.5) / 128).to(memory_format=torch.channels_last)
 
 
 class Lpips(nn.Module):
