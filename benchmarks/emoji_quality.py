@@ -10,7 +10,10 @@ docs/emoji-held-out.png, 24 prompts each.
 
 import argparse
 import json
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,9 +48,11 @@ def main() -> None:
     }
     train = Pictures(options.data)
     train_features = picture_features(options.data, train)
-    with segue.open(options.bundle) as model:
+    with ExitStack() as opened:
+        # Two calls of one thread each make more pictures than one call of two threads.
+        models = [opened.enter_context(segue.open(options.bundle, threads=1)) for _ in range(os.cpu_count() or 1)]
         seen = chosen_of(train, options.prompts)
-        made, seconds = rendered(model, train, seen)
+        made, seconds = rendered(models, train, seen)
         results["seconds a picture"] = round(seconds / len(seen), 3)
         results["training names"] = score(net, train_features[seen], made, train, train_features)
         half = torch.randperm(len(train.rows), generator=torch.Generator().manual_seed(2))[:1000]
@@ -57,7 +62,7 @@ def main() -> None:
         for split in HELD:
             held = Pictures(options.data, (split,))
             every = chosen_of(held, min(options.prompts, len(held.rows)))
-            made_held, _ = rendered(model, held, every)
+            made_held, _ = rendered(models, held, every)
             held_features = picture_features(options.data, held)[every]
             results[split] = score(net, held_features, made_held, train, train_features)
             results[f"{split}: nearest LPIPS of the real pictures"] = nearest(
@@ -66,7 +71,7 @@ def main() -> None:
             if split == HELD[0]:
                 save_grid(made_held, held, every, options.grids / "emoji-held-out.png")
         save_grid(made, train, seen, options.grids / "emoji-seen.png")
-        results["retrieval"] = retrieval(net, model, train, train_features, options.prompts)
+        results["retrieval"] = retrieval(net, models, train, train_features, options.prompts)
     text = json.dumps(results, indent=1)
     print(text)
     options.out.write_text(text + "\n")
@@ -80,10 +85,17 @@ def chosen_of(pictures: Pictures, count: int, style: str | None = None) -> torch
     return torch.multinomial(weights, count, generator=torch.Generator().manual_seed(1))
 
 
-def rendered(model: segue.Model, pictures: Pictures, indices: torch.Tensor) -> tuple[torch.Tensor, float]:
+def rendered(models: list[segue.Model], pictures: Pictures, indices: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Return what the bundle renders for the plain captions, each with its own seed, and the seconds taken."""
+
+    def part(which: int) -> list[np.ndarray]:
+        mine = list(enumerate(indices.tolist()))[which :: len(models)]
+        return [models[which].generate(plain_caption(pictures.rows[i]), seed=n) for n, i in mine]
+
     started = time.perf_counter()
-    images = [model.generate(plain_caption(pictures.rows[i]), seed=n) for n, i in enumerate(indices.tolist())]
+    with ThreadPoolExecutor(len(models)) as pool:
+        parts = list(pool.map(part, range(len(models))))
+    images = [parts[n % len(models)][n // len(models)] for n in range(len(indices))]
     seconds = time.perf_counter() - started
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1, seconds
 
@@ -106,14 +118,14 @@ def nearest(made: torch.Tensor, made_features: torch.Tensor, train: Pictures, tr
     return round(nearest_lpips(made[:200], made_features[:200], train.on_white, train_features).median().item(), 3)
 
 
-def retrieval(net: Lite0, model: segue.Model, train: Pictures, train_features: torch.Tensor, count: int) -> dict:
+def retrieval(net: Lite0, models: list[segue.Model], train: Pictures, train_features: torch.Tensor, count: int) -> dict:
     """Return R@10 of picture to name for 3-D prompts; the retriever has seen the other two styles only."""
     names = [row.name for row in train.rows]
     embeddings = embed_names(names)
     others = torch.tensor([row.style != "3d" for row in train.rows])
     retriever = fit_retriever(train_features[others], embeddings[others])
     chosen = chosen_of(train, count, "3d")
-    made, _ = rendered(model, train, chosen)
+    made, _ = rendered(models, train, chosen)
     wanted = [names[i] for i in chosen.tolist()]
     real = recall_at_10(retriever, train_features[chosen], embeddings[chosen], wanted)
     found = recall_at_10(retriever, net.features(made), embeddings[chosen], wanted)

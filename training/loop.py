@@ -1,4 +1,4 @@
-"""The training loop that every recipe shares: optimise, average, log, draw, save, resume exactly.
+"""The training loop that every recipe shares: iterate, log, draw, save, resume exactly.
 
 Every random draw of step k comes from a generator seeded by (seed, k), so a run that was killed and resumed is the
 unbroken run, bit for bit on a CPU, without any generator state on disk.
@@ -6,23 +6,18 @@ unbroken run, bit for bit on a CPU, without any generator state on disk.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 
-from ..errors import Cancelled, OutputError, TrainingError
-from ..runtime.files import write_whole
-from .optimiser import Muon, make_optimisers
-from .state import load_state, save_state
+from ..errors import Cancelled, OutputError
+from .log import Log
+from .state import find_state, is_first, load_state, save_state
 
 
 @dataclass(frozen=True)
@@ -45,14 +40,25 @@ class LoopSpec:
     grid_every: int = 500
 
 
-class Task(Protocol):
-    """What a recipe trains: the module, the loss of one batch, and what to show and write."""
+class Run(Protocol):
+    """What the loop drives: the weights, one step of their training, and what to show and write."""
 
-    module: nn.Module
     after: tuple[str, ...]  # recipe keys that only what happens after training depends on: they may change on resuming
 
-    def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss of a batch drawn with `generator`, and figures to log."""
+    def iterate(self, step: int) -> dict[str, float]:
+        """Do one step and return the figures to log, "loss" among them; raises TrainingError when it diverges."""
+        ...
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what a saved state holds, by name; loading writes into these very tensors."""
+        ...
+
+    def restored(self, steps: int) -> None:
+        """Take notice that `tensors` now hold the state after `steps` steps."""
+        ...
+
+    def averaged(self) -> AbstractContextManager[Any]:
+        """Put the averaged weights in place for the time of the block."""
         ...
 
     def grid(self) -> torch.Tensor | None:
@@ -85,57 +91,38 @@ def learning_rate(spec: LoopSpec, step: int) -> float:
     return spec.learning_rate * warm * (0.5 - 0.5 * math.cos(math.pi * min(1.0, left)))
 
 
-def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -> None:
-    """Train `task` to `spec.steps`, from the newest state below `out` where there is one, then let it write its result.
+def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -> None:
+    """Train to `spec.steps`, from the newest state below `out` where there is one, then write the result.
 
-    Raises Cancelled on Ctrl-C and TrainingError when the loss is not finite; the last saved state stays.
+    Where many processes train together, every one of them calls this. Raises Cancelled on Ctrl-C and TrainingError when
+    the run diverges; the last saved state stays.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     out.mkdir(parents=True, exist_ok=True)
-    parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
-    average = {name: p.detach().clone() for name, p in parameters.items()}
-    optimisers = make_optimisers(spec.optimiser, task.module, spec.learning_rate, spec.beta2, spec.weight_decay)
-    first = _restore(load_state(out, recipe, ("loop.steps", *task.after)), parameters, average, optimisers)
-    log = _Log(out / "losses.jsonl", first)
-    writer = SummaryWriter(out / "tensorboard", purge_step=first)
+    first = 0
+    if found := find_state(out, recipe, ("loop.steps", *training.after)):
+        first, state = found
+        load_state(state, training.tensors())
+        training.restored(first)
+    log = Log(out, first) if is_first() else None
     step = first
     try:
         for step in range(first, spec.steps):
             started = time.perf_counter()
-            for optimiser in optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(spec, step)
-            loss, figures = task.loss(spec.batch, step_generator(spec.seed, step))
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss became {loss.item()} at step {step}. The state before it is kept in {out}; "
-                    "lower loop.learning_rate in the recipe, then start again with another --out."
-                )
-            task.module.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(parameters.values(), spec.clip)
-            for optimiser in optimisers:
-                optimiser.step()
-            with torch.no_grad():
-                decay = min(spec.ema, (step + 1) / (step + 10))
-                torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
-            figures = {"loss": loss.item(), "gradient norm": norm.item(), **figures}
-            log.write(step, figures)
-            report(step + 1, spec.steps, figures)
-            if step % spec.log_every == 0:
-                seconds = time.perf_counter() - started
-                for name, value in {**figures, "samples per second": spec.batch / seconds}.items():
-                    writer.add_scalar(name, value, step)
+            figures = training.iterate(step)
+            if log:
+                log.write(step, figures)
+                report(step + 1, spec.steps, figures)
+            if log and step % spec.log_every == 0:
+                log.plot(step, {**figures, "samples per second": spec.batch / (time.perf_counter() - started)})
             if (step + 1) % spec.grid_every == 0:
-                with averaged(parameters, average):
-                    grid = task.grid()
-                if grid is not None:
-                    writer.add_image("samples", grid, step)
-                    _save_grid(grid, out / f"grid-{step + 1:08d}.png")
+                with training.averaged():
+                    grid = training.grid()
+                if log and grid is not None:
+                    log.show(step + 1, grid)
             if (step + 1) % spec.save_every == 0 or step + 1 == spec.steps:
-                log.keep()
-                save_state(out, step + 1, _tensors(parameters, average, optimisers), recipe)
+                if log:
+                    log.keep()
+                save_state(out, step + 1, training.tensors(), recipe)
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error}. Make room, then run the same command again.") from error
     except KeyboardInterrupt:
@@ -144,83 +131,7 @@ def run(task: Task, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -
             f"stopped at step {step}. Run the same command again to go on from the last saved state."
         ) from None
     finally:
-        writer.close()
-        log.close()
-    with averaged(parameters, average):
-        task.finish(out)
-
-
-@contextlib.contextmanager
-def averaged(parameters: dict[str, nn.Parameter], average: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Put the averaged weights in place for the time of the block."""
-    kept = {name: p.detach().clone() for name, p in parameters.items()}
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(average[name])
-        yield
-        for name, p in parameters.items():
-            p.copy_(kept[name])
-
-
-def _tensors(
-    parameters: dict[str, nn.Parameter], average: dict[str, torch.Tensor], optimisers: list[torch.optim.Optimizer]
-) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for name, p in parameters.items():
-        tensors[f"weight.{name}"] = p
-        tensors[f"average.{name}"] = average[name]
-        for optimiser in optimisers:
-            moments = {kind: tensor for kind, tensor in optimiser.state.get(p, {}).items() if kind != "step"}
-            tensors |= {f"{kind}.{name}": tensor for kind, tensor in moments.items()}
-    return tensors
-
-
-def _restore(
-    saved: tuple[int, dict[str, torch.Tensor]] | None,
-    parameters: dict[str, nn.Parameter],
-    average: dict[str, torch.Tensor],
-    optimisers: list[torch.optim.Optimizer],
-) -> int:
-    if saved is None:
-        return 0
-    step, tensors = saved
-    names = {p: name for name, p in parameters.items()}
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(tensors[f"weight.{name}"])
-            average[name].copy_(tensors[f"average.{name}"])
-        for optimiser in optimisers:
-            kinds = ("momentum",) if isinstance(optimiser, Muon) else ("exp_avg", "exp_avg_sq")
-            for p in (p for group in optimiser.param_groups for p in group["params"]):
-                # The fused optimiser walks memory, so its moments must be laid out as the weight is.
-                moments = {kind: torch.empty_like(p).copy_(tensors[f"{kind}.{names[p]}"]) for kind in kinds}
-                optimiser.state[p] = {"step": torch.tensor(float(step), device=p.device), **moments}
-    return step
-
-
-class _Log:
-    """The loss curve as JSON lines; on resuming, lines of steps that will be done again are dropped."""
-
-    def __init__(self, path: Path, first: int) -> None:
-        if path.exists():
-            # A killed run may have torn its last line; whole lines end with a line feed.
-            whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            write_whole(path, "".join(line for line in whole if json.loads(line)["step"] < first).encode())
-        self._file = path.open("a")
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
-
-    def keep(self) -> None:
-        """Flush to disk, so that a saved state never outlives its curve."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _save_grid(grid: torch.Tensor, path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray((grid.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().cpu().numpy()).save(path)
+        if log:
+            log.close()
+    with training.averaged():
+        training.finish(out)

@@ -71,3 +71,29 @@ def make_optimisers(
     rest = [p for p in trainable if id(p) not in taken]
     adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
     return [adamw, Muon(matrices, learning_rate, weight_decay=weight_decay)] if matrices else [adamw]
+
+
+def moments(optimiser: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, torch.Tensor]:
+    """Return the optimiser's moments as "kind.name", those of parameters that it has not stepped yet as zeros.
+
+    The tensors are the optimiser's own: what is written into them is what it goes on with.
+    """
+    kinds = ("momentum",) if isinstance(optimiser, Muon) else ("exp_avg", "exp_avg_sq")
+    found = {}
+    for p in (p for group in optimiser.param_groups for p in group["params"]):
+        state = optimiser.state[p]
+        if not state and not isinstance(optimiser, Muon):
+            state["step"] = torch.zeros((), device=p.device)
+        for kind in kinds:
+            if kind not in state:
+                # The fused optimiser walks memory, so its moments must be laid out as the weight is.
+                state[kind] = torch.zeros_like(p)
+            found[f"{kind}.{names[p]}"] = state[kind]
+    return found
+
+
+def set_steps(optimiser: torch.optim.Optimizer, steps: int) -> None:
+    """Tell an optimiser whose `moments` were restored how often it has stepped."""
+    for state in optimiser.state.values():
+        if "step" in state:
+            state["step"].fill_(steps)

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from ..errors import OutputError, TrainingError
 from ..runtime.files import check_writable
-from .loop import LoopSpec, Reporter, Task, run
+from .loop import LoopSpec, Reporter, run
 from .optimiser import OPTIMISERS
+from .single import SingleRun, Task
 
 T = TypeVar("T")
 
@@ -64,8 +65,9 @@ def train(path: Path, out: Path, report: Reporter) -> None:
     """
     recipe = read_recipe(path)
     tasks = sorted(recipe.keys() - {"loop"})
-    if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in TASKS:
-        raise TrainingError(f"{path} needs [loop] and exactly one of {', '.join(TASKS)}; it has {sorted(recipe)}.")
+    known = (*TASKS, "cdm")
+    if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in known:
+        raise TrainingError(f"{path} needs [loop] and exactly one of {', '.join(known)}; it has {sorted(recipe)}.")
     loop = fill(LoopSpec, recipe["loop"], "loop")
     _check_loop(loop)
     try:
@@ -76,6 +78,11 @@ def train(path: Path, out: Path, report: Reporter) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # it would write into ours
+    if tasks[0] == "cdm":
+        from .cdm.run import distil
+
+        distil(recipe, loop, out, report)
+        return
     try:
         task = TASKS[tasks[0]](recipe[tasks[0]], loop.seed)
     except (OSError, ValueError, TypeError) as error:
@@ -83,7 +90,7 @@ def train(path: Path, out: Path, report: Reporter) -> None:
         raise TrainingError(
             f"[{tasks[0]}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."
         ) from error
-    run(task, loop, recipe, out, report)
+    run(SingleRun(task, loop), loop, recipe, out, report)
 
 
 def _check_loop(loop: LoopSpec) -> None:

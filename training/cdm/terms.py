@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,28 +78,28 @@ def roll_out(student: Velocity, draws: Draws, condition: Any, to_the_end: bool =
 def student_terms(
     student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Any, empty: Any,
     spec: TermsSpec,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Return the weighted terms of the student's loss by name; their sum is the loss.
+) -> Iterator[dict[str, Tensor]]:  # fmt: skip
+    """Yield the weighted terms of the student's loss by name, for each of its calls with gradient.
 
-    Gradient reaches the student only through the one call at the anchor, which CA and DM share, and the one at the
-    off-trajectory point.
+    The loss is the sum of all of them. Gradient reaches the student only through the one call at the anchor, which CA
+    and DM share, and the one at the off-trajectory point; each may be propagated back before the next one is made.
     """
-    terms: dict[str, Tensor] = {}
     if spec.ca or spec.dm:
+        terms: dict[str, Tensor] = {}
         estimate = _estimate(student, path.latents, path.level, condition)
         if spec.ca:
             tied, free = _both(real, estimate.detach(), draws.ca, condition, empty)
             terms["ca"] = spec.ca * surrogate(estimate, spec.guidance * (tied - free), tied)
         if spec.dm:
             terms["dm"] = spec.dm * _match(real, fake, estimate, estimate, draws.dm, condition)
+        yield terms
     if spec.cdm:
         latents, level = off_point(path, draws, spec.point)
         estimate = _estimate(student, latents, level, condition)
         base = estimate if spec.target == "local" else path.end
         if base is None:
             raise TrainingError('target = "full-trajectory" needs a roll-out to the end. Roll out with to_the_end.')
-        terms["cdm"] = spec.cdm * _match(real, fake, estimate, base, draws.cdm, condition)
-    return terms
+        yield {"cdm": spec.cdm * _match(real, fake, estimate, base, draws.cdm, condition)}
 
 
 def off_point(path: RollOut, draws: Draws, point: str) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,10 @@ class Net(nn.Module):
         return self.mix(latents) + (self.time(level[:, None]) + self.text(condition))[..., None, None]
 
 
+def all_terms(*arguments) -> dict[str, torch.Tensor]:
+    return {name: term for terms in student_terms(*arguments) for name, term in terms.items()}
+
+
 @pytest.fixture
 def scene():
     condition = torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(0))
@@ -70,7 +74,7 @@ def test_gradient_reaches_the_student_through_two_calls_and_the_teachers_not_at_
     student, real, fake, draws, condition, empty = scene
     path = roll_out(student, draws, condition)
     before = len(student.levels)
-    terms = student_terms(student, real, fake, draws, path, condition, empty, TermsSpec())
+    terms = all_terms(student, real, fake, draws, path, condition, empty, TermsSpec())
     sum(terms.values()).backward()
     assert set(terms) == {"ca", "dm", "cdm"}
     assert len(student.levels) - before == 2
@@ -82,7 +86,7 @@ def test_gradient_reaches_the_student_through_two_calls_and_the_teachers_not_at_
 
 def test_the_teachers_are_asked_at_each_terms_own_level(scene):
     student, real, fake, draws, condition, empty = scene
-    student_terms(student, real, fake, draws, roll_out(student, draws, condition), condition, empty, TermsSpec())
+    all_terms(student, real, fake, draws, roll_out(student, draws, condition), condition, empty, TermsSpec())
     for found, expected in (
         (real.levels, (draws.ca.level, draws.ca.level, draws.dm.level, draws.cdm.level)),
         (fake.levels, (draws.dm.level, draws.cdm.level)),
@@ -94,7 +98,7 @@ def test_the_teachers_are_asked_at_each_terms_own_level(scene):
 def test_a_fake_teacher_that_equals_the_real_one_gives_no_matching_gradient(scene):
     student, real, _, draws, condition, empty = scene
     path = roll_out(student, draws, condition)
-    terms = student_terms(student, real, real, draws, path, condition, empty, TermsSpec(ca=0))
+    terms = all_terms(student, real, real, draws, path, condition, empty, TermsSpec(ca=0))
     sum(terms.values()).backward()
     assert set(terms) == {"dm", "cdm"}
     assert not any(p.grad.any() for p in student.parameters())
@@ -103,7 +107,7 @@ def test_a_fake_teacher_that_equals_the_real_one_gives_no_matching_gradient(scen
 def test_a_condition_that_equals_the_empty_one_gives_no_guidance_gradient(scene):
     student, real, fake, draws, condition, _ = scene
     path = roll_out(student, draws, condition)
-    terms = student_terms(student, real, fake, draws, path, condition, condition, TermsSpec(dm=0, cdm=0))
+    terms = all_terms(student, real, fake, draws, path, condition, condition, TermsSpec(dm=0, cdm=0))
     terms["ca"].backward()
     assert not any(p.grad.any() for p in student.parameters())
 
@@ -130,7 +134,7 @@ def test_each_term_pushes_where_the_specification_says_and_as_hard(scene):
     ):
         at.grad = None
         spec = TermsSpec(**{n: float(n == name) for n in ("ca", "dm", "cdm")})
-        student_terms(student, real, fake, draws, path, condition, empty, spec)[name].backward()
+        all_terms(student, real, fake, draws, path, condition, empty, spec)[name].backward()
         estimate = path.latents if name != "cdm" else off_point(path, draws, "velocity")[0]
         noisy = torch.lerp(estimate, renoised.noise, spread(renoised.level, estimate))
         wanted = noisy - 0.5 * spread(renoised.level, noisy)
@@ -161,7 +165,7 @@ def test_the_sum_of_the_terms_has_the_gradient_of_the_terms_one_by_one(scene):
 
     def gradient(spec: TermsSpec) -> torch.Tensor:
         student.zero_grad()
-        sum(student_terms(student, real, fake, draws, path, condition, empty, spec).values()).backward()
+        sum(all_terms(student, real, fake, draws, path, condition, empty, spec).values()).backward()
         return torch.cat([p.grad.flatten() for p in student.parameters()])
 
     alone = [gradient(TermsSpec(**{n: float(n == kept) for n in ("ca", "dm", "cdm")})) for kept in ("ca", "dm", "cdm")]
@@ -188,7 +192,7 @@ def test_the_full_trajectory_target_renoises_the_end_of_the_rollout(scene):
     student, real, fake, draws, condition, empty = scene
     spec = TermsSpec(ca=0, dm=0, target="full-trajectory")
     with pytest.raises(TrainingError, match="to the end"):
-        student_terms(student, real, fake, draws, roll_out(student, draws, condition), condition, empty, spec)
+        all_terms(student, real, fake, draws, roll_out(student, draws, condition), condition, empty, spec)
     path = roll_out(student, draws, condition, to_the_end=True)
     seen = []
 
@@ -196,7 +200,7 @@ def test_the_full_trajectory_target_renoises_the_end_of_the_rollout(scene):
         seen.append(latents)
         return real(latents, level, condition)
 
-    student_terms(student, spy, fake, draws, path, condition, empty, spec)
+    all_terms(student, spy, fake, draws, path, condition, empty, spec)
     assert torch.allclose(seen[0], torch.lerp(path.end, draws.cdm.noise, spread(draws.cdm.level, path.end)))
 
 

@@ -1,0 +1,109 @@
+"""Text embeddings computed once and read row by row, so that no text encoder is in memory during distillation.
+
+A directory holds `conditions-00000.safetensors` and so on, each with a row of "states", and of "pooled" where the
+family has it, for up to `rows` prompts; `conditions.json` with the prompts; and the empty prompt's row in
+`empty.safetensors`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ...errors import TrainingError
+from ..loop import step_generator
+from .families import Condition
+
+Encode = Callable[[list[str]], Condition]
+
+
+def write_conditions(
+    out: Path,
+    prompts: Sequence[str],
+    encode: Encode,
+    rows: int = 1024,
+    batch: int = 32,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write the embeddings of `prompts` to the new directory `out`, whole or not at all.
+
+    `progress` takes the number of prompts done and of all. Raises TrainingError where `out` exists or nothing is given.
+    """
+    if out.exists() or not prompts:
+        raise TrainingError(
+            f"{out} exists already. Remove it, or name another place." if prompts else "there is no prompt. Give some."
+        )
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(_packed([encode([""])]), temporary / "empty.safetensors")
+    for number, first in enumerate(range(0, len(prompts), rows)):
+        shard = list(prompts[first : first + rows])
+        parts = []
+        for start in range(0, len(shard), batch):
+            parts.append(encode(shard[start : start + batch]))
+            progress(first + start + len(shard[start : start + batch]), len(prompts))
+        save_file(_packed(parts), temporary / _name(number))
+    (temporary / "conditions.json").write_text(json.dumps({"rows": rows, "prompts": list(prompts)}))
+    temporary.rename(out)
+
+
+class Conditions:
+    """The prompts of a directory and their embeddings, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raise TrainingError where `folder` holds no embeddings."""
+        try:
+            found = json.loads((folder / "conditions.json").read_text())
+            self.empty_row: Condition = load_file(folder / "empty.safetensors")
+        except (OSError, ValueError) as error:
+            raise TrainingError(
+                f"{folder} holds no text embeddings: {error}. Write them with segue data text, then run this again."
+            ) from None
+        self.folder = folder
+        self.prompts: list[str] = found["prompts"]
+        self._rows: int = found["rows"]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, indices: Sequence[int]) -> Condition:
+        """Return the embeddings of the prompts at `indices`, float32, one row each."""
+        rows = [self._row(index) for index in indices]
+        return {name: torch.stack([row[name] for row in rows]).float() for name in rows[0]}
+
+    def empty(self, count: int) -> Condition:
+        """Return the empty prompt's embeddings, float32, `count` times (views of one row)."""
+        return {name: tensor.float().expand(count, *tensor.shape[1:]) for name, tensor in self.empty_row.items()}
+
+    def _row(self, index: int) -> Condition:
+        number, place = divmod(index, self._rows)
+        with safe_open(self.folder / _name(number), "pt") as file:
+            return {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def permuted(count: int, seed: int, position: int) -> int:
+    """Return which of `count` prompts stands at `position` of an endless sequence without repeats within a pass."""
+    lap, place = divmod(position, count)
+    return int(_order(count, seed, lap)[place])
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, lap: int) -> torch.Tensor:
+    return torch.randperm(count, generator=step_generator(seed, lap))
+
+
+def _packed(parts: list[Condition]) -> Condition:
+    # bf16 loses nothing that the networks' bf16 products would keep, at half the room.
+    return {name: torch.cat([part[name] for part in parts]).bfloat16().contiguous().cpu() for name in parts[0]}
+
+
+def _name(number: int) -> str:
+    return f"conditions-{number:05d}.safetensors"

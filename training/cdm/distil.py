@@ -1,0 +1,227 @@
+"""The CDM iteration on real networks, alone or as one of many processes that share a global batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...errors import TrainingError
+from ..loop import LoopSpec, learning_rate
+from ..optimiser import moments, set_steps
+from ..single import swapped
+from .conditions import Conditions, permuted
+from .draws import Draws, ScheduleSpec, draw
+from .families import Condition
+from .losses import ema_decay
+from .networks import TRAINED, Networks
+from .terms import RollOut, TermsSpec, fake_term, roll_out, student_terms
+
+
+@dataclass(frozen=True)
+class CdmSpec:
+    """How a student is distilled; the defaults are those of the paper's program."""
+
+    teacher: str  # a checkpoint in diffusers format, or a bundle
+    conditions: str  # a directory of text embeddings, see `segue data text`
+    family: str = "sd3"
+    size: tuple[int, ...] = (1024, 1024)  # height and width in pixels
+    rank: int = 0  # of LoRA; 0 trains every weight
+    alpha: float = 128.0  # of LoRA
+    checkpointing: bool = False  # gradient checkpointing: less memory, a third more time
+    shard: bool = False  # FSDP2: every network split over all processes
+    micro: int = 0  # samples a process takes at once (0: all of its part); changes memory, not the update
+    student_every: int = 2  # R: updates of the fake teacher for each of the student
+    fake_learning_rate: float = 5e-6
+    pull: float = 1e-3  # towards the student, after each update of the fake teacher
+    decay: float = 0.999  # of the student's average, after its warm-up
+    limit: float = 10.0  # root mean square of clean estimates above which the run has diverged
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    terms: TermsSpec = field(default_factory=TermsSpec)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which part of the global batch is this process's."""
+
+    rank: int = 0
+    world: int = 1
+
+    def samples(self, batch: int) -> range:
+        """Return the indices of this process's samples in a global batch of `batch`."""
+        if batch % self.world:
+            raise TrainingError(
+                f"loop.batch = {batch} cannot be split over {self.world} processes. Choose a multiple of {self.world}."
+            )
+        part = batch // self.world
+        return range(self.rank * part, (self.rank + 1) * part)
+
+
+class Distillation:
+    """Student, teachers, optimisers and the student's average; one call of `iterate` is one iteration.
+
+    Every draw is keyed by (seed, iteration, sample), so `iterate(k)` after a restored state is what it would have been.
+    """
+
+    def __init__(
+        self, networks: Networks, conditions: Conditions, shape: tuple[int, ...], spec: CdmSpec, loop: LoopSpec,
+        device: torch.device, place: Place | None = None,
+    ) -> None:  # fmt: skip
+        self.networks, self.conditions, self.shape = networks, conditions, shape
+        self.spec, self.loop, self.device = spec, loop, device
+        self.place = place or Place()
+        self._student, self._real, self._fake = (
+            partial(networks.velocity, role) for role in ("student", "real", "fake")
+        )
+        self.parameters = {role: networks.parameters(role) for role in TRAINED}
+        self.average = {name: p.detach().clone() for name, p in self.parameters["student"].items()}
+        self.optimisers = {
+            role: torch.optim.AdamW(
+                list(parameters.values()),
+                lr=0.0,
+                betas=(0.9, loop.beta2),
+                weight_decay=loop.weight_decay,
+                fused=not spec.shard,
+            )
+            for role, parameters in self.parameters.items()
+        }
+
+    def iterate(self, step: int) -> dict[str, float]:
+        """Do one iteration: the fake teacher learns; each `student_every`-th time the student does too.
+
+        Returns the figures to log, the same on every process; "loss" is the fake teacher's, the one whose value means
+        something. Raises TrainingError when the student has diverged, before that iteration has changed a weight.
+        """
+        spec, rate = self.spec, learning_rate(self.loop, step)
+        parts = list(self._parts(step))
+        rms = self._mean(torch.stack([p.share * p.path.estimate.square().mean() for p in parts]).sum())
+        figures = {"estimate rms": rms.sqrt().item()}
+        if not figures["estimate rms"] <= spec.limit:
+            raise TrainingError(
+                f"the student has diverged at iteration {step}: its clean estimates have a root mean square of "
+                f"{figures['estimate rms']:.3g} (the limit is {spec.limit:g}). The last saved state is kept; lower "
+                "loop.learning_rate or cdm.terms.guidance, then start again with another --out."
+            )
+        fake_rate = rate * spec.fake_learning_rate / self.loop.learning_rate
+        figures |= self._update("fake", self._fake_losses(parts), fake_rate)
+        student = list(self.parameters["student"].values())
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.parameters["fake"].values()), student, spec.pull)
+        if (step + 1) % spec.student_every == 0:
+            figures |= self._update("student", self._student_losses(parts), rate)
+            kept = ema_decay((step + 1) // spec.student_every, spec.decay)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.values()), student, 1 - kept)
+        return figures
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return weights of student and fake teacher, the average, and both optimisers' moments."""
+        found: dict[str, Tensor] = {f"average.{name}": tensor for name, tensor in self.average.items()}
+        for role, parameters in self.parameters.items():
+            found |= {f"weight.{role}.{name}": p.detach() for name, p in parameters.items()}
+            found |= moments(self.optimisers[role], {p: f"{role}.{name}" for name, p in parameters.items()})
+        return found
+
+    def restored(self, steps: int) -> None:
+        """Tell the optimisers how often they have stepped in `steps` iterations."""
+        set_steps(self.optimisers["fake"], steps)
+        set_steps(self.optimisers["student"], steps // self.spec.student_every)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the student's averaged weights in place for the time of the block."""
+        return swapped(self.parameters["student"], self.average)
+
+    def _parts(self, step: int) -> Iterator[_Part]:
+        """Yield this process's samples of the iteration, rolled out, `micro` at a time."""
+        spec, loop = self.spec, self.loop
+        mine = self.place.samples(loop.batch)
+        size = spec.micro or len(mine)
+        for start in range(mine.start, mine.stop, size):
+            samples = range(start, min(start + size, mine.stop))
+            draws = draw(spec.schedule, self.shape, loop.seed, step, samples, loop.batch).to(self.device)
+            rows = [permuted(len(self.conditions), loop.seed, step * loop.batch + sample) for sample in samples]
+            text, empty = (
+                {name: tensor.to(self.device) for name, tensor in condition.items()}
+                for condition in (self.conditions.take(rows), self.conditions.empty(len(rows)))
+            )
+            path = roll_out(self._student, draws, text, spec.terms.target == "full-trajectory")
+            yield _Part(draws, text, empty, path, len(samples) / len(mine))
+
+    def _fake_losses(self, parts: list[_Part]) -> Iterator[dict[str, Tensor]]:
+        for part in parts:
+            yield {"loss": part.share * fake_term(self._fake, part.draws, part.path, part.text)}
+
+    def _student_losses(self, parts: list[_Part]) -> Iterator[dict[str, Tensor]]:
+        networks = self._student, self._real, self._fake
+        for part in parts:
+            for terms in student_terms(*networks, part.draws, part.path, part.text, part.empty, self.spec.terms):
+                yield {name: part.share * term for name, term in terms.items()}
+
+    def _update(self, role: str, losses: Iterator[dict[str, Tensor]], rate: float) -> dict[str, float]:
+        """Propagate each loss back as it comes, so that one graph is in memory at a time; then step."""
+        optimiser, parameters = self.optimisers[role], list(self.parameters[role].values())
+        optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for named in losses:
+            torch.stack(list(named.values())).sum().backward()
+            for name, loss in named.items():
+                sums[name] = loss.detach() + sums.get(name, 0.0)
+        self._average_gradients(parameters)
+        norm: Any = nn.utils.clip_grad_norm_(parameters, self.loop.clip)
+        norm = norm.full_tensor() if self.spec.shard else norm
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of the {role} network is {norm.item()}. The last saved state is kept; lower "
+                "loop.learning_rate, then start again with another --out."
+            )
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.step()
+        means = {name: self._mean(value).item() for name, value in sums.items()}
+        return {**means, f"gradient norm, {role}": norm.item()}
+
+    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Average over processes, once for all parts; sharded networks have done so in the backward pass."""
+        if self.place.world > 1 and not self.spec.shard:
+            for p in parameters:
+                if p.grad is not None:
+                    dist.all_reduce(p.grad)
+                    p.grad /= self.place.world
+
+    def _mean(self, value: Tensor) -> Tensor:
+        if self.place.world > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.place.world
+        return value
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some samples of one iteration; `share` is their part of this process's samples."""
+
+    draws: Draws
+    text: Condition
+    empty: Condition
+    path: RollOut
+    share: float
+
+
+def spec_of(table: dict) -> CdmSpec:
+    """Return the spec of a recipe's [cdm] table with its subtables; unknown keys are errors."""
+    from ..recipe import fill
+
+    flat = {name: value for name, value in table.items() if name not in ("schedule", "terms")}
+    spec = fill(CdmSpec, flat, "cdm")
+    return dataclasses.replace(
+        spec,
+        schedule=fill(ScheduleSpec, table.get("schedule", {}), "cdm.schedule"),
+        terms=fill(TermsSpec, table.get("terms", {}), "cdm.terms"),
+    )

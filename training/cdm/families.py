@@ -1,0 +1,120 @@
+"""The transformers that CDM distils: how each takes latents, level and text, and where it is adapted or split.
+
+A velocity is eps - x0 at level t. Stable Diffusion 3 takes 2-D latents and 1000 t; LongCat-Image takes packed latents
+with position ids and t itself, which its transformer multiplies by 1000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import TrainingError
+
+Condition = dict[str, Tensor]
+"""The text of B samples: "states" (B, tokens, width), and "pooled" (B, width) where the family has it."""
+
+LONGCAT_TEXT = 512  # LongCat-Image pads or cuts every prompt to this many tokens
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between families; every function is pure."""
+
+    model: str  # the class of diffusers
+    blocks: tuple[str, ...]  # the classes that FSDP2 shards one by one
+    adapted: tuple[str, ...]  # the linears that LoRA adapts: the paper's, by the ends of their names
+    velocity: Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
+    shape: Callable[[Any, int, int], tuple[int, ...]]  # (config, height, width in pixels) to one sample's latents
+    text: Callable[[Any, int], dict[str, tuple[int, ...]]]  # (config, tokens) to one sample's condition
+
+
+def _sd3_velocity(network: nn.Module, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
+    return network(
+        hidden_states=latents,
+        encoder_hidden_states=condition["states"],
+        pooled_projections=condition["pooled"],
+        timestep=1000 * level,
+        return_dict=False,
+    )[0]
+
+
+def _sd3_shape(config: Any, height: int, width: int) -> tuple[int, ...]:
+    return config.in_channels, height // 8, width // 8
+
+
+def _sd3_text(config: Any, tokens: int) -> dict[str, tuple[int, ...]]:
+    return {"states": (tokens, config.joint_attention_dim), "pooled": (config.pooled_projection_dim,)}
+
+
+def _longcat_velocity(network: nn.Module, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
+    states = condition["states"]
+    return network(
+        hidden_states=latents,
+        encoder_hidden_states=states,
+        timestep=level,
+        img_ids=square_ids(latents.shape[1]).to(latents.device),
+        txt_ids=text_ids(states.shape[1]).to(latents.device),
+        return_dict=False,
+    )[0]
+
+
+def _longcat_shape(config: Any, height: int, width: int) -> tuple[int, ...]:
+    if height != width:
+        raise TrainingError(
+            f"cdm.size = [{height}, {width}]: LongCat-Image is distilled on square pictures. Give two equal sides."
+        )
+    return (height // 16) * (width // 16), config.in_channels
+
+
+def _longcat_text(config: Any, tokens: int) -> dict[str, tuple[int, ...]]:
+    return {"states": (tokens, config.joint_attention_dim)}
+
+
+def text_ids(tokens: int) -> Tensor:
+    """Return LongCat-Image's position ids (tokens, 3) of text: modality 0, then the place twice."""
+    place = torch.arange(tokens, dtype=torch.float32)
+    return torch.stack([torch.zeros(tokens), place, place], 1)
+
+
+def square_ids(tokens: int) -> Tensor:
+    """Return LongCat-Image's position ids (tokens, 3) of a square picture: modality 1, row, column, after the text."""
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        raise TrainingError(f"{tokens} packed latents are no square. Give a square size, a multiple of 16 px.")
+    row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) + LONGCAT_TEXT,) * 2, indexing="ij")
+    return torch.stack([torch.ones(tokens), row.flatten(), column.flatten()], 1)
+
+
+_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+_ADDED = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+
+FAMILIES = {
+    "sd3": Family(
+        model="SD3Transformer2DModel",
+        blocks=("JointTransformerBlock",),
+        adapted=(*_ATTENTION, *_ADDED),
+        velocity=_sd3_velocity,
+        shape=_sd3_shape,
+        text=_sd3_text,
+    ),
+    "longcat-image": Family(
+        model="LongCatImageTransformer2DModel",
+        blocks=("LongCatImageTransformerBlock", "LongCatImageSingleTransformerBlock"),
+        adapted=(*_ATTENTION, *_ADDED),
+        velocity=_longcat_velocity,
+        shape=_longcat_shape,
+        text=_longcat_text,
+    ),
+}
+
+
+def find_family(name: str) -> Family:
+    """Return the family of that name; raises TrainingError for another one."""
+    if name not in FAMILIES:
+        raise TrainingError(f"cdm.family = {name!r} is none of {', '.join(FAMILIES)}. Mend the recipe.")
+    return FAMILIES[name]

@@ -1,0 +1,130 @@
+"""The three networks of CDM: student, real teacher, fake teacher, as three copies or as adapters on one base."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import TrainingError
+from ..device import mixed_precision
+from .families import Condition, Family
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+TRAINED = ("student", "fake")
+
+
+class FullNetworks:
+    """Three copies of the teacher: two of them train, in float32; the real teacher is frozen."""
+
+    def __init__(self, teacher: nn.Module, family: Family, checkpointing: bool) -> None:
+        self.family = family
+        self.real: nn.Module = teacher.eval().requires_grad_(False)
+        self.trained: dict[str, nn.Module] = {}
+        for role in TRAINED:
+            network = copy.deepcopy(teacher).requires_grad_(True)
+            if checkpointing:
+                network.enable_gradient_checkpointing()  # type: ignore[operator]
+            self.trained[role] = network
+
+    def parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """Return the trainable parameters of "student" or "fake"; both roles have the same names."""
+        return {name: p for name, p in self.trained[role].named_parameters() if p.requires_grad}
+
+    def velocity(self, role: str, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """Return the velocity, float32, of the latents' shape, by the network "student", "fake" or "real"."""
+        network = self.real if role == "real" else self.trained[role]
+        with mixed_precision(latents.device):
+            return self.family.velocity(network, latents, level, condition).float()
+
+    def transformer(self) -> Any:
+        """Return the student's transformer."""
+        return self.trained["student"]
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split every network over the processes of `mesh`, block by block (FSDP2)."""
+        for network in (self.real, *self.trained.values()):
+            _shard(network, self.family, mesh)
+
+
+class LoraNetworks:
+    """One frozen base for three networks: bare it is the real teacher, each trained role is an adapter on it.
+
+    peft's defaults make a new adapter the identity, so that student and fake begin as the teacher.
+    """
+
+    def __init__(self, teacher: nn.Module, family: Family, checkpointing: bool, rank: int, alpha: float) -> None:
+        from peft import LoraConfig
+
+        self.family = family
+        self.base: Any = teacher.eval().requires_grad_(False)
+        config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(family.adapted))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # the second one is meant
+            for role in TRAINED:
+                self.base.add_adapter(config, adapter_name=role)
+        self._adapters = [p for role in TRAINED for p in self.parameters(role).values()]
+        if checkpointing:
+            self.base.enable_gradient_checkpointing()
+
+    def parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """Return the trainable parameters of "student" or "fake"; both roles have the same names."""
+        mark = f".{role}."
+        return {name.replace(mark, "."): p for name, p in self.base.named_parameters() if mark in name}
+
+    def velocity(self, role: str, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """Return the velocity, float32, of the latents' shape, by the network "student", "fake" or "real"."""
+        if role == "real":
+            self.base.disable_adapters()
+        else:
+            self.base.enable_adapters()
+            self.base.set_adapter(role)
+        for p in self._adapters:
+            # peft freezes an adapter that is not active, but its graph may still wait for the backward pass.
+            p.requires_grad_(True)
+        with mixed_precision(latents.device):
+            return self.family.velocity(self.base, latents, level, condition).float()
+
+    def transformer(self) -> Any:
+        """Return a copy of the transformer with the student's adapter merged into its weights."""
+        merged = copy.deepcopy(self.base)
+        merged.enable_adapters()
+        merged.set_adapter("student")
+        merged.fuse_lora(adapter_names=["student"])
+        merged.unload_lora()
+        return merged
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split the base and its adapters over the processes of `mesh`, block by block (FSDP2)."""
+        _shard(self.base, self.family, mesh)
+
+
+Networks = FullNetworks | LoraNetworks
+
+
+def load_teacher(folder: Path, family: Family) -> nn.Module:
+    """Return the transformer of a checkpoint or bundle, in float32; raises TrainingError where there is none."""
+    import diffusers
+
+    where = folder / "transformer"
+    if not (where / "config.json").is_file():
+        raise TrainingError(
+            f"{folder} has no transformer/config.json. Name a checkpoint in diffusers format, or a bundle, as "
+            "cdm.teacher."
+        )
+    return getattr(diffusers, family.model).from_pretrained(where, torch_dtype=torch.float32)
+
+
+def _shard(network: nn.Module, family: Family, mesh: DeviceMesh) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    for module in network.modules():
+        if type(module).__name__ in family.blocks:
+            fully_shard(module, mesh=mesh)
+    fully_shard(network, mesh=mesh)
