@@ -212,6 +212,7 @@ def inspect(bundle: str, as_json: bool) -> None:
     sampler, sizes, source = made.sampler, made.sizes, made.provenance
     for label, value in (
         ("sampler", f"{sampler.kind}, shift {sampler.shift:g}, {sampler.steps} steps, guidance {sampler.guidance:g}"),
+        ("levels", ", ".join(f"{level:g}" for level in sampler.sigmas) or "the default grid"),
         ("sizes", f"{sizes.default[1]}x{sizes.default[0]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
         ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} for the absent T5"),
         ("source", f"{source.source}, revision {source.revision}"),
@@ -270,26 +271,54 @@ def data(what: str, out: Path, as_json: bool) -> None:
             show.line(str(path))
             show.event("file", path=str(path))
         return
+    from .training.captions import write_prompts
     from .training.data.emoji import EXPECTED, prepare
 
     with show.progress("rendering emoji", "pictures") as update:
         count = prepare(out, data_directory(), lambda done: update(done, EXPECTED))
+    write_prompts(out)
     show.line(f"{out}: {count} captioned pictures")
     show.event("data", path=str(out), pictures=count)
 
 
 @cli.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("prompts", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the embeddings.")
+@click.option("--family", default="sd3", show_default=True, help="sd3 or longcat-image.")
+@JSON
+def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: bool) -> None:
+    """Write the text embeddings of PROMPTS (a file, one prompt a line) by CHECKPOINT's encoders, for distillation."""
+    _need("peft", "train")
+    from .training.cdm.encode import encode_prompts
+
+    show = Output(as_json)
+    with show.progress("encoding", "prompts") as update:
+        count = encode_prompts(checkpoint, family, prompts, out, update)
+    show.line(f"{out}: {count} prompts")
+    show.event("encoded", path=str(out), prompts=count)
+
+
+@cli.command()
 @click.argument("recipe")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Run directory (default: runs/RECIPE).")
+@click.option("--dry-run", is_flag=True, help="Say what a distillation would need, without weights, and stop.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes of a dry run.")
 @JSON
-def train(recipe: str, out: Path | None, as_json: bool) -> None:
+def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json: bool) -> None:
     """Run RECIPE (a TOML file, or the name of a shipped one), going on where a killed run stopped."""
     _need("tensorboard", "train")
-    from .training.recipe import find_recipe
+    from .training.recipe import find_recipe, plan
     from .training.recipe import train as run
 
     show = Output(as_json)
     path = find_recipe(recipe)
+    if dry_run:
+        rows = plan(path, processes)
+        show.event("plan", **dict(rows))
+        if not as_json:
+            table(f"{path.stem} on {processes} processes", ("what", "how much"), rows)
+        return
     out = out or Path("runs") / path.stem
     with show.progress(path.stem) as update:
         run(path, out, lambda step, steps, figures: update(step, steps, **figures))

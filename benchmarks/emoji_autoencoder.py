@@ -1,6 +1,6 @@
 """Quality of the emoji autoencoder on held-out pictures: PSNR over alpha > 0, reconstruction KID (Lite0).
 
-python benchmarks/emoji_autoencoder.py runs/emoji-decoder --data runs/data/emoji
+python benchmarks/emoji_autoencoder.py bundles/emoji --data runs/data/emoji
 """
 
 import argparse

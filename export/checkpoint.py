@@ -39,12 +39,14 @@ class Settings:
     """What a diffusers checkpoint does not say; read from the optional `segue.json` at its root.
 
     The defaults are those of Stable Diffusion 3: 256 zero tokens for the absent T5, 28 steps, guidance 7.
+    `sigmas` are the levels of a few-step student before the shift, as many as `steps`; empty means the default grid.
     `maximum_size` bounds the side of a picture in pixels, None means as far as the positional table reaches.
     """
 
     t5_tokens: int = 256
     steps: int = 28
     guidance: float = 7.0
+    sigmas: tuple[float, ...] = field(default=())
     source: str = "unknown"
     revision: str = "unknown"
     licence: str = "unknown"
@@ -194,7 +196,9 @@ def _settings(root: Path) -> Settings:
         return Settings()
     table = read_json(path, root)
     number = (int, float)
-    kinds: dict[str, Any] = {"t5_tokens": int, "steps": int, "guidance": number, "credits": list, "maximum_size": int}
+    kinds: dict[str, Any] = {
+        "t5_tokens": int, "steps": int, "guidance": number, "credits": list, "maximum_size": int, "sigmas": list,
+    }  # fmt: skip
     for name, value in table.items():
         if name not in {f.name for f in fields(Settings)}:
             raise CheckpointError(f"{path} has the unknown key {name!r}. Remove it or correct its name.")
@@ -206,7 +210,14 @@ def _settings(root: Path) -> Settings:
             least, most = RANGES[name]
             raise CheckpointError(f"{path}: {name} is {str(value)[:40]}, not between {least} and {most}. Correct it.")
     table["credits"] = tuple(str(c) for c in table.get("credits", ()))
+    table["sigmas"] = tuple(_level(level, path) for level in table.get("sigmas", ()))
     return Settings(**table)
+
+
+def _level(level: Any, path: Path) -> float:
+    if not isinstance(level, int | float) or isinstance(level, bool):
+        raise CheckpointError(f"{path}: sigmas holds {level!r}, which is no number. Correct it.")
+    return float(level)
 
 
 def _no_directory(root: Path) -> str:

@@ -8,6 +8,7 @@ their names, a bundle is itself loadable by diffusers, and unpacking is copying.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import types
@@ -66,6 +67,7 @@ class Sampler:
     train_timesteps: int  # the network's time input is sigma times this
     steps: int
     guidance: float
+    sigmas: tuple[float, ...] = ()  # levels of a few-step student, before the shift; empty: diffusers' default grid
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,13 @@ def _check_values(manifest: Manifest, where: str) -> None:
                 f"{where} has {name} = {str(value)[:40]}, which must be from {lowest:g} to {highest:g}. "
                 "Export the bundle again."
             )
+    levels = sampler.sigmas
+    falling = all(a > b for a, b in itertools.pairwise((*levels, 0.0)))
+    if levels and not (len(levels) == sampler.steps and levels[0] <= 1 and falling):
+        raise BundleError(
+            f"{where} has sampler.sigmas = {str(levels)[:80]}, which should be {sampler.steps} levels that fall within "
+            "(0, 1]. Export the bundle again."
+        )
     unit = latents.factor * latents.patch
     if sizes.multiple % unit or any(s % sizes.multiple for s in (sizes.minimum, sizes.maximum, *sizes.default)):
         raise BundleError(

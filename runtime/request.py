@@ -133,6 +133,8 @@ def check_size(size: int | tuple[int, int] | None, sizes: Sizes) -> tuple[int, i
 
 def _schedule(request: Request, manifest: Manifest) -> sampler.Schedule:
     spec = manifest.sampler
+    if request.sigmas is None and spec.sigmas and request.steps in (None, spec.steps):
+        return sampler.custom_schedule(spec.sigmas, spec.shift, spec.train_timesteps)
     if request.sigmas is None:
         steps = _whole("steps", spec.steps if request.steps is None else request.steps, 1, MAX_STEPS)
         return sampler.default_schedule(steps, spec.shift, spec.train_timesteps)

@@ -1,4 +1,4 @@
-"""Train AutoencoderKL (f8, 16 latent channels) on random crops, then its decoder alone on whole pictures."""
+"""Train AutoencoderKL (f8, 16 latent channels) on random crops."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import TrainingError
 from .device import mixed_precision
-from .latents import cached_latents
 from .pictures import Pictures
 
 
@@ -24,8 +22,7 @@ class AutoencoderSpec:
     channels: tuple[int, ...] = (24, 48, 96, 160)
     layers: int = 1
     groups: int = 8
-    crop: int = 64  # pixels; the decoder alone learns on whole pictures
-    part: str = "all"  # "decoder" keeps the encoder, and so every latent, as it is; it needs `start`
+    crop: int = 64  # pixels
     start: str = ""  # a directory with `vae/` to start from
     kl_weight: float = 5e-5
     lpips_weight: float = 0.0
@@ -59,13 +56,6 @@ class Autoencoder:
                 use_quant_conv=False,
                 use_post_quant_conv=False,
             )
-        if spec.part not in ("all", "decoder") or (spec.part == "decoder" and not spec.start):
-            raise TrainingError(
-                f'autoencoder.part is {spec.part!r} with start {spec.start!r}. Write "all", or "decoder" with a start.'
-            )
-        if spec.part == "decoder":
-            self.vae.encoder.requires_grad_(False)
-            self.latents = cached_latents(self.pictures, Path(spec.start))
         self.vae.to(self.pictures.device, memory_format=torch.channels_last)
         self.lpips: nn.Module | None = None
         if spec.lpips_weight:
@@ -75,27 +65,18 @@ class Autoencoder:
         self.module: nn.Module = self.vae
 
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss of `batch` random crops, half of them mirrored; of whole pictures for the decoder alone."""
-        figures: dict[str, float] = {}
-        if self.spec.part == "all":
-            pixels = self._crops(batch, generator)
-            with mixed_precision(pixels.device):
-                posterior = self.vae.encode(pixels).latent_dist
-            mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
-            kl = 0.5 * (mean**2 + std**2 - 1 - logvar).mean()
-            figures["kl"] = kl.item()
-        else:
-            chosen = self.pictures.draw(batch, generator)
-            pixels = self.pictures.on_white(chosen)
-            here = chosen.to(pixels.device)
-            mean, std = self.latents[0][here], self.latents[1][here]
-            kl = torch.zeros((), device=pixels.device)
+        """Return the loss of `batch` random crops, half of them mirrored."""
+        pixels = self._crops(batch, generator)
+        with mixed_precision(pixels.device):
+            posterior = self.vae.encode(pixels).latent_dist
+        mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
+        kl = 0.5 * (mean**2 + std**2 - 1 - logvar).mean()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         with mixed_precision(pixels.device):
             decoded = self.vae.decode(mean + std * noise).sample.float()
         mse = F.mse_loss(decoded, pixels)
         loss = mse + F.l1_loss(decoded, pixels) + self.spec.kl_weight * kl
-        figures["psnr"] = -10 * torch.log10(mse.detach() / 4).item()
+        figures = {"kl": kl.item(), "psnr": -10 * torch.log10(mse.detach() / 4).item()}
         if self.lpips is not None:
             distance = self.lpips(decoded, pixels).mean()
             loss = loss + self.spec.lpips_weight * distance
@@ -110,10 +91,8 @@ class Autoencoder:
         return (both / 2 + 0.5).clamp(0, 1)
 
     def finish(self, out: Path) -> None:
-        """Write `out/vae/`; after training the encoder, its latents are brought to mean 0 and variance 1 a channel."""
-        if self.spec.part == "all":
-            mean, std = self._latent_moments()
-            normalise_latents(self.vae, mean, std)
+        """Write `out/vae/`, its latents brought to mean 0 and variance 1 a channel."""
+        normalise_latents(self.vae, *self._latent_moments())
         self.vae.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")
 
     def _crops(self, batch: int, generator: torch.Generator) -> torch.Tensor:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from .data.emoji import Row
+from ..runtime.files import write_whole
+from .data.emoji import Row, load
+from .pictures import balance
 
 STYLES = ("3d", "noto", "twemoji")
+
+
+def write_prompts(folder: Path, count: int = 20_000) -> Path:
+    """Write `folder/prompts.txt`, to distil with: class-balanced captions of training pictures."""
+    rows = [row for row in load(folder)[0] if row.split == "train"]
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.multinomial(torch.from_numpy(balance(rows)), count, replacement=True, generator=generator)
+    captions = draw_captions([rows[i] for i in chosen.tolist()], 0.0, generator)
+    write_whole(folder / "prompts.txt", "".join(f"{caption}\n" for caption in captions).encode())
+    return folder / "prompts.txt"
 
 
 def plain_caption(row: Row) -> str:

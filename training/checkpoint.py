@@ -24,7 +24,7 @@ def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
     copy = SD3Transformer2DModel.from_config(transformer.config)
     copy.load_state_dict(transformer.state_dict())
     copy.half().save_pretrained(temporary / "transformer")
-    AutoencoderKL.from_pretrained(Path(spec.decoder) / "vae").half().save_pretrained(temporary / "vae")
+    AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").half().save_pretrained(temporary / "vae")
     for suffix in ("", "_2"):
         encoder = CLIPTextModelWithProjection.from_pretrained(Path(spec.text) / f"text_encoder{suffix}")
         encoder.half().save_pretrained(temporary / f"text_encoder{suffix}")

@@ -28,8 +28,7 @@ class TeacherSpec:
     """What the transformer is and how it learns."""
 
     data: str
-    autoencoder: str  # a directory with `vae/` whose encoder makes the latents, cached beside the data
-    decoder: str  # a directory with `vae/` of the same encoder: the one that decodes and that the checkpoint gets
+    autoencoder: str  # a directory with `vae/`; its latents are cached beside the data
     text: str  # a directory with `text_encoder/`, `tokenizer/` and their second ones
     start: str = ""  # a directory with `transformer/` of the same sizes whose weights the run starts from
     layers: int = 8
@@ -51,7 +50,7 @@ class TeacherSpec:
 class Teacher:
     """Flow matching (velocity eps - x0, time input 1000 sigma) on the captioned emoji."""
 
-    after: tuple[str, ...] = ("teacher.decoder", "teacher.guidance", "teacher.revision")
+    after: tuple[str, ...] = ("teacher.guidance", "teacher.revision")
 
     def __init__(self, spec: TeacherSpec, seed: int) -> None:
         from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -59,12 +58,9 @@ class Teacher:
         self.spec = spec
         self.pictures = Pictures(Path(spec.data))
         device = self.pictures.device
-        encoder = AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").eval()
+        vae: Any = AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae", torch_dtype=torch.float32)
+        self.vae = vae.eval().requires_grad_(False).to(device)
         self.mean, self.std = cached_latents(self.pictures, Path(spec.autoencoder))
-        # The decoder may still be in training beside this run: until it is there, grids are drawn with the first one.
-        decoder = Path(spec.decoder) / "vae"
-        vae = AutoencoderKL.from_pretrained(decoder).eval().requires_grad_(False) if decoder.is_dir() else encoder
-        self.vae = vae.to(device)
         self.text = TextConditioner(Path(spec.text), device)
         if spec.joint_width != self.text.width:
             raise TrainingError(
@@ -139,11 +135,6 @@ class Teacher:
 
     def finish(self, out: Path) -> None:
         """Write `out/checkpoint/`: a Stable Diffusion 3 checkpoint that diffusers loads."""
-        if not (Path(self.spec.decoder) / "vae").is_dir():
-            raise TrainingError(
-                f"the transformer is trained, but {self.spec.decoder} has no vae/ for the checkpoint. "
-                "Train the decoder (segue train emoji-decoder), then run this command again."
-            )
         write_checkpoint(self.transformer, self.spec, out / "checkpoint")
 
 

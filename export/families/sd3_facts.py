@@ -105,6 +105,7 @@ def facts(found: Checkpoint) -> Facts:
             int(scheduler.get("num_train_timesteps", 1000)),
             found.settings.steps,
             float(found.settings.guidance),
+            found.settings.sigmas,
         )
         _fit(transformer, "joint_attention_dim", ">=", sum(e["hidden_size"] for e in encoders))
         _fit(transformer, "pooled_projection_dim", "==", sum(e["projection_dim"] for e in encoders))

@@ -123,6 +123,8 @@ def test_mixed_precision_is_refused_with_the_option_to_use(copy):
             '{"maximum_size": 0}',
             '{"maximum_size": 8}',
             '{"t5_tokens": -1}',
+            '{"sigmas": 1.0}',
+            '{"sigmas": [true]}',
         ),
         *("[]", "{", '{"source": null}', f'{{"steps": 1{"0" * 400}}}'),
     ],

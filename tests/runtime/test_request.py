@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -113,3 +115,16 @@ def test_custom_sigmas_set_the_steps(content):
     ready = prepare(Request("a", sigmas=[1.0, 0.5, 0.2]), content)
     assert ready.schedule.steps == 3
     assert ready.sigmas == (1.0, 0.5, 0.2)
+
+
+def test_a_students_own_sigmas_are_its_default_grid_at_its_own_steps_alone(content):
+    levels = (1.0, 0.75, 0.5, 0.25)
+    own = dataclasses.replace(content.sampler, steps=4, guidance=1.0, sigmas=levels)
+    student = dataclasses.replace(content, sampler=own)
+    expected = prepare(Request("a", sigmas=levels), content).schedule
+    for steps in (None, 4):
+        ready = prepare(Request("a", steps=steps), student)
+        assert np.array_equal(ready.schedule.sigmas, expected.sigmas)
+        assert not ready.guided
+    five = prepare(Request("a", steps=5), student)
+    assert np.array_equal(five.schedule.sigmas, prepare(Request("a", steps=5), content).schedule.sigmas)

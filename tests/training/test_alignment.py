@@ -61,7 +61,7 @@ def test_an_aligned_teacher_learns_with_a_head_that_its_checkpoint_lacks(
     Autoencoder(AutoencoderSpec(str(pictures), channels=(8, 8, 8, 16), groups=4), seed=0).finish(tmp_path / "parts")
     parts = str(tmp_path / "parts")
     spec = TeacherSpec(
-        str(pictures), parts, parts, str(tiny_checkpoint), layers=2, heads=2, head=8, joint_width=40, align=0.5,
+        str(pictures), parts, str(tiny_checkpoint), layers=2, heads=2, head=8, joint_width=40, align=0.5,
         align_depth=1,
     )  # fmt: skip
     task = Teacher(spec, seed=0)
@@ -86,7 +86,7 @@ def test_an_alignment_deeper_than_the_transformer_is_refused(
     parts = str(tmp_path / "parts")
     for depth in (0, 3):
         spec = TeacherSpec(
-            str(pictures), parts, parts, str(tiny_checkpoint), layers=2, heads=2, head=8, joint_width=40, align=0.5,
+            str(pictures), parts, str(tiny_checkpoint), layers=2, heads=2, head=8, joint_width=40, align=0.5,
             align_depth=depth,
         )  # fmt: skip
         with pytest.raises(TrainingError, match=rf"align_depth = {depth} .* 1 to 2"):

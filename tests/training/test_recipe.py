@@ -74,7 +74,7 @@ def test_a_recipe_that_cannot_be_run_is_refused(tmp_path: Path, text: str, messa
 def test_a_stage_out_of_order_names_what_to_run_first(tmp_path: Path, pictures: Path) -> None:
     path = tmp_path / "early.toml"
     path.write_text(
-        f'[autoencoder]\ndata = "{pictures}"\npart = "decoder"\nstart = "{tmp_path}/none"\n'
+        f'[autoencoder]\ndata = "{pictures}"\nstart = "{tmp_path}/none"\n'
         "[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\n"
     )
     with pytest.raises(TrainingError, match="Run the recipes that it starts from first"):

@@ -16,7 +16,6 @@ RECIPE = """
 [teacher]
 data = "{data}"
 autoencoder = "{parts}"
-decoder = "{parts}"
 text = "{text}"
 layers = 1
 heads = 2
@@ -104,17 +103,6 @@ def test_a_teacher_may_start_from_the_weights_of_another_one(checkpoint: Path, t
         other.write_text("\n".join(size if line.startswith(name) else line for line in text.splitlines()))
         with pytest.raises(TrainingError, match=r"has other sizes than layers.*take teacher\.start out"):
             train(other, tmp_path / "other", lambda *_: None)
-
-
-def test_a_trained_teacher_without_a_decoder_says_what_is_missing(checkpoint: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "early.toml"
-    text = (checkpoint.parent.parent / "tiny.toml").read_text()
-    parts = next(line for line in text.splitlines() if line.startswith("decoder"))
-    recipe.write_text(text.replace(parts, f'decoder = "{tmp_path}/later"'))
-    with pytest.raises(TrainingError, match="segue train emoji-decoder"):
-        train(recipe, tmp_path / "run", lambda *_: None)
-    train(checkpoint.parent.parent / "tiny.toml", tmp_path / "run", lambda *_: None)
-    assert (tmp_path / "run/checkpoint/model_index.json").is_file()
 
 
 def test_every_residual_branch_starts_closed() -> None:

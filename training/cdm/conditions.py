@@ -65,7 +65,7 @@ class Conditions:
             self.empty_row: Condition = load_file(folder / "empty.safetensors")
         except (OSError, ValueError) as error:
             raise TrainingError(
-                f"{folder} holds no text embeddings: {error}. Write them with segue data text, then run this again."
+                f"{folder} holds no text embeddings: {error}. Write them with segue encode, then run this again."
             ) from None
         self.folder = folder
         self.prompts: list[str] = found["prompts"]

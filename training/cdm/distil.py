@@ -30,9 +30,10 @@ class CdmSpec:
     """How a student is distilled; the defaults are those of the paper's program."""
 
     teacher: str  # a checkpoint in diffusers format, or a bundle
-    conditions: str  # a directory of text embeddings, see `segue data text`
+    conditions: str  # a directory of text embeddings, see `segue encode`
     family: str = "sd3"
     size: tuple[int, ...] = (1024, 1024)  # height and width in pixels
+    tokens: int = 333  # text tokens of a prompt; a plan counts on them
     rank: int = 0  # of LoRA; 0 trains every weight
     alpha: float = 128.0  # of LoRA
     checkpointing: bool = False  # gradient checkpointing: less memory, a third more time

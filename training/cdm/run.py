@@ -28,7 +28,7 @@ GRID = 24
 class CdmRun(Distillation):
     """A distillation that shows what its student draws in four calls, and writes it as a checkpoint."""
 
-    after: tuple[str, ...] = ("cdm.revision",)
+    after: tuple[str, ...] = ()
 
     def grid(self) -> Tensor | None:
         """Return pictures of the first prompts, four calls each, where the teacher has an autoencoder."""

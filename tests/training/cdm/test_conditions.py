@@ -44,5 +44,5 @@ def test_embeddings_are_written_whole_or_not_at_all(tmp_path: Path, encode, prom
 
 
 def test_a_directory_without_embeddings_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="segue data text"):
+    with pytest.raises(TrainingError, match="segue encode"):
         Conditions(tmp_path)

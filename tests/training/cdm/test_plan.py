@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from segue.training.cdm.distil import CdmSpec
+from segue.training.cdm.draws import ScheduleSpec
+from segue.training.cdm.families import FAMILIES
+from segue.training.cdm.plan import adapter_parameters, make_plan, mean_calls
+from segue.training.cdm.terms import TermsSpec
+from segue.training.loop import LoopSpec
+from segue.training.recipe import find_recipe, plan
+
+LOOP = LoopSpec(steps=10, batch=8, learning_rate=1e-4)
+
+
+def test_the_published_recipe_costs_about_fifty_calls_an_update() -> None:
+    calls = mean_calls(CdmSpec("", ""))
+    assert calls["roll-out"] == 29
+    assert calls["fake teacher"] == calls["student"] == 6
+    assert calls["real teacher"] == 4
+    assert calls["fake score"] == 2
+
+
+def test_a_term_that_is_left_out_costs_nothing() -> None:
+    calls = mean_calls(CdmSpec("", "", terms=TermsSpec(dm=0, cdm=0), schedule=ScheduleSpec("fixed")))
+    assert calls == {"roll-out": 8, "fake teacher": 6, "student": 3, "real teacher": 2, "fake score": 0}
+
+
+def test_the_bytes_of_full_training_are_those_of_three_networks(teacher: Path) -> None:
+    found = make_plan(CdmSpec(str(teacher), "", size=(32, 32), tokens=5), LOOP)
+    from segue.training.cdm.networks import load_teacher
+
+    network = load_teacher(teacher, FAMILIES["sd3"])
+    parameters = sum(p.numel() for p in network.parameters())
+    assert found.parameters == found.trained == parameters
+    assert found.bytes["weights"] == 12 * parameters
+    assert found.bytes["moments"] == 16 * parameters
+    halved = make_plan(CdmSpec(str(teacher), "", size=(32, 32), tokens=5, shard=True), LOOP, world=2)
+    assert halved.bytes["weights"] == 6 * parameters
+    assert halved.bytes["activations"] == found.bytes["activations"] // 2
+
+
+def test_adapters_are_counted_as_peft_makes_them(teacher: Path) -> None:
+    from segue.training.cdm.networks import LoraNetworks, load_teacher
+
+    network = load_teacher(teacher, FAMILIES["sd3"])
+    expected = adapter_parameters(network, FAMILIES["sd3"], 3)
+    made = LoraNetworks(network, FAMILIES["sd3"], False, 3, 6.0)
+    assert sum(p.numel() for p in made.parameters("student").values()) == expected
+
+
+def test_the_operations_of_a_call_are_those_of_its_products(teacher: Path) -> None:
+    found = make_plan(CdmSpec(str(teacher), "", size=(32, 32), tokens=5), LOOP)
+    from segue.training.cdm.networks import load_teacher
+
+    network = load_teacher(teacher, FAMILIES["sd3"])
+    # 4 patches and 5 text tokens: every linear of a block sees the one or the other, embeddings of time and text one.
+    least = sum(2 * m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear))
+    assert least < found.flops < 12 * least
+
+
+@pytest.mark.parametrize(("name", "billions"), [("sd3-medium-cdm", 2.03), ("longcat-image-cdm", 6.2)])
+def test_the_full_size_recipes_are_planned_without_weights(name: str, billions: float) -> None:
+    before = torch.get_rng_state()
+    rows = dict(plan(find_recipe(name), 8))
+    assert torch.get_rng_state().equal(before)
+    assert float(rows["transformer"].split(" M ")[0]) / 1e3 == pytest.approx(billions, rel=0.02)
+    assert set(rows) >= {"bytes, weights", "bytes, activations", "calls, roll-out", "the run"}

@@ -1,0 +1,1 @@
+"""Configurations of published transformers, for plans without weights."""

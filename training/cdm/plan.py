@@ -1,0 +1,179 @@
+"""What a distillation would need, without a weight: networks, bytes a device, calls an update, time."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import TrainingError
+from ..device import fast_dtype, training_device
+from ..loop import LoopSpec
+from .distil import CdmSpec
+from .families import Family, find_family
+
+# Multiples of a call without gradient, by the usual count of products: a call with gradient runs forward and twice as
+# much back; checkpointing runs it forward once more.
+FORWARD, TRAINED, RECOMPUTED = 1, 3, 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The needs of one process; bytes are of one device."""
+
+    parameters: int  # of the transformer
+    trained: int  # of each trained role: all of them, or an adapter's
+    bytes: dict[str, int]  # by part
+    calls: dict[str, float]  # mean calls of the network for each update of the student, by purpose, a sample
+    flops: int  # of one call without gradient for one sample
+    seconds: float  # of one update of the student, at `rate`
+    rate: float  # floating-point operations a second that this device reaches in a large product
+    updates: int  # of the student over the whole run
+
+    @property
+    def forwards(self) -> float:
+        """Return the work of one update of the student in calls without gradient, a sample."""
+        return sum(self.calls.values())
+
+
+def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
+    """Return the plan of a recipe for `world` processes; the teacher's weights need not be there."""
+    family = find_family(spec.family)
+    network = empty_transformer(spec, family)
+    parameters = sum(p.numel() for p in network.parameters())
+    trained = adapter_parameters(network, family, spec.rank) if spec.rank else parameters
+    part = spec.micro or loop.batch // world
+    flops, kept = measure(network, family, spec, min(part, 1) or 1)
+    rate = product_rate()
+    calls = mean_calls(spec)
+    forwards = sum(calls.values())
+    split = world if spec.shard else 1
+    copies = 1 if spec.rank else 3
+    sizes = {
+        "weights": 4 * parameters * copies // split + (8 * trained // split if spec.rank else 0),
+        "gradients": 4 * 2 * trained // split,
+        "moments": 8 * 2 * trained // split,
+        "average": 4 * trained // split,
+        "activations": kept * part,
+        "latents": 4 * 16 * math.prod(family.shape(network.config, *spec.size)) * (loop.batch // world),
+    }
+    return Plan(
+        parameters,
+        trained,
+        sizes,
+        calls,
+        flops,
+        forwards * flops * (loop.batch // world) / rate,
+        rate,
+        loop.steps // spec.student_every,
+    )
+
+
+def mean_calls(spec: CdmSpec) -> dict[str, float]:
+    """Return the mean work for each update of the student by purpose, in calls without gradient a sample."""
+    schedule, terms = spec.schedule, spec.terms
+    longest = len(schedule.fixed) if schedule.schedule == "fixed" else schedule.longest
+    # Every process goes on to the last anchor of the batch, which for a batch of some size is the last step.
+    steps = float(longest) if schedule.schedule == "fixed" else (1 + longest) / 2
+    with_gradient = RECOMPUTED if spec.checkpointing else TRAINED
+    anchored, off = bool(terms.ca or terms.dm), bool(terms.cdm)
+    matched = bool(terms.dm) + off
+    return {
+        "roll-out": steps * spec.student_every,
+        "fake teacher": with_gradient * spec.student_every,
+        "student": with_gradient * (anchored + off),
+        "real teacher": 2 * bool(terms.ca) + matched,
+        "fake score": matched,
+    }
+
+
+def empty_transformer(spec: CdmSpec, family: Family) -> Any:
+    """Return the transformer on the meta device: of the teacher's own config, or of the shipped one of its name."""
+    import diffusers
+
+    own = Path(spec.teacher) / "transformer/config.json"
+    shipped = resources.files(f"{__package__}.configs").joinpath(f"{Path(spec.teacher).name}.json")
+    if not own.is_file() and not shipped.is_file():
+        raise TrainingError(
+            f"{spec.teacher} has no transformer/config.json, and Segue ships no config of that name. Name the "
+            "teacher's directory as cdm.teacher."
+        )
+    config = json.loads(own.read_text() if own.is_file() else shipped.read_text())
+    with torch.device("meta"):
+        return getattr(diffusers, family.model).from_config(config)
+
+
+def adapter_parameters(network: nn.Module, family: Family, rank: int) -> int:
+    """Return how many parameters LoRA of `rank` adds for one role."""
+    return sum(
+        rank * (module.in_features + module.out_features)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.endswith(family.adapted)
+    )
+
+
+def measure(network: Any, family: Family, spec: CdmSpec, batch: int) -> tuple[int, int]:
+    """Return the operations of one call for one sample, and the bytes that the backward pass keeps of it.
+
+    Nothing is computed: the network is on the meta device.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+            held.append(tensor)
+        return tensor
+
+    held: list[torch.Tensor] = []  # an identity may be given to a later tensor otherwise
+    if spec.checkpointing:
+        network.enable_gradient_checkpointing()
+    with torch.device("meta"):
+        latents = torch.empty(batch, *family.shape(network.config, *spec.size), dtype=torch.bfloat16)
+        text = {
+            name: torch.empty(batch, *shape, dtype=torch.bfloat16)
+            for name, shape in family.text(network.config, spec.tokens).items()
+        }
+        level = torch.empty(batch)
+    network.to(torch.bfloat16)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        family.velocity(network, latents, level, text)
+    return counter.get_total_flops() // batch, sum(kept.values()) // batch
+
+
+def product_rate(side: int = 2048, seconds: float = 0.5) -> float:
+    """Return the floating-point operations a second of a square product in training's dtype on this device."""
+    device = training_device()
+    a, b = (torch.ones(side, side, device=device, dtype=fast_dtype(device)) for _ in range(2))
+    _ = (a @ b)[0, 0].item()
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        _ = (a @ b)[0, 0].item()
+        done += 1
+    return 2 * side**3 * done / (time.perf_counter() - started)
+
+
+def described(plan: Plan, world: int) -> list[tuple[str, str]]:
+    """Return the plan as rows of a table."""
+    trained = "all" if plan.trained == plan.parameters else f"{plan.trained / 1e6:.1f} M (adapter)"
+    total = sum(plan.bytes.values())
+    return [
+        ("transformer", f"{plan.parameters / 1e6:.1f} M parameters, {plan.flops / 1e12:.3g} TFLOP a call and sample"),
+        ("trained, of student and fake teacher each", trained),
+        *((f"bytes, {name}", f"{size / 2**30:.2f} GiB") for name, size in plan.bytes.items()),
+        ("bytes, all of these", f"{total / 2**30:.2f} GiB on each of {world}"),
+        *((f"calls, {name}", f"{count:.1f}") for name, count in plan.calls.items()),
+        ("calls, all of these", f"{plan.forwards:.1f} for one update of the student, a sample (3 or 4 with gradient)"),
+        ("one update of the student", f"{plan.seconds:.3g} s at {plan.rate / 1e12:.3g} TFLOP/s, measured here"),
+        ("the run", f"{plan.updates} updates of the student, {plan.updates * plan.seconds / 3600:.3g} h"),
+    ]
