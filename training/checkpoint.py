@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..runtime.directory import NewDirectory
 from .data import emoji
 
 if TYPE_CHECKING:
@@ -15,23 +16,28 @@ if TYPE_CHECKING:
 
 def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
     """Write the parts as a checkpoint of StableDiffusion3Pipeline without T5, weights in fp16, whole or not at all."""
+    shutil.rmtree(out, ignore_errors=True)
+    with NewDirectory(out) as new:
+        _write_parts(transformer, spec, new.path)
+        new.commit()
+
+
+def _write_parts(transformer: Any, spec: TeacherSpec, folder: Path) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.models import AutoencoderKL, SD3Transformer2DModel
     from transformers import CLIPTextModelWithProjection
 
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     copy = SD3Transformer2DModel.from_config(transformer.config)
     copy.load_state_dict(transformer.state_dict())
-    copy.half().save_pretrained(temporary / "transformer")
-    AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").half().save_pretrained(temporary / "vae")
+    copy.half().save_pretrained(folder / "transformer")
+    AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").half().save_pretrained(folder / "vae")
     for suffix in ("", "_2"):
         encoder = CLIPTextModelWithProjection.from_pretrained(Path(spec.text) / f"text_encoder{suffix}")
-        encoder.half().save_pretrained(temporary / f"text_encoder{suffix}")
+        encoder.half().save_pretrained(folder / f"text_encoder{suffix}")
         # `text` may be a bundle, whose tokenizer.json export made: it is made again.
         made = shutil.ignore_patterns("tokenizer.json")
-        shutil.copytree(Path(spec.text) / f"tokenizer{suffix}", temporary / f"tokenizer{suffix}", ignore=made)
-    FlowMatchEulerDiscreteScheduler(shift=spec.shift).save_pretrained(temporary / "scheduler")
+        shutil.copytree(Path(spec.text) / f"tokenizer{suffix}", folder / f"tokenizer{suffix}", ignore=made)
+    FlowMatchEulerDiscreteScheduler(shift=spec.shift).save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusion3Pipeline",
         "_diffusers_version": "0.42.1",
@@ -45,7 +51,7 @@ def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
         "transformer": ["diffusers", "SD3Transformer2DModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     settings = {
         "t5_tokens": 0,
         "steps": 28,
@@ -56,6 +62,4 @@ def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
         "credits": emoji.credits(Path(spec.data)),
         "maximum_size": 256,
     }
-    (temporary / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
+    (folder / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -42,7 +43,9 @@ class Log:
 
         self._writer.add_image("samples", grid, done - 1)
         pixels = (grid.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().cpu().numpy()
-        Image.fromarray(pixels).save(self._out / f"grid-{done:08d}.png")
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        write_whole(self._out / f"grid-{done:08d}.png", file.getvalue())
 
     def keep(self) -> None:
         """Flush the curve to disk, so that a saved state never outlives it."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +48,10 @@ class Run(Protocol):
 
     def iterate(self, step: int) -> dict[str, float]:
         """Do one step and return the figures to log, "loss" among them; raises TrainingError when it diverges."""
+        ...
+
+    def check(self, step: int) -> None:
+        """Raise TrainingError where the run has diverged in the steps before `step`, so that no such state is saved."""
         ...
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -109,22 +114,25 @@ def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter
         for step in range(first, spec.steps):
             started = time.perf_counter()
             figures = training.iterate(step)
+            seconds = time.perf_counter() - started
             if log:
-                log.write(step, figures)
+                with _writing(out):
+                    log.write(step, figures)
+                    if step % spec.log_every == 0:
+                        log.plot(step, {**figures, "samples per second": spec.batch / seconds})
                 report(step + 1, spec.steps, figures)
-            if log and step % spec.log_every == 0:
-                log.plot(step, {**figures, "samples per second": spec.batch / (time.perf_counter() - started)})
             if (step + 1) % spec.grid_every == 0:
                 with training.averaged():
                     grid = training.grid()
                 if log and grid is not None:
-                    log.show(step + 1, grid)
+                    with _writing(out):
+                        log.show(step + 1, grid)
             if (step + 1) % spec.save_every == 0 or step + 1 == spec.steps:
-                if log:
-                    log.keep()
-                save_state(out, step + 1, training.tensors(), recipe)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error}. Make room, then run the same command again.") from error
+                training.check(step + 1)
+                with _writing(out):
+                    if log:
+                        log.keep()
+                    save_state(out, step + 1, training.tensors(), recipe)
     except KeyboardInterrupt:
         # The interrupted step may be half applied: the newest whole state is the one to go on from.
         raise Cancelled(
@@ -133,5 +141,13 @@ def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter
     finally:
         if log:
             log.close()
-    with training.averaged():
+    with training.averaged(), _writing(out):
         training.finish(out)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error}. Make room, then run the same command again.") from error

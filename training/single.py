@@ -47,7 +47,7 @@ class SingleRun:
         )
 
     def iterate(self, step: int) -> dict[str, float]:
-        """Do one step; raises TrainingError when the loss is not finite, before any weight has changed."""
+        """Do one step; raises TrainingError when loss or gradient is not finite, before any weight has changed."""
         spec = self.spec
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -61,12 +61,25 @@ class SingleRun:
         self.task.module.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), spec.clip)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the gradient became {norm.item()} at step {step}. The state before it is kept; "
+                "lower loop.learning_rate in the recipe, then start again with another --out."
+            )
         for optimiser in self.optimisers:
             optimiser.step()
         with torch.no_grad():
             decay = min(spec.ema, (step + 1) / (step + 10))
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
         return {"loss": loss.item(), "gradient norm": norm.item(), **figures}
+
+    def check(self, step: int) -> None:
+        """Raise TrainingError where a weight is not finite, before it is saved."""
+        if not all(torch.isfinite(p).all() for p in self.parameters.values()):
+            raise TrainingError(
+                f"a weight is not finite after step {step - 1}. The state before it is kept; "
+                "lower loop.learning_rate in the recipe, then start again with another --out."
+            )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return weights, their average and the optimisers' moments."""

@@ -34,7 +34,7 @@ def save_state(out: Path, step: int, tensors: dict[str, torch.Tensor], recipe: d
         temporary.mkdir(parents=True)
     _wait()
     packed = {name: tensor.contiguous() for name, tensor in tensors.items()}  # safetensors takes nothing else
-    with _alone():
+    with _plainly():
         save(packed, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
     _wait()
     if is_first():
@@ -71,7 +71,7 @@ def load_state(state: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Read the state in the directory `state` into `tensors`, in place; every process calls it."""
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
-    with _alone():
+    with _plainly():
         load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(state)))
 
 
@@ -86,11 +86,18 @@ def _wait() -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Keep torch from warning that one process saves without others."""
+def _plainly() -> Iterator[None]:
+    """Raise what happened itself, not torch's wrapper of it, and keep torch from warning that one process is alone."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is.*")
-        yield
+        try:
+            yield
+        except CheckpointException as error:
+            causes = [cause for cause, _ in error.failures.values()]
+            plain = [cause for cause in causes if isinstance(cause, OSError | KeyboardInterrupt)]
+            raise (plain or causes)[0] from error
 
 
 def _flush(path: Path) -> None:

@@ -19,6 +19,7 @@ from .checkpoint import write_checkpoint
 from .device import mixed_precision
 from .latents import cached_latents
 from .pictures import Pictures
+from .sampling import Pipeline, TextConditioner
 
 POSITIONS = "pos_embed.pos_embed"
 
@@ -129,46 +130,15 @@ class Teacher:
         """Return pictures of 24 training captions, drawn in 20 steps."""
         order = torch.randperm(len(self.pictures.rows), generator=torch.Generator().manual_seed(1))[:24]
         captions = [plain_caption(self.pictures.rows[i]) for i in order.tolist()]
-        pictures = sample(self.transformer, self.vae, self.text, captions, self.spec.shift, steps=20, guidance=4.0)
+        noise = torch.randn(24, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+        pipeline = Pipeline(self.transformer, self.vae, self.text)
+        pictures = pipeline.decode(pipeline.draw(captions, noise, default_schedule(20, self.spec.shift, 1000), 4.0))
         rows = [torch.cat(list(part), -1) for part in pictures.split(8)]
         return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
 
     def finish(self, out: Path) -> None:
         """Write `out/checkpoint/`: a Stable Diffusion 3 checkpoint that diffusers loads."""
         write_checkpoint(self.transformer, self.spec, out / "checkpoint")
-
-
-class TextConditioner:
-    """The frozen text encoders: captions to SD3's token states (B, 24, 160) and pooled vector (B, 160)."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
-
-        self.parts = [
-            (
-                CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}"),
-                CLIPTextModelWithProjection.from_pretrained(folder / f"text_encoder{suffix}", dtype=torch.float32)
-                .eval()
-                .to(device),
-            )
-            for suffix in ("", "_2")
-        ]
-        self.device = device
-        self.width = sum(encoder.config.hidden_size for _, encoder in self.parts)
-        self.pooled_width = sum(encoder.config.projection_dim for _, encoder in self.parts)
-
-    @torch.no_grad()
-    def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return token states of the layer before the last one, and pooled vectors, both encoders side by side."""
-        from .text_encoders import tokenize
-
-        outputs = [
-            encoder(tokenize(t, captions).to(self.device), output_hidden_states=True) for t, encoder in self.parts
-        ]
-        return (
-            torch.cat([o.hidden_states[-2] for o in outputs], -1),
-            torch.cat([o.text_embeds for o in outputs], -1),
-        )
 
 
 @torch.no_grad()
@@ -209,38 +179,3 @@ def start_from(transformer: Any, folder: Path) -> None:
             f"positions, of which {here} are no middle. Write its sizes into the recipe, or take teacher.start out."
         )
     transformer.load_state_dict(weights)
-
-
-@torch.no_grad()
-def sample(
-    transformer: Any,
-    vae: Any,
-    text: TextConditioner,
-    captions: list[str],
-    shift: float,
-    steps: int,
-    guidance: float,
-    seed: int = 0,
-    batch: int = 32,
-) -> torch.Tensor:
-    """Return pictures (N, 3, 128, 128) in [-1, 1] of `captions`, by Euler steps on the runtime's noise levels."""
-    schedule = default_schedule(steps, shift, 1000)
-    generator = torch.Generator().manual_seed(seed)
-    pictures = []
-    for start in range(0, len(captions), batch):
-        part = captions[start : start + batch]
-        states, pooled = text([*([""] * len(part)), *part])
-        latents = torch.randn(len(part), 16, 16, 16, generator=generator).to(states)
-        for i, timestep in enumerate(schedule.timesteps):
-            velocity = transformer(
-                hidden_states=latents.repeat(2, 1, 1, 1),
-                encoder_hidden_states=states,
-                pooled_projections=pooled,
-                timestep=torch.full((2 * len(part),), float(timestep), device=latents.device),
-                return_dict=False,
-            )[0]
-            free, tied = velocity.chunk(2)
-            interval = float(schedule.sigmas[i + 1] - schedule.sigmas[i])
-            latents = latents + interval * (free + guidance * (tied - free))
-        pictures.append(vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample)
-    return torch.cat(pictures)

@@ -8,6 +8,7 @@ import torch
 import segue
 from segue.errors import TrainingError
 from segue.export.export import export
+from segue.runtime.sampler import default_schedule
 from segue.training import teacher
 from segue.training.autoencoder import Autoencoder, AutoencoderSpec
 from segue.training.recipe import train
@@ -59,6 +60,23 @@ def test_the_checkpoint_becomes_a_bundle_with_its_own_settings(checkpoint: Path,
     assert made.sampler.guidance == 4.0
     with segue.open(tmp_path / "bundle") as model:
         assert model.generate("red", steps=1).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_grids_are_drawn_as_diffusers_draws(checkpoint: Path, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segue.export.oracle import load_pipeline as diffusers_pipeline
+    from segue.training import device, sampling
+
+    monkeypatch.setattr(device, "fast_dtype", lambda _: torch.float32)
+    noise = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = diffusers_pipeline(checkpoint)(
+        ["red", "blue, noto"], latents=noise, height=128, width=128, num_inference_steps=3, guidance_scale=guidance,
+        max_sequence_length=0, output_type="latent",
+    ).images  # fmt: skip
+    pipeline = sampling.load_pipeline(checkpoint, torch.device("cpu"))
+    found = pipeline.draw(["red", "blue, noto"], noise, default_schedule(3, 3.0, 1000), guidance, batch=1)
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+    assert pipeline.decode(found, batch=1).shape == (2, 3, 128, 128)
 
 
 def test_the_teacher_resumes_to_the_curve_of_an_unbroken_run(checkpoint: Path, tmp_path: Path) -> None:

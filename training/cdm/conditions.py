@@ -8,16 +8,16 @@ family has it, for up to `rows` prompts; `conditions.json` with the prompts; and
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ...errors import TrainingError
+from ...runtime.directory import NewDirectory
 from ..loop import step_generator
 from .families import Condition
 
@@ -34,25 +34,22 @@ def write_conditions(
 ) -> None:
     """Write the embeddings of `prompts` to the new directory `out`, whole or not at all.
 
-    `progress` takes the number of prompts done and of all. Raises TrainingError where `out` exists or nothing is given.
+    `progress` takes the number of prompts done and of all. Raises OutputError where `out` exists or cannot be written,
+    TrainingError where nothing is given.
     """
-    if out.exists() or not prompts:
-        raise TrainingError(
-            f"{out} exists already. Remove it, or name another place." if prompts else "there is no prompt. Give some."
-        )
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(_packed([encode([""])]), temporary / "empty.safetensors")
-    for number, first in enumerate(range(0, len(prompts), rows)):
-        shard = list(prompts[first : first + rows])
-        parts = []
-        for start in range(0, len(shard), batch):
-            parts.append(encode(shard[start : start + batch]))
-            progress(first + start + len(shard[start : start + batch]), len(prompts))
-        save_file(_packed(parts), temporary / _name(number))
-    (temporary / "conditions.json").write_text(json.dumps({"rows": rows, "prompts": list(prompts)}))
-    temporary.rename(out)
+    if not prompts:
+        raise TrainingError("there is no prompt. Give a file with one prompt a line.")
+    with NewDirectory(out) as new:
+        save_file(_packed([encode([""])]), new.path / "empty.safetensors")
+        for number, first in enumerate(range(0, len(prompts), rows)):
+            shard = list(prompts[first : first + rows])
+            parts = []
+            for start in range(0, len(shard), batch):
+                parts.append(encode(shard[start : start + batch]))
+                progress(first + start + len(shard[start : start + batch]), len(prompts))
+            save_file(_packed(parts), new.path / _name(number))
+        (new.path / "conditions.json").write_text(json.dumps({"rows": rows, "prompts": list(prompts)}))
+        new.commit()
 
 
 class Conditions:
@@ -85,8 +82,13 @@ class Conditions:
 
     def _row(self, index: int) -> Condition:
         number, place = divmod(index, self._rows)
-        with safe_open(self.folder / _name(number), "pt") as file:
-            return {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 (no mapping)
+        try:
+            with safe_open(self.folder / _name(number), "pt") as file:
+                return {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"{self.folder / _name(number)} cannot be read: {error}. Write the embeddings again with segue encode."
+            ) from None
 
 
 def permuted(count: int, seed: int, position: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -47,6 +48,29 @@ class CdmSpec:
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     terms: TermsSpec = field(default_factory=TermsSpec)
 
+    def __post_init__(self) -> None:
+        """Raise TrainingError for values that no distillation can have."""
+        whole = all(isinstance(side, int) and side > 0 and side % 16 == 0 for side in self.size)
+        wrong = {
+            "size": len(self.size) != 2 or not whole,
+            "tokens": self.tokens < 1,
+            "rank": self.rank < 0,
+            "alpha": self.alpha <= 0,
+            "micro": self.micro < 0,
+            "student_every": self.student_every < 1,
+            "fake_learning_rate": not 0 < self.fake_learning_rate < math.inf,
+            "pull": not 0 <= self.pull <= 1,
+            "decay": not 0 <= self.decay < 1,
+            "limit": not 0 < self.limit < math.inf,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise TrainingError(
+                f"[cdm] {name} = {getattr(self, name)!r} is not possible. Mend the recipe: size is height and width, "
+                "multiples of 16; decay lies in [0, 1), pull in [0, 1]; the others are above 0, or 0 to leave them out."
+            )
+        if self.rank and self.shard:
+            raise TrainingError("[cdm] has rank and shard: adapters are not split over processes. Leave one out.")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -81,6 +105,7 @@ class Distillation:
         self._student, self._real, self._fake = (
             partial(networks.velocity, role) for role in ("student", "real", "fake")
         )
+        self._check_conditions()
         self.parameters = {role: networks.parameters(role) for role in TRAINED}
         self.average = {name: p.detach().clone() for name, p in self.parameters["student"].items()}
         self.optimisers = {
@@ -102,14 +127,7 @@ class Distillation:
         """
         spec, rate = self.spec, learning_rate(self.loop, step)
         parts = list(self._parts(step))
-        rms = self._mean(torch.stack([p.share * p.path.estimate.square().mean() for p in parts]).sum())
-        figures = {"estimate rms": rms.sqrt().item()}
-        if not figures["estimate rms"] <= spec.limit:
-            raise TrainingError(
-                f"the student has diverged at iteration {step}: its clean estimates have a root mean square of "
-                f"{figures['estimate rms']:.3g} (the limit is {spec.limit:g}). The last saved state is kept; lower "
-                "loop.learning_rate or cdm.terms.guidance, then start again with another --out."
-            )
+        figures = {"estimate rms": self._size_of_estimates(parts, step)}
         fake_rate = rate * spec.fake_learning_rate / self.loop.learning_rate
         figures |= self._update("fake", self._fake_losses(parts), fake_rate)
         student = list(self.parameters["student"].values())
@@ -121,6 +139,10 @@ class Distillation:
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.values()), student, 1 - kept)
         return figures
+
+    def check(self, step: int) -> None:
+        """Raise TrainingError where the student has diverged in the iterations up to `step`, before they are saved."""
+        self._size_of_estimates(list(self._parts(step)), step)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights of student and fake teacher, the average, and both optimisers' moments."""
@@ -155,6 +177,27 @@ class Distillation:
             path = roll_out(self._student, draws, text, spec.terms.target == "full-trajectory")
             yield _Part(draws, text, empty, path, len(samples) / len(mine))
 
+    def _size_of_estimates(self, parts: list[_Part], step: int) -> float:
+        """Return the root mean square of the roll-out's clean estimates; raises TrainingError above the limit."""
+        mean = self._mean(torch.stack([p.share * p.path.estimate.square().mean() for p in parts]).sum())
+        size = mean.sqrt().item()
+        if not size <= self.spec.limit:
+            raise TrainingError(
+                f"the student has diverged at iteration {step}: its clean estimates have a root mean square of "
+                f"{size:.3g} (the limit is {self.spec.limit:g}). The last saved state is kept; lower "
+                "loop.learning_rate or cdm.terms.guidance, then start again with another --out."
+            )
+        return size
+
+    def _check_conditions(self) -> None:
+        wanted = self.networks.family.text(self.networks.config, 1)
+        found = {name: tuple(tensor.shape[1:]) for name, tensor in self.conditions.empty_row.items()}
+        if {name: shape[-1:] for name, shape in found.items()} != {name: shape[-1:] for name, shape in wanted.items()}:
+            raise TrainingError(
+                f"the embeddings of {self.conditions.folder} have shapes {found}, but the transformer takes the widths "
+                f"of {wanted}. Write them with segue encode, by this teacher."
+            )
+
     def _fake_losses(self, parts: list[_Part]) -> Iterator[dict[str, Tensor]]:
         for part in parts:
             yield {"loss": part.share * fake_term(self._fake, part.draws, part.path, part.text)}
@@ -171,6 +214,7 @@ class Distillation:
         optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for named in losses:
+            self.networks.use(role)
             torch.stack(list(named.values())).sum().backward()
             for name, loss in named.items():
                 sums[name] = loss.detach() + sums.get(name, 0.0)
@@ -219,6 +263,9 @@ def spec_of(table: dict) -> CdmSpec:
     """Return the spec of a recipe's [cdm] table with its subtables; unknown keys are errors."""
     from ..recipe import fill
 
+    for name in ("schedule", "terms"):
+        if not isinstance(table.get(name, {}), dict):
+            raise TrainingError(f"[cdm] {name} = {table[name]!r} should be a table. Write it as [cdm.{name}].")
     flat = {name: value for name, value in table.items() if name not in ("schedule", "terms")}
     spec = fill(CdmSpec, flat, "cdm")
     return dataclasses.replace(

@@ -40,6 +40,8 @@ class ScheduleSpec:
         """Raise TrainingError for values that no roll-out can have."""
         if self.schedule not in SCHEDULES:
             raise TrainingError(f"schedule = {self.schedule!r} is none of {', '.join(SCHEDULES)}. Mend the recipe.")
+        if not 0 < self.shift < float("inf"):
+            raise TrainingError(f"[cdm.schedule] shift = {self.shift} must be above 0. Mend the recipe.")
         falling = all(a > b > 0 for a, b in itertools.pairwise(self.fixed))
         if self.longest < 1 or not 0 < self.lowest < self.highest <= 1 or self.fixed[:1] != (1.0,) or not falling:
             raise TrainingError(

@@ -39,7 +39,7 @@ def encode_prompts(
 
 
 def _sd3(checkpoint: Path) -> Encode:
-    from diffusers import StableDiffusion3Pipeline
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
     index = json.loads((checkpoint / "model_index.json").read_text())
     without: dict[str, Any] = {"transformer": None, "vae": None}
@@ -50,11 +50,14 @@ def _sd3(checkpoint: Path) -> Encode:
     else:
         zeros = 256
     pipeline = _loaded(StableDiffusion3Pipeline, checkpoint, without)
+    with torch.device("meta"):  # without T5 the pipeline asks the transformer for its width, and for nothing else
+        config = SD3Transformer2DModel.load_config(checkpoint / "transformer")
+        pipeline.register_modules(transformer=SD3Transformer2DModel.from_config(config))
 
     @torch.no_grad()
     def encode(prompts: list[str]) -> Condition:
         states, _, pooled, _ = pipeline.encode_prompt(
-            prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=zeros
+            prompts, None, None, training_device(), do_classifier_free_guidance=False, max_sequence_length=zeros
         )
         return {"states": states, "pooled": pooled}
 

@@ -23,19 +23,26 @@ TRAINED = ("student", "fake")
 class FullNetworks:
     """Three copies of the teacher: two of them train, in float32; the real teacher is frozen."""
 
-    def __init__(self, teacher: nn.Module, family: Family, checkpointing: bool) -> None:
-        self.family = family
-        self.real: nn.Module = teacher.eval().requires_grad_(False)
+    def __init__(
+        self, teacher: nn.Module, family: Family, checkpointing: bool, device: torch.device,
+        mesh: DeviceMesh | None = None,
+    ) -> None:  # fmt: skip
+        """Put the networks on `device`, or split each over the processes of `mesh`, block by block (FSDP2)."""
+        self.family, self.config = family, teacher.config
         self.trained: dict[str, nn.Module] = {}
         for role in TRAINED:
             network = copy.deepcopy(teacher).requires_grad_(True)
             if checkpointing:
                 network.enable_gradient_checkpointing()  # type: ignore[operator]
-            self.trained[role] = network
+            self.trained[role] = _placed(network, family, device, mesh)
+        self.real: nn.Module = _placed(teacher.eval().requires_grad_(False), family, device, mesh)
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """Return the trainable parameters of "student" or "fake"; both roles have the same names."""
         return {name: p for name, p in self.trained[role].named_parameters() if p.requires_grad}
+
+    def use(self, role: str) -> None:
+        """Make ready for a backward pass through calls of `role`; nothing to do here."""
 
     def velocity(self, role: str, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Return the velocity, float32, of the latents' shape, by the network "student", "fake" or "real"."""
@@ -47,11 +54,6 @@ class FullNetworks:
         """Return the student's transformer."""
         return self.trained["student"]
 
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Split every network over the processes of `mesh`, block by block (FSDP2)."""
-        for network in (self.real, *self.trained.values()):
-            _shard(network, self.family, mesh)
-
 
 class LoraNetworks:
     """One frozen base for three networks: bare it is the real teacher, each trained role is an adapter on it.
@@ -62,7 +64,7 @@ class LoraNetworks:
     def __init__(self, teacher: nn.Module, family: Family, checkpointing: bool, rank: int, alpha: float) -> None:
         from peft import LoraConfig
 
-        self.family = family
+        self.family, self.config = family, teacher.config
         self.base: Any = teacher.eval().requires_grad_(False)
         config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(family.adapted))
         with warnings.catch_warnings():
@@ -78,8 +80,8 @@ class LoraNetworks:
         mark = f".{role}."
         return {name.replace(mark, "."): p for name, p in self.base.named_parameters() if mark in name}
 
-    def velocity(self, role: str, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """Return the velocity, float32, of the latents' shape, by the network "student", "fake" or "real"."""
+    def use(self, role: str) -> None:
+        """Make `role` the active network; a backward pass that computes activations anew needs it as well as a call."""
         if role == "real":
             self.base.disable_adapters()
         else:
@@ -88,21 +90,19 @@ class LoraNetworks:
         for p in self._adapters:
             # peft freezes an adapter that is not active, but its graph may still wait for the backward pass.
             p.requires_grad_(True)
+
+    def velocity(self, role: str, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """Return the velocity, float32, of the latents' shape, by the network "student", "fake" or "real"."""
+        self.use(role)
         with mixed_precision(latents.device):
             return self.family.velocity(self.base, latents, level, condition).float()
 
     def transformer(self) -> Any:
         """Return a copy of the transformer with the student's adapter merged into its weights."""
         merged = copy.deepcopy(self.base)
-        merged.enable_adapters()
-        merged.set_adapter("student")
         merged.fuse_lora(adapter_names=["student"])
         merged.unload_lora()
         return merged
-
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Split the base and its adapters over the processes of `mesh`, block by block (FSDP2)."""
-        _shard(self.base, self.family, mesh)
 
 
 Networks = FullNetworks | LoraNetworks
@@ -121,10 +121,14 @@ def load_teacher(folder: Path, family: Family) -> nn.Module:
     return getattr(diffusers, family.model).from_pretrained(where, torch_dtype=torch.float32)
 
 
-def _shard(network: nn.Module, family: Family, mesh: DeviceMesh) -> None:
+def _placed(network: nn.Module, family: Family, device: torch.device, mesh: DeviceMesh | None) -> nn.Module:
+    if mesh is None:
+        return network.to(device)
     from torch.distributed.fsdp import fully_shard
 
+    # Sharding moves to the device a part at a time. What stands outside the blocks is given back after each call too:
+    # else a call after the average was put in place would still use what it gathered before.
     for module in network.modules():
         if type(module).__name__ in family.blocks:
-            fully_shard(module, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    return fully_shard(network, mesh=mesh, reshard_after_forward=True)

@@ -16,7 +16,7 @@ from torch import nn
 from ...errors import TrainingError
 from ..device import fast_dtype, training_device
 from ..loop import LoopSpec
-from .distil import CdmSpec
+from .distil import CdmSpec, Place
 from .families import Family, find_family
 
 # Multiples of a call without gradient, by the usual count of products: a call with gradient runs forward and twice as
@@ -49,8 +49,9 @@ def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
     network = empty_transformer(spec, family)
     parameters = sum(p.numel() for p in network.parameters())
     trained = adapter_parameters(network, family, spec.rank) if spec.rank else parameters
-    part = spec.micro or loop.batch // world
-    flops, kept = measure(network, family, spec, min(part, 1) or 1)
+    whole = len(Place(0, world).samples(loop.batch))
+    part = min(spec.micro or whole, whole)
+    flops, kept = measure(network, family, spec)
     rate = product_rate()
     calls = mean_calls(spec)
     forwards = sum(calls.values())
@@ -62,7 +63,7 @@ def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
         "moments": 8 * 2 * trained // split,
         "average": 4 * trained // split,
         "activations": kept * part,
-        "latents": 4 * 16 * math.prod(family.shape(network.config, *spec.size)) * (loop.batch // world),
+        "latents": 4 * 16 * math.prod(family.shape(network.config, *spec.size)) * whole,
     }
     return Plan(
         parameters,
@@ -70,7 +71,7 @@ def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
         sizes,
         calls,
         flops,
-        forwards * flops * (loop.batch // world) / rate,
+        forwards * flops * whole / rate,
         rate,
         loop.steps // spec.student_every,
     )
@@ -119,7 +120,7 @@ def adapter_parameters(network: nn.Module, family: Family, rank: int) -> int:
     )
 
 
-def measure(network: Any, family: Family, spec: CdmSpec, batch: int) -> tuple[int, int]:
+def measure(network: Any, family: Family, spec: CdmSpec) -> tuple[int, int]:
     """Return the operations of one call for one sample, and the bytes that the backward pass keeps of it.
 
     Nothing is computed: the network is on the meta device.
@@ -138,17 +139,17 @@ def measure(network: Any, family: Family, spec: CdmSpec, batch: int) -> tuple[in
     if spec.checkpointing:
         network.enable_gradient_checkpointing()
     with torch.device("meta"):
-        latents = torch.empty(batch, *family.shape(network.config, *spec.size), dtype=torch.bfloat16)
+        latents = torch.empty(1, *family.shape(network.config, *spec.size), dtype=torch.bfloat16)
         text = {
-            name: torch.empty(batch, *shape, dtype=torch.bfloat16)
+            name: torch.empty(1, *shape, dtype=torch.bfloat16)
             for name, shape in family.text(network.config, spec.tokens).items()
         }
-        level = torch.empty(batch)
+        level = torch.empty(1)
     network.to(torch.bfloat16)
     counter = FlopCounterMode(display=False)
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         family.velocity(network, latents, level, text)
-    return counter.get_total_flops() // batch, sum(kept.values()) // batch
+    return counter.get_total_flops(), sum(kept.values())
 
 
 def product_rate(side: int = 2048, seconds: float = 0.5) -> float:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ...errors import TrainingError
+from ...runtime.directory import NewDirectory
 from ...runtime.sampler import custom_schedule
 from ..loop import LoopSpec, Reporter, run
+from ..sampling import euler
 from ..state import is_first
 from .conditions import Conditions
 from .distil import CdmSpec, Distillation, Place, spec_of
-from .families import Condition, find_family
-from .losses import move
+from .families import find_family
 from .networks import FullNetworks, LoraNetworks, Networks, load_teacher
 
-SIGMAS = (1.0, 0.75, 0.5, 0.25)  # raw levels of the four calls of a picture
-GRID = 24
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+GRID = 24  # pictures
 
 
 class CdmRun(Distillation):
@@ -31,15 +33,25 @@ class CdmRun(Distillation):
     after: tuple[str, ...] = ()
 
     def grid(self) -> Tensor | None:
-        """Return pictures of the first prompts, four calls each, where the teacher has an autoencoder."""
-        texts = self.conditions.take(range(min(GRID, len(self.conditions))))
+        """Return pictures of the first prompts, a few calls each; None for packed latents and without autoencoder.
+
+        Every process draws, for sharded networks need all of them; the first one decodes, the others return None.
+        """
+        if not (Path(self.spec.teacher) / "vae").is_dir() or len(self.shape) != 3:
+            return None
+        schedule = custom_schedule(self.spec.schedule.fixed, self.spec.schedule.shift, 1000)
         generator = torch.Generator().manual_seed(self.loop.seed)
-        noise = torch.randn(len(next(iter(texts.values()))), *self.shape, generator=generator)
-        latents = sample(self, "student", noise.to(self.device), texts, SIGMAS)
-        if not (Path(self.spec.teacher) / "vae").is_dir() or latents.ndim != 4:
+        latents = []
+        for index in range(min(GRID, len(self.conditions))):
+            text = {name: tensor.to(self.device) for name, tensor in self.conditions.take([index]).items()}
+            noise = torch.randn(1, *self.shape, generator=generator).to(self.device)
+            latents.append(euler(lambda x, level, text=text: self._student(x, level, text), noise, schedule))
+        if not is_first():
             return None
         pictures = decode(Path(self.spec.teacher), latents)
-        rows = [torch.cat(list(part), -1) for part in pictures.split(8) if len(part) == min(8, len(pictures))]
+        columns = min(8, len(pictures))
+        whole = pictures[: len(pictures) // columns * columns]
+        rows = [torch.cat(list(part), -1) for part in whole.split(columns)]
         return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
 
     def finish(self, out: Path) -> None:
@@ -52,50 +64,66 @@ def distil(recipe: dict[str, Any], loop: LoopSpec, out: Path, report: Reporter) 
     from accelerate import PartialState
 
     spec = spec_of(recipe["cdm"])
-    state = PartialState()
-    place = Place(state.process_index, state.num_processes)
+    check_loop(recipe["loop"])
     family = find_family(spec.family)
-    teacher = load_teacher(Path(spec.teacher), family)
+    check_shift(Path(spec.teacher), spec)
+    conditions = Conditions(Path(spec.conditions))
+    state = PartialState(cpu=not torch.cuda.is_available())  # else it takes no notice of other processes on CPUs
+    place = Place(state.process_index, state.num_processes)
+    place.samples(loop.batch)
+    teacher: Any = load_teacher(Path(spec.teacher), family)
     shape = family.shape(teacher.config, *spec.size)
     networks: Networks
     torch.manual_seed(loop.seed)  # adapters begin at random
     if spec.rank:
         networks = LoraNetworks(teacher.to(state.device), family, spec.checkpointing, spec.rank, spec.alpha)
     else:
-        networks = FullNetworks(teacher.to(state.device), family, spec.checkpointing)
-    if spec.shard:
-        from torch.distributed.device_mesh import init_device_mesh
-
-        networks.shard(init_device_mesh(state.device.type, (place.world,)))
-    conditions = Conditions(Path(spec.conditions))
+        networks = FullNetworks(teacher, family, spec.checkpointing, state.device, _mesh(spec, place, state.device))
     run(CdmRun(networks, conditions, shape, spec, loop, state.device, place), loop, recipe, out, report)
 
 
-@torch.no_grad()
-def sample(
-    training: Distillation, role: str, noise: Tensor, texts: Condition, sigmas: Sequence[float], batch: int = 32
-) -> Tensor:
-    """Return latents drawn from `noise` (N, …) by Euler steps on the runtime's levels, without guidance."""
-    schedule = custom_schedule(sigmas, training.spec.schedule.shift, 1000)
-    levels = torch.from_numpy(schedule.sigmas).to(noise.device)
-    made = []
-    for start in range(0, len(noise), batch):
-        latents = noise[start : start + batch]
-        text = {name: t[start : start + batch].to(noise.device) for name, t in texts.items()}
-        for now, then in itertools.pairwise(levels):
-            level, target = now.expand(len(latents)), then.expand(len(latents))
-            latents = move(latents, training.networks.velocity(role, latents, level, text), level, target)
-        made.append(latents)
-    return torch.cat(made)
+def check_loop(table: dict[str, Any]) -> None:
+    """Raise TrainingError for keys of [loop] that a distillation does not follow."""
+    for name, instead in (("optimiser", "AdamW trains both networks"), ("ema", "cdm.decay is the average's")):
+        if name in table:
+            raise TrainingError(f"[loop] {name} means nothing to a distillation: {instead}. Take it out.")
+
+
+def check_shift(teacher: Path, spec: CdmSpec) -> None:
+    """Raise TrainingError where the checkpoint's scheduler has another static shift than the roll-out."""
+    path = teacher / "scheduler/scheduler_config.json"
+    if not path.is_file():
+        return
+    scheduler = json.loads(path.read_text())
+    shift = scheduler.get("shift", 1.0)
+    if not scheduler.get("use_dynamic_shifting") and shift != spec.schedule.shift:
+        raise TrainingError(
+            f"[cdm.schedule] shift = {spec.schedule.shift:g}, but {path} has {shift:g}, with which the student will be "
+            f"sampled. Write shift = {shift:g}."
+        )
+
+
+def _mesh(spec: CdmSpec, place: Place, device: torch.device) -> DeviceMesh | None:
+    if not spec.shard:
+        return None
+    if place.world < 2:
+        raise TrainingError(
+            "[cdm] shard splits the networks over processes, and this is the only one. Start it with torchrun "
+            "--nproc-per-node N -m segue.cli train RECIPE, or take shard out."
+        )
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(device.type, (place.world,))
 
 
 @torch.no_grad()
-def decode(checkpoint: Path, latents: Tensor) -> Tensor:
-    """Return pictures (N, 3, H, W) in [-1, 1] of 2-D latents, by the checkpoint's autoencoder."""
+def decode(checkpoint: Path, latents: list[Tensor]) -> Tensor:
+    """Return pictures (N, 3, H, W), about in [-1, 1], of N latents (1, C, h, w), by the checkpoint's autoencoder."""
     from diffusers import AutoencoderKL
 
-    vae: Any = AutoencoderKL.from_pretrained(checkpoint / "vae", torch_dtype=torch.float32).to(latents.device)
-    return vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
+    vae: Any = AutoencoderKL.from_pretrained(checkpoint / "vae", torch_dtype=torch.float32).to(latents[0].device)
+    config = vae.config
+    return torch.cat([vae.decode(z / config.scaling_factor + config.shift_factor).sample.cpu() for z in latents])
 
 
 def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -> None:
@@ -103,21 +131,24 @@ def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -
 
     Every process calls it; the first one writes.
     """
+    import diffusers
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     student = networks.transformer()
     weights = get_model_state_dict(student, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if not is_first():
         return
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    kept = shutil.ignore_patterns("transformer", "*.onnx", "bundle.json", "tokenizer.json")
-    shutil.copytree(teacher, temporary, ignore=kept)
-    copy = type(student).from_config(student.config)
+    made_by_export = ("bundle.json", "*.onnx", "tokenizer.json", "buffers.safetensors")
+    left = made_by_export if (teacher / "bundle.json").is_file() else ()
+    copy = getattr(diffusers, find_family(spec.family).model).from_config(student.config)
     copy.load_state_dict(weights)
-    copy.half().save_pretrained(temporary / "transformer")
     settings = json.loads((teacher / "segue.json").read_text()) if (teacher / "segue.json").is_file() else {}
-    settings |= {"steps": len(SIGMAS), "guidance": 1.0, "sigmas": list(SIGMAS)}
-    (temporary / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
+    levels = spec.schedule.fixed
+    settings |= {"steps": len(levels), "guidance": 1.0, "sigmas": list(levels)}
     shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
+    with NewDirectory(out) as new:
+        ignore = shutil.ignore_patterns("transformer", *left)
+        shutil.copytree(teacher, new.path, ignore=ignore, dirs_exist_ok=True)
+        copy.half().save_pretrained(new.path / "transformer")
+        (new.path / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
+        new.commit()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.errors import TrainingError
+from segue.errors import OutputError, TrainingError
 from segue.training.cdm.conditions import Conditions, permuted, write_conditions
 
 
@@ -37,7 +37,7 @@ def test_embeddings_are_written_whole_or_not_at_all(tmp_path: Path, encode, prom
         write_conditions(tmp_path / "text", prompts, broken, rows=2)
     assert not (tmp_path / "text").exists()
     write_conditions(tmp_path / "text", prompts, encode)
-    with pytest.raises(TrainingError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already"):
         write_conditions(tmp_path / "text", prompts, encode)
     with pytest.raises(TrainingError, match="no prompt"):
         write_conditions(tmp_path / "other", [], encode)

@@ -132,6 +132,28 @@ def test_adapters_share_one_base_and_begin_as_the_teacher(worker, teacher, condi
     assert not fake.equal(student)
 
 
+@pytest.mark.parametrize("rank", [0, 2], ids=["full", "LoRA"])
+def test_checkpointing_changes_the_memory_but_not_the_update(worker, teacher, conditions, rank):
+    made = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        training = worker.build(teacher, conditions, {"rank": rank, "alpha": 4.0, "checkpointing": checkpointing})
+        for step in range(4):
+            training.iterate(step)
+        made.append(snapshot(training))
+    close(made[1], made[0], 1e-3)
+
+
+def test_a_state_of_a_student_that_explodes_is_not_saved(worker, teacher, conditions):
+    training = worker.build(teacher, conditions, {})
+    training.check(0)
+    with torch.no_grad():
+        for p in training.parameters["student"].values():
+            p.mul_(50)
+    with pytest.raises(TrainingError, match="diverged"):
+        training.check(0)
+
+
 def test_a_student_that_explodes_is_stopped_before_it_changes(worker, teacher, conditions):
     training = worker.build(teacher, conditions, {"limit": 0.5})
     before = snapshot(training)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from segue.errors import TrainingError
+from segue.training.cdm.conditions import write_conditions
 from segue.training.recipe import train
 
 RECIPE = """
@@ -120,10 +122,75 @@ def test_the_checkpoint_holds_the_students_average(recipe, teacher: Path, tmp_pa
     assert found.keys() == before.keys()
     moved = {name for name in found if (found[name] - before[name]).norm() > 1e-3 * before[name].norm()}
     assert moved
+    average = {n.removeprefix("average."): t for n, t in state(tmp_path / "run").items() if n.startswith("average.")}
     if not rank:
-        average = state(tmp_path / "run")
-        for name in moved:
-            assert torch.allclose(found[name], average[f"average.{name}"], rtol=1e-3, atol=1e-4)
+        for name, tensor in average.items():
+            assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), name
+        return
+    adapted = {name.removesuffix(".lora_A.weight") for name in average if name.endswith(".lora_A.weight")}
+    assert moved <= {f"{name}.weight" for name in adapted}
+    for name in adapted:
+        change = 64.0 * average[f"{name}.lora_B.weight"] @ average[f"{name}.lora_A.weight"]  # alpha / rank = 128 / 2
+        assert torch.allclose(found[f"{name}.weight"], before[f"{name}.weight"] + change, rtol=1e-3, atol=1e-3), name
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
+def test_two_processes_resume_bit_for_bit(recipe, tmp_path: Path, shard: bool) -> None:
+    def run(steps: int, out: str) -> None:
+        path = recipe(steps, **{"size = [32, 32]": f"size = [32, 32]\nshard = {str(shard).lower()}"})
+        subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "segue.cli",
+             "train", path, "--out", tmp_path / out],
+            check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    run(4, "unbroken")
+    run(2, "parts")
+    run(4, "parts")
+    assert curve(tmp_path / "parts") == curve(tmp_path / "unbroken")
+    files = [sorted((tmp_path / out).glob("state-*/*.safetensors")) for out in ("unbroken", "parts")]
+    assert len(files[0]) == len(files[1]) == 2  # each process wrote a part
+    for expected, found in zip(*files, strict=True):
+        one, other = load_file(expected), load_file(found)
+        assert one.keys() == other.keys()
+        assert all(other[name].equal(tensor) for name, tensor in one.items())
+    made = [load_file(f) for f in sorted(tmp_path.glob("*/checkpoint/transformer/*.safetensors"))]
+    assert len(made) == 2
+    assert all(made[1][name].equal(tensor) for name, tensor in made[0].items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank = 0": "student_every = 0"}, r"student_every = 0 is not possible"),
+        ({"size = [32, 32]": "size = [33, 32]"}, r"size = \(33, 32\) is not possible"),
+        ({"fake_learning_rate = 1e-3": "fake_learning_rate = -1.0"}, r"fake_learning_rate = -1\.0 is not possible"),
+        ({"rank = 0": "rank = 2\nshard = true"}, "rank and shard"),
+        ({"rank = 0": "shard = true"}, "torchrun"),
+        ({"warmup = 1": "ema = 0.9"}, r"\[loop\] ema means nothing"),
+        ({"warmup = 1": 'optimiser = "muon"'}, r"\[loop\] optimiser means nothing"),
+        ({"longest = 3": "longest = 3\nshift = 0.0"}, "shift = 0"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(recipe, tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(recipe(2, **change), tmp_path / "run", quiet)
+
+
+def test_embeddings_of_another_model_are_refused(recipe, conditions: Path, tmp_path: Path) -> None:
+    write_conditions(tmp_path / "wide", ["a"], lambda prompts: {"states": torch.ones(len(prompts), 5, 30)})
+    with pytest.raises(TrainingError, match="segue encode, by this teacher"):
+        train(recipe(2, **{str(conditions): str(tmp_path / "wide")}), tmp_path / "run", quiet)
+
+
+def test_a_schedule_of_another_shift_than_the_teachers_sampler_is_refused(
+    recipe, teacher: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher, tmp_path / "teacher")
+    (tmp_path / "teacher/scheduler").mkdir()
+    (tmp_path / "teacher/scheduler/scheduler_config.json").write_text('{"shift": 2.0}')
+    with pytest.raises(TrainingError, match=r"shift = 3, but .* has 2"):
+        train(recipe(2, **{str(teacher): str(tmp_path / "teacher")}), tmp_path / "run", quiet)
 
 
 def test_a_misspelt_key_of_a_subtable_is_named(recipe, tmp_path: Path) -> None:

@@ -27,15 +27,13 @@ def build(teacher: Path, conditions: Path, options: dict, place: Place | None = 
     spec = dataclasses.replace(spec, **options)
     spec = dataclasses.replace(spec, schedule=dataclasses.replace(spec.schedule, longest=4))
     loop = LoopSpec(steps=100, batch=4, learning_rate=1e-3, warmup=1, seed=3)
-    network = load_teacher(teacher, FAMILIES["sd3"])
     family = FAMILIES["sd3"]
-    networks = (
-        LoraNetworks(network, family, False, spec.rank, spec.alpha)
-        if spec.rank
-        else FullNetworks(network, family, False)
-    )
-    if spec.shard:
-        networks.shard(init_device_mesh("cpu", (place.world if place else 1,)))
+    network = load_teacher(teacher, family)
+    if spec.rank:
+        networks = LoraNetworks(network, family, spec.checkpointing, spec.rank, spec.alpha)
+    else:
+        mesh = init_device_mesh("cpu", (place.world,)) if spec.shard else None
+        networks = FullNetworks(network, family, spec.checkpointing, torch.device("cpu"), mesh)
     return Distillation(networks, Conditions(conditions), (4, 4, 4), spec, loop, torch.device("cpu"), place)
 
 
@@ -50,7 +48,11 @@ def main() -> None:
     dist.init_process_group("gloo")
     place = Place(dist.get_rank(), dist.get_world_size())
     training = build(Path(teacher), Path(conditions), json.loads(options), place)
-    figures = [training.iterate(step) for step in range(4)]
+    figures = []
+    for step in range(4):
+        figures.append(training.iterate(step))
+        with training.averaged():  # as a sample grid does: it must leave nothing behind
+            next(training._parts(step))
     sharded = sum(isinstance(p, DTensor) for p in training.parameters["student"].values())
     tensors = {name: whole(tensor).clone().contiguous() for name, tensor in training.tensors().items()}
     if place.rank == 0:

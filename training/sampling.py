@@ -1,0 +1,113 @@
+"""Pictures from a checkpoint in PyTorch, many at once: for grids while training, and for evaluation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..runtime.sampler import Schedule
+from .device import mixed_precision
+from .text_encoders import tokenize
+
+
+@torch.no_grad()
+def euler(velocity: Callable[[Tensor, Tensor], Tensor], latents: Tensor, schedule: Schedule) -> Tensor:
+    """Carry `latents` (B, …) down `schedule` by Euler steps; `velocity(latents, level (B,))` gives eps - x0."""
+    levels = torch.from_numpy(schedule.sigmas).to(latents.device)
+    for now, then in itertools.pairwise(levels):
+        latents = latents + (then - now) * velocity(latents, now.expand(len(latents)))
+    return latents
+
+
+class TextConditioner:
+    """The frozen text encoders: captions to SD3's token states (B, 24, 160) and pooled vector (B, 160)."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+        self.parts = [
+            (
+                CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}"),
+                CLIPTextModelWithProjection.from_pretrained(folder / f"text_encoder{suffix}", dtype=torch.float32)
+                .eval()
+                .to(device),
+            )
+            for suffix in ("", "_2")
+        ]
+        self.device = device
+        self.width = sum(encoder.config.hidden_size for _, encoder in self.parts)
+        self.pooled_width = sum(encoder.config.projection_dim for _, encoder in self.parts)
+
+    @torch.no_grad()
+    def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token states of the layer before the last one, and pooled vectors, both encoders side by side."""
+        outputs = [
+            encoder(tokenize(t, captions).to(self.device), output_hidden_states=True) for t, encoder in self.parts
+        ]
+        return (
+            torch.cat([o.hidden_states[-2] for o in outputs], -1),
+            torch.cat([o.text_embeds for o in outputs], -1),
+        )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Transformer, autoencoder and text encoders of a Stable Diffusion 3 checkpoint without T5, on one device."""
+
+    transformer: Any
+    vae: Any
+    text: TextConditioner
+
+    def draw(
+        self, captions: list[str], noise: Tensor, schedule: Schedule, guidance: float = 1.0, batch: int = 32
+    ) -> Tensor:
+        """Return latents (N, C, H, W) drawn from `noise` of that shape, caption by caption; above 1 guidance runs."""
+        made = []
+        for start in range(0, len(captions), batch):
+            part = captions[start : start + batch]
+            guided = guidance > 1
+            states, pooled = self.text([*([""] * len(part) * guided), *part])
+
+            def velocity(
+                latents: Tensor, level: Tensor, states: Tensor = states, pooled: Tensor = pooled, guided: bool = guided
+            ) -> Tensor:
+                copies = 1 + guided
+                with mixed_precision(latents.device):
+                    found = self.transformer(
+                        hidden_states=latents.repeat(copies, 1, 1, 1),
+                        encoder_hidden_states=states,
+                        pooled_projections=pooled,
+                        timestep=1000 * level.repeat(copies),
+                        return_dict=False,
+                    )[0].float()
+                if not guided:
+                    return found
+                free, tied = found.chunk(2)
+                return free + guidance * (tied - free)
+
+            made.append(euler(velocity, noise[start : start + batch].to(states), schedule))
+        return torch.cat(made)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, batch: int = 32) -> Tensor:
+        """Return pictures (N, 3, H, W) of `latents`, about in [-1, 1]."""
+        config = self.vae.config
+        parts = [self.vae.decode(p / config.scaling_factor + config.shift_factor).sample for p in latents.split(batch)]
+        return torch.cat(parts)
+
+
+def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
+    """Return the pipeline of a checkpoint or bundle directory, weights in float32."""
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+    transformer, vae = (
+        kind.from_pretrained(folder / part, torch_dtype=torch.float32).eval().requires_grad_(False).to(device)
+        for kind, part in ((SD3Transformer2DModel, "transformer"), (AutoencoderKL, "vae"))
+    )
+    return Pipeline(transformer, vae, TextConditioner(folder, device))
