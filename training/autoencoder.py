@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..errors import TrainingError
 from .device import mixed_precision
 from .pictures import Pictures
 
@@ -26,6 +27,9 @@ class AutoencoderSpec:
     start: str = ""  # a directory with `vae/` to start from
     kl_weight: float = 5e-5
     lpips_weight: float = 0.0
+    # Above 0 the encoder, and so every latent, stays as it is: the decoder learns on latents with noise of a deviation
+    # up to this, so that it forgives what a transformer gets slightly wrong (Zheng et al. 2025, section 4.3).
+    noise: float = 0.0
 
 
 class Autoencoder:
@@ -56,6 +60,10 @@ class Autoencoder:
                 use_quant_conv=False,
                 use_post_quant_conv=False,
             )
+        if spec.noise:
+            if not spec.start:
+                raise TrainingError("autoencoder.noise trains a decoder on its encoder's latents. Name it as start.")
+            self.vae.encoder.requires_grad_(False)
         self.vae.to(self.pictures.device, memory_format=torch.channels_last)
         self.lpips: nn.Module | None = None
         if spec.lpips_weight:
@@ -67,13 +75,17 @@ class Autoencoder:
     def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss of `batch` random crops, half of them mirrored."""
         pixels = self._crops(batch, generator)
-        with mixed_precision(pixels.device):
+        with mixed_precision(pixels.device), torch.set_grad_enabled(not self.spec.noise):
             posterior = self.vae.encode(pixels).latent_dist
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + std**2 - 1 - logvar).mean()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        latents = mean + std * noise
+        if self.spec.noise:
+            level = self.spec.noise * torch.rand(batch, 1, 1, 1, generator=generator)
+            latents = latents + (level * torch.randn(mean.shape, generator=generator)).to(mean.device)
         with mixed_precision(pixels.device):
-            decoded = self.vae.decode(mean + std * noise).sample.float()
+            decoded = self.vae.decode(latents).sample.float()
         mse = F.mse_loss(decoded, pixels)
         loss = mse + F.l1_loss(decoded, pixels) + self.spec.kl_weight * kl
         figures = {"kl": kl.item(), "psnr": -10 * torch.log10(mse.detach() / 4).item()}
@@ -91,8 +103,9 @@ class Autoencoder:
         return (both / 2 + 0.5).clamp(0, 1)
 
     def finish(self, out: Path) -> None:
-        """Write `out/vae/`, its latents brought to mean 0 and variance 1 a channel."""
-        normalise_latents(self.vae, *self._latent_moments())
+        """Write `out/vae/`; latents of an encoder that has learned are brought to mean 0 and variance 1 a channel."""
+        if not self.spec.noise:
+            normalise_latents(self.vae, *self._latent_moments())
         self.vae.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")
 
     def _crops(self, batch: int, generator: torch.Generator) -> torch.Tensor:

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import pytest
 import torch
 
+from segue.errors import TrainingError
 from segue.training.autoencoder import Autoencoder, AutoencoderSpec, normalise_latents
 
 
@@ -26,3 +28,25 @@ def test_normalised_latents_have_unit_moments_and_decode_to_the_same_picture(pic
     inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
     torch.testing.assert_close(vae.decoder.conv_in(after.mode())[inside], first[inside], rtol=1e-3, atol=1e-3)
     assert (vae.decode(after.mode()).sample - decoded).abs().mean() < 0.2 * decoded.abs().mean()
+
+
+def test_a_decoder_learns_on_noisy_latents_that_stay_as_they_are(pictures: Path, tmp_path: Path) -> None:
+    Autoencoder(spec(pictures), seed=0).finish(tmp_path / "first")
+    task = Autoencoder(spec(pictures, noise=0.5, start=str(tmp_path / "first")), seed=1)
+    pixels = task.pictures.on_white(torch.arange(8))
+    with torch.no_grad():
+        before = task.vae.encode(pixels).latent_dist.mode()
+    clean, _ = Autoencoder(spec(pictures, start=str(tmp_path / "first")), seed=1).loss(
+        4, torch.Generator().manual_seed(0)
+    )
+    noisy, _ = task.loss(4, torch.Generator().manual_seed(0))
+    assert noisy.item() != clean.item()
+    noisy.backward()
+    assert all(p.grad is None for p in task.vae.encoder.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in task.vae.decoder.parameters())
+    task.finish(tmp_path / "second")
+    again = Autoencoder(spec(pictures, start=str(tmp_path / "second")), seed=2)
+    with torch.no_grad():
+        assert again.vae.encode(pixels).latent_dist.mode().equal(before)
+    with pytest.raises(TrainingError, match="Name it as start"):
+        Autoencoder(spec(pictures, noise=0.5), seed=1)

@@ -59,6 +59,7 @@ def nearest_lpips(
     Pictures are (N, 3, H, W) in [-1, 1]; `real(indices)` gives the real ones at `indices`.
     """
     similarity = F.normalize(made_features, dim=-1) @ F.normalize(real_features, dim=-1).T
+    candidates = min(candidates, len(real_features))
     nearest = similarity.topk(candidates).indices
     lpips = Lpips()
     with torch.no_grad():

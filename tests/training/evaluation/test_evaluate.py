@@ -1,0 +1,93 @@
+"""An evaluation of the tiny checkpoint beside itself, with stand-ins for the networks that would be fetched."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from segue.errors import OutputError, TrainingError
+from segue.training.autoencoder import Autoencoder, AutoencoderSpec
+from segue.training.checkpoint import write_checkpoint
+from segue.training.evaluation import evaluate as module
+from segue.training.evaluation import measures
+from segue.training.evaluation.evaluate import EvalSpec, evaluate, even_schedule, subjects
+from segue.training.evaluation.report import write_report
+from segue.training.metrics import scores
+from segue.training.teacher import Teacher, TeacherSpec
+
+
+class Features(torch.nn.Module):
+    """Stands in for Lite0: pooled pixels."""
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, (16, 16)).flatten(1)
+        return torch.nn.functional.pad(pooled, (0, 1280 - pooled.shape[1]))
+
+
+class Distance(torch.nn.Module):
+    """Stands in for LPIPS."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).abs().mean((1, 2, 3))
+
+
+@pytest.fixture
+def checkpoint(pictures: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    table = hashlib.sha256((pictures / "emoji.json").read_bytes()).digest()
+    features = torch.randn(8, 1280, generator=torch.Generator().manual_seed(0))
+    save_file({"features": features}, pictures / "lite0.safetensors", {"sources": hashlib.sha256(table).hexdigest()})
+    monkeypatch.setattr(module, "Lite0", Features)
+    monkeypatch.setattr(measures, "Lpips", Distance)
+    monkeypatch.setattr(scores, "Lpips", Distance)
+    monkeypatch.setattr(module, "PROMPTS_OF_DIVERSITY", 2)
+    monkeypatch.setattr(module, "PICTURES_OF_DIVERSITY", 2)
+    monkeypatch.setattr(module, "LADDER", range(1, 3))
+    Autoencoder(AutoencoderSpec(str(pictures), channels=(8, 8, 8, 16), groups=4), seed=0).finish(tmp_path / "parts")
+    spec = TeacherSpec(
+        str(pictures), str(tmp_path / "parts"), str(tiny_checkpoint), layers=1, heads=2, head=8, joint_width=40
+    )
+    write_checkpoint(Teacher(spec, 0).transformer, spec, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_the_report_holds_every_way_of_drawing_and_the_teacher_is_itself(
+    checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    spec = EvalSpec(prompts=6, seeds=2, ladder_prompts=4, steps=3)
+    told = []
+    found = evaluate(checkpoint, checkpoint, pictures, spec, lambda *at: told.append(at))
+    assert told[-1] == ("done", told[-1][2], told[-1][2])
+    assert [done for _, done, _ in told] == list(range(len(told)))
+    names = list(found.figures)
+    assert found.figures[names[0]]["LPIPS to the teacher"].mean == 0.0
+    assert found.figures[names[0]]["calls"].mean == 6
+    assert found.figures["student, 4 steps"]["calls"].mean == 4
+    assert found.figures[names[0]]["KID x 1e3"].half is not None
+    assert set(found.ladders) == {"even levels", "diffusers' default levels"}
+    assert list(found.ladders["even levels"]) == [1, 2]
+    write_report(found, spec, {"student": "a <b>", "teacher": "t"}, tmp_path / "report")
+    content = json.loads((tmp_path / "report/report.json").read_text())
+    assert (
+        content["figures"]["student, 4 steps"]["accuracy"]["mean"] == found.figures["student, 4 steps"]["accuracy"].mean
+    )
+    page = (tmp_path / "report/report.html").read_text()
+    assert "a &lt;b&gt;" in page
+    assert page.count("data:image/png;base64,") == len(names)
+    assert "<svg" in page
+    with pytest.raises(OutputError, match="exists already"):
+        write_report(found, spec, {"student": "a", "teacher": "t"}, tmp_path / "report")
+
+
+def test_students_and_teachers_are_drawn_on_the_grids_they_are_meant_for(checkpoint: Path) -> None:
+    whole, free, few, student = subjects(None, None, EvalSpec())  # type: ignore[arg-type]
+    assert (whole.calls, free.calls, few.calls, student.calls) == (56, 28, 8, 4)
+    assert student.schedule.sigmas.tolist() == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0])
+    assert even_schedule(4, 3.0).sigmas.tolist() == student.schedule.sigmas.tolist()
+
+
+def test_a_checkpoint_that_is_not_there_is_named(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="Name directories in diffusers format"):
+        evaluate(tmp_path / "a", tmp_path / "b", pictures, EvalSpec(), lambda *_: None)

@@ -1,0 +1,1 @@
+"""How good a student is, beside its teacher: measures, seeds, one report."""

@@ -1,0 +1,195 @@
+"""A student beside its teacher on the same prompts and the same noise, over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import TrainingError
+from ...runtime.noise import philox_normal
+from ...runtime.sampler import Schedule, custom_schedule, default_schedule
+from ..captions import plain_caption
+from ..device import training_device
+from ..metrics.nets import Lite0
+from ..metrics.scores import kid, nearest_lpips
+from ..pictures import Pictures
+from ..sampling import Pipeline, load_pipeline
+from ..text_encoders import picture_features
+from .measures import Classifier, Interval, diversity, interval, mean_lpips, saturation
+
+Progress = Callable[[str, int, int], None]
+LADDER = range(1, 9)
+PROMPTS_OF_DIVERSITY, PICTURES_OF_DIVERSITY = 24, 6
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """How much is drawn; `steps` and `guidance` are the teacher's own."""
+
+    prompts: int = 1000
+    seeds: int = 3
+    ladder_prompts: int = 300
+    steps: int = 28
+    guidance: float = 4.0
+    shift: float = 3.0
+    sigmas: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)  # the student's
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One way to draw a picture: whose network, on which noise levels, with which guidance."""
+
+    name: str
+    pipeline: Pipeline
+    schedule: Schedule
+    guidance: float
+
+    @property
+    def calls(self) -> int:
+        """Return the network's calls a picture; guidance makes two of one."""
+        return self.schedule.steps * (2 if self.guidance > 1 else 1)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures by subject and measure, the ladders by their name and number of calls, pictures to look at."""
+
+    figures: dict[str, dict[str, Interval]]
+    ladders: dict[str, dict[int, dict[str, float]]]
+    classifier_on_real: float
+    grids: dict[str, Tensor]
+    captions: list[str]
+
+
+def subjects(student: Pipeline, teacher: Pipeline, spec: EvalSpec) -> list[Subject]:
+    """Return the teacher as it is meant to be used, first; then its cheaper uses, then the student."""
+    whole = default_schedule(spec.steps, spec.shift, 1000)
+    few = custom_schedule(spec.sigmas, spec.shift, 1000)
+    count = len(spec.sigmas)
+    return [
+        Subject(f"teacher, {spec.steps} steps, guidance {spec.guidance:g}", teacher, whole, spec.guidance),
+        Subject(f"teacher, {spec.steps} steps, no guidance", teacher, whole, 1.0),
+        Subject(f"teacher, {count} steps, guidance {spec.guidance:g}", teacher, few, spec.guidance),
+        Subject(f"student, {count} steps", student, few, 1.0),
+    ]
+
+
+def even_schedule(steps: int, shift: float) -> Schedule:
+    """Return `steps` raw levels 1 - i / steps, shifted: for four steps the grid that students are sampled on."""
+    return custom_schedule([1 - i / steps for i in range(steps)], shift, 1000)
+
+
+def evaluate(student: Path, teacher: Path, data: Path, spec: EvalSpec, progress: Progress) -> Evaluation:
+    """Return the evaluation of the checkpoint or bundle `student` beside `teacher` on training names of `data`.
+
+    `progress` takes what is being drawn, and how many of all drawings are done. Raises TrainingError where a checkpoint
+    cannot be read.
+    """
+    device = training_device()
+    try:
+        students, teachers = load_pipeline(student, device), load_pipeline(teacher, device)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"a checkpoint cannot be read: {error}. Name directories in diffusers format.") from error
+    bench = _Bench(Pictures(data), data, spec, device)
+    compared = subjects(students, teachers, spec)
+    total = len(compared) * (spec.seeds + 1) + 2 * len(LADDER)
+    done = 0
+
+    def told(what: str) -> None:
+        nonlocal done
+        progress(what, done, total)
+        done += 1
+
+    values: dict[str, dict[str, list[float]]] = {s.name: {} for s in compared}
+    grids: dict[str, Tensor] = {}
+    for seed in range(spec.seeds):
+        reference: Tensor | None = None
+        for subject in compared:
+            told(f"{subject.name}, seed {seed}")
+            pictures = bench.draw(subject, bench.chosen, seed)
+            reference = pictures if reference is None else reference
+            for name, value in bench.score(pictures, bench.chosen, reference).items():
+                values[subject.name].setdefault(name, []).append(value)
+            grids.setdefault(subject.name, pictures[:24].clamp(-1, 1))
+    for subject in compared:
+        told(f"{subject.name}, diversity")
+        values[subject.name]["diversity"] = [bench.diversity(subject)]
+        values[subject.name]["calls"] = [float(subject.calls)]
+    ladders: dict[str, dict[int, dict[str, float]]] = {}
+    for name, grid in (("even levels", even_schedule), ("diffusers' default levels", _default)):
+        for steps in LADDER:
+            told(f"student, {steps} steps, {name}")
+            rung = Subject("", students, grid(steps, spec.shift), 1.0)
+            few = bench.chosen[: spec.ladder_prompts]
+            ladders.setdefault(name, {})[steps] = bench.score(bench.draw(rung, few, 0), few, None)
+    progress("done", total, total)
+    return Evaluation(
+        {name: {measure: interval(v) for measure, v in found.items()} for name, found in values.items()},
+        ladders,
+        bench.classifier.accuracy_on_real,
+        grids,
+        [plain_caption(bench.pictures.rows[i]) for i in bench.chosen[:24].tolist()],
+    )
+
+
+def _default(steps: int, shift: float) -> Schedule:
+    return default_schedule(steps, shift, 1000)
+
+
+class _Bench:
+    """The prompts, what is known of their real pictures, and the networks that measure."""
+
+    def __init__(self, pictures: Pictures, data: Path, spec: EvalSpec, device: torch.device) -> None:
+        self.pictures, self.spec, self.device = pictures, spec, device
+        generator = torch.Generator().manual_seed(1)
+        self.chosen = torch.multinomial(pictures.weights, min(spec.prompts, len(pictures.rows)), generator=generator)
+        self.features = picture_features(data, pictures)
+        self.net = Lite0().to(device)
+        self.keys = [row.key for row in pictures.rows]
+        self.classifier = Classifier(self.features, self.keys)
+
+    def draw(self, subject: Subject, chosen: Tensor, seed: int) -> Tensor:
+        """Return pictures (N, 3, H, W), not clipped, each from its own noise of `seed`."""
+        channels = subject.pipeline.transformer.config.in_channels
+        side = subject.pipeline.transformer.config.sample_size
+        noise = np.stack([philox_normal((channels, side, side), seed, image) for image in range(len(chosen))])
+        captions = [plain_caption(self.pictures.rows[i]) for i in chosen.tolist()]
+        latents = subject.pipeline.draw(
+            captions, torch.from_numpy(noise).to(self.device), subject.schedule, subject.guidance
+        )
+        return subject.pipeline.decode(latents).cpu()
+
+    def score(self, pictures: Tensor, chosen: Tensor, reference: Tensor | None) -> dict[str, float]:
+        """Return the measures of pictures of `chosen`; LPIPS to `reference`, drawn from the same noise, if given."""
+        clipped = pictures.clamp(-1, 1)
+        features = self.net.features(clipped)
+        found = {
+            "KID x 1e3": kid(self.features[chosen], features)[0],
+            "accuracy": self.classifier.accuracy(features, [self.keys[i] for i in chosen.tolist()]),
+            "saturation": saturation(pictures),
+        }
+        if reference is not None:
+            found["LPIPS to the teacher"] = mean_lpips(clipped, reference)
+            nearest = nearest_lpips(clipped[:100], features[:100], self.pictures.on_white, self.features)
+            found["LPIPS to the nearest training picture"] = nearest.median().item()
+        return found
+
+    def diversity(self, subject: Subject) -> float:
+        """Return the mean LPIPS of pairs of pictures of one prompt."""
+        few = self.chosen[:PROMPTS_OF_DIVERSITY]
+        drawn = [self.draw(subject, few, 1000 + i) for i in range(PICTURES_OF_DIVERSITY)]
+        return diversity(torch.stack(drawn, 1))
+
+
+def table(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return one row of text for each subject."""
+    return [
+        {"": name, **{measure: str(value) for measure, value in figures.items()}}
+        for name, figures in evaluation.figures.items()
+    ]

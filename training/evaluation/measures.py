@@ -1,0 +1,83 @@
+"""Measures of generated pictures that need more than one score: classifier, diversity, saturation, intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..metrics.nets import Lpips
+from ..metrics.scores import fit_retriever
+
+# Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and half the width of its 95 % interval (Student's t); the width is None for one seed."""
+
+    mean: float
+    half: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g}" if self.half is None else f"{self.mean:.3g} ± {self.half:.2g}"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Return mean and 95 % interval of independent values, one for each seed."""
+    if len(values) < 2:
+        return Interval(values[0], None)
+    quantile = _T95[min(len(values) - 1, len(_T95)) - 1]
+    return Interval(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values)))
+
+
+class Classifier:
+    """Names the thing on a picture: ridge regression from Lite0 features to classes, fitted on real pictures.
+
+    It is no part of any training. `accuracy_on_real` is its accuracy on every fifth picture, fitted on the others; the
+    classifier itself is fitted on all.
+    """
+
+    def __init__(self, features: Tensor, keys: Sequence[str]) -> None:
+        """Take features (N, 1280) of real pictures and the class of each."""
+        self._classes = {key: i for i, key in enumerate(sorted(set(keys)))}
+        target = torch.tensor([self._classes[key] for key in keys])
+        held = torch.arange(len(keys)) % 5 == 0
+        one_hot = F.one_hot(target, len(self._classes)).float()
+        trial = fit_retriever(features[~held], one_hot[~held])
+        self.accuracy_on_real = _accuracy(trial, features[held], target[held])
+        self._weights = fit_retriever(features, one_hot)
+
+    def accuracy(self, features: Tensor, keys: Sequence[str]) -> float:
+        """Return the share of pictures (N, 1280) that are taken for their own class."""
+        return _accuracy(self._weights, features, torch.tensor([self._classes[key] for key in keys]))
+
+
+def _accuracy(weights: Tensor, features: Tensor, target: Tensor) -> float:
+    inputs = torch.cat([F.normalize(features, dim=-1), torch.ones(len(features), 1)], -1)
+    return ((inputs @ weights).argmax(1) == target).float().mean().item()
+
+
+def saturation(pictures: Tensor) -> float:
+    """Return the share of values, before clipping, that lie beyond [-1.02, 1.02]."""
+    return (pictures.abs() > 1.02).float().mean().item()
+
+
+@torch.no_grad()
+def mean_lpips(a: Tensor, b: Tensor, batch: int = 64) -> float:
+    """Return the mean LPIPS of pairs of pictures (N, 3, H, W)."""
+    net = Lpips().to(a.device)
+    parts = [net(x.clamp(-1, 1), y.clamp(-1, 1)) for x, y in zip(a.split(batch), b.split(batch), strict=True)]
+    return torch.cat(parts).mean().item()
+
+
+def diversity(pictures: Tensor) -> float:
+    """Return the mean LPIPS of all pairs of one prompt's pictures, (prompts, pictures, 3, H, W), over prompts."""
+    first, second = torch.triu_indices(pictures.shape[1], pictures.shape[1], 1)
+    return mean_lpips(pictures[:, first].flatten(0, 1), pictures[:, second].flatten(0, 1))

@@ -1,0 +1,102 @@
+"""The report of an evaluation: one JSON file, one HTML page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runtime.directory import NewDirectory
+from .evaluate import EvalSpec, Evaluation, table
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:.3em .8em;text-align:left}
+img,svg{max-width:100%;height:auto}figure{margin:1.5em 0}figcaption{color:#555}"""
+VERSIONS = ("segue", "torch", "diffusers", "torchmetrics")
+
+
+def write_report(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str], out: Path) -> None:
+    """Write the new directory `out` with report.json and report.html, whole or not at all.
+
+    `compared` names the student's and the teacher's checkpoint. Raises OutputError where `out` exists.
+    """
+    with NewDirectory(out) as new:
+        (new.path / "report.json").write_text(json.dumps(_content(evaluation, spec, compared), indent=1) + "\n")
+        (new.path / "report.html").write_text(_page(evaluation, spec, compared), encoding="utf-8")
+        new.commit()
+
+
+def _content(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str]) -> dict[str, Any]:
+    return {
+        **compared,
+        "spec": dataclasses.asdict(spec),
+        "versions": {name: version(name) for name in VERSIONS},
+        "machine": platform.processor() or platform.machine(),
+        "figures": {
+            name: {measure: dataclasses.asdict(value) for measure, value in figures.items()}
+            for name, figures in evaluation.figures.items()
+        },
+        "ladders": evaluation.ladders,
+        "classifier's accuracy on real pictures": evaluation.classifier_on_real,
+    }
+
+
+def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str]) -> str:
+    rows = table(evaluation)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(row.get(column, '')))}</td>" for column in columns) + "</tr>"
+        for row in rows
+    )
+    figures = "".join(
+        f"<figure><img alt='' src='data:image/png;base64,{_png(grid)}'>"
+        f"<figcaption>{html.escape(name)}</figcaption></figure>"
+        for name, grid in evaluation.grids.items()
+    )
+    captions = html.escape(" | ".join(evaluation.captions))
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Segue: student and teacher</title>
+<style>{STYLE}</style><h1>Student and teacher</h1>
+<p>Student {html.escape(compared["student"])}, teacher {html.escape(compared["teacher"])}. {spec.prompts} prompts,
+{spec.seeds} seeds, the same noise for each way of drawing. Means over seeds, ± half of the 95 % interval. The
+classifier knows {evaluation.classifier_on_real:.1%} of real pictures that it was not fitted on.</p>
+<table><tr>{head}</tr>{body}</table>
+<h2>Calls of the network</h2>{_ladder_plot(evaluation)}
+<h2>Pictures</h2><p>{captions}</p>{figures}</html>
+"""
+
+
+def _ladder_plot(evaluation: Evaluation) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, measure in zip(figure.subplots(1, 2), ("KID x 1e3", "accuracy"), strict=True):
+        for name, rungs in evaluation.ladders.items():
+            axes.plot(list(rungs), [found[measure] for found in rungs.values()], marker="o", label=name)
+        axes.set_xlabel("calls of the student's network")
+        axes.set_ylabel(measure)
+        axes.legend()
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()[file.getvalue().index("<svg") :]
+
+
+def _png(pictures: Tensor, columns: int = 8) -> str:
+    from PIL import Image
+
+    rows = [torch.cat(list(part), -1) for part in pictures.split(columns)]
+    width = max(row.shape[-1] for row in rows)
+    rows = [torch.nn.functional.pad(row, (0, width - row.shape[-1]), value=1.0) for row in rows]
+    pixels = ((torch.cat(rows, -2) + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
