@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .console import JSON, Output, need, table
+from .errors import UsageError
 
 
 @click.command()
@@ -71,6 +72,10 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
 
     show = Output(as_json)
     path = find_recipe(recipe)
+    if processes > 1 and not dry_run:
+        raise UsageError(
+            "--processes is of a dry run. Start several with: torchrun --nproc-per-node N -m segue.cli train RECIPE"
+        )
     if dry_run:
         rows = plan(path, processes)
         show.event("plan", **dict(rows))
@@ -95,20 +100,24 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
 def evaluate(student: Path, teacher: Path, data: Path, out: Path, prompts: int, seeds: int, as_json: bool) -> None:
     """Measure STUDENT (a checkpoint or bundle) beside its teacher, and write a report."""
     need("matplotlib", "train")
-    from .training.evaluation.evaluate import EvalSpec
+    from .runtime.directory import NewDirectory
+    from .training.evaluation.evaluate import EvalSpec, settings_of
     from .training.evaluation.evaluate import evaluate as run
     from .training.evaluation.evaluate import table as rows_of
-    from .training.evaluation.report import write_report
+    from .training.evaluation.report import content, write_report
 
     show = Output(as_json)
-    spec = EvalSpec(prompts=prompts, seeds=seeds)
-    with show.progress("evaluating", "drawings") as update:
-        found = run(student, teacher, data, spec, lambda what, done, total: update(done, total))
-    write_report(found, spec, {"student": str(student), "teacher": str(teacher)}, out)
-    rows = rows_of(found)
-    show.event("evaluated", path=str(out), figures=rows)
-    if not as_json:
-        table("student and teacher", tuple(rows[0]), [tuple(row.values()) for row in rows])
+    compared = {"student": str(student), "teacher": str(teacher)}
+    with NewDirectory(out) as new:  # a place that cannot be written to is found out before the work
+        spec = EvalSpec(prompts=prompts, seeds=seeds, **settings_of(student, teacher))
+        with show.progress("evaluating", "drawings") as update:
+            found = run(student, teacher, data, spec, lambda what, done, total: update(done, total))
+        rows = rows_of(found)
+        if not as_json:
+            table("student and teacher", tuple(rows[0]), [tuple(row.values()) for row in rows])
+        write_report(found, spec, compared, new.path)
+        new.commit()
+    show.event("evaluated", path=str(out), **content(found, spec, compared))
     show.line(f"{out}/report.html")
 
 

@@ -20,9 +20,9 @@ import torch
 
 from segue.training.cdm.conditions import Conditions
 from segue.training.cdm.distil import CdmSpec, Distillation
-from segue.training.cdm.draws import ScheduleSpec, draw
+from segue.training.cdm.draws import Draws, ScheduleSpec, draw
 from segue.training.cdm.encode import encode_prompts
-from segue.training.cdm.families import FAMILIES
+from segue.training.cdm.families import FAMILIES, Condition
 from segue.training.cdm.networks import FullNetworks, load_teacher
 from segue.training.device import training_device
 from segue.training.loop import LoopSpec
@@ -35,16 +35,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--directory", type=Path, default=Path("runs/cdm-throughput"))
     options = parser.parse_args()
+    if options.iterations < 2:
+        parser.error("--iterations is below 2")
     training = built(options)
     ratios, seconds = [], {"loop": 0.0, "bare": 0.0}
     for pair in range(options.iterations // 2 + 1):
         steps = (2 * pair, 2 * pair + 1)
-        sides = [("loop", training.iterate), ("bare", lambda step: bare(training, step))]
+        prepared = {step: inputs(training, step) for step in steps}
+        sides = [("loop", training.iterate), ("bare", lambda step, ready=prepared: bare(training, step, *ready[step]))]
         taken = dict.fromkeys(seconds, 0.0)
         for name, side in sides if pair % 2 else reversed(sides):
             for step in steps:
+                wait(training.device)
                 started = time.perf_counter()
                 side(step)
+                wait(training.device)
                 taken[name] += time.perf_counter() - started
         if pair:
             ratios.append(taken["bare"] / taken["loop"])
@@ -81,11 +86,22 @@ def built(options: argparse.Namespace) -> Distillation:
     return Distillation(FullNetworks(teacher, family, False, device), Conditions(text), shape, spec, loop, device)
 
 
-def bare(training: Distillation, step: int) -> None:
-    """Make the calls of one iteration and nothing else."""
+def wait(device: torch.device) -> None:
+    """Let a GPU finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def inputs(training: Distillation, step: int) -> tuple[Draws, Condition]:
+    """Return the draws of an iteration and some text."""
     spec, batch = training.spec, training.loop.batch
     draws = draw(spec.schedule, training.shape, training.loop.seed, step, range(batch), batch).to(training.device)
-    text = {name: t.to(training.device) for name, t in training.conditions.empty(batch).items()}
+    return draws, {name: t.to(training.device) for name, t in training.conditions.empty(batch).items()}
+
+
+def bare(training: Distillation, step: int, draws: Draws, text: Condition) -> None:
+    """Make the calls of one iteration and nothing else."""
+    spec = training.spec
     updates = (step + 1) % spec.student_every == 0
 
     def forward(role: str, times: int) -> None:

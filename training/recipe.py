@@ -95,15 +95,15 @@ def train(path: Path, out: Path, report: Reporter) -> None:
 
 def plan(path: Path, world: int) -> list[tuple[str, str]]:
     """Return what the distillation of the recipe at `path` needs on each of `world` processes, as rows of a table."""
-    from .cdm.distil import spec_of
     from .cdm.plan import described, make_plan
+    from .cdm.run import checked_spec
 
     recipe = read_recipe(path)
     if sorted(recipe) != ["cdm", "loop"]:
         raise TrainingError(f"{path} is no distillation: only those are planned. Run it without --dry-run.")
     loop = fill(LoopSpec, recipe["loop"], "loop")
     _check_loop(loop)
-    return described(make_plan(spec_of(recipe["cdm"]), loop, world), world)
+    return described(make_plan(checked_spec(recipe, world), loop, world), world)
 
 
 def _check_loop(loop: LoopSpec) -> None:

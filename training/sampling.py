@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import TrainingError
 from ..runtime.sampler import Schedule
 from .device import mixed_precision
 from .text_encoders import tokenize
@@ -103,11 +104,26 @@ class Pipeline:
 
 
 def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
-    """Return the pipeline of a checkpoint or bundle directory, weights in float32."""
+    """Return the pipeline of a checkpoint or bundle directory, weights in float32, or raise TrainingError."""
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
-    transformer, vae = (
-        kind.from_pretrained(folder / part, torch_dtype=torch.float32).eval().requires_grad_(False).to(device)
-        for kind, part in ((SD3Transformer2DModel, "transformer"), (AutoencoderKL, "vae"))
-    )
-    return Pipeline(transformer, vae, TextConditioner(folder, device))
+    if not (folder / "transformer/config.json").is_file():
+        raise TrainingError(f"{folder} has no transformer/config.json. Name a directory in diffusers format.")
+    try:
+        transformer, vae = (
+            kind.from_pretrained(folder / part, torch_dtype=torch.float32, local_files_only=True)
+            .eval()
+            .requires_grad_(False)
+            .to(device)
+            for kind, part in ((SD3Transformer2DModel, "transformer"), (AutoencoderKL, "vae"))
+        )
+        text = TextConditioner(folder, device)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder} cannot be loaded: {error}. Name a directory in diffusers format.") from error
+    if text.width != transformer.config.joint_attention_dim:
+        raise TrainingError(
+            f"{folder} has text of width {text.width} for a transformer that takes "
+            f"{transformer.config.joint_attention_dim}: models with T5, or padded for it, are not drawn here yet. "
+            "Use diffusers for this one."
+        )
+    return Pipeline(transformer, vae, text)

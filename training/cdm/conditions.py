@@ -45,7 +45,7 @@ def write_conditions(
             shard = list(prompts[first : first + rows])
             parts = []
             for start in range(0, len(shard), batch):
-                parts.append(encode(shard[start : start + batch]))
+                parts.append(_packed([encode(shard[start : start + batch])]))
                 progress(first + start + len(shard[start : start + batch]), len(prompts))
             save_file(_packed(parts), new.path / _name(number))
         (new.path / "conditions.json").write_text(json.dumps({"rows": rows, "prompts": list(prompts)}))

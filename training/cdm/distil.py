@@ -44,6 +44,7 @@ class CdmSpec:
     fake_learning_rate: float = 5e-6
     pull: float = 1e-3  # towards the student, after each update of the fake teacher
     decay: float = 0.999  # of the student's average, after its warm-up
+    revision: str = "1"  # of the student that is written
     limit: float = 10.0  # root mean square of clean estimates above which the run has diverged
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     terms: TermsSpec = field(default_factory=TermsSpec)

@@ -116,5 +116,5 @@ FAMILIES = {
 def find_family(name: str) -> Family:
     """Return the family of that name; raises TrainingError for another one."""
     if name not in FAMILIES:
-        raise TrainingError(f"cdm.family = {name!r} is none of {', '.join(FAMILIES)}. Mend the recipe.")
+        raise TrainingError(f"the family {name!r} is none of {', '.join(FAMILIES)}. Name one of these.")
     return FAMILIES[name]

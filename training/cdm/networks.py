@@ -118,7 +118,10 @@ def load_teacher(folder: Path, family: Family) -> nn.Module:
             f"{folder} has no transformer/config.json. Name a checkpoint in diffusers format, or a bundle, as "
             "cdm.teacher."
         )
-    return getattr(diffusers, family.model).from_pretrained(where, torch_dtype=torch.float32)
+    try:
+        return getattr(diffusers, family.model).from_pretrained(where, torch_dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{where} cannot be loaded: {error}. Fetch its weights, as safetensors.") from error
 
 
 def _placed(network: nn.Module, family: Family, device: torch.device, mesh: DeviceMesh | None) -> nn.Module:

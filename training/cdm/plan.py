@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -51,7 +52,7 @@ def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
     trained = adapter_parameters(network, family, spec.rank) if spec.rank else parameters
     whole = len(Place(0, world).samples(loop.batch))
     part = min(spec.micro or whole, whole)
-    flops, kept = measure(network, family, spec)
+    flops, kept = measure(spec, family)
     rate = product_rate()
     calls = mean_calls(spec)
     forwards = sum(calls.values())
@@ -120,35 +121,61 @@ def adapter_parameters(network: nn.Module, family: Family, rank: int) -> int:
     )
 
 
-def measure(network: Any, family: Family, spec: CdmSpec) -> tuple[int, int]:
-    """Return the operations of one call for one sample, and the bytes that the backward pass keeps of it.
+def measure(spec: CdmSpec, family: Family) -> tuple[int, int]:
+    """Return the operations of one call for one sample, and the bytes that its backward pass needs at most.
 
-    Nothing is computed: the network is on the meta device.
+    Nothing is computed: the network is on the meta device. With checkpointing that is what each block begins with, and
+    one block's own activations, which are computed anew.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
-            held.append(tensor)
-        return tensor
-
-    held: list[torch.Tensor] = []  # an identity may be given to a later tensor otherwise
+    flops, kept = _measured(spec, family, spec.checkpointing)
     if spec.checkpointing:
+        network = empty_transformer(spec, family)
+        blocks = sum(type(module).__name__ in family.blocks for module in network.modules())
+        kept += _measured(spec, family, False)[1] // blocks
+    return flops, kept
+
+
+def _measured(spec: CdmSpec, family: Family, checkpointing: bool) -> tuple[int, int]:
+    network = empty_transformer(spec, family).to(torch.bfloat16)
+    if spec.rank:
+        from peft import LoraConfig
+
+        network.requires_grad_(False)
+        with torch.device("meta"):
+            network.add_adapter(LoraConfig(r=spec.rank, target_modules=list(family.adapted)))
+            network.to(torch.bfloat16)
+    if checkpointing:
         network.enable_gradient_checkpointing()
     with torch.device("meta"):
         latents = torch.empty(1, *family.shape(network.config, *spec.size), dtype=torch.bfloat16)
-        text = {
-            name: torch.empty(1, *shape, dtype=torch.bfloat16)
-            for name, shape in family.text(network.config, spec.tokens).items()
-        }
+        shapes = family.text(network.config, spec.tokens)
+        text = {name: torch.empty(1, *shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
         level = torch.empty(1)
-    network.to(torch.bfloat16)
+    tokens = spec.tokens + math.prod(spec.size) // 256  # of text and picture; a token is 16 x 16 pixels in each family
+    return counted(network, lambda: family.velocity(network, latents, level, text), tokens)
+
+
+def counted(network: nn.Module, call: Callable[[], Any], tokens: int) -> tuple[int, int]:
+    """Return the operations of `call`, and the bytes of what it keeps for a backward pass beside weights.
+
+    Matrices of `tokens` x `tokens` are left out: attention keeps them on the meta device, fused kernels do not.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    held = [p.untyped_storage() for p in network.parameters()]  # kept alive, or their identities would be given again
+    weights = {id(storage) for storage in held}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        held.append(storage)
+        if id(storage) not in weights and tensor.shape[-2:] != (tokens, tokens):
+            kept[id(storage)] = storage.nbytes()
+        return tensor
+
     counter = FlopCounterMode(display=False)
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        family.velocity(network, latents, level, text)
+        call()
     return counter.get_total_flops(), sum(kept.values())
 
 

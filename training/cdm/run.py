@@ -30,7 +30,7 @@ GRID = 24  # pictures
 class CdmRun(Distillation):
     """A distillation that shows what its student draws in four calls, and writes it as a checkpoint."""
 
-    after: tuple[str, ...] = ()
+    after: tuple[str, ...] = ("cdm.revision",)
 
     def grid(self) -> Tensor | None:
         """Return pictures of the first prompts, a few calls each; None for packed latents and without autoencoder.
@@ -63,14 +63,12 @@ def distil(recipe: dict[str, Any], loop: LoopSpec, out: Path, report: Reporter) 
     """Run the recipe's [cdm] table; every process that torchrun started calls it."""
     from accelerate import PartialState
 
-    spec = spec_of(recipe["cdm"])
-    check_loop(recipe["loop"])
-    family = find_family(spec.family)
-    check_shift(Path(spec.teacher), spec)
-    conditions = Conditions(Path(spec.conditions))
     state = PartialState(cpu=not torch.cuda.is_available())  # else it takes no notice of other processes on CPUs
     place = Place(state.process_index, state.num_processes)
     place.samples(loop.batch)
+    spec = checked_spec(recipe, place.world)
+    family = find_family(spec.family)
+    conditions = Conditions(Path(spec.conditions))
     teacher: Any = load_teacher(Path(spec.teacher), family)
     shape = family.shape(teacher.config, *spec.size)
     networks: Networks
@@ -82,15 +80,27 @@ def distil(recipe: dict[str, Any], loop: LoopSpec, out: Path, report: Reporter) 
     run(CdmRun(networks, conditions, shape, spec, loop, state.device, place), loop, recipe, out, report)
 
 
-def check_loop(table: dict[str, Any]) -> None:
-    """Raise TrainingError for keys of [loop] that a distillation does not follow."""
+def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
+    """Return the recipe's spec; raises TrainingError for what `world` processes could not run."""
+    spec = spec_of(recipe["cdm"])
+    find_family(spec.family)
+    _check_loop(recipe["loop"])
+    _check_shift(Path(spec.teacher), spec)
+    if spec.shard and world < 2:
+        raise TrainingError(
+            "[cdm] shard splits the networks over processes, and there is only one. Start it with torchrun "
+            "--nproc-per-node N -m segue.cli train RECIPE (a dry run: with --processes N), or take shard out."
+        )
+    return spec
+
+
+def _check_loop(table: dict[str, Any]) -> None:
     for name, instead in (("optimiser", "AdamW trains both networks"), ("ema", "cdm.decay is the average's")):
         if name in table:
             raise TrainingError(f"[loop] {name} means nothing to a distillation: {instead}. Take it out.")
 
 
-def check_shift(teacher: Path, spec: CdmSpec) -> None:
-    """Raise TrainingError where the checkpoint's scheduler has another static shift than the roll-out."""
+def _check_shift(teacher: Path, spec: CdmSpec) -> None:
     path = teacher / "scheduler/scheduler_config.json"
     if not path.is_file():
         return
@@ -106,11 +116,6 @@ def check_shift(teacher: Path, spec: CdmSpec) -> None:
 def _mesh(spec: CdmSpec, place: Place, device: torch.device) -> DeviceMesh | None:
     if not spec.shard:
         return None
-    if place.world < 2:
-        raise TrainingError(
-            "[cdm] shard splits the networks over processes, and this is the only one. Start it with torchrun "
-            "--nproc-per-node N -m segue.cli train RECIPE, or take shard out."
-        )
     from torch.distributed.device_mesh import init_device_mesh
 
     return init_device_mesh(device.type, (place.world,))
@@ -144,7 +149,8 @@ def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -
     copy.load_state_dict(weights)
     settings = json.loads((teacher / "segue.json").read_text()) if (teacher / "segue.json").is_file() else {}
     levels = spec.schedule.fixed
-    settings |= {"steps": len(levels), "guidance": 1.0, "sigmas": list(levels)}
+    settings |= {"steps": len(levels), "guidance": 1.0, "sigmas": list(levels), "revision": spec.revision}
+    settings["source"] = f"segue: CDM student of {settings.get('source', teacher.name)}"
     shutil.rmtree(out, ignore_errors=True)
     with NewDirectory(out) as new:
         ignore = shutil.ignore_patterns("transformer", *left)

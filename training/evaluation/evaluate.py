@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,13 @@ from ...errors import TrainingError
 from ...runtime.noise import philox_normal
 from ...runtime.sampler import Schedule, custom_schedule, default_schedule
 from ..captions import plain_caption
-from ..device import training_device
+from ..device import fast_dtype, training_device
 from ..metrics.nets import Lite0
 from ..metrics.scores import kid, nearest_lpips
 from ..pictures import Pictures
 from ..sampling import Pipeline, load_pipeline
 from ..text_encoders import picture_features
-from .measures import Classifier, Interval, diversity, interval, mean_lpips, saturation
+from .measures import Classifier, Interval, diversity, interval, lpips, saturation
 
 Progress = Callable[[str, int, int], None]
 LADDER = range(1, 9)
@@ -30,7 +31,7 @@ PROMPTS_OF_DIVERSITY, PICTURES_OF_DIVERSITY = 24, 6
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """How much is drawn; `steps` and `guidance` are the teacher's own."""
+    """How much is drawn, and how: `settings_of` fills the last four from the checkpoints' own settings."""
 
     prompts: int = 1000
     seeds: int = 3
@@ -61,10 +62,28 @@ class Evaluation:
     """The figures by subject and measure, the ladders by their name and number of calls, pictures to look at."""
 
     figures: dict[str, dict[str, Interval]]
-    ladders: dict[str, dict[int, dict[str, float]]]
+    ladders: dict[str, dict[int, dict[str, Interval]]]
     classifier_on_real: float
+    prompts: int  # drawn: those asked for, or all there are
+    device: str
+    precision: str
     grids: dict[str, Tensor]
     captions: list[str]
+
+
+def settings_of(student: Path, teacher: Path) -> dict[str, Any]:
+    """Return how the two checkpoints are meant to be sampled, as keys of EvalSpec; what they do not say is left out."""
+    said = _table(teacher / "scheduler/scheduler_config.json") | _table(teacher / "segue.json")
+    found: dict[str, Any] = {key: said[key] for key in ("steps", "guidance", "shift") if key in said}
+    levels = _table(student / "segue.json").get("sigmas")
+    return found | ({"sigmas": tuple(levels)} if levels else {})
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise TrainingError(f"{path} is no JSON: {error}. Fetch that file again.") from None
 
 
 def subjects(student: Pipeline, teacher: Pipeline, spec: EvalSpec) -> list[Subject]:
@@ -92,13 +111,10 @@ def evaluate(student: Path, teacher: Path, data: Path, spec: EvalSpec, progress:
     cannot be read.
     """
     device = training_device()
-    try:
-        students, teachers = load_pipeline(student, device), load_pipeline(teacher, device)
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"a checkpoint cannot be read: {error}. Name directories in diffusers format.") from error
+    students, teachers = load_pipeline(student, device), load_pipeline(teacher, device)
     bench = _Bench(Pictures(data), data, spec, device)
     compared = subjects(students, teachers, spec)
-    total = len(compared) * (spec.seeds + 1) + 2 * len(LADDER)
+    total = len(compared) * (spec.seeds + 1) + 2 * len(LADDER) * spec.seeds
     done = 0
 
     def told(what: str) -> None:
@@ -109,33 +125,53 @@ def evaluate(student: Path, teacher: Path, data: Path, spec: EvalSpec, progress:
     values: dict[str, dict[str, list[float]]] = {s.name: {} for s in compared}
     grids: dict[str, Tensor] = {}
     for seed in range(spec.seeds):
-        reference: Tensor | None = None
+        reference: tuple[Tensor, dict[str, float]] | None = None
         for subject in compared:
             told(f"{subject.name}, seed {seed}")
             pictures = bench.draw(subject, bench.chosen, seed)
-            reference = pictures if reference is None else reference
-            for name, value in bench.score(pictures, bench.chosen, reference).items():
+            scores = bench.score(pictures, bench.chosen) | bench.nearness(pictures)
+            reference = reference or (pictures, scores)
+            scores |= beside(pictures, scores, *reference)
+            for name, value in scores.items():
                 values[subject.name].setdefault(name, []).append(value)
             grids.setdefault(subject.name, pictures[:24].clamp(-1, 1))
     for subject in compared:
         told(f"{subject.name}, diversity")
-        values[subject.name]["diversity"] = [bench.diversity(subject)]
+        values[subject.name]["diversity"] = bench.diversity(subject)
         values[subject.name]["calls"] = [float(subject.calls)]
-    ladders: dict[str, dict[int, dict[str, float]]] = {}
+    ladders: dict[str, dict[int, dict[str, Interval]]] = {}
+    few = bench.chosen[: spec.ladder_prompts]
     for name, grid in (("even levels", even_schedule), ("diffusers' default levels", _default)):
         for steps in LADDER:
-            told(f"student, {steps} steps, {name}")
             rung = Subject("", students, grid(steps, spec.shift), 1.0)
-            few = bench.chosen[: spec.ladder_prompts]
-            ladders.setdefault(name, {})[steps] = bench.score(bench.draw(rung, few, 0), few, None)
+            drawn: dict[str, list[float]] = {}
+            for seed in range(spec.seeds):
+                told(f"student, {steps} steps, {name}, seed {seed}")
+                for measure, value in bench.score(bench.draw(rung, few, seed), few).items():
+                    drawn.setdefault(measure, []).append(value)
+            ladders.setdefault(name, {})[steps] = {measure: interval(v) for measure, v in drawn.items()}
     progress("done", total, total)
     return Evaluation(
         {name: {measure: interval(v) for measure, v in found.items()} for name, found in values.items()},
         ladders,
         bench.classifier.accuracy_on_real,
+        len(bench.chosen),
+        str(device),
+        str(fast_dtype(device)).removeprefix("torch."),
         grids,
         [plain_caption(bench.pictures.rows[i]) for i in bench.chosen[:24].tolist()],
     )
+
+
+def beside(
+    pictures: Tensor, scores: dict[str, float], reference: Tensor, of_reference: dict[str, float]
+) -> dict[str, float]:
+    """Return what compares pictures with those of another subject from the same noise: paired, so seed by seed."""
+    return {
+        "LPIPS to the teacher": lpips(pictures, reference).mean().item(),
+        "KID / the teacher's": scores["KID x 1e3"] / of_reference["KID x 1e3"],
+        "accuracy - the teacher's": scores["accuracy"] - of_reference["accuracy"],
+    }
 
 
 def _default(steps: int, shift: float) -> Schedule:
@@ -152,7 +188,7 @@ class _Bench:
         self.features = picture_features(data, pictures)
         self.net = Lite0().to(device)
         self.keys = [row.key for row in pictures.rows]
-        self.classifier = Classifier(self.features, self.keys)
+        self.classifier = Classifier(self.features, self.keys, [row.style for row in pictures.rows])
 
     def draw(self, subject: Subject, chosen: Tensor, seed: int) -> Tensor:
         """Return pictures (N, 3, H, W), not clipped, each from its own noise of `seed`."""
@@ -165,23 +201,23 @@ class _Bench:
         )
         return subject.pipeline.decode(latents).cpu()
 
-    def score(self, pictures: Tensor, chosen: Tensor, reference: Tensor | None) -> dict[str, float]:
-        """Return the measures of pictures of `chosen`; LPIPS to `reference`, drawn from the same noise, if given."""
-        clipped = pictures.clamp(-1, 1)
-        features = self.net.features(clipped)
-        found = {
+    def score(self, pictures: Tensor, chosen: Tensor) -> dict[str, float]:
+        """Return the measures of pictures of `chosen` that need no other pictures."""
+        features = self.net.features(pictures.clamp(-1, 1))
+        return {
             "KID x 1e3": kid(self.features[chosen], features)[0],
             "accuracy": self.classifier.accuracy(features, [self.keys[i] for i in chosen.tolist()]),
             "saturation": saturation(pictures),
         }
-        if reference is not None:
-            found["LPIPS to the teacher"] = mean_lpips(clipped, reference)
-            nearest = nearest_lpips(clipped[:100], features[:100], self.pictures.on_white, self.features)
-            found["LPIPS to the nearest training picture"] = nearest.median().item()
-        return found
 
-    def diversity(self, subject: Subject) -> float:
-        """Return the mean LPIPS of pairs of pictures of one prompt."""
+    def nearness(self, pictures: Tensor, count: int = 100) -> dict[str, float]:
+        """Return the median LPIPS of the first `count` pictures to the nearest training picture (memorisation)."""
+        few = pictures[:count].clamp(-1, 1)
+        distances = nearest_lpips(few, self.net.features(few), self.pictures.on_white, self.features)
+        return {"LPIPS to the nearest training picture": distances.median().item()}
+
+    def diversity(self, subject: Subject) -> list[float]:
+        """Return for each of some prompts the mean LPIPS of pairs of its pictures."""
         few = self.chosen[:PROMPTS_OF_DIVERSITY]
         drawn = [self.draw(subject, few, 1000 + i) for i in range(PICTURES_OF_DIVERSITY)]
         return diversity(torch.stack(drawn, 1))

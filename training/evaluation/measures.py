@@ -40,19 +40,21 @@ def interval(values: Sequence[float]) -> Interval:
 class Classifier:
     """Names the thing on a picture: ridge regression from Lite0 features to classes, fitted on real pictures.
 
-    It is no part of any training. `accuracy_on_real` is its accuracy on every fifth picture, fitted on the others; the
-    classifier itself is fitted on all.
+    It is no part of any training. One style of every class that has several is held out of the fit, so that recolours
+    of one picture do not stand on both sides; `accuracy_on_real` is the accuracy on those.
     """
 
-    def __init__(self, features: Tensor, keys: Sequence[str]) -> None:
-        """Take features (N, 1280) of real pictures and the class of each."""
+    def __init__(self, features: Tensor, keys: Sequence[str], styles: Sequence[str]) -> None:
+        """Take features (N, 1280) of real pictures, and the class and the style of each."""
         self._classes = {key: i for i, key in enumerate(sorted(set(keys)))}
         target = torch.tensor([self._classes[key] for key in keys])
-        held = torch.arange(len(keys)) % 5 == 0
-        one_hot = F.one_hot(target, len(self._classes)).float()
-        trial = fit_retriever(features[~held], one_hot[~held])
-        self.accuracy_on_real = _accuracy(trial, features[held], target[held])
-        self._weights = fit_retriever(features, one_hot)
+        known: dict[str, list[str]] = {}
+        for key, style in sorted(set(zip(keys, styles, strict=True))):
+            known.setdefault(key, []).append(style)
+        out = {key: of[self._classes[key] % len(of)] for key, of in known.items() if len(of) > 1}
+        held = torch.tensor([out.get(key) == style for key, style in zip(keys, styles, strict=True)])
+        self._weights = fit_retriever(features[~held], F.one_hot(target[~held], len(self._classes)).float())
+        self.accuracy_on_real = _accuracy(self._weights, features[held], target[held])
 
     def accuracy(self, features: Tensor, keys: Sequence[str]) -> float:
         """Return the share of pictures (N, 1280) that are taken for their own class."""
@@ -70,14 +72,15 @@ def saturation(pictures: Tensor) -> float:
 
 
 @torch.no_grad()
-def mean_lpips(a: Tensor, b: Tensor, batch: int = 64) -> float:
-    """Return the mean LPIPS of pairs of pictures (N, 3, H, W)."""
+def lpips(a: Tensor, b: Tensor, batch: int = 64) -> Tensor:
+    """Return the LPIPS (N,) of pairs of pictures (N, 3, H, W), clipped to [-1, 1]."""
     net = Lpips().to(a.device)
-    parts = [net(x.clamp(-1, 1), y.clamp(-1, 1)) for x, y in zip(a.split(batch), b.split(batch), strict=True)]
-    return torch.cat(parts).mean().item()
+    pairs = zip(a.split(batch), b.split(batch), strict=True)
+    return torch.cat([net(x.clamp(-1, 1), y.clamp(-1, 1)) for x, y in pairs])
 
 
-def diversity(pictures: Tensor) -> float:
-    """Return the mean LPIPS of all pairs of one prompt's pictures, (prompts, pictures, 3, H, W), over prompts."""
+def diversity(pictures: Tensor) -> list[float]:
+    """Return for each prompt the mean LPIPS of all pairs of its pictures, (prompts, pictures, 3, H, W)."""
     first, second = torch.triu_indices(pictures.shape[1], pictures.shape[1], 1)
-    return mean_lpips(pictures[:, first].flatten(0, 1), pictures[:, second].flatten(0, 1))
+    distances = lpips(pictures[:, first].flatten(0, 1), pictures[:, second].flatten(0, 1))
+    return distances.view(len(pictures), -1).mean(1).tolist()

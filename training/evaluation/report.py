@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...runtime.directory import NewDirectory
 from .evaluate import EvalSpec, Evaluation, table
+from .measures import Interval
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:.3em .8em;text-align:left}
@@ -24,29 +24,32 @@ img,svg{max-width:100%;height:auto}figure{margin:1.5em 0}figcaption{color:#555}"
 VERSIONS = ("segue", "torch", "diffusers", "torchmetrics")
 
 
-def write_report(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str], out: Path) -> None:
-    """Write the new directory `out` with report.json and report.html, whole or not at all.
-
-    `compared` names the student's and the teacher's checkpoint. Raises OutputError where `out` exists.
-    """
-    with NewDirectory(out) as new:
-        (new.path / "report.json").write_text(json.dumps(_content(evaluation, spec, compared), indent=1) + "\n")
-        (new.path / "report.html").write_text(_page(evaluation, spec, compared), encoding="utf-8")
-        new.commit()
+def write_report(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str], folder: Path) -> None:
+    """Write report.json and report.html to `folder`; `compared` names the student's and the teacher's checkpoint."""
+    (folder / "report.json").write_text(json.dumps(content(evaluation, spec, compared), indent=1) + "\n")
+    (folder / "report.html").write_text(_page(evaluation, spec, compared), encoding="utf-8")
 
 
-def _content(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str]) -> dict[str, Any]:
+def content(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str]) -> dict[str, Any]:
+    """Return the evaluation as JSON types."""
     return {
         **compared,
         "spec": dataclasses.asdict(spec),
+        "prompts drawn": evaluation.prompts,
+        "device": evaluation.device,
+        "precision": evaluation.precision,
         "versions": {name: version(name) for name in VERSIONS},
         "machine": platform.processor() or platform.machine(),
-        "figures": {
-            name: {measure: dataclasses.asdict(value) for measure, value in figures.items()}
-            for name, figures in evaluation.figures.items()
-        },
-        "ladders": evaluation.ladders,
+        "figures": _numbers(evaluation.figures),
+        "ladders": {name: _numbers(rungs) for name, rungs in evaluation.ladders.items()},
         "classifier's accuracy on real pictures": evaluation.classifier_on_real,
+    }
+
+
+def _numbers(figures: dict[Any, dict[str, Interval]]) -> dict[Any, dict[str, dict[str, float | None]]]:
+    return {
+        name: {measure: dataclasses.asdict(value) for measure, value in found.items()}
+        for name, found in figures.items()
     }
 
 
@@ -66,7 +69,7 @@ def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str]) -> s
     captions = html.escape(" | ".join(evaluation.captions))
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Segue: student and teacher</title>
 <style>{STYLE}</style><h1>Student and teacher</h1>
-<p>Student {html.escape(compared["student"])}, teacher {html.escape(compared["teacher"])}. {spec.prompts} prompts,
+<p>Student {html.escape(compared["student"])}, teacher {html.escape(compared["teacher"])}. {evaluation.prompts} prompts,
 {spec.seeds} seeds, the same noise for each way of drawing. Means over seeds, ± half of the 95 % interval. The
 classifier knows {evaluation.classifier_on_real:.1%} of real pictures that it was not fitted on.</p>
 <table><tr>{head}</tr>{body}</table>
@@ -81,7 +84,9 @@ def _ladder_plot(evaluation: Evaluation) -> str:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, measure in zip(figure.subplots(1, 2), ("KID x 1e3", "accuracy"), strict=True):
         for name, rungs in evaluation.ladders.items():
-            axes.plot(list(rungs), [found[measure] for found in rungs.values()], marker="o", label=name)
+            found = [rung[measure] for rung in rungs.values()]
+            half = [value.half or 0.0 for value in found]
+            axes.errorbar(list(rungs), [value.mean for value in found], half, marker="o", capsize=3, label=name)
         axes.set_xlabel("calls of the student's network")
         axes.set_ylabel(measure)
         axes.legend()

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 from segue.training.cdm.distil import CdmSpec
 from segue.training.cdm.draws import ScheduleSpec
 from segue.training.cdm.families import FAMILIES
-from segue.training.cdm.plan import adapter_parameters, make_plan, mean_calls
+from segue.training.cdm.plan import adapter_parameters, counted, make_plan, mean_calls
 from segue.training.cdm.terms import TermsSpec
 from segue.training.loop import LoopSpec
 from segue.training.recipe import find_recipe, plan
@@ -42,6 +43,24 @@ def test_the_bytes_of_full_training_are_those_of_three_networks(teacher: Path) -
     assert halved.bytes["activations"] == found.bytes["activations"] // 2
 
 
+def test_what_a_backward_pass_keeps_is_counted_once_and_without_weights() -> None:
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 4))
+        inputs = torch.empty(5, 8)
+    flops, kept = counted(network, lambda: network(inputs), tokens=99)
+    assert flops == 2 * 5 * (8 * 32 + 32 * 4)
+    assert kept == 4 * (5 * 8 + 5 * 32 + 5 * 32)  # the first product's input, GELU's and the second product's
+
+
+def test_checkpointing_and_adapters_keep_less(teacher: Path) -> None:
+    def kept(**options: Any) -> int:
+        spec = CdmSpec(str(teacher), "", size=(32, 32), tokens=5, **options)
+        return make_plan(spec, LOOP).bytes["activations"]
+
+    assert kept(checkpointing=True) < kept()
+    assert kept(rank=2) < kept()
+
+
 def test_adapters_are_counted_as_peft_makes_them(teacher: Path) -> None:
     from segue.training.cdm.networks import LoraNetworks, load_teacher
 
@@ -59,6 +78,13 @@ def test_the_operations_of_a_call_are_those_of_its_products(teacher: Path) -> No
     # 4 patches and 5 text tokens: every linear of a block sees the one or the other, embeddings of time and text one.
     least = sum(2 * m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear))
     assert least < found.flops < 12 * least
+
+
+def test_attention_is_counted() -> None:
+    network = nn.MultiheadAttention(8, 2, batch_first=True, device="meta")
+    inputs = torch.empty(1, 16, 8, device="meta")
+    flops, _ = counted(network, lambda: network(inputs, inputs, inputs, need_weights=False), tokens=16)
+    assert flops == 2 * 16 * 8 * 32 + 2 * 2 * 16 * 16 * 8
 
 
 @pytest.mark.parametrize(("name", "billions"), [("sd3-medium-cdm", 2.03), ("longcat-image-cdm", 6.2)])

@@ -8,14 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from segue.errors import OutputError, TrainingError
+from segue.errors import TrainingError
+from segue.runtime.sampler import default_schedule
 from segue.training.autoencoder import Autoencoder, AutoencoderSpec
 from segue.training.checkpoint import write_checkpoint
 from segue.training.evaluation import evaluate as module
 from segue.training.evaluation import measures
-from segue.training.evaluation.evaluate import EvalSpec, evaluate, even_schedule, subjects
+from segue.training.evaluation.evaluate import EvalSpec, evaluate, even_schedule, settings_of, subjects
 from segue.training.evaluation.report import write_report
 from segue.training.metrics import scores
+from segue.training.sampling import load_pipeline
 from segue.training.teacher import Teacher, TeacherSpec
 
 
@@ -49,36 +51,41 @@ def checkpoint(pictures: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatc
     spec = TeacherSpec(
         str(pictures), str(tmp_path / "parts"), str(tiny_checkpoint), layers=1, heads=2, head=8, joint_width=40
     )
-    write_checkpoint(Teacher(spec, 0).transformer, spec, tmp_path / "checkpoint")
+    transformer = Teacher(spec, 0).transformer
+    for parameter in transformer.parameters():  # one that begins draws its noise again, whatever is asked for
+        torch.nn.init.normal_(parameter, std=0.1)
+    write_checkpoint(transformer, spec, tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
 
 def test_the_report_holds_every_way_of_drawing_and_the_teacher_is_itself(
     checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    spec = EvalSpec(prompts=6, seeds=2, ladder_prompts=4, steps=3)
+    spec = EvalSpec(prompts=6, seeds=2, ladder_prompts=4, steps=3, guidance=1.0)  # so the first two draw the same
     told = []
     found = evaluate(checkpoint, checkpoint, pictures, spec, lambda *at: told.append(at))
     assert told[-1] == ("done", told[-1][2], told[-1][2])
     assert [done for _, done, _ in told] == list(range(len(told)))
     names = list(found.figures)
-    assert found.figures[names[0]]["LPIPS to the teacher"].mean == 0.0
-    assert found.figures[names[0]]["calls"].mean == 6
+    assert len(names) == 4
+    assert found.figures[names[1]]["LPIPS to the teacher"].mean == 0.0
+    assert found.figures[names[1]]["KID / the teacher's"].mean == 1.0
+    assert found.figures["student, 4 steps"]["LPIPS to the teacher"].mean > 0
+    assert found.figures[names[0]]["calls"].mean == 3
     assert found.figures["student, 4 steps"]["calls"].mean == 4
     assert found.figures[names[0]]["KID x 1e3"].half is not None
     assert set(found.ladders) == {"even levels", "diffusers' default levels"}
     assert list(found.ladders["even levels"]) == [1, 2]
-    write_report(found, spec, {"student": "a <b>", "teacher": "t"}, tmp_path / "report")
-    content = json.loads((tmp_path / "report/report.json").read_text())
+    write_report(found, spec, {"student": "a <b>", "teacher": "t"}, tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["ladders"]["even levels"]["2"]["accuracy"]["half"] is not None
     assert (
         content["figures"]["student, 4 steps"]["accuracy"]["mean"] == found.figures["student, 4 steps"]["accuracy"].mean
     )
-    page = (tmp_path / "report/report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
     assert "a &lt;b&gt;" in page
     assert page.count("data:image/png;base64,") == len(names)
     assert "<svg" in page
-    with pytest.raises(OutputError, match="exists already"):
-        write_report(found, spec, {"student": "a", "teacher": "t"}, tmp_path / "report")
 
 
 def test_students_and_teachers_are_drawn_on_the_grids_they_are_meant_for(checkpoint: Path) -> None:
@@ -88,6 +95,31 @@ def test_students_and_teachers_are_drawn_on_the_grids_they_are_meant_for(checkpo
     assert even_schedule(4, 3.0).sigmas.tolist() == student.schedule.sigmas.tolist()
 
 
+def test_the_checkpoints_say_how_they_are_sampled(tmp_path: Path) -> None:
+    for name, table in (
+        ("student", {"sigmas": [1.0, 0.5]}),
+        ("teacher", {"steps": 20, "guidance": 3.0, "source": "x"}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "segue.json").write_text(json.dumps(table))
+    (tmp_path / "teacher/scheduler").mkdir()
+    (tmp_path / "teacher/scheduler/scheduler_config.json").write_text('{"shift": 2.0, "num_train_timesteps": 1000}')
+    found = settings_of(tmp_path / "student", tmp_path / "teacher")
+    assert found == {"sigmas": (1.0, 0.5), "steps": 20, "guidance": 3.0, "shift": 2.0}
+    assert settings_of(tmp_path, tmp_path) == {}
+
+
+def test_guidance_leads_from_the_empty_prompt_to_the_caption(checkpoint: Path) -> None:
+    pipeline = load_pipeline(checkpoint, torch.device("cpu"))
+    noise = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    one = default_schedule(1, 3.0, 1000)
+    tied, free, led = (
+        pipeline.draw([caption], noise, one, guidance) - noise
+        for caption, guidance in (("red", 1.0), ("", 1.0), ("red", 2.0))
+    )
+    assert torch.allclose(led, free + 2 * (tied - free), rtol=1e-2, atol=1e-2)
+
+
 def test_a_checkpoint_that_is_not_there_is_named(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="Name directories in diffusers format"):
+    with pytest.raises(TrainingError, match="Name a directory in diffusers format"):
         evaluate(tmp_path / "a", tmp_path / "b", pictures, EvalSpec(), lambda *_: None)
