@@ -130,7 +130,7 @@ class Teacher:
         """Return pictures of 24 training captions, drawn in 20 steps."""
         order = torch.randperm(len(self.pictures.rows), generator=torch.Generator().manual_seed(1))[:24]
         captions = [plain_caption(self.pictures.rows[i]) for i in order.tolist()]
-        noise = torch.randn(24, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(len(captions), 16, 16, 16, generator=torch.Generator().manual_seed(0))
         pipeline = Pipeline(self.transformer, self.vae, self.text)
         pictures = pipeline.decode(pipeline.draw(captions, noise, default_schedule(20, self.spec.shift, 1000), 4.0))
         rows = [torch.cat(list(part), -1) for part in pictures.split(8)]

@@ -23,6 +23,7 @@ def test_a_wrong_key_is_named_with_what_would_be_right(table: dict, message: str
 
 def test_every_shipped_recipe_has_only_known_keys() -> None:
     from segue.training.autoencoder import AutoencoderSpec
+    from segue.training.cdm.run import checked_spec
     from segue.training.teacher import TeacherSpec
     from segue.training.text_encoders import TextEncodersSpec
 
@@ -35,8 +36,12 @@ def test_every_shipped_recipe_has_only_known_keys() -> None:
     shipped = sorted(find_recipe("emoji-teacher").parent.glob("*.toml"))
     assert len(shipped) >= 3
     for path in shipped:
-        for name, table in read_recipe(path).items():
-            fill(specs[name], table, name)
+        recipe = read_recipe(path)
+        if "cdm" in recipe:
+            checked_spec({**recipe, "cdm": {**recipe["cdm"], "teacher": "nowhere"}}, world=8)
+        for name, table in recipe.items():
+            if name != "cdm":
+                fill(specs[name], table, name)
 
 
 def test_an_unknown_recipe_lists_the_shipped_ones() -> None:

@@ -36,7 +36,7 @@ class CdmSpec:
     size: tuple[int, ...] = (1024, 1024)  # height and width in pixels
     tokens: int = 333  # text tokens of a prompt; a plan counts on them
     rank: int = 0  # of LoRA; 0 trains every weight
-    alpha: float = 128.0  # of LoRA
+    alpha: int = 128  # of LoRA
     checkpointing: bool = False  # gradient checkpointing: less memory, a third more time
     shard: bool = False  # FSDP2: every network split over all processes
     micro: int = 0  # samples a process takes at once (0: all of its part); changes memory, not the update
@@ -131,7 +131,7 @@ class Distillation:
         figures = {"estimate rms": self._size_of_estimates(parts, step)}
         fake_rate = rate * spec.fake_learning_rate / self.loop.learning_rate
         figures |= self._update("fake", self._fake_losses(parts), fake_rate)
-        student = list(self.parameters["student"].values())
+        student: list[Tensor] = list(self.parameters["student"].values())
         with torch.no_grad():
             torch._foreach_lerp_(list(self.parameters["fake"].values()), student, spec.pull)
         if (step + 1) % spec.student_every == 0:

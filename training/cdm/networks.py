@@ -24,7 +24,7 @@ class FullNetworks:
     """Three copies of the teacher: two of them train, in float32; the real teacher is frozen."""
 
     def __init__(
-        self, teacher: nn.Module, family: Family, checkpointing: bool, device: torch.device,
+        self, teacher: Any, family: Family, checkpointing: bool, device: torch.device,
         mesh: DeviceMesh | None = None,
     ) -> None:  # fmt: skip
         """Put the networks on `device`, or split each over the processes of `mesh`, block by block (FSDP2)."""
@@ -33,7 +33,7 @@ class FullNetworks:
         for role in TRAINED:
             network = copy.deepcopy(teacher).requires_grad_(True)
             if checkpointing:
-                network.enable_gradient_checkpointing()  # type: ignore[operator]
+                network.enable_gradient_checkpointing()
             self.trained[role] = _placed(network, family, device, mesh)
         self.real: nn.Module = _placed(teacher.eval().requires_grad_(False), family, device, mesh)
 
@@ -61,7 +61,7 @@ class LoraNetworks:
     peft's defaults make a new adapter the identity, so that student and fake begin as the teacher.
     """
 
-    def __init__(self, teacher: nn.Module, family: Family, checkpointing: bool, rank: int, alpha: float) -> None:
+    def __init__(self, teacher: Any, family: Family, checkpointing: bool, rank: int, alpha: int) -> None:
         from peft import LoraConfig
 
         self.family, self.config = family, teacher.config
@@ -134,4 +134,5 @@ def _placed(network: nn.Module, family: Family, device: torch.device, mesh: Devi
     for module in network.modules():
         if type(module).__name__ in family.blocks:
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    return fully_shard(network, mesh=mesh, reshard_after_forward=True)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+    return network

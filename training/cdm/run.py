@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class CdmRun(Distillation):
         for index in range(min(GRID, len(self.conditions))):
             text = {name: tensor.to(self.device) for name, tensor in self.conditions.take([index]).items()}
             noise = torch.randn(1, *self.shape, generator=generator).to(self.device)
-            latents.append(euler(lambda x, level, text=text: self._student(x, level, text), noise, schedule))
+            latents.append(euler(partial(self._student, condition=text), noise, schedule))
         if not is_first():
             return None
         pictures = decode(Path(self.spec.teacher), latents)

@@ -107,7 +107,7 @@ def test_two_processes_make_the_update_of_one(worker, teacher, conditions, one_p
 
 
 def test_adapters_share_one_base_and_begin_as_the_teacher(worker, teacher, conditions):
-    training = worker.build(teacher, conditions, {"rank": 2, "alpha": 4.0})
+    training = worker.build(teacher, conditions, {"rank": 2, "alpha": 4})
     (part,) = training._parts(1)
     velocities = [
         training.networks.velocity(role, part.path.latents, part.path.level, part.text)
@@ -137,7 +137,7 @@ def test_checkpointing_changes_the_memory_but_not_the_update(worker, teacher, co
     made = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        training = worker.build(teacher, conditions, {"rank": rank, "alpha": 4.0, "checkpointing": checkpointing})
+        training = worker.build(teacher, conditions, {"rank": rank, "alpha": 4, "checkpointing": checkpointing})
         for step in range(4):
             training.iterate(step)
         made.append(snapshot(training))
