@@ -1,4 +1,4 @@
-"""A teacher of two thin blocks and random text embeddings."""
+"""A teacher of two thin blocks with a small autoencoder, and random text embeddings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def worker() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diffusers import SD3Transformer2DModel
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
 
     torch.manual_seed(0)
     network = SD3Transformer2DModel(
@@ -64,6 +64,11 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("teacher")
     network.save_pretrained(folder / "transformer")
+    AutoencoderKL(
+        block_out_channels=(8,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        scaling_factor=1.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False,
+    ).save_pretrained(folder / "vae")  # fmt: skip
     return folder
 
 

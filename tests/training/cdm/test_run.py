@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from segue.errors import TrainingError
@@ -110,6 +111,9 @@ def test_the_checkpoint_holds_the_students_average(recipe, teacher: Path, tmp_pa
 
     train(recipe(4, rank), tmp_path / "run", quiet)
     made = tmp_path / "run/checkpoint"
+    assert (made / "vae/config.json").is_file()
+    with Image.open(tmp_path / "run/grid-00000004.png") as grid:
+        assert grid.size == (7 * 32, 32)  # a row of the seven prompts there are
     settings = json.loads((made / "segue.json").read_text())
     assert settings.pop("source").startswith("segue: CDM student of ")
     assert settings == {"steps": 4, "guidance": 1.0, "sigmas": [1.0, 0.75, 0.5, 0.25], "revision": "1"}
