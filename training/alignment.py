@@ -28,7 +28,7 @@ class Alignment(nn.Module):
         self.tokens = output[1]  # diffusers' joint blocks return the text's tokens, then the picture's
 
     def forward(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Return 1 - the mean cosine similarity (equation 8) of the block's last call, made for pictures `chosen`."""
+        """Return 1 - the mean cosine similarity of the block's last call, made for pictures `chosen`."""
         predicted = self.head(self.tokens).float()
         return 1 - F.cosine_similarity(predicted, self.targets[chosen].float(), dim=-1).mean()
 

@@ -28,7 +28,7 @@ class AutoencoderSpec:
     kl_weight: float = 5e-5
     lpips_weight: float = 0.0
     # Above 0 the encoder, and so every latent, stays as it is: the decoder learns on latents with noise of a deviation
-    # up to this, so that it forgives what a transformer gets slightly wrong (Zheng et al. 2025, section 4.3).
+    # up to this, so that it forgives what a transformer gets slightly wrong (Zheng et al. 2025).
     noise: float = 0.0
 
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from ..errors import OutputError, TrainingError
 from ..runtime.files import check_writable
-from .loop import LoopSpec, Reporter, run
+from .loop import LoopSpec, Reporter, Run, run
 from .optimiser import OPTIMISERS
-from .single import SingleRun, Task
+from .single import SingleRun
 
 T = TypeVar("T")
 
@@ -65,9 +65,8 @@ def train(path: Path, out: Path, report: Reporter) -> None:
     """
     recipe = read_recipe(path)
     tasks = sorted(recipe.keys() - {"loop"})
-    known = (*TASKS, "cdm")
-    if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in known:
-        raise TrainingError(f"{path} needs [loop] and exactly one of {', '.join(known)}; it has {sorted(recipe)}.")
+    if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in RUNS:
+        raise TrainingError(f"{path} needs [loop] and exactly one of {', '.join(RUNS)}; it has {sorted(recipe)}.")
     loop = fill(LoopSpec, recipe["loop"], "loop")
     _check_loop(loop)
     try:
@@ -78,19 +77,14 @@ def train(path: Path, out: Path, report: Reporter) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # it would write into ours
-    if tasks[0] == "cdm":
-        from .cdm.run import distil
-
-        distil(recipe, loop, out, report)
-        return
     try:
-        task = TASKS[tasks[0]](recipe[tasks[0]], loop.seed)
+        training = RUNS[tasks[0]](recipe, loop)
     except (OSError, ValueError, TypeError) as error:
         # What an earlier recipe should have written is missing, or a size does not fit the network.
         raise TrainingError(
             f"[{tasks[0]}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."
         ) from error
-    run(SingleRun(task, loop), loop, recipe, out, report)
+    run(training, loop, recipe, out, report)
 
 
 def plan(path: Path, world: int) -> list[tuple[str, str]]:
@@ -119,22 +113,28 @@ def _check_loop(loop: LoopSpec) -> None:
         )
 
 
-def _autoencoder(table: dict[str, Any], seed: int) -> Task:
+def _autoencoder(recipe: dict[str, Any], loop: LoopSpec) -> Run:
     from .autoencoder import Autoencoder, AutoencoderSpec
 
-    return Autoencoder(fill(AutoencoderSpec, table, "autoencoder"), seed)
+    return SingleRun(Autoencoder(fill(AutoencoderSpec, recipe["autoencoder"], "autoencoder"), loop.seed), loop)
 
 
-def _text_encoders(table: dict[str, Any], seed: int) -> Task:
+def _text_encoders(recipe: dict[str, Any], loop: LoopSpec) -> Run:
     from .text_encoders import TextEncoders, TextEncodersSpec
 
-    return TextEncoders(fill(TextEncodersSpec, table, "text_encoders"), seed)
+    return SingleRun(TextEncoders(fill(TextEncodersSpec, recipe["text_encoders"], "text_encoders"), loop.seed), loop)
 
 
-def _teacher(table: dict[str, Any], seed: int) -> Task:
+def _teacher(recipe: dict[str, Any], loop: LoopSpec) -> Run:
     from .teacher import Teacher, TeacherSpec
 
-    return Teacher(fill(TeacherSpec, table, "teacher"), seed)
+    return SingleRun(Teacher(fill(TeacherSpec, recipe["teacher"], "teacher"), loop.seed), loop)
 
 
-TASKS = {"autoencoder": _autoencoder, "text_encoders": _text_encoders, "teacher": _teacher}
+def _cdm(recipe: dict[str, Any], loop: LoopSpec) -> Run:
+    from .cdm.run import distillation
+
+    return distillation(recipe, loop)
+
+
+RUNS = {"autoencoder": _autoencoder, "text_encoders": _text_encoders, "teacher": _teacher, "cdm": _cdm}

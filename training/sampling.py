@@ -26,6 +26,23 @@ def euler(velocity: Callable[[Tensor, Tensor], Tensor], latents: Tensor, schedul
     return latents
 
 
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor, batch: int = 32) -> Tensor:
+    """Return pictures (N, 3, H, W), about in [-1, 1], of `latents` (N, C, h, w), `batch` at a time."""
+    config = vae.config
+    parts = [vae.decode(p / config.scaling_factor + config.shift_factor).sample for p in latents.split(batch)]
+    return torch.cat(parts)
+
+
+def tiled(pictures: Tensor, columns: int = 8) -> Tensor:
+    """Return pictures (N, 3, H, W) in [-1, 1] as one picture in [0, 1], row by row; the last row ends in white."""
+    columns = min(columns, len(pictures))
+    missing = -len(pictures) % columns
+    pictures = torch.cat([pictures, pictures.new_ones(missing, *pictures.shape[1:])])
+    rows = [torch.cat(list(part), -1) for part in pictures.split(columns)]
+    return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
+
+
 class TextConditioner:
     """The frozen text encoders: captions to SD3's token states (B, 24, 160) and pooled vector (B, 160)."""
 
@@ -95,12 +112,9 @@ class Pipeline:
             made.append(euler(velocity, noise[start : start + batch].to(states), schedule))
         return torch.cat(made)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor, batch: int = 32) -> Tensor:
         """Return pictures (N, 3, H, W) of `latents`, about in [-1, 1]."""
-        config = self.vae.config
-        parts = [self.vae.decode(p / config.scaling_factor + config.shift_factor).sample for p in latents.split(batch)]
-        return torch.cat(parts)
+        return decode(self.vae, latents, batch)
 
 
 def load_pipeline(folder: Path, device: torch.device) -> Pipeline:

@@ -19,7 +19,7 @@ from .checkpoint import write_checkpoint
 from .device import mixed_precision
 from .latents import cached_latents
 from .pictures import Pictures
-from .sampling import Pipeline, TextConditioner
+from .sampling import Pipeline, TextConditioner, tiled
 
 POSITIONS = "pos_embed.pos_embed"
 
@@ -132,9 +132,8 @@ class Teacher:
         captions = [plain_caption(self.pictures.rows[i]) for i in order.tolist()]
         noise = torch.randn(len(captions), 16, 16, 16, generator=torch.Generator().manual_seed(0))
         pipeline = Pipeline(self.transformer, self.vae, self.text)
-        pictures = pipeline.decode(pipeline.draw(captions, noise, default_schedule(20, self.spec.shift, 1000), 4.0))
-        rows = [torch.cat(list(part), -1) for part in pictures.split(8)]
-        return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
+        latents = pipeline.draw(captions, noise, default_schedule(20, self.spec.shift, 1000), 4.0)
+        return tiled(pipeline.decode(latents))
 
     def finish(self, out: Path) -> None:
         """Write `out/checkpoint/`: a Stable Diffusion 3 checkpoint that diffusers loads."""

@@ -22,7 +22,7 @@ from .families import Family, find_family
 
 # Multiples of a call without gradient, by the usual count of products: a call with gradient runs forward and twice as
 # much back; checkpointing runs it forward once more.
-FORWARD, TRAINED, RECOMPUTED = 1, 3, 4
+TRAINED, RECOMPUTED = 3, 4
 
 
 @dataclass(frozen=True)

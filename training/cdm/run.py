@@ -14,8 +14,8 @@ from torch import Tensor
 from ...errors import TrainingError
 from ...runtime.directory import NewDirectory
 from ...runtime.sampler import custom_schedule
-from ..loop import LoopSpec, Reporter, run
-from ..sampling import euler
+from ..loop import LoopSpec
+from ..sampling import decode, euler, tiled
 from ..state import is_first
 from .conditions import Conditions
 from .distil import CdmSpec, Distillation, Place, spec_of
@@ -49,19 +49,18 @@ class CdmRun(Distillation):
             latents.append(euler(partial(self._student, condition=text), noise, schedule))
         if not is_first():
             return None
-        pictures = decode(Path(self.spec.teacher), latents)
-        columns = min(8, len(pictures))
-        whole = pictures[: len(pictures) // columns * columns]
-        rows = [torch.cat(list(part), -1) for part in whole.split(columns)]
-        return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
+        from diffusers import AutoencoderKL
+
+        vae: Any = AutoencoderKL.from_pretrained(Path(self.spec.teacher) / "vae", torch_dtype=torch.float32)
+        return tiled(decode(vae.to(self.device), torch.cat(latents), batch=1))
 
     def finish(self, out: Path) -> None:
         """Write `out/checkpoint/`: the teacher's checkpoint with the student as its transformer."""
         write_student(self.networks, Path(self.spec.teacher), self.spec, out / "checkpoint")
 
 
-def distil(recipe: dict[str, Any], loop: LoopSpec, out: Path, report: Reporter) -> None:
-    """Run the recipe's [cdm] table; every process that torchrun started calls it."""
+def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
+    """Return the run of the recipe's [cdm] table; every process that torchrun started calls it."""
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())  # else it takes no notice of other processes on CPUs
@@ -78,7 +77,7 @@ def distil(recipe: dict[str, Any], loop: LoopSpec, out: Path, report: Reporter) 
         networks = LoraNetworks(teacher.to(state.device), family, spec.checkpointing, spec.rank, spec.alpha)
     else:
         networks = FullNetworks(teacher, family, spec.checkpointing, state.device, _mesh(spec, place, state.device))
-    run(CdmRun(networks, conditions, shape, spec, loop, state.device, place), loop, recipe, out, report)
+    return CdmRun(networks, conditions, shape, spec, loop, state.device, place)
 
 
 def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
@@ -120,16 +119,6 @@ def _mesh(spec: CdmSpec, place: Place, device: torch.device) -> DeviceMesh | Non
     from torch.distributed.device_mesh import init_device_mesh
 
     return init_device_mesh(device.type, (place.world,))
-
-
-@torch.no_grad()
-def decode(checkpoint: Path, latents: list[Tensor]) -> Tensor:
-    """Return pictures (N, 3, H, W), about in [-1, 1], of N latents (1, C, h, w), by the checkpoint's autoencoder."""
-    from diffusers import AutoencoderKL
-
-    vae: Any = AutoencoderKL.from_pretrained(checkpoint / "vae", torch_dtype=torch.float32).to(latents[0].device)
-    config = vae.config
-    return torch.cat([vae.decode(z / config.scaling_factor + config.shift_factor).sample.cpu() for z in latents])
 
 
 def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -> None:

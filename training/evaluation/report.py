@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..sampling import tiled
 from .evaluate import EvalSpec, Evaluation, table
 from .measures import Interval
 
@@ -95,13 +95,10 @@ def _ladder_plot(evaluation: Evaluation) -> str:
     return file.getvalue()[file.getvalue().index("<svg") :]
 
 
-def _png(pictures: Tensor, columns: int = 8) -> str:
+def _png(pictures: Tensor) -> str:
     from PIL import Image
 
-    rows = [torch.cat(list(part), -1) for part in pictures.split(columns)]
-    width = max(row.shape[-1] for row in rows)
-    rows = [torch.nn.functional.pad(row, (0, width - row.shape[-1]), value=1.0) for row in rows]
-    pixels = ((torch.cat(rows, -2) + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    pixels = (tiled(pictures) * 255).round().byte().permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
