@@ -32,6 +32,17 @@ class AutoencoderSpec:
     noise: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What is random in a batch of B crops, on the processor."""
+
+    chosen: torch.Tensor  # (B,) pictures
+    corners: torch.Tensor  # (2, B) top and left, pixels
+    mirrored: torch.Tensor  # (B,) bool
+    noise: torch.Tensor  # (B, 16, h, w) of the posterior
+    added: torch.Tensor  # (B, 16, h, w) noise on the latents, or a single 0
+
+
 class Autoencoder:
     """The autoencoder's loss: L1 + MSE on pixels, a light KL term, LPIPS where asked for."""
 
@@ -72,18 +83,27 @@ class Autoencoder:
             self.lpips = Lpips().to(self.pictures.device)
         self.module: nn.Module = self.vae
 
-    def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss of `batch` random crops, half of them mirrored."""
-        pixels = self._crops(batch, generator)
+    def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
+        """Draw pictures, crops, mirroring and noise."""
+        chosen, crop = self.pictures.draw(batch, generator), self.spec.crop
+        corners = torch.randint(0, self.pictures.rgba.shape[1] - crop + 1, (2, batch), generator=generator)
+        mirrored = torch.rand(batch, generator=generator) < 0.5
+        shape = (batch, 16, crop // 8, crop // 8)
+        noise = torch.randn(shape, generator=generator)
+        added = torch.zeros(())
+        if self.spec.noise:
+            level = self.spec.noise * torch.rand(batch, 1, 1, 1, generator=generator)
+            added = level * torch.randn(shape, generator=generator)
+        return _Drawn(chosen, corners, mirrored, noise, added)
+
+    def loss(self, drawn: _Drawn) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of the drawn crops, half of them mirrored."""
+        pixels = self._crops(drawn)
         with mixed_precision(pixels.device), torch.set_grad_enabled(not self.spec.noise):
             posterior = self.vae.encode(pixels).latent_dist
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + std**2 - 1 - logvar).mean()
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        latents = mean + std * noise
-        if self.spec.noise:
-            level = self.spec.noise * torch.rand(batch, 1, 1, 1, generator=generator)
-            latents = latents + (level * torch.randn(mean.shape, generator=generator)).to(mean.device)
+        latents = mean + std * drawn.noise.to(mean.device) + drawn.added.to(mean.device)
         with mixed_precision(pixels.device):
             decoded = self.vae.decode(latents).sample.float()
         mse = F.mse_loss(decoded, pixels)
@@ -108,13 +128,10 @@ class Autoencoder:
             normalise_latents(self.vae, *self._latent_moments())
         self.vae.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")
 
-    def _crops(self, batch: int, generator: torch.Generator) -> torch.Tensor:
-        pixels = self.pictures.on_white(self.pictures.draw(batch, generator))
-        size, crop = pixels.shape[-1], self.spec.crop
-        top, left = torch.randint(0, size - crop + 1, (2, batch), generator=generator).tolist()
-        mirrored = torch.rand(batch, generator=generator) < 0.5
-        crops = [p[:, y : y + crop, x : x + crop] for p, y, x in zip(pixels, top, left, strict=True)]
-        crops = [p.flip(-1) if m else p for p, m in zip(crops, mirrored.tolist(), strict=True)]
+    def _crops(self, drawn: _Drawn) -> torch.Tensor:
+        pixels, crop = self.pictures.on_white(drawn.chosen), self.spec.crop
+        places = zip(pixels, *drawn.corners.tolist(), drawn.mirrored.tolist(), strict=True)
+        crops = [p[:, y : y + crop, x : x + crop].flip(-1 if m else ()) for p, y, x, m in places]
         return torch.stack(crops).to(memory_format=torch.channels_last)
 
     @torch.no_grad()

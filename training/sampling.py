@@ -62,11 +62,20 @@ class TextConditioner:
         self.width = sum(encoder.config.hidden_size for _, encoder in self.parts)
         self.pooled_width = sum(encoder.config.projection_dim for _, encoder in self.parts)
 
-    @torch.no_grad()
     def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return token states of the layer before the last one, and pooled vectors, both encoders side by side."""
+        return self.encode(self.tokens(captions))
+
+    def tokens(self, captions: list[str]) -> list[torch.Tensor]:
+        """Return each encoder's token ids (B, 24), on the processor."""
+        return [tokenize(tokenizer, captions) for tokenizer, _ in self.parts]
+
+    @torch.no_grad()
+    def encode(self, tokens: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a call gives, for token ids."""
         outputs = [
-            encoder(tokenize(t, captions).to(self.device), output_hidden_states=True) for t, encoder in self.parts
+            encoder(ids.to(self.device), output_hidden_states=True)
+            for ids, (_, encoder) in zip(tokens, self.parts, strict=True)
         ]
         return (
             torch.cat([o.hidden_states[-2] for o in outputs], -1),

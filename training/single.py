@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from ..errors import TrainingError
+from .ahead import Ahead
 from .loop import LoopSpec, learning_rate, step_generator
 from .optimiser import make_optimisers, moments, set_steps
 
@@ -21,8 +22,12 @@ class Task(Protocol):
     module: nn.Module
     after: tuple[str, ...]  # as in loop.Run
 
-    def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss of a batch drawn with `generator`, and figures to log."""
+    def draw(self, batch: int, generator: torch.Generator) -> Any:
+        """Draw everything random of a batch with `generator`, on the processor."""
+        ...
+
+    def loss(self, drawn: Any) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of a drawn batch, and figures to log."""
         ...
 
     def grid(self) -> torch.Tensor | None:
@@ -42,6 +47,7 @@ class SingleRun:
         self.after, self.grid, self.finish = task.after, task.grid, task.finish
         self.parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self._drawn = Ahead(lambda step: task.draw(spec.batch, step_generator(spec.seed, step)))
         self.optimisers = make_optimisers(
             spec.optimiser, task.module, spec.learning_rate, spec.beta2, spec.weight_decay
         )
@@ -52,7 +58,7 @@ class SingleRun:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(spec, step)
-        loss, figures = self.task.loss(spec.batch, step_generator(spec.seed, step))
+        loss, figures = self.task.loss(self._drawn(step))
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} at step {step}. The state before it is kept; "

@@ -48,6 +48,17 @@ class TeacherSpec:
     compile: bool = False
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What is random in a batch of B pictures, on the processor."""
+
+    chosen: torch.Tensor  # (B,) pictures
+    tokens: list[torch.Tensor]  # of their captions, (B, 24) for each text encoder
+    posterior: torch.Tensor  # (B, 16, 16, 16) of the autoencoder
+    noise: torch.Tensor  # (B, 16, 16, 16) of the diffusion
+    sigma: torch.Tensor  # (B,) its level
+
+
 class Teacher:
     """Flow matching (velocity eps - x0, time input 1000 sigma) on the captioned emoji."""
 
@@ -98,20 +109,24 @@ class Teacher:
             self.module = nn.ModuleDict({"transformer": self.transformer, "alignment": self.alignment})
         self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
 
-    def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the velocity's mean squared error on a class-balanced batch, plus the alignment if asked for."""
+    def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
+        """Draw a class-balanced batch, its captions, noise and levels."""
         spec = self.spec
         chosen = self.pictures.draw(batch, generator)
         captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], spec.caption_dropout, generator)
-        shape = (batch, *self.mean.shape[1:])
-        # One order of draws, on the processor, whatever the device.
-        posterior, noise = (torch.randn(shape, generator=generator).to(self.mean) for _ in range(2))
-        place = torch.randn(batch, generator=generator).to(self.mean)
-        sigma = torch.sigmoid(spec.time_mean + spec.time_std * place)
-        here = chosen.to(self.mean.device)
+        posterior, noise = torch.randn(2, batch, *self.mean.shape[1:], generator=generator)
+        sigma = torch.sigmoid(spec.time_mean + spec.time_std * torch.randn(batch, generator=generator))
+        return _Drawn(chosen, self.text.tokens(captions), posterior, noise, sigma)
+
+    def loss(self, drawn: _Drawn) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the velocity's mean squared error on the batch, plus the alignment if asked for."""
+        spec = self.spec
+        here, posterior, noise, sigma = (
+            tensor.to(self.mean.device) for tensor in (drawn.chosen, drawn.posterior, drawn.noise, drawn.sigma)
+        )
         latents = self.mean[here] + self.std[here] * posterior
         mixed = torch.lerp(latents, noise, sigma[:, None, None, None])
-        states, pooled = self.text(captions)
+        states, pooled = self.text.encode(drawn.tokens)
         with mixed_precision(mixed.device):
             velocity = self.forward(
                 hidden_states=mixed,

@@ -33,6 +33,15 @@ class TextEncodersSpec:
     style_gap: float = 0.1  # similarity that another style costs
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What is random in a batch of B pictures, on the processor."""
+
+    chosen: torch.Tensor  # (B,) pictures
+    tokens: list[torch.Tensor]  # (2 B, length) for each encoder: one caption of every picture, then another one
+    kept: torch.Tensor  # (B, 1280) bool
+
+
 class TextEncoders:
     """Both encoders learn side by side, each with its own projection of frozen Lite0 picture features."""
 
@@ -61,24 +70,26 @@ class TextEncoders:
         self.module: nn.Module = nn.ModuleList([*self.encoders, *self.heads, scales]).to(device)
         self.scales = scales
 
-    def loss(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return both encoders' mean loss: captions to pictures, pictures to captions, captions to captions."""
+    def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
+        """Draw pictures, two captions of each, and which features are kept."""
         chosen = self.pictures.draw(batch, generator)
-        captions = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], 0.0, generator)
-        other = draw_captions([self.pictures.rows[i] for i in chosen.tolist()], 0.0, generator)
+        rows = [self.pictures.rows[i] for i in chosen.tolist()]
+        captions = draw_captions(rows, 0.0, generator) + draw_captions(rows, 0.0, generator)
+        # Feature dropout keeps the small head from learning single training pictures by heart.
+        kept = torch.rand(batch, self.features.shape[1], generator=generator) >= 0.2
+        return _Drawn(chosen, [tokenize(tokenizer, captions) for tokenizer in self.tokenizers], kept)
+
+    def loss(self, drawn: _Drawn) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return both encoders' mean loss: captions to pictures, pictures to captions, captions to captions."""
         device = self.features.device
-        here = chosen.to(device)
+        here = drawn.chosen.to(device)
         names, styles = self.names[self.name_of[here]], self.style_of[here]
         gap = self.spec.style_gap * (styles[:, None] != styles[None]).float()
         targets = ((names @ names.T - gap) / self.spec.temperature).softmax(-1)
         total = torch.zeros((), device=device)
-        # Feature dropout keeps the small head from learning single training pictures by heart.
-        kept = (torch.rand(batch, self.features.shape[1], generator=generator) >= 0.2).to(device)
-        features = self.features[here] * kept / 0.8
-        for tokenizer, encoder, head, scale in zip(
-            self.tokenizers, self.encoders, self.heads, self.scales, strict=True
-        ):
-            text = F.normalize(encoder(tokenize(tokenizer, captions + other).to(device)).text_embeds, dim=-1)
+        features = self.features[here] * drawn.kept.to(device) / 0.8
+        for tokens, encoder, head, scale in zip(drawn.tokens, self.encoders, self.heads, self.scales, strict=True):
+            text = F.normalize(encoder(tokens.to(device)).text_embeds, dim=-1)
             seen = F.normalize(head(features), dim=-1)
             first, second = text.chunk(2)
             factor = scale.exp().clamp(max=100.0)

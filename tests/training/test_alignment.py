@@ -65,7 +65,7 @@ def test_an_aligned_teacher_learns_with_a_head_that_its_checkpoint_lacks(
         align_depth=1,
     )  # fmt: skip
     task = Teacher(spec, seed=0)
-    loss, figures = task.loss(3, torch.Generator().manual_seed(1))
+    loss, figures = task.loss(task.draw(3, torch.Generator().manual_seed(1)))
     assert loss.item() == pytest.approx(figures["velocity"] + 0.5 * figures["alignment"], rel=1e-5)
     loss.backward()
     untouched = [name for name, p in task.module.named_parameters() if p.grad is None]

@@ -36,10 +36,9 @@ def test_a_decoder_learns_on_noisy_latents_that_stay_as_they_are(pictures: Path,
     pixels = task.pictures.on_white(torch.arange(8))
     with torch.no_grad():
         before = task.vae.encode(pixels).latent_dist.mode()
-    clean, _ = Autoencoder(spec(pictures, start=str(tmp_path / "first")), seed=1).loss(
-        4, torch.Generator().manual_seed(0)
-    )
-    noisy, _ = task.loss(4, torch.Generator().manual_seed(0))
+    plain = Autoencoder(spec(pictures, start=str(tmp_path / "first")), seed=1)
+    clean, _ = plain.loss(plain.draw(4, torch.Generator().manual_seed(0)))
+    noisy, _ = task.loss(task.draw(4, torch.Generator().manual_seed(0)))
     assert noisy.item() != clean.item()
     noisy.backward()
     assert all(p.grad is None for p in task.vae.encoder.parameters())

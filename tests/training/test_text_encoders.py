@@ -29,11 +29,11 @@ def task(pictures: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_step_depends_on_its_generator_alone(task: TextEncoders) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first, _ = task.loss(4, torch.Generator().manual_seed(5))
+    first, _ = task.loss(task.draw(4, torch.Generator().manual_seed(5)))
     assert torch.get_rng_state().equal(before)
     torch.manual_seed(2)
-    second, _ = task.loss(4, torch.Generator().manual_seed(5))
-    other, _ = task.loss(4, torch.Generator().manual_seed(6))
+    second, _ = task.loss(task.draw(4, torch.Generator().manual_seed(5)))
+    other, _ = task.loss(task.draw(4, torch.Generator().manual_seed(6)))
     assert first.item() == second.item() != other.item()
 
 
@@ -41,7 +41,7 @@ def test_captions_and_pictures_are_brought_together(task: TextEncoders) -> None:
     optimiser = torch.optim.Adam(task.module.parameters(), 3e-3)
     curve = []
     for step in range(30):
-        loss, _ = task.loss(8, torch.Generator().manual_seed(step))
+        loss, _ = task.loss(task.draw(8, torch.Generator().manual_seed(step)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

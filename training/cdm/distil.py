@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...errors import TrainingError
+from ..ahead import Ahead
 from ..loop import LoopSpec, learning_rate
 from ..optimiser import moments, set_steps
 from ..single import swapped
@@ -107,6 +108,7 @@ class Distillation:
             partial(networks.velocity, role) for role in ("student", "real", "fake")
         )
         self._check_conditions()
+        self._drawn = Ahead(self._draw)
         self.parameters = {role: networks.parameters(role) for role in TRAINED}
         self.average = {name: p.detach().clone() for name, p in self.parameters["student"].items()}
         self.optimisers = {
@@ -162,21 +164,31 @@ class Distillation:
         """Put the student's averaged weights in place for the time of the block."""
         return swapped(self.parameters["student"], self.average)
 
-    def _parts(self, step: int) -> Iterator[_Part]:
-        """Yield this process's samples of the iteration, rolled out, `micro` at a time."""
+    def _draw(self, step: int) -> list[tuple[Draws, Condition]]:
+        """Return the draws and texts of this process's samples of the iteration, `micro` at a time."""
         spec, loop = self.spec, self.loop
         mine = self.place.samples(loop.batch)
         size = spec.micro or len(mine)
+        drawn = []
         for start in range(mine.start, mine.stop, size):
             samples = range(start, min(start + size, mine.stop))
-            draws = draw(spec.schedule, self.shape, loop.seed, step, samples, loop.batch).to(self.device)
             rows = [permuted(len(self.conditions), loop.seed, step * loop.batch + sample) for sample in samples]
+            draws = draw(spec.schedule, self.shape, loop.seed, step, samples, loop.batch)
+            drawn.append((draws, self.conditions.take(rows)))
+        return drawn
+
+    def _parts(self, step: int) -> Iterator[_Part]:
+        """Yield this process's samples of the iteration, rolled out, `micro` at a time."""
+        drawn = self._drawn(step)
+        total = sum(len(draws.anchor) for draws, _ in drawn)
+        for draws, taken in drawn:
+            here, samples = draws.to(self.device), len(draws.anchor)
             text, empty = (
                 {name: tensor.to(self.device) for name, tensor in condition.items()}
-                for condition in (self.conditions.take(rows), self.conditions.empty(len(rows)))
+                for condition in (taken, self.conditions.empty(samples))
             )
-            path = roll_out(self._student, draws, text, spec.terms.target == "full-trajectory")
-            yield _Part(draws, text, empty, path, len(samples) / len(mine))
+            path = roll_out(self._student, here, text, self.spec.terms.target == "full-trajectory")
+            yield _Part(here, text, empty, path, samples / total)
 
     def _size_of_estimates(self, parts: list[_Part], step: int) -> float:
         """Return the root mean square of the roll-out's clean estimates; raises TrainingError above the limit."""
