@@ -83,8 +83,13 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
             table(f"{path.stem} on {processes} processes", ("what", "how much"), rows)
         return
     out = out or Path("runs") / path.stem
-    with show.progress(path.stem) as update:
-        run(path, out, lambda step, steps, figures: update(step, steps, **figures))
+    with show.stages() as update:
+        run(
+            path,
+            out,
+            lambda step, steps, figures: update(path.stem, "steps", step, steps, **figures),
+            lambda what, done, total: update(what, "pictures", done, total),
+        )
     show.line(f"{out}: done")
     show.event("trained", path=str(out))
 

@@ -38,16 +38,16 @@ class Output:
     def line(self, text: str) -> None:
         """Write a line for people; nothing with `as_json`."""
         if not self.as_json:
-            _print(text)
+            _print(_plain(text))
 
     def warning(self, text: str) -> None:
         """Tell of something that did not stop the work: a line on standard error, and an event."""
-        print(f"Warning: {text}", file=sys.stderr, flush=True)
+        print(_plain(f"Warning: {text}"), file=sys.stderr, flush=True)
         self.event("warning", text=text)
 
     def failure(self, text: str, kind: str, exit_code: int) -> None:
         """Tell why the command stops: a line on standard error, and an event."""
-        print(text if kind == Cancelled.__name__ else f"Error: {text}", file=sys.stderr, flush=True)
+        print(_plain(text if kind == Cancelled.__name__ else f"Error: {text}"), file=sys.stderr, flush=True)
         self.event("error", kind=kind, exit_code=exit_code, text=text)
 
     @contextmanager
@@ -63,16 +63,16 @@ class Output:
 
     @contextmanager
     def stages(self) -> Iterator[Any]:
-        """Yield `update(label, unit, done, total)`, which begins a new `progress` with each new label."""
+        """Yield `update(label, unit, done, total, **figures)`, which begins a new `progress` with each new label."""
         current, inner = "", None
         with ExitStack() as stack:
 
-            def update(label: str, unit: str, done: float, total: float) -> None:
+            def update(label: str, unit: str, done: float, total: float, **figures: float) -> None:
                 nonlocal current, inner
                 if inner is None or label != current:
                     stack.close()
                     current, inner = label, stack.enter_context(self.progress(label, unit))
-                inner(done, total)
+                inner(done, total, **figures)
 
             yield update
 
@@ -131,6 +131,11 @@ def _print(text: str) -> None:
         raise SystemExit(_CLOSED) from None
 
 
+def _plain(text: str) -> str:
+    """Return `text` with what would steer a terminal written out: names and credits are a bundle's own."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def _told(command: Callable[[], Any], show: Output) -> int:
     try:
         code = command()
@@ -160,10 +165,11 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
     """Print a table to standard output."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(*columns, title=title, title_justify="left")
+    made = Table(*columns, title=Text(_plain(title)), title_justify="left")
     for row in rows:
-        made.add_row(*(str(cell) for cell in row))
+        made.add_row(*(Text(_plain(str(cell))) for cell in row))
     Console().print(made)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from segue.export.export import export
 from segue.export.oracle import Case, compare
 from segue.export.unpack import unpack
+from segue.runtime.bundle import read
 
 PROMPTS = (
     "a red heart",
@@ -39,7 +40,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/oracle.json")
     options = parser.parse_args()
     grids = ({"steps": 28}, {"sigmas": (1.0, 0.75, 0.5, 0.25)})
-    cases = [Case(prompt, size, 4.0, **grid) for prompt in PROMPTS for size in SIZES for grid in grids]
+    guidance = read(options.bundle).manifest.sampler.guidance
+    cases = [Case(prompt, size, guidance, **grid) for prompt in PROMPTS for size in SIZES for grid in grids]
     results, passed = {}, True
     for precision, (most, least) in GATES.items():
         with tempfile.TemporaryDirectory() as folder:

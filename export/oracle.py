@@ -85,7 +85,12 @@ def load_pipeline(checkpoint: Path) -> Any:
     from diffusers import StableDiffusion3Pipeline
 
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        checkpoint, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32, local_files_only=True
+        checkpoint,
+        text_encoder_3=None,
+        tokenizer_3=None,
+        torch_dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -24,19 +24,25 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 class NewDirectory:
     """A context manager: fill `path`, then `commit()`; leaving without it removes everything.
 
-    Raises OutputError on entering where the target exists or its parent cannot be written to, and on leaving for an
-    OSError of a write below `path`. Every other OSError, such as that of reading a source, passes as it is.
+    With `replace` a target that exists gives way on `commit`, not before; should the process die just then, the old one
+    is left in a hidden sibling `.NAME.old-…`.
+
+    Raises OutputError on entering where the target exists (without `replace`) or its parent
+    cannot be written to, and on leaving for an OSError of a write below `path`. Every other OSError, such as that of
+    reading a source, passes as it is.
     """
 
     path: Path
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, replace: bool = False) -> None:
+        self._replace = replace
         self.target = Path(os.path.abspath(target))
         self._lock: int | None = None
         self._done = False
 
     def __enter__(self) -> NewDirectory:
-        _refuse_existing(self.target)
+        if not self._replace:
+            _refuse_existing(self.target)
         prefix = f".{self.target.name}.partial-"
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +62,11 @@ class NewDirectory:
                 for name in names:
                     _flush(os.path.join(folder, name))
                 _flush(folder)
-            _refuse_existing(self.target)
-            os.rename(self.path, self.target)
+            if self._replace and self.target.is_dir():
+                _exchange(self.path, self.target)
+            else:
+                _refuse_existing(self.target)
+                os.rename(self.path, self.target)
         except OSError as error:
             raise OutputError(f"{self.target} cannot be created ({error.strerror}). Choose another output.") from None
         self._done = True
@@ -79,6 +88,19 @@ class NewDirectory:
     def _is_of_writing(self, error: OSError) -> bool:
         names = [n for n in (error.filename, error.filename2) if isinstance(n, (str, os.PathLike))]
         return error.errno in _FULL or any(Path(n).is_relative_to(self.path) for n in names)
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Give `new` the name of the directory `target`, which is removed."""
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent)) / target.name
+    os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def _refuse_existing(target: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import OutputError
@@ -28,6 +29,17 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn an OSError of what is written at or below `place` in the block into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{place} cannot be written: {error}. Make room or choose another place, then run the same command again."
+        ) from error
 
 
 def check_writable(path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .latents import remembered
+from .latents import Progress, parts, remembered, silent
 from .metrics.nets import Lite0
 from .pictures import Pictures
 
@@ -33,7 +33,7 @@ class Alignment(nn.Module):
         return 1 - F.cosine_similarity(predicted, self.targets[chosen].float(), dim=-1).mean()
 
 
-def patch_features(pictures: Pictures) -> torch.Tensor:
+def patch_features(pictures: Pictures, progress: Progress = silent) -> torch.Tensor:
     """Return Lite0's features (N, 64, 112) float16 of every 16 px patch, row by row; computed once and kept.
 
     Each feature has mean 0 and deviation 1 over the set: cosines of raw ones are near 1 for any two patches.
@@ -42,7 +42,7 @@ def patch_features(pictures: Pictures) -> torch.Tensor:
     @torch.no_grad()
     def measure() -> dict[str, torch.Tensor]:
         net = Lite0().to(pictures.device)
-        indices = torch.arange(len(pictures.rows)).split(64)
+        indices = parts(len(pictures.rows), "features of patches", progress)
         maps = torch.cat([net.patches(pictures.on_white(part)).flatten(2).mT.cpu() for part in indices])
         mean, std = maps.mean((0, 1)), maps.std((0, 1))
         return {"features": ((maps - mean) / std).half()}

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import TrainingError
+from ..runtime.directory import NewDirectory
 from .device import mixed_precision
 from .pictures import Pictures
+from .pretrained import pretrained
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,12 @@ class Autoencoder:
         self.spec = spec
         self.pictures = Pictures(Path(spec.data))
         torch.manual_seed(seed)
+        if len(spec.channels) != 4:
+            raise TrainingError(
+                f"autoencoder.channels = {list(spec.channels)}: f8 needs four widths, one for each scale. Give four."
+            )
         if spec.start:
-            self.vae = AutoencoderKL.from_pretrained(Path(spec.start) / "vae")
+            self.vae = pretrained(AutoencoderKL, Path(spec.start) / "vae")
         else:
             depth = len(spec.channels)
             self.vae = AutoencoderKL(
@@ -126,7 +132,9 @@ class Autoencoder:
         """Write `out/vae/`; latents of an encoder that has learned are brought to mean 0 and variance 1 a channel."""
         if not self.spec.noise:
             normalise_latents(self.vae, *self._latent_moments())
-        self.vae.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")
+        with NewDirectory(out / "vae", replace=True) as new:
+            self.vae.to(memory_format=torch.contiguous_format).save_pretrained(new.path)
+            new.commit()
 
     def _crops(self, drawn: _Drawn) -> torch.Tensor:
         pixels, crop = self.pictures.on_white(drawn.chosen), self.spec.crop

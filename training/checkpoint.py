@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.directory import NewDirectory
 from .data import emoji
+from .pretrained import pretrained
 
 if TYPE_CHECKING:
     from .teacher import TeacherSpec
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 
 def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
     """Write the parts as a checkpoint of StableDiffusion3Pipeline without T5, weights in fp16, whole or not at all."""
-    shutil.rmtree(out, ignore_errors=True)
-    with NewDirectory(out) as new:
+    with NewDirectory(out, replace=True) as new:
         _write_parts(transformer, spec, new.path)
         new.commit()
 
@@ -29,10 +29,10 @@ def _write_parts(transformer: Any, spec: TeacherSpec, folder: Path) -> None:
 
     copy = SD3Transformer2DModel.from_config(transformer.config)
     copy.load_state_dict(transformer.state_dict())
-    copy.half().save_pretrained(folder / "transformer")
-    AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae").half().save_pretrained(folder / "vae")
+    _save(copy, folder / "transformer")
+    _save(pretrained(AutoencoderKL, Path(spec.autoencoder) / "vae"), folder / "vae")
     for suffix in ("", "_2"):
-        encoder = CLIPTextModelWithProjection.from_pretrained(Path(spec.text) / f"text_encoder{suffix}")
+        encoder = pretrained(CLIPTextModelWithProjection, Path(spec.text) / f"text_encoder{suffix}")
         encoder.half().save_pretrained(folder / f"text_encoder{suffix}")
         # `text` may be a bundle, whose tokenizer.json export made: it is made again.
         made = shutil.ignore_patterns("tokenizer.json")
@@ -63,3 +63,11 @@ def _write_parts(transformer: Any, spec: TeacherSpec, folder: Path) -> None:
         "maximum_size": 256,
     }
     (folder / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _save(model: Any, folder: Path) -> None:
+    """Write `model` in fp16, without the path that it was loaded from."""
+    model.half().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,6 +12,21 @@ from safetensors.torch import load_file, save
 
 from ..runtime.files import write_whole
 from .pictures import Pictures
+from .pretrained import pretrained
+
+Progress = Callable[[str, int, int], None]
+"""Takes what is being done, how many pictures are done, and of how many."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Take the progress of long work and show nothing."""
+
+
+def parts(count: int, what: str, progress: Progress, size: int = 64) -> Iterator[torch.Tensor]:
+    """Yield the indices below `count`, `size` at a time, and tell how far the caller is."""
+    for part in torch.arange(count).split(size):
+        yield part
+        progress(what, int(part[-1]) + 1, count)
 
 
 def remembered(path: Path, sources: list[Path], make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -32,7 +46,7 @@ def remembered(path: Path, sources: list[Path], make: Callable[[], dict[str, tor
 
 
 @torch.no_grad()
-def cached_latents(pictures: Pictures, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+def cached_latents(pictures: Pictures, folder: Path, progress: Progress = silent) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the posterior mean and standard deviation (N, 16, 16, 16) of every picture by `folder/vae`.
 
     Both lie on the training device; they are kept beside the data, for `folder` may be one that ships with Segue.
@@ -40,10 +54,10 @@ def cached_latents(pictures: Pictures, folder: Path) -> tuple[torch.Tensor, torc
     from diffusers import AutoencoderKL
 
     def encode() -> dict[str, torch.Tensor]:
-        vae: Any = AutoencoderKL.from_pretrained(folder / "vae").eval().to(pictures.device)
-        indices = torch.arange(len(pictures.rows)).split(64)
-        parts = [vae.encode(pictures.on_white(part)).latent_dist for part in indices]
-        return {"mean": torch.cat([p.mean for p in parts]), "std": torch.cat([p.std for p in parts])}
+        vae = pretrained(AutoencoderKL, folder / "vae").eval().to(pictures.device)
+        indices = parts(len(pictures.rows), "encoding pictures", progress)
+        found = [vae.encode(pictures.on_white(part)).latent_dist for part in indices]
+        return {"mean": torch.cat([p.mean for p in found]), "std": torch.cat([p.std for p in found])}
 
     weights = folder / "vae/diffusion_pytorch_model.safetensors"
     tensors = remembered(

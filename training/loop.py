@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from ..errors import Cancelled, OutputError
+from ..errors import Cancelled, TrainingError
+from ..runtime.files import writing
 from .log import Log
 from .state import find_state, is_first, load_state, save_state
 
@@ -116,7 +116,7 @@ def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter
             figures = training.iterate(step)
             seconds = time.perf_counter() - started
             if log:
-                with _writing(out):
+                with writing(out):
                     log.write(step, figures)
                     if step % spec.log_every == 0:
                         log.plot(step, {**figures, "samples per second": spec.batch / seconds})
@@ -125,11 +125,11 @@ def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter
                 with training.averaged():
                     grid = training.grid()
                 if log and grid is not None:
-                    with _writing(out):
+                    with writing(out):
                         log.show(step + 1, grid)
             if (step + 1) % spec.save_every == 0 or step + 1 == spec.steps:
                 training.check(step + 1)
-                with _writing(out):
+                with writing(out):
                     if log:
                         log.keep()
                     save_state(out, step + 1, training.tensors(), recipe)
@@ -141,13 +141,11 @@ def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter
     finally:
         if log:
             log.close()
-    with training.averaged(), _writing(out):
-        training.finish(out)
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
     try:
-        yield
+        with training.averaged():
+            training.finish(out)
     except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error}. Make room, then run the same command again.") from error
+        raise TrainingError(
+            f"{out} is trained, but its result cannot be put together: {error}. Put back what the recipe names, or "
+            "make room, then run the same command again."
+        ) from error

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import OutputError, TrainingError
 from ..runtime.files import check_writable
+from .latents import Progress, silent
 from .loop import LoopSpec, Reporter, Run, run
 from .optimiser import OPTIMISERS
 from .single import SingleRun
@@ -58,10 +59,10 @@ def fill(spec: type[T], table: dict[str, Any], where: str) -> T:
     return spec(**values)
 
 
-def train(path: Path, out: Path, report: Reporter) -> None:
+def train(path: Path, out: Path, report: Reporter, progress: Progress = silent) -> None:
     """Run the recipe at `path` into the directory `out`, resuming where a state is there.
 
-    A recipe has the table [loop] and one table that names its task.
+    A recipe has the table [loop] and one table that names its task. `progress` takes what is computed before training.
     """
     recipe = read_recipe(path)
     tasks = sorted(recipe.keys() - {"loop"})
@@ -78,7 +79,7 @@ def train(path: Path, out: Path, report: Reporter) -> None:
 
     logging.disable_progress_bar()  # it would write into ours
     try:
-        training = RUNS[tasks[0]](recipe, loop)
+        training = RUNS[tasks[0]](recipe, loop, progress)
     except (OSError, ValueError, TypeError) as error:
         # What an earlier recipe should have written is missing, or a size does not fit the network.
         raise TrainingError(
@@ -113,25 +114,26 @@ def _check_loop(loop: LoopSpec) -> None:
         )
 
 
-def _autoencoder(recipe: dict[str, Any], loop: LoopSpec) -> Run:
+def _autoencoder(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
     from .autoencoder import Autoencoder, AutoencoderSpec
 
     return SingleRun(Autoencoder(fill(AutoencoderSpec, recipe["autoencoder"], "autoencoder"), loop.seed), loop)
 
 
-def _text_encoders(recipe: dict[str, Any], loop: LoopSpec) -> Run:
+def _text_encoders(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
     from .text_encoders import TextEncoders, TextEncodersSpec
 
-    return SingleRun(TextEncoders(fill(TextEncodersSpec, recipe["text_encoders"], "text_encoders"), loop.seed), loop)
+    spec = fill(TextEncodersSpec, recipe["text_encoders"], "text_encoders")
+    return SingleRun(TextEncoders(spec, loop.seed, progress), loop)
 
 
-def _teacher(recipe: dict[str, Any], loop: LoopSpec) -> Run:
+def _teacher(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
     from .teacher import Teacher, TeacherSpec
 
-    return SingleRun(Teacher(fill(TeacherSpec, recipe["teacher"], "teacher"), loop.seed), loop)
+    return SingleRun(Teacher(fill(TeacherSpec, recipe["teacher"], "teacher"), loop.seed, progress), loop)
 
 
-def _cdm(recipe: dict[str, Any], loop: LoopSpec) -> Run:
+def _cdm(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
     from .cdm.run import distillation
 
     return distillation(recipe, loop)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..runtime.sampler import Schedule
 from .device import mixed_precision
+from .pretrained import pretrained
 from .text_encoders import tokenize
 
 
@@ -51,10 +52,8 @@ class TextConditioner:
 
         self.parts = [
             (
-                CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}"),
-                CLIPTextModelWithProjection.from_pretrained(folder / f"text_encoder{suffix}", dtype=torch.float32)
-                .eval()
-                .to(device),
+                CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True),
+                pretrained(CLIPTextModelWithProjection, folder / f"text_encoder{suffix}").eval().to(device),
             )
             for suffix in ("", "_2")
         ]
@@ -134,10 +133,7 @@ def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
         raise TrainingError(f"{folder} has no transformer/config.json. Name a directory in diffusers format.")
     try:
         transformer, vae = (
-            kind.from_pretrained(folder / part, torch_dtype=torch.float32, local_files_only=True)
-            .eval()
-            .requires_grad_(False)
-            .to(device)
+            pretrained(kind, folder / part).eval().requires_grad_(False).to(device)
             for kind, part in ((SD3Transformer2DModel, "transformer"), (AutoencoderKL, "vae"))
         )
         text = TextConditioner(folder, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from .alignment import Alignment, patch_features
 from .captions import draw_captions, plain_caption
 from .checkpoint import write_checkpoint
 from .device import mixed_precision
-from .latents import cached_latents
+from .latents import Progress, cached_latents, silent
 from .pictures import Pictures
+from .pretrained import pretrained
 from .sampling import Pipeline, TextConditioner, tiled
-
-POSITIONS = "pos_embed.pos_embed"
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,6 @@ class TeacherSpec:
     data: str
     autoencoder: str  # a directory with `vae/`; its latents are cached beside the data
     text: str  # a directory with `text_encoder/`, `tokenizer/` and their second ones
-    start: str = ""  # a directory with `transformer/` of the same sizes whose weights the run starts from
     layers: int = 8
     heads: int = 4
     head: int = 64
@@ -64,15 +61,14 @@ class Teacher:
 
     after: tuple[str, ...] = ("teacher.guidance", "teacher.revision")
 
-    def __init__(self, spec: TeacherSpec, seed: int) -> None:
+    def __init__(self, spec: TeacherSpec, seed: int, progress: Progress = silent) -> None:
         from diffusers import AutoencoderKL, SD3Transformer2DModel
 
         self.spec = spec
         self.pictures = Pictures(Path(spec.data))
         device = self.pictures.device
-        vae: Any = AutoencoderKL.from_pretrained(Path(spec.autoencoder) / "vae", torch_dtype=torch.float32)
-        self.vae = vae.eval().requires_grad_(False).to(device)
-        self.mean, self.std = cached_latents(self.pictures, Path(spec.autoencoder))
+        self.vae = pretrained(AutoencoderKL, Path(spec.autoencoder) / "vae").eval().requires_grad_(False).to(device)
+        self.mean, self.std = cached_latents(self.pictures, Path(spec.autoencoder), progress)
         self.text = TextConditioner(Path(spec.text), device)
         if spec.joint_width != self.text.width:
             raise TrainingError(
@@ -95,8 +91,6 @@ class Teacher:
             pos_embed_max_size=spec.positions,
         )
         initialise(self.transformer)
-        if spec.start:
-            start_from(self.transformer, Path(spec.start) / "transformer")
         self.module: nn.Module = self.transformer.to(device)
         self.alignment: Alignment | None = None
         if spec.align:
@@ -105,7 +99,7 @@ class Teacher:
                     f"teacher.align_depth = {spec.align_depth} is none of the blocks 1 to {spec.layers}. Name one."
                 )
             block = self.transformer.transformer_blocks[spec.align_depth - 1]
-            self.alignment = Alignment(block, width, patch_features(self.pictures)).to(device)
+            self.alignment = Alignment(block, width, patch_features(self.pictures, progress)).to(device)
             self.module = nn.ModuleDict({"transformer": self.transformer, "alignment": self.alignment})
         self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
 
@@ -147,7 +141,7 @@ class Teacher:
         captions = [plain_caption(self.pictures.rows[i]) for i in order.tolist()]
         noise = torch.randn(len(captions), 16, 16, 16, generator=torch.Generator().manual_seed(0))
         pipeline = Pipeline(self.transformer, self.vae, self.text)
-        latents = pipeline.draw(captions, noise, default_schedule(20, self.spec.shift, 1000), 4.0)
+        latents = pipeline.draw(captions, noise, default_schedule(20, self.spec.shift, 1000), self.spec.guidance)
         return tiled(pipeline.decode(latents))
 
     def finish(self, out: Path) -> None:
@@ -171,25 +165,3 @@ def initialise(transformer: Any) -> None:
         closed += [block.norm1.linear, block.norm1_context.linear]
     for linear in closed:
         nn.init.zeros_(linear.weight)
-
-
-def start_from(transformer: Any, folder: Path) -> None:
-    """Take the weights of the transformer in `folder`, and the middle of its positions if `transformer` has fewer.
-
-    A picture takes the middle of the table too, so its positions stay those that the weights know. Raises TrainingError
-    where the sizes differ, or `folder` has fewer positions or a number of them that is odd where the other is even.
-    """
-    from diffusers import SD3Transformer2DModel
-
-    weights = SD3Transformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).state_dict()
-    there, here = (math.isqrt(table.shape[1]) for table in (weights[POSITIONS], transformer.pos_embed.pos_embed))
-    skipped, odd = divmod(there - here, 2)
-    if skipped > 0 and not odd:
-        middle = slice(skipped, skipped + here)
-        weights[POSITIONS] = weights[POSITIONS].unflatten(1, (there, there))[:, middle, middle].flatten(1, 2)
-    if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in transformer.state_dict().items()}:
-        raise TrainingError(
-            f"the transformer in {folder} has other sizes than layers, heads, head and joint_width say, or {there} "
-            f"positions, of which {here} are no middle. Write its sizes into the recipe, or take teacher.start out."
-        )
-    transformer.load_state_dict(weights)

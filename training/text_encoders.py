@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..runtime.directory import NewDirectory
+from ..runtime.files import write_whole
 from .captions import STYLES, draw_captions
 from .data import emoji
 from .data.packages import fetch
-from .latents import remembered
+from .latents import Progress, parts, remembered, silent
 from .metrics.nets import CLIP_BPE, Lite0, data_directory, embed_names
 from .pictures import Pictures, on_white
 
@@ -47,10 +49,10 @@ class TextEncoders:
 
     after: tuple[str, ...] = ()
 
-    def __init__(self, spec: TextEncodersSpec, seed: int) -> None:
+    def __init__(self, spec: TextEncodersSpec, seed: int, progress: Progress = silent) -> None:
         self.spec = spec
         self.pictures = Pictures(Path(spec.data))
-        self.features = picture_features(Path(spec.data), self.pictures).to(self.pictures.device)
+        self.features = picture_features(Path(spec.data), self.pictures, progress).to(self.pictures.device)
         names = sorted({row.name for row in self.pictures.rows})
         place = {name: i for i, name in enumerate(names)}
         device = self.pictures.device
@@ -103,13 +105,17 @@ class TextEncoders:
     def finish(self, out: Path) -> None:
         """Write both encoders, both tokenizers and the retrieval score on held-out names."""
         for suffix, tokenizer, encoder in zip(("", "_2"), self.tokenizers, self.encoders, strict=True):
-            save_tokenizer(tokenizer, out / f"tokenizer{suffix}")
-            encoder.save_pretrained(out / f"text_encoder{suffix}")
+            with NewDirectory(out / f"tokenizer{suffix}", replace=True) as new:
+                save_tokenizer(tokenizer, new.path)
+                new.commit()
+            with NewDirectory(out / f"text_encoder{suffix}", replace=True) as new:
+                encoder.save_pretrained(new.path)
+                new.commit()
         scores = {
             split: [self._recall(split, i) for i in range(len(self.encoders))]
             for split in ("held-out name", "held-out combination")
         }
-        (out / "retrieval.json").write_text(json.dumps(scores, indent=1) + "\n")
+        write_whole(out / "retrieval.json", f"{json.dumps(scores, indent=1)}\n".encode())
 
     @torch.no_grad()
     def _recall(self, split: str, which: int) -> dict[str, float]:
@@ -124,14 +130,14 @@ class TextEncoders:
         return {"recall at 10": round(hits, 4), "chance": round(10 / len(held.rows), 4), "pictures": len(held.rows)}
 
 
-def picture_features(folder: Path, pictures: Pictures) -> torch.Tensor:
+def picture_features(folder: Path, pictures: Pictures, progress: Progress = silent) -> torch.Tensor:
     """Return Lite0 features (N, 1280) of `pictures`, computed once for the data set and kept beside it."""
     rows, rgba = emoji.load(folder)
 
     def measure() -> dict[str, torch.Tensor]:
         net = Lite0().to(pictures.device)
-        parts = [net.features(on_white(torch.from_numpy(rgba[i : i + 256]))) for i in range(0, len(rgba), 256)]
-        return {"features": torch.cat(parts)}
+        indices = parts(len(rgba), "features of pictures", progress)
+        return {"features": torch.cat([net.features(on_white(torch.from_numpy(rgba[part]))) for part in indices])}
 
     features = remembered(folder / "lite0.safetensors", [folder / "emoji.json"], measure)["features"]
     place = {(row.style, row.hexcode): i for i, row in enumerate(rows)}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +176,36 @@ def test_peak_memory_does_not_grow_with_the_weights(tiny_checkpoint, tmp_path):
     plain, kept, converted = json.loads(start(MEMORY, tiny_checkpoint, padded, tmp_path / "bundle").communicate()[0])
     assert kept - plain < 60_000  # kB, of 300 MB
     assert converted - plain < 100_000
+
+
+def test_a_directory_gives_way_only_to_a_whole_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/old").write_text("old")
+    with NewDirectory(tmp_path / "a", replace=True) as new:
+        (new.path / "half").write_text("half")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]
+    with NewDirectory(tmp_path / "a", replace=True) as new:
+        (new.path / "new").write_text("new")
+        assert (tmp_path / "a/old").is_file()
+        new.commit()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_directory_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/old").write_text("old")
+    rename = os.rename
+
+    def refuse(source: object, target: object) -> None:
+        if ".partial-" in str(source):
+            raise OSError(5, "Input/output error")
+        rename(source, target)  # type: ignore[arg-type]
+
+    with NewDirectory(tmp_path / "a", replace=True) as new:
+        monkeypatch.setattr(os, "rename", refuse)
+        with pytest.raises(OutputError, match="cannot be created"):
+            new.commit()
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

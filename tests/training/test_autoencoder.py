@@ -30,6 +30,20 @@ def test_normalised_latents_have_unit_moments_and_decode_to_the_same_picture(pic
     assert (vae.decode(after.mode()).sample - decoded).abs().mean() < 0.2 * decoded.abs().mean()
 
 
+@pytest.mark.parametrize("depth", [3, 5])
+def test_another_number_of_scales_is_refused(pictures: Path, depth: int) -> None:
+    with pytest.raises(TrainingError, match="f8 needs four widths"):
+        Autoencoder(AutoencoderSpec(str(pictures), channels=(8,) * depth, groups=4), seed=0)
+
+
+def test_pickled_weights_are_not_read(pictures: Path, tmp_path: Path) -> None:
+    task = Autoencoder(spec(pictures), seed=0)
+    task.vae.save_pretrained(tmp_path / "start/vae", safe_serialization=False)
+    assert list((tmp_path / "start/vae").glob("*.bin"))
+    with pytest.raises(OSError, match="safetensors"):
+        Autoencoder(spec(pictures, start=str(tmp_path / "start")), seed=0)
+
+
 def test_a_decoder_learns_on_noisy_latents_that_stay_as_they_are(pictures: Path, tmp_path: Path) -> None:
     Autoencoder(spec(pictures), seed=0).finish(tmp_path / "first")
     task = Autoencoder(spec(pictures, noise=0.5, start=str(tmp_path / "first")), seed=1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from segue.errors import TrainingError
+from segue.errors import OutputError, TrainingError
 from segue.training.captions import draw_captions, plain_caption
 from segue.training.data import emoji
 from segue.training.pictures import Pictures, balance, on_white
@@ -59,6 +59,19 @@ def test_transparent_pixels_become_white(pictures: Path) -> None:
     assert pixels[0, :, 1, 1].tolist() == [1, 1, 1]
     assert pixels[0, :, 0, 0].tolist() == [1, -1, -1]
     assert Pictures(pictures).on_white(torch.tensor([0])).shape == (1, 3, 128, 128)
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/data cannot be written.*choose another place"):
+        emoji.prepare(tmp_path / "file/data", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/cache cannot be written"):
+        emoji.prepare(tmp_path / "data", tmp_path / "file/cache")
 
 
 def test_data_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:

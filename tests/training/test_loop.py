@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from segue.errors import TrainingError
+from segue.errors import Cancelled, TrainingError
 from segue.training.loop import LoopSpec, learning_rate, step_generator
 from segue.training.recipe import train
 
@@ -86,6 +86,17 @@ train(Path({str(path)!r}), Path({str(out)!r}), report)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert tensor.equal(found[name]), name
+
+
+def test_ctrl_c_keeps_the_last_saved_state(tmp_path: Path, pictures: Path) -> None:
+    def press(step: int, steps: int, figures: dict[str, float]) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Cancelled, match=r"stopped at step 4.*go on from the last saved state"):
+        train(recipe(tmp_path, pictures, 10), tmp_path / "run", press)
+    assert [path.name for path in (tmp_path / "run").glob("state-*")] == ["state-00000003"]
+    assert not (tmp_path / "run/vae").exists()
 
 
 def test_a_half_written_state_is_never_taken_for_a_whole_one(tmp_path: Path, pictures: Path, unbroken: Path) -> None:

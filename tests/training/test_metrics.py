@@ -29,6 +29,20 @@ def test_kid_is_near_zero_for_one_distribution_and_large_for_two() -> None:
     assert other > 1000
 
 
+def test_kid_of_pairs_is_not_below_that_of_equal_distributions() -> None:
+    pictures = torch.randn(120, 32, generator=torch.Generator().manual_seed(0))
+    assert scores.kid(pictures, pictures, subset_size=100) == pytest.approx((0, 0), abs=1e-6)
+    one_by_one = [scores.kid(pictures, pictures.roll(1, 0))[0], scores.kid(pictures.roll(1, 0), pictures)[0]]
+    assert one_by_one[0] == pytest.approx(one_by_one[1], abs=1e-3)
+
+
+def test_kid_has_no_spread_where_one_subset_is_all() -> None:
+    a, b = torch.randn(2, 50, 32, generator=torch.Generator().manual_seed(0))
+    distance, spread = scores.kid(a, b)
+    assert distance == scores.kid(a, b, subsets=7)[0]
+    assert spread == 0
+
+
 def test_the_retriever_finds_names_that_the_features_tell_apart() -> None:
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.nn.functional.normalize(torch.randn(100, 16, generator=generator), dim=-1)

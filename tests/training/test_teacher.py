@@ -53,6 +53,25 @@ def test_diffusers_loads_and_renders_the_checkpoint(checkpoint: Path) -> None:
     assert picture.size == (128, 128)
 
 
+def test_the_checkpoint_tells_no_path_that_it_was_made_from(checkpoint: Path) -> None:
+    assert not any("_name_or_path" in path.read_text() for path in checkpoint.rglob("config.json"))
+
+
+def test_a_run_that_is_finished_again_replaces_its_checkpoint(checkpoint: Path) -> None:
+    recipe = checkpoint.parent.parent / "tiny.toml"
+    again = recipe.with_name("again.toml")
+    again.write_text(recipe.read_text().replace("positions = 16", "positions = 16\nguidance = 2.0"))
+    parts = recipe.parent / "parts"
+    parts.rename(recipe.parent / "away")
+    with pytest.raises(TrainingError, match="Run the recipes that it starts from first"):
+        train(again, checkpoint.parent, lambda *_: None)
+    assert (checkpoint / "model_index.json").is_file()  # what there was is not lost
+    (recipe.parent / "away").rename(parts)
+    train(again, checkpoint.parent, lambda *_: None)
+    assert '"guidance": 2.0' in (checkpoint / "segue.json").read_text()
+    train(recipe, checkpoint.parent, lambda *_: None)
+
+
 def test_the_checkpoint_becomes_a_bundle_with_its_own_settings(checkpoint: Path, tmp_path: Path) -> None:
     made = export(checkpoint, tmp_path / "bundle", parity=False)
     assert made.t5_tokens == 0
@@ -89,38 +108,6 @@ def test_the_teacher_resumes_to_the_curve_of_an_unbroken_run(checkpoint: Path, t
     resumed, unbroken = ((tmp_path / run / "losses.jsonl").read_text() for run in ("resumed", "unbroken"))
     assert resumed == unbroken
     assert len(unbroken.splitlines()) == 4
-
-
-def test_a_teacher_may_start_from_the_weights_of_another_one(checkpoint: Path, tmp_path: Path) -> None:
-    from diffusers import SD3Transformer2DModel
-
-    torch.manual_seed(3)
-    source = SD3Transformer2DModel.from_pretrained(checkpoint / "transformer", torch_dtype=torch.float32)
-    for parameter in source.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)  # nothing stays as training would have begun it
-    source.save_pretrained(tmp_path / "source/transformer")
-    text = (checkpoint.parent.parent / "tiny.toml").read_text()
-    text = text.replace("[loop]", f'start = "{tmp_path / "source"}"\n\n[loop]').replace("1e-3", "1e-9")
-    started = tmp_path / "started.toml"
-    started.write_text(text.replace("positions = 16", "positions = 10"))
-    train(started, tmp_path / "run", lambda *_: None)
-    found = SD3Transformer2DModel.from_pretrained(tmp_path / "run/checkpoint/transformer", torch_dtype=torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    inputs = {
-        "hidden_states": torch.randn(2, 16, 16, 16, generator=generator),
-        "encoder_hidden_states": torch.randn(2, 24, 40, generator=generator),
-        "pooled_projections": torch.randn(2, 40, generator=generator),
-        "timestep": torch.tensor([900.0, 100.0]),
-    }
-    with torch.no_grad():
-        expected, given = (net(**inputs, return_dict=False)[0] for net in (source, found))
-    assert (expected - given).norm() < 0.01 * expected.norm()  # the checkpoint is fp16
-    for size in ("layers = 2", "positions = 18", "positions = 15"):
-        other = tmp_path / "other.toml"
-        name = size.split(" = ")[0]
-        other.write_text("\n".join(size if line.startswith(name) else line for line in text.splitlines()))
-        with pytest.raises(TrainingError, match=r"has other sizes than layers.*take teacher\.start out"):
-            train(other, tmp_path / "other", lambda *_: None)
 
 
 def test_every_residual_branch_starts_closed() -> None:

@@ -39,6 +39,7 @@ class CdmSpec:
     rank: int = 0  # of LoRA; 0 trains every weight
     alpha: int = 128  # of LoRA
     checkpointing: bool = False  # gradient checkpointing: less memory, a third more time
+    compile: bool = False  # torch.compile: faster calls after some minutes of compiling
     shard: bool = False  # FSDP2: every network split over all processes
     micro: int = 0  # samples a process takes at once (0: all of its part); changes memory, not the update
     student_every: int = 2  # R: updates of the fake teacher for each of the student
@@ -72,6 +73,8 @@ class CdmSpec:
             )
         if self.rank and self.shard:
             raise TrainingError("[cdm] has rank and shard: adapters are not split over processes. Leave one out.")
+        if self.compile and (self.rank or self.shard):
+            raise TrainingError("[cdm] compile takes whole networks, without rank and shard. Leave it or those out.")
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ def _longcat(checkpoint: Path) -> Encode:
 def _loaded(pipeline: Any, checkpoint: Path, without: dict[str, Any]) -> Any:
     device = training_device()
     dtype = fast_dtype(device) if device.type == "cuda" else torch.float32
-    return pipeline.from_pretrained(checkpoint, torch_dtype=dtype, local_files_only=True, **without).to(device)
+    return pipeline.from_pretrained(
+        checkpoint, torch_dtype=dtype, local_files_only=True, use_safetensors=True, **without
+    ).to(device)
 
 
 ENCODERS: dict[str, Callable[[Path], Encode]] = {"sd3": _sd3, "longcat-image": _longcat}

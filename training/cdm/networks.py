@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import TrainingError
 from ..device import mixed_precision
+from ..pretrained import pretrained
 from .families import Condition, Family
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class FullNetworks:
                 network.enable_gradient_checkpointing()
             self.trained[role] = _placed(network, family, device, mesh)
         self.real: nn.Module = _placed(teacher.eval().requires_grad_(False), family, device, mesh)
+
+    def compile(self) -> None:
+        """Compile every network in place; its parameters keep their names."""
+        for network in (*self.trained.values(), self.real):
+            network.compile(dynamic=False)  # a run has one or two batch sizes
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """Return the trainable parameters of "student" or "fake"; both roles have the same names."""
@@ -119,7 +125,7 @@ def load_teacher(folder: Path, family: Family) -> nn.Module:
             "cdm.teacher."
         )
     try:
-        return getattr(diffusers, family.model).from_pretrained(where, torch_dtype=torch.float32, local_files_only=True)
+        return pretrained(getattr(diffusers, family.model), where)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{where} cannot be loaded: {error}. Fetch its weights, as safetensors.") from error
 

@@ -15,6 +15,7 @@ from ...errors import TrainingError
 from ...runtime.directory import NewDirectory
 from ...runtime.sampler import custom_schedule
 from ..loop import LoopSpec
+from ..pretrained import pretrained
 from ..sampling import decode, euler, tiled
 from ..state import is_first
 from .conditions import Conditions
@@ -51,7 +52,7 @@ class CdmRun(Distillation):
             return None
         from diffusers import AutoencoderKL
 
-        vae: Any = AutoencoderKL.from_pretrained(Path(self.spec.teacher) / "vae", torch_dtype=torch.float32)
+        vae = pretrained(AutoencoderKL, Path(self.spec.teacher) / "vae")
         return tiled(decode(vae.to(self.device), torch.cat(latents), batch=1))
 
     def finish(self, out: Path) -> None:
@@ -77,6 +78,8 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
         networks = LoraNetworks(teacher.to(state.device), family, spec.checkpointing, spec.rank, spec.alpha)
     else:
         networks = FullNetworks(teacher, family, spec.checkpointing, state.device, _mesh(spec, place, state.device))
+        if spec.compile:
+            networks.compile()
     return CdmRun(networks, conditions, shape, spec, loop, state.device, place)
 
 
@@ -141,8 +144,7 @@ def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -
     levels = spec.schedule.fixed
     settings |= {"steps": len(levels), "guidance": 1.0, "sigmas": list(levels), "revision": spec.revision}
     settings["source"] = f"segue: CDM student of {settings.get('source', teacher.name)}"
-    shutil.rmtree(out, ignore_errors=True)
-    with NewDirectory(out) as new:
+    with NewDirectory(out, replace=True) as new:
         ignore = shutil.ignore_patterns("transformer", *left)
         shutil.copytree(teacher, new.path, ignore=ignore, dirs_exist_ok=True)
         copy.half().save_pretrained(new.path / "transformer")

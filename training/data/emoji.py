@@ -75,9 +75,10 @@ def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda don
     """Fetch, render and name the pictures; write them into the directory `out`; return their number."""
     from safetensors.numpy import save
 
-    from ...runtime.files import check_writable, write_whole
+    from ...runtime.files import check_writable, write_whole, writing
 
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     check_writable(out / "emoji.json")
     names = _names(fetch(NAMES, cache))
     rows: list[Row] = []
@@ -89,9 +90,10 @@ def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda don
         rows.append(Row(style, hexcode, name, base_key(name), tags, group, split_of(name)))
         pictures.append(picture)
         progress(len(rows))
-    write_whole(out / "emoji.safetensors", save({"rgba": np.stack(pictures)}))
     table = {"rows": [asdict(row) for row in rows], "credits": [asdict(p) for p in (FLUENT, NOTO, TWEMOJI, NAMES)]}
-    write_whole(out / "emoji.json", json.dumps(table, indent=0, ensure_ascii=False).encode())
+    with writing(out):
+        write_whole(out / "emoji.safetensors", save({"rgba": np.stack(pictures)}))
+        write_whole(out / "emoji.json", json.dumps(table, indent=0, ensure_ascii=False).encode())
     return len(rows)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TrainingError
+from ...runtime.files import writing
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,20 @@ class Package:
 def fetch(package: Package, cache: Path) -> Path:
     """Return the directory that holds the package's files, downloading them once into `cache`.
 
-    Raises TrainingError when the client is missing, the download fails or the archive's sha256 differs.
+    Raises TrainingError when the client is missing, the download fails or the archive's sha256 differs, OutputError
+    when `cache` cannot be written.
     """
     unpacked = cache / f"{package.name.replace('/', '-').lstrip('@')}-{package.version}"
     if unpacked.is_dir():
         return unpacked
-    cache.mkdir(parents=True, exist_ok=True)
-    incoming = cache / f".{unpacked.name}.incoming"
+    with writing(cache):
+        return _fetched(package, unpacked)
+
+
+def _fetched(package: Package, unpacked: Path) -> Path:
+    incoming = unpacked.with_name(f".{unpacked.name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
-    incoming.mkdir()
+    incoming.mkdir(parents=True)
     _download(package, incoming)
     (archive,) = incoming.iterdir()
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()

