@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -133,7 +134,13 @@ def _print(text: str) -> None:
 
 def _plain(text: str) -> str:
     """Return `text` with what would steer a terminal written out: names and credits are a bundle's own."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return "".join(c if c in "\n\t" or not _steers(c) else repr(c)[1:-1] for c in text)
+
+
+def _steers(character: str) -> bool:
+    """Return whether it is a control, a lone surrogate, a line separator or an order of writing directions."""
+    written = character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return written or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def _told(command: Callable[[], Any], show: Output) -> int:

@@ -24,12 +24,12 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 class NewDirectory:
     """A context manager: fill `path`, then `commit()`; leaving without it removes everything.
 
-    With `replace` a target that exists gives way on `commit`, not before; should the process die just then, the old one
-    is left in a hidden sibling `.NAME.old-…`.
+    With `replace` a target that exists gives way on `commit`, not before. Should the process die just then, the old one
+    is in a hidden sibling `.NAME.old-…`, from where the next one puts it back.
 
-    Raises OutputError on entering where the target exists (without `replace`) or its parent
-    cannot be written to, and on leaving for an OSError of a write below `path`. Every other OSError, such as that of
-    reading a source, passes as it is.
+    Raises OutputError on entering where the target exists (without `replace`) or its parent cannot be written to, and
+    on leaving for an OSError of a write below `path`. Every other OSError, such as that of reading a source, passes as
+    it is.
     """
 
     path: Path
@@ -41,7 +41,9 @@ class NewDirectory:
         self._done = False
 
     def __enter__(self) -> NewDirectory:
-        if not self._replace:
+        if self._replace:
+            _put_back(self.target)
+        else:
             _refuse_existing(self.target)
         prefix = f".{self.target.name}.partial-"
         try:
@@ -91,16 +93,24 @@ class NewDirectory:
 
 
 def _exchange(new: Path, target: Path) -> None:
-    """Give `new` the name of the directory `target`, which is removed."""
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent)) / target.name
-    os.rename(target, old)
+    """Give `new` the name of the directory `target`, which is removed once `new` stands in its place."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
     try:
+        os.rename(target, aside / target.name)
         os.rename(new, target)
-    except OSError:
-        os.rename(old, target)
+    except BaseException:
+        _put_back(target)
         raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(target: Path) -> None:
+    """End an exchange that did not come to its end: `target` is the old directory again, or the new one."""
+    for aside in target.parent.glob(f"{glob.escape(f'.{target.name}.old-')}*"):
+        with contextlib.suppress(OSError):  # it stays then, where it can still be found
+            if (aside / target.name).is_dir() and not os.path.lexists(target):
+                os.rename(aside / target.name, target)
+            shutil.rmtree(aside)
 
 
 def _refuse_existing(target: Path) -> None:

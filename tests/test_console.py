@@ -52,11 +52,13 @@ def test_a_table_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
 def test_what_would_steer_a_terminal_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
     show = console.Output(as_json=False)
     show.line("credit \x1b[31mred\x07\nnext\tline é")
+    show.line("心\u3000\N{WOMAN}\u200d\N{ROCKET}.png \u202egnp")
     show.warning("\x1b]0;title\x07")
     console.guard(lambda: _fail("name \x9b2J"), show)
     console.table("\x1b[2J", ("a",), [("\x1b[1m",)])
     captured = capsys.readouterr()
     assert "credit \\x1b[31mred\\x07\nnext\tline é\n" in captured.out
+    assert "心\u3000\N{WOMAN}\u200d\N{ROCKET}.png \\u202egnp\n" in captured.out
     assert not {"\x1b", "\x07", "\x9b"} & set(captured.out + captured.err)
 
 

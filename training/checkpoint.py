@@ -29,8 +29,8 @@ def _write_parts(transformer: Any, spec: TeacherSpec, folder: Path) -> None:
 
     copy = SD3Transformer2DModel.from_config(transformer.config)
     copy.load_state_dict(transformer.state_dict())
-    _save(copy, folder / "transformer")
-    _save(pretrained(AutoencoderKL, Path(spec.autoencoder) / "vae"), folder / "vae")
+    save_half(copy, folder / "transformer")
+    save_half(pretrained(AutoencoderKL, Path(spec.autoencoder) / "vae"), folder / "vae")
     for suffix in ("", "_2"):
         encoder = pretrained(CLIPTextModelWithProjection, Path(spec.text) / f"text_encoder{suffix}")
         encoder.half().save_pretrained(folder / f"text_encoder{suffix}")
@@ -65,7 +65,7 @@ def _write_parts(transformer: Any, spec: TeacherSpec, folder: Path) -> None:
     (folder / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _save(model: Any, folder: Path) -> None:
+def save_half(model: Any, folder: Path) -> None:
     """Write `model` in fp16, without the path that it was loaded from."""
     model.half().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sys
 from functools import cache
 
 import torch
+
+from ..errors import TrainingError
 
 
 def training_device() -> torch.device:
@@ -23,6 +28,16 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16")
     )
     return torch.bfloat16 if capable else torch.float32
+
+
+def check_compiler() -> None:
+    """Raise TrainingError where the C++ compiler that torch.compile builds with is missing."""
+    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise TrainingError(
+            f"compile = true needs the C++ compiler {name}, which is not installed. Install it with Python's headers "
+            "(Debian: apt install g++ python3-dev), or take compile out of the recipe."
+        )
 
 
 def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:

@@ -14,4 +14,6 @@ def pretrained(kind: Any, folder: Path) -> Any:
     `kind` is its class. Pickled weights are not read and no hub is asked: raises OSError where `folder` has no
     safetensors file, and ValueError where that does not fit.
     """
+    if not (folder / "config.json").is_file():  # else the libraries tell of a hub that was not meant
+        raise FileNotFoundError(f"{folder} has no config.json")
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)

@@ -15,7 +15,7 @@ from ..runtime.sampler import default_schedule
 from .alignment import Alignment, patch_features
 from .captions import draw_captions, plain_caption
 from .checkpoint import write_checkpoint
-from .device import mixed_precision
+from .device import check_compiler, mixed_precision
 from .latents import Progress, cached_latents, silent
 from .pictures import Pictures
 from .pretrained import pretrained
@@ -101,6 +101,8 @@ class Teacher:
             block = self.transformer.transformer_blocks[spec.align_depth - 1]
             self.alignment = Alignment(block, width, patch_features(self.pictures, progress)).to(device)
             self.module = nn.ModuleDict({"transformer": self.transformer, "alignment": self.alignment})
+        if spec.compile:
+            check_compiler()
         self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
 
     def draw(self, batch: int, generator: torch.Generator) -> _Drawn:

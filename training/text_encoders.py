@@ -137,7 +137,9 @@ def picture_features(folder: Path, pictures: Pictures, progress: Progress = sile
     def measure() -> dict[str, torch.Tensor]:
         net = Lite0().to(pictures.device)
         indices = parts(len(rgba), "features of pictures", progress)
-        return {"features": torch.cat([net.features(on_white(torch.from_numpy(rgba[part]))) for part in indices])}
+        return {
+            "features": torch.cat([net.features(on_white(torch.from_numpy(rgba[part.numpy()]))) for part in indices])
+        }
 
     features = remembered(folder / "lite0.safetensors", [folder / "emoji.json"], measure)["features"]
     place = {(row.style, row.hexcode): i for i, row in enumerate(rows)}

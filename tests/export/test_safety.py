@@ -192,13 +192,36 @@ def test_a_directory_gives_way_only_to_a_whole_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_directory_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_directory_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/old").write_text("old")
     rename = os.rename
 
     def refuse(source: object, target: object) -> None:
         if ".partial-" in str(source):
+            raise error
+        rename(source, target)  # type: ignore[arg-type]
+
+    with NewDirectory(tmp_path / "a", replace=True) as new:
+        monkeypatch.setattr(os, "rename", refuse)
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            new.commit()
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_directory_that_cannot_be_put_back_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a death between the two renames: the next one to write there finds the old directory."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/old").write_text("old")
+    rename = os.rename
+
+    def refuse(source: object, target: object) -> None:
+        if str(target) == str(tmp_path / "a"):
             raise OSError(5, "Input/output error")
         rename(source, target)  # type: ignore[arg-type]
 
@@ -207,5 +230,8 @@ def test_a_directory_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: 
         with pytest.raises(OutputError, match="cannot be created"):
             new.commit()
     monkeypatch.undo()
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]
+    assert not (tmp_path / "a").exists()
+    assert [path.name for path in tmp_path.glob(".a.old-*/a/*")] == ["old"]
+    with NewDirectory(tmp_path / "a", replace=True):
+        assert (tmp_path / "a/old").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

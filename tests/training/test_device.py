@@ -1,8 +1,11 @@
 """Precision follows what the processor can do."""
 
+import sys
+
 import pytest
 import torch
 
+from segue.errors import TrainingError
 from segue.training import device
 from segue.training.device import fast_dtype, mixed_precision
 
@@ -27,3 +30,11 @@ def test_any_other_processor_trains_in_fp32(capability):
     capability["avx512_bf16"] = False
     with mixed_precision(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_a_missing_compiler_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(TrainingError, match=r"no-such-compiler, which is not installed.*take compile out"):
+        device.check_compiler()
+    monkeypatch.setenv("CXX", sys.executable)
+    device.check_compiler()

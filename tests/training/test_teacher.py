@@ -57,19 +57,21 @@ def test_the_checkpoint_tells_no_path_that_it_was_made_from(checkpoint: Path) ->
     assert not any("_name_or_path" in path.read_text() for path in checkpoint.rglob("config.json"))
 
 
-def test_a_run_that_is_finished_again_replaces_its_checkpoint(checkpoint: Path) -> None:
+def test_a_run_that_is_finished_again_replaces_its_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     recipe = checkpoint.parent.parent / "tiny.toml"
     again = recipe.with_name("again.toml")
-    again.write_text(recipe.read_text().replace("positions = 16", "positions = 16\nguidance = 2.0"))
-    parts = recipe.parent / "parts"
-    parts.rename(recipe.parent / "away")
-    with pytest.raises(TrainingError, match="Run the recipes that it starts from first"):
-        train(again, checkpoint.parent, lambda *_: None)
-    assert (checkpoint / "model_index.json").is_file()  # what there was is not lost
-    (recipe.parent / "away").rename(parts)
-    train(again, checkpoint.parent, lambda *_: None)
-    assert '"guidance": 2.0' in (checkpoint / "segue.json").read_text()
-    train(recipe, checkpoint.parent, lambda *_: None)
+    parts, away = recipe.parent / "parts", recipe.parent / "away"
+    longer = recipe.with_name("longer.toml")
+    longer.write_text(recipe.read_text().replace("steps = 2", "steps = 3"))
+    run = tmp_path / "run"
+    train(recipe, run, lambda *_: None)
+    with pytest.raises(TrainingError, match=r"cannot be put together.*Put back what the recipe names"):
+        train(longer, run, lambda *_: parts.rename(away))
+    assert '"guidance": 4.0' in (run / "checkpoint/segue.json").read_text()  # what there was is not lost
+    away.rename(parts)
+    again.write_text(longer.read_text().replace("positions = 16", "positions = 16\nguidance = 2.0"))
+    train(again, run, lambda *_: None)
+    assert '"guidance": 2.0' in (run / "checkpoint/segue.json").read_text()
 
 
 def test_the_checkpoint_becomes_a_bundle_with_its_own_settings(checkpoint: Path, tmp_path: Path) -> None:

@@ -38,10 +38,10 @@ class FullNetworks:
             self.trained[role] = _placed(network, family, device, mesh)
         self.real: nn.Module = _placed(teacher.eval().requires_grad_(False), family, device, mesh)
 
-    def compile(self) -> None:
-        """Compile every network in place; its parameters keep their names."""
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile every network in place, by that backend of torch.compile; its parameters keep their names."""
         for network in (*self.trained.values(), self.real):
-            network.compile(dynamic=False)  # a run has one or two batch sizes
+            network.compile(backend=backend, dynamic=False)  # a run has one or two batch sizes
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """Return the trainable parameters of "student" or "fake"; both roles have the same names."""

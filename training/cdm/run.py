@@ -14,6 +14,8 @@ from torch import Tensor
 from ...errors import TrainingError
 from ...runtime.directory import NewDirectory
 from ...runtime.sampler import custom_schedule
+from ..checkpoint import save_half
+from ..device import check_compiler
 from ..loop import LoopSpec
 from ..pretrained import pretrained
 from ..sampling import decode, euler, tiled
@@ -79,6 +81,7 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
     else:
         networks = FullNetworks(teacher, family, spec.checkpointing, state.device, _mesh(spec, place, state.device))
         if spec.compile:
+            check_compiler()
             networks.compile()
     return CdmRun(networks, conditions, shape, spec, loop, state.device, place)
 
@@ -147,6 +150,6 @@ def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -
     with NewDirectory(out, replace=True) as new:
         ignore = shutil.ignore_patterns("transformer", *left)
         shutil.copytree(teacher, new.path, ignore=ignore, dirs_exist_ok=True)
-        copy.half().save_pretrained(new.path / "transformer")
+        save_half(copy, new.path / "transformer")
         (new.path / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
         new.commit()

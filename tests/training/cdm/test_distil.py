@@ -144,7 +144,7 @@ def test_checkpointing_changes_the_memory_but_not_the_update(worker, teacher, co
     close(made[1], made[0], 1e-3)
 
 
-def test_compiled_networks_give_the_same_velocities_under_the_same_names(worker, teacher, conditions):
+def test_compiled_networks_make_the_same_update(worker, teacher, conditions, one_process):
     training = worker.build(teacher, conditions, {})
     (part,) = training._parts(1)
 
@@ -152,13 +152,15 @@ def test_compiled_networks_give_the_same_velocities_under_the_same_names(worker,
         inputs = part.path.latents, part.path.level, part.text
         return [training.networks.velocity(role, *inputs) for role in ("student", "fake", "real")]
 
-    plain, names = velocities(), set(training.tensors())
-    training.networks.compile()
+    plain = velocities()
+    training.networks.compile(backend="aot_eager")  # the graphs of a compiled run, and no compiler
+    compiled = (*training.networks.trained.values(), training.networks.real)
+    assert all(network._compiled_call_impl is not None for network in compiled)
     for found, expected in zip(velocities(), plain, strict=True):
-        assert (found - expected).norm() < 0.02 * expected.norm()  # products may be bf16
-    training.iterate(0)
-    training.iterate(1)
-    assert set(training.tensors()) == names
+        assert (found - expected).norm() < 1e-3 * expected.norm()
+    for step in range(4):
+        training.iterate(step)
+    close(snapshot(training), one_process[1], 1e-3)
 
 
 def test_a_state_of_a_student_that_explodes_is_not_saved(worker, teacher, conditions):

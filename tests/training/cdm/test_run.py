@@ -112,6 +112,7 @@ def test_the_checkpoint_holds_the_students_average(recipe, teacher: Path, tmp_pa
     train(recipe(4, rank), tmp_path / "run", quiet)
     made = tmp_path / "run/checkpoint"
     assert (made / "vae/config.json").is_file()
+    assert "_name_or_path" not in (made / "transformer/config.json").read_text()
     with Image.open(tmp_path / "run/grid-00000004.png") as grid:
         assert grid.size == (7 * 32, 32)  # a row of the seven prompts there are
     settings = json.loads((made / "segue.json").read_text())
