@@ -1,9 +1,6 @@
 """The `segue` command: parse, call, show progress.
 
-Exit codes: 0 done; 1 a Segue error without a kind of its own; 2 wrong usage; 3 a bad bundle; 4 a bad checkpoint;
-5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 70 a defect of Segue; 130
-stopped by Ctrl-C; 141 standard output was closed. With --json a failure is an event as well: {"event": "error",
-"kind": class, "exit_code": number, "text": message}.
+With --json a failure is an event as well: {"event": "error", "kind": class, "exit_code": number, "text": message}.
 """
 
 from __future__ import annotations
@@ -32,10 +29,15 @@ if TYPE_CHECKING:
 
 DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
 UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity": "comparisons"}  # of export's stages
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a Segue error without a kind of its own; 2 wrong usage; 3 a bad bundle; 4 a bad checkpoint; "
+    "5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 70 a defect of "
+    "Segue; 130 stopped by Ctrl-C; 141 standard output was closed."
+)
 LARGE = 10**8  # bytes; less is hashed in a moment
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="segue", message="segue %(version)s")
 def cli() -> None:
     """Few-step diffusion: train, export, render."""
@@ -74,11 +76,17 @@ class _Sigmas(click.ParamType):
 @click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
 @click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
 @click.option("--guidance", type=float, help="Classifier-free guidance; up to 1 is off (default: the bundle's).")
-@click.option("--size", type=_Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
+@click.option("--size", type=_Size(), help="Pixels, as 128 or 192x128 (default: what it was trained at).")
 @click.option("--negative", default="", help="What guidance leads away from.")
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Number of pictures.")
 @click.option("--sigmas", type=_Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
-@click.option("--noise", type=click.Choice(["philox", "torch"]), default="philox", show_default=True)
+@click.option(
+    "--noise",
+    type=click.Choice(["philox", "torch"]),
+    default="philox",
+    show_default=True,
+    help="torch: the noise of torch's CPU generator, to compare with diffusers.",
+)
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
 @JSON
 def render(bundle: str, prompt: str, output: Path | None, as_json: bool, threads: int | None, **wanted: Any) -> None:
@@ -106,12 +114,11 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     """Render six pictures with the shipped emoji bundle, side by side, without torch."""
     import numpy as np
 
-    from .runtime.files import check_writable
-    from .runtime.image import write_png
+    from .runtime.image import check_png, write_png
     from .runtime.request import Request
 
     show = Output(as_json)
-    check_writable(output)
+    check_png(output)
     started = time.perf_counter()
     with _opened(show, "emoji", None) as model, show.progress("rendering") as update:
         result = model.render(Request(DEMO, seed=seed), on_step=lambda done, total, _: update(done, total))

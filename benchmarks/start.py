@@ -7,6 +7,7 @@ weights' sha256 and remembers it; it is reported apart. Ends with 1 where a medi
 3 s to render.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ GATES = {"import segue": 0.3, "render": 3.0}  # seconds
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "XDG_CACHE_HOME": folder}
         render = [sys.executable, "-m", "segue.cli", "render", "emoji", "a red heart", "-o", f"{folder}/heart.png"]

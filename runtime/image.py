@@ -72,16 +72,24 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def picture_paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
     """Return `count` paths that can be written: `output`, numbered if there are several, else new names of the prompt.
 
-    Raises OutputError when one of them cannot be written, and UsageError when no new name is left.
+    Raises OutputError when one of them cannot be written, and UsageError when `output` does not end in .png and when no
+    new name is left.
     """
     if output is None:
         paths = _free_names(prompt, seed, count)
     else:
-        check_writable(output)  # for several pictures as well: it may be a directory
+        check_png(output)  # for several pictures as well: it may be a directory
         paths = _numbered(output, count)
     for path in paths:
         check_writable(path)
     return paths
+
+
+def check_png(path: Path) -> None:
+    """Raise OutputError unless a file can be made at `path`, UsageError unless its name says that it is a PNG."""
+    check_writable(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path} would be a PNG file by another name. Name it {path.name}.png, or another name.png.")
 
 
 def _numbered(first: Path, count: int) -> list[Path]:

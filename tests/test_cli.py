@@ -92,6 +92,8 @@ def test_a_cut_prompt_is_warned_of(exported: Path, tmp_path: Path) -> None:
         (("render", "BUNDLE", "x", "--sigmas", "1,a"), 2, ("no list of noise levels",)),
         (("render", "BUNDLE", "x", "--seed", -1), 2, ("-1",)),
         (("render", "BUNDLE", "x", "-o", "nowhere/x.png"), 6, ("nowhere does not exist", "mkdir")),
+        (("render", "BUNDLE", "x", "-o", "x.jpg"), 2, ("x.jpg would be a PNG file by another name", "x.jpg.png")),
+        (("demo", "-o", "sheet"), 2, ("sheet would be a PNG file by another name",)),
         (("render", "BUNDLE"), 2, ("PROMPT",)),
         (("export", ".", "-o", "out"), 4, ("model_index.json",)),
         (("train", "nothing"), 8, ("no recipe 'nothing'",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tomllib
 from importlib import resources
@@ -82,6 +83,8 @@ def train(path: Path, out: Path, report: Reporter, progress: Progress = silent) 
         training = RUNS[tasks[0]](recipe, loop, progress)
     except (OSError, ValueError, TypeError) as error:
         # What an earlier recipe should have written is missing, or a size does not fit the network.
+        with contextlib.suppress(OSError):  # a directory with something in it stays
+            out.rmdir()
         raise TrainingError(
             f"[{tasks[0]}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."
         ) from error

@@ -62,7 +62,8 @@ class Conditions:
             self.empty_row: Condition = load_file(folder / "empty.safetensors")
         except (OSError, ValueError) as error:
             raise TrainingError(
-                f"{folder} holds no text embeddings: {error}. Write them with segue encode, then run this again."
+                f"{folder} holds no text embeddings ({type(error).__name__} on reading them). Write them, then run "
+                f"this again: segue encode CHECKPOINT PROMPTS.txt -o {folder}"
             ) from None
         self.folder = folder
         self.prompts: list[str] = found["prompts"]
