@@ -112,7 +112,7 @@ def evaluate(student: Path, teacher: Path, data: Path, spec: EvalSpec, progress:
     """
     device = training_device()
     students, teachers = load_pipeline(student, device), load_pipeline(teacher, device)
-    bench = _Bench(Pictures(data), data, spec, device)
+    bench = Bench(Pictures(data), data, spec, device)
     compared = subjects(students, teachers, spec)
     total = len(compared) * (spec.seeds + 1) + 2 * len(LADDER) * spec.seeds
     done = 0
@@ -178,7 +178,7 @@ def _default(steps: int, shift: float) -> Schedule:
     return default_schedule(steps, shift, 1000)
 
 
-class _Bench:
+class Bench:
     """The prompts, what is known of their real pictures, and the networks that measure."""
 
     def __init__(self, pictures: Pictures, data: Path, spec: EvalSpec, device: torch.device) -> None:

@@ -1,0 +1,215 @@
+"""The paper's ablations of CDM on a small teacher: every variant with several training seeds, measured on paired noise.
+
+    python benchmarks/cdm_ablations.py runs/emoji-small-teacher/checkpoint --conditions runs/emoji-conditions
+
+A variant changes keys of one recipe and nothing else. Each run trains, is measured, and leaves its scores below
+--directory: what is there already is not done again, so the command goes on where it was stopped. Prints and writes to
+benchmarks/results/cdm_ablations.json the mean over seeds with its 95 % interval, and the same of the difference to the
+whole method, seed by seed. A run that the divergence guard stopped counts as diverged and has no scores.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from segue.errors import TrainingError
+from segue.training.device import training_device
+from segue.training.evaluation.evaluate import Bench, EvalSpec, Subject, even_schedule
+from segue.training.evaluation.measures import interval, lpips
+from segue.training.pictures import Pictures
+from segue.training.recipe import train
+from segue.training.sampling import load_pipeline
+
+WHOLE = "whole"
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    WHOLE: {},
+    "no CA": {"terms": {"ca": 0.0}},
+    "no DM": {"terms": {"dm": 0.0}},
+    "no CDM": {"terms": {"cdm": 0.0}},
+    "CA alone": {"terms": {"dm": 0.0, "cdm": 0.0}},
+    "DM alone": {"terms": {"ca": 0.0, "cdm": 0.0}},
+    "CDM alone": {"terms": {"ca": 0.0, "dm": 0.0}},
+    "fixed schedule": {"schedule": {"schedule": "fixed"}},
+    "Gaussian point": {"terms": {"point": "gaussian"}},
+    "point on the trajectory": {"terms": {"point": "on-trajectory"}},
+    "full-trajectory target": {"terms": {"target": "full-trajectory"}},
+}
+STEPS = 4
+OFF_GRID = (2, 3, 6, 8)
+REFERENCES = {"the guided teacher": 3.0, "the teacher without guidance": 1.0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("--conditions", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("runs/data/emoji"))
+    parser.add_argument("--directory", type=Path, default=Path("runs/cdm-ablations"))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/cdm_ablations.json")
+    options = parser.parse_args()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    references(options)
+    jobs = [(options, variant, seed) for seed in range(options.seeds) for variant in options.variants]
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        done = list(pool.map(scored, *zip(*jobs, strict=True)))
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in options.variants}
+    for (_, variant, _), scores in zip(jobs, done, strict=True):
+        found[variant].append(scores)
+    results = {
+        "variants": {variant: summary(runs, found.get(WHOLE, [])) for variant, runs in found.items()},
+        "teacher": json.loads((options.directory / "references.json").read_text()),
+        "seeds": options.seeds,
+        "iterations": options.iterations,
+        "batch": options.batch,
+        "prompts": options.prompts,
+        "longest run (s)": round(max(runs["seconds"] for of in found.values() for runs in of)),
+        "device": str(training_device()),
+        "versions": {name: version(name) for name in ("torch", "diffusers")},
+    }
+    text = json.dumps(results, indent=1)
+    print(text)
+    options.out.write_text(text + "\n")
+
+
+def bench_of(options: argparse.Namespace) -> Bench:
+    """Return the prompts and the networks that measure."""
+    return Bench(Pictures(options.data), options.data, EvalSpec(prompts=options.prompts), training_device())
+
+
+def references(options: argparse.Namespace) -> None:
+    """Draw the teacher's pictures that every run is compared with, once."""
+    if (options.directory / "references.json").exists():
+        return
+    bench, teacher = bench_of(options), load_pipeline(options.teacher, training_device())
+    drawn, scores = {}, {}
+    for name, guidance in REFERENCES.items():
+        subject = Subject(name, teacher, even_schedule(28, 3.0), guidance)
+        drawn[name] = bench.draw(subject, bench.chosen, 0).clamp(-1, 1).contiguous()
+        scores[name] = bench.score(drawn[name], bench.chosen)
+    few = Subject("few", teacher, even_schedule(STEPS, 3.0), max(REFERENCES.values()))
+    scores[f"the guided teacher, {STEPS} steps"] = bench.score(bench.draw(few, bench.chosen, 0), bench.chosen)
+    save_file(drawn, options.directory / "references.safetensors")
+    (options.directory / "references.json").write_text(json.dumps(scores))
+
+
+def scored(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
+    """Train one run and measure it, unless that has been done; return its scores."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.processes))
+    out = options.directory / f"{variant.replace(' ', '-')}-{seed}"
+    scores = out / "scores.json"
+    if scores.exists():
+        return json.loads(scores.read_text())
+    out.mkdir(exist_ok=True)
+    recipe = out / "recipe.toml"
+    recipe.write_text(written(recipe_of(options, variant, seed)))
+    started = time.perf_counter()
+    try:
+        train(recipe, out / "run", lambda step, steps, figures: None)
+    except TrainingError as error:
+        found: dict[str, Any] = {"diverged": str(error)}
+    else:
+        found = {}
+    seconds = time.perf_counter() - started
+    if not found:
+        found = measured(options, out / "run/checkpoint")
+    scores.write_text(json.dumps({**found, "seconds": seconds}))
+    return json.loads(scores.read_text())
+
+
+def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
+    """Return the recipe of a variant; all share everything but the variant's keys and the seed."""
+    changed = VARIANTS[variant]
+    return {
+        "cdm": {
+            "teacher": str(options.teacher),
+            "conditions": str(options.conditions),
+            "size": [128, 128],
+            "tokens": 24,
+            "fake_learning_rate": 1e-4,
+            "schedule": {"longest": 8, "lowest": 0.25, "highest": 0.95, "shift": 3.0} | changed.get("schedule", {}),
+            "terms": {"guidance": 3.0} | changed.get("terms", {}),
+        },
+        "loop": {
+            "steps": options.iterations,
+            "batch": options.batch,
+            "learning_rate": 2e-4,
+            "warmup": 50,
+            "decay": options.iterations // 3,
+            "save_every": max(options.iterations // 4, 1),
+            "grid_every": options.iterations,
+            "seed": seed,
+        },
+    }
+
+
+def written(recipe: dict[str, Any], prefix: str = "") -> str:
+    """Return nested tables as TOML."""
+    lines = []
+    for name, value in recipe.items():
+        if not isinstance(value, dict):
+            lines.append(f"{name} = {json.dumps(value)}")
+    for name, value in recipe.items():
+        if isinstance(value, dict):
+            lines.append(f"[{prefix}{name}]\n{written(value, f'{prefix}{name}.')}")
+    return "\n".join(lines)
+
+
+def measured(options: argparse.Namespace, checkpoint: Path) -> dict[str, float]:
+    """Return the scores of a student on the noise that every other one gets."""
+    bench, student = bench_of(options), load_pipeline(checkpoint, training_device())
+    pictures = bench.draw(Subject("student", student, even_schedule(STEPS, 3.0), 1.0), bench.chosen, 0)
+    scores = bench.score(pictures, bench.chosen)
+    for name, reference in load_file(options.directory / "references.safetensors").items():
+        scores[f"LPIPS to {name}"] = lpips(pictures, reference).mean().item()
+    ladder = [
+        bench.score(bench.draw(Subject("rung", student, even_schedule(n, 3.0), 1.0), bench.chosen, 0), bench.chosen)
+        for n in OFF_GRID
+    ]
+    scores["KID x 1e3 off the grid, mean"] = sum(rung["KID x 1e3"] for rung in ladder) / len(ladder)
+    return scores
+
+
+def summary(runs: list[dict[str, Any]], whole: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and interval of every measure, and of its difference to the whole method, seed by seed."""
+    diverged = [run["diverged"] for run in runs if "diverged" in run]
+    return {
+        "diverged": len(diverged),
+        **({"how": diverged[0]} if diverged else {}),
+        "scores": {measure: str(interval(values)) for measure, values in columns(runs)},
+        "minus whole": {
+            measure: str(interval(values))
+            for measure, values in columns(
+                [
+                    {name: run[name] - base[name] for name in run if isinstance(run[name], float) and name in base}
+                    for run, base in zip(runs, whole, strict=False)
+                    if run is not base and "diverged" not in run and "diverged" not in base
+                ]
+            )
+        },
+    }
+
+
+def columns(runs: list[dict[str, Any]]) -> Iterator[tuple[str, list[float]]]:
+    """Yield each measure with its values over the runs that have it."""
+    for measure in dict.fromkeys(name for run in runs for name in run if name not in ("diverged", "seconds")):
+        yield measure, [run[measure] for run in runs if measure in run]
+
+
+if __name__ == "__main__":
+    main()
