@@ -80,15 +80,22 @@ def train(path: Path, out: Path, report: Reporter, progress: Progress = silent) 
 
     logging.disable_progress_bar()  # it would write into ours
     try:
-        training = RUNS[tasks[0]](recipe, loop, progress)
-    except (OSError, ValueError, TypeError) as error:
-        # What an earlier recipe should have written is missing, or a size does not fit the network.
+        training = _built(tasks[0], recipe, loop, progress)
+    except BaseException:
         with contextlib.suppress(OSError):  # a directory with something in it stays
             out.rmdir()
-        raise TrainingError(
-            f"[{tasks[0]}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."
-        ) from error
+        raise
     run(training, loop, recipe, out, report)
+
+
+def _built(task: str, recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
+    try:
+        return RUNS[task](recipe, loop, progress)
+    except (OSError, ValueError, TypeError) as error:
+        # What an earlier recipe should have written is missing, or a size does not fit the network.
+        raise TrainingError(
+            f"[{task}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."
+        ) from error
 
 
 def plan(path: Path, world: int) -> list[tuple[str, str]]:

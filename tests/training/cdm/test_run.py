@@ -205,3 +205,4 @@ def test_a_misspelt_key_of_a_subtable_is_named(recipe, tmp_path: Path) -> None:
 def test_a_teacher_that_is_not_there_is_named(recipe, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"nowhere has no transformer/config\.json"):
         train(recipe(2, **{str(teacher): "nowhere"}), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
