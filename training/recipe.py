@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ..errors import OutputError, TrainingError
 from ..runtime.files import check_writable
+from .device import plain_attention, training_device
 from .latents import Progress, silent
 from .loop import LoopSpec, Reporter, Run, run
 from .optimiser import OPTIMISERS
@@ -85,7 +86,8 @@ def train(path: Path, out: Path, report: Reporter, progress: Progress = silent) 
         with contextlib.suppress(OSError):  # a directory with something in it stays
             out.rmdir()
         raise
-    run(training, loop, recipe, out, report)
+    with plain_attention(training_device()):
+        run(training, loop, recipe, out, report)
 
 
 def _built(task: str, recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:

@@ -7,7 +7,7 @@ import torch
 
 from segue.errors import TrainingError
 from segue.training import device
-from segue.training.device import fast_dtype, mixed_precision
+from segue.training.device import fast_dtype, mixed_precision, plain_attention
 
 
 @pytest.fixture
@@ -38,3 +38,16 @@ def test_a_missing_compiler_is_told_before_training(monkeypatch: pytest.MonkeyPa
         device.check_compiler()
     monkeypatch.setenv("CXX", sys.executable)
     device.check_compiler()
+
+
+def test_attention_on_a_processor_is_plain_products_for_the_time_of_the_block() -> None:
+    def operations() -> set[str]:
+        with torch.profiler.profile() as profile:
+            torch.nn.functional.scaled_dot_product_attention(*torch.ones(3, 1, 1, 4, 8))
+        return {event.key for event in profile.key_averages()}
+
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    with plain_attention(torch.device("cpu")):
+        assert fused not in operations()
+    assert fused in operations()
+    assert not torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()

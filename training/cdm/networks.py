@@ -40,8 +40,9 @@ class FullNetworks:
 
     def compile(self, backend: str = "inductor") -> None:
         """Compile every network in place, by that backend of torch.compile; its parameters keep their names."""
+        torch._dynamo.config.recompile_limit = 32  # for each network; beyond it calls would be slow again
         for network in (*self.trained.values(), self.real):
-            network.compile(backend=backend, dynamic=False)  # a run has one or two batch sizes
+            network.compile(backend=backend, dynamic=False)  # a run has few sizes of batch, see `rows_at`
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """Return the trainable parameters of "student" or "fake"; both roles have the same names."""

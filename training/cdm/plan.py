@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,9 +82,8 @@ def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
 def mean_calls(spec: CdmSpec) -> dict[str, float]:
     """Return the mean work for each update of the student by purpose, in calls without gradient a sample."""
     schedule, terms = spec.schedule, spec.terms
-    longest = len(schedule.fixed) if schedule.schedule == "fixed" else schedule.longest
-    # Every process goes on to the last anchor of the batch, which for a batch of some size is the last step.
-    steps = float(longest) if schedule.schedule == "fixed" else (1 + longest) / 2
+    lengths = [len(schedule.fixed)] if schedule.schedule == "fixed" else range(1, schedule.longest + 1)
+    steps = statistics.mean(_steps_a_sample(length, terms.target == "full-trajectory") for length in lengths)
     with_gradient = RECOMPUTED if spec.checkpointing else TRAINED
     anchored, off = bool(terms.ca or terms.dm), bool(terms.cdm)
     matched = bool(terms.dm) + off
@@ -94,6 +94,11 @@ def mean_calls(spec: CdmSpec) -> dict[str, float]:
         "real teacher": 2 * bool(terms.ca) + matched,
         "fake score": matched,
     }
+
+
+def _steps_a_sample(length: int, to_the_end: bool) -> float:
+    """Return a sample's mean steps in a roll-out of `length` up to its anchor, with `rows_at`'s quarters of a batch."""
+    return length if to_the_end else sum(math.ceil(4 * left / length) / 4 for left in range(1, length + 1))
 
 
 def empty_transformer(spec: CdmSpec, family: Family) -> Any:

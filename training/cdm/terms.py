@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import TrainingError
 from .draws import Draws, Renoise
+from .families import Condition
 from .losses import clean_estimate, fake_loss, move, renoise, surrogate
 
-Velocity = Callable[[Tensor, Tensor, Any], Tensor]
+Velocity = Callable[[Tensor, Tensor, Condition], Tensor]
 """velocity(latents (B, …), level (B,), condition of the B samples): eps - x0, of the latents' shape."""
 
 POINTS = ("velocity", "gaussian", "on-trajectory")
@@ -59,25 +59,40 @@ class RollOut:
 
 
 @torch.no_grad()
-def roll_out(student: Velocity, draws: Draws, condition: Any, to_the_end: bool = False) -> RollOut:
+def roll_out(student: Velocity, draws: Draws, condition: Condition, to_the_end: bool = False) -> RollOut:
     """Carry the student from noise along its schedule by Euler steps, and keep what it had at each anchor.
 
-    Stops behind the last anchor of the global batch unless the end is asked for, which changes nothing else: so every
-    process makes the same number of calls, as sharded networks need it.
+    A sample is called up to its own anchor, or a little further (`rows_at`), unless the end is asked for, which changes
+    nothing else. Calls go on to the last anchor of the global batch: so every process makes the same number of them, as
+    sharded networks need it.
     """
-    latents = draws.start
+    latents, velocity = draws.start.clone(), torch.zeros_like(draws.start)
     kept_latents, kept_velocity = torch.zeros_like(latents), torch.zeros_like(latents)
-    for i in range(draws.sigmas.shape[1] - 1 if to_the_end else draws.calls):
-        velocity = student(latents, draws.sigmas[:, i], condition).float()
+    everyone = torch.arange(len(latents), device=latents.device)
+    for i, rows in enumerate([everyone] * (draws.sigmas.shape[1] - 1) if to_the_end else rows_at(draws)):
+        text = {name: tensor[rows] for name, tensor in condition.items()}
+        velocity[rows] = student(latents[rows], draws.sigmas[rows, i], text).float()
         here = draws.anchor == i
         kept_latents[here], kept_velocity[here] = latents[here], velocity[here]
-        latents = move(latents, velocity, draws.sigmas[:, i], draws.sigmas[:, i + 1])
+        latents[rows] = move(latents[rows], velocity[rows], draws.sigmas[rows, i], draws.sigmas[rows, i + 1])
     return RollOut(kept_latents, kept_velocity, draws.anchor_sigma, latents if to_the_end else None)
 
 
+def rows_at(draws: Draws) -> list[Tensor]:
+    """Return, for each call of the roll-out, the indices of the samples that it takes.
+
+    Those whose anchor is not behind yet, filled up with others to a multiple of a quarter of the batch: so a network
+    that is compiled for each size meets four sizes, and never none.
+    """
+    order, quarter = draws.anchor.argsort(descending=True), -(-len(draws.anchor) // 4)
+    anchors = draws.anchor.tolist()
+    waiting = [sum(anchor >= i for anchor in anchors) for i in range(draws.calls)]
+    return [order[: max(-(-count // quarter), 1) * quarter] for count in waiting]
+
+
 def student_terms(
-    student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Any, empty: Any,
-    spec: TermsSpec,
+    student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Condition,
+    empty: Condition, spec: TermsSpec,
 ) -> Iterator[dict[str, Tensor]]:  # fmt: skip
     """Yield the weighted terms of the student's loss by name, for each of its calls with gradient.
 
@@ -111,24 +126,24 @@ def off_point(path: RollOut, draws: Draws, point: str) -> tuple[Tensor, Tensor]:
     return path.latents, path.level
 
 
-def fake_term(fake: Velocity, draws: Draws, path: RollOut, condition: Any) -> Tensor:
+def fake_term(fake: Velocity, draws: Draws, path: RollOut, condition: Condition) -> Tensor:
     """Return the fake teacher's flow-matching loss on the student's local estimates."""
     clean = path.estimate
     velocity = fake(renoise(clean, draws.fake.noise, draws.fake.level), draws.fake.level, condition)
     return fake_loss(velocity, clean, draws.fake.noise)
 
 
-def _estimate(network: Velocity, latents: Tensor, level: Tensor, condition: Any) -> Tensor:
+def _estimate(network: Velocity, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
     return clean_estimate(latents, network(latents, level, condition).float(), level)
 
 
 @torch.no_grad()
-def _both(real: Velocity, clean: Tensor, at: Renoise, condition: Any, empty: Any) -> tuple[Tensor, Tensor]:
+def _both(real: Velocity, clean: Tensor, at: Renoise, condition: Condition, empty: Condition) -> tuple[Tensor, Tensor]:
     noisy = renoise(clean, at.noise, at.level)
     return _estimate(real, noisy, at.level, condition), _estimate(real, noisy, at.level, empty)
 
 
-def _match(real: Velocity, fake: Velocity, estimate: Tensor, base: Tensor, at: Renoise, condition: Any) -> Tensor:
+def _match(real: Velocity, fake: Velocity, estimate: Tensor, base: Tensor, at: Renoise, condition: Condition) -> Tensor:
     with torch.no_grad():
         noisy = renoise(base, at.noise, at.level)
         wanted = _estimate(real, noisy, at.level, condition)

@@ -8,8 +8,9 @@ from torch import nn
 
 from segue.errors import TrainingError
 from segue.training.cdm.draws import ScheduleSpec, draw, draw_steps
+from segue.training.cdm.families import Condition
 from segue.training.cdm.losses import spread
-from segue.training.cdm.terms import TermsSpec, fake_term, off_point, roll_out, student_terms
+from segue.training.cdm.terms import TermsSpec, fake_term, off_point, roll_out, rows_at, student_terms
 
 SHAPE = (2, 3, 3)
 SEED = next(i for i in range(99) if draw_steps(ScheduleSpec(), i, 0) == 5)
@@ -26,9 +27,9 @@ class Net(nn.Module):
         self.time, self.text = nn.Linear(1, 2), nn.Linear(4, 2)
         self.levels: list[torch.Tensor] = []
 
-    def forward(self, latents: torch.Tensor, level: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def forward(self, latents: torch.Tensor, level: torch.Tensor, condition: Condition) -> torch.Tensor:
         self.levels.append(level)
-        return self.mix(latents) + (self.time(level[:, None]) + self.text(condition))[..., None, None]
+        return self.mix(latents) + (self.time(level[:, None]) + self.text(condition["pooled"]))[..., None, None]
 
 
 def all_terms(*arguments) -> dict[str, torch.Tensor]:
@@ -37,9 +38,9 @@ def all_terms(*arguments) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def scene():
-    condition = torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(0))
+    condition = {"pooled": torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(0))}
     draws = draw(ScheduleSpec(), SHAPE, SEED, 0, range(BATCH), BATCH)
-    return Net(0), Net(1), Net(2), draws, condition, torch.zeros_like(condition)
+    return Net(0), Net(1), Net(2), draws, condition, {"pooled": torch.zeros(BATCH, 4)}
 
 
 def test_the_rollout_keeps_what_the_student_had_at_each_anchor_without_gradient(scene):
@@ -50,7 +51,7 @@ def test_the_rollout_keeps_what_the_student_had_at_each_anchor_without_gradient(
         x = draws.start[b : b + 1]
         for i in range(5):
             level, after = draws.sigmas[b : b + 1, i], draws.sigmas[b : b + 1, i + 1]
-            velocity = student(x, level, condition[b : b + 1])
+            velocity = student(x, level, {"pooled": condition["pooled"][b : b + 1]})
             if i == draws.anchor[b]:
                 assert torch.allclose(path.latents[b : b + 1], x, atol=1e-6)
                 assert torch.allclose(path.velocity[b : b + 1], velocity, atol=1e-6)
@@ -67,7 +68,19 @@ def test_a_rollout_that_stops_behind_the_last_anchor_keeps_the_same(scene):
     whole, short = (roll_out(student, early, condition, to_the_end=end) for end in (True, False))
     assert len(student.levels) == 5 + 3
     for name in ("latents", "velocity", "level"):
-        assert torch.equal(getattr(whole, name), getattr(short, name))
+        assert torch.allclose(getattr(whole, name), getattr(short, name), atol=1e-6)
+
+
+def test_the_rollout_calls_samples_up_to_their_anchors_in_few_sizes_of_batch():
+    draws = draw(ScheduleSpec(), (1,), SEED, 0, range(30), 30)
+    calls = rows_at(draws)
+    assert len(calls) == draws.calls
+    for i, rows in enumerate(calls):
+        assert set((draws.anchor >= i).nonzero()[:, 0].tolist()) <= set(rows.tolist())
+        assert len(set(rows.tolist())) == len(rows)
+    assert {len(rows) for rows in calls} == {8, 16, 24, 30}
+    late = dataclasses.replace(draws, anchor=torch.zeros_like(draws.anchor))
+    assert [len(rows) for rows in rows_at(late)] == [30] + [8] * (draws.calls - 1)
 
 
 def test_gradient_reaches_the_student_through_two_calls_and_the_teachers_not_at_all(scene):
@@ -118,7 +131,7 @@ def test_each_term_pushes_where_the_specification_says_and_as_hard(scene):
     at = torch.zeros(BATCH, *SHAPE).requires_grad_()
 
     def student(latents, level, condition):
-        return at
+        return at[: len(latents)]
 
     def real(latents, level, asked):
         return torch.full_like(latents, 0.2 if asked is empty else 0.5)
