@@ -95,31 +95,34 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
 
 
 @click.command(name="eval")
-@click.argument("student", type=click.Path(path_type=Path))
+@click.argument("students", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--teacher", type=click.Path(path_type=Path), required=True, help="Checkpoint or bundle of the teacher.")
 @click.option("--data", type=click.Path(path_type=Path), default=Path("runs/data/emoji"), show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the report.")
 @click.option("--prompts", type=click.IntRange(2), default=1000, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @JSON
-def evaluate(student: Path, teacher: Path, data: Path, out: Path, prompts: int, seeds: int, as_json: bool) -> None:
-    """Measure STUDENT (a checkpoint or bundle) beside its teacher, and write a report."""
+def evaluate(
+    students: tuple[Path, ...], teacher: Path, data: Path, out: Path, prompts: int, seeds: int, as_json: bool
+) -> None:
+    """Measure STUDENTS (checkpoints or bundles) beside their teacher, and write a report."""
     need("matplotlib", "train")
     from .runtime.directory import NewDirectory
-    from .training.evaluation.evaluate import EvalSpec, settings_of
+    from .training.evaluation.evaluate import EvalSpec, names_of, settings_of
     from .training.evaluation.evaluate import evaluate as run
     from .training.evaluation.evaluate import table as rows_of
     from .training.evaluation.report import content, write_report
 
     show = Output(as_json)
-    compared = {"student": str(student), "teacher": str(teacher)}
+    named = names_of(students)
+    compared = {"students": {name: str(path) for name, path in named.items()}, "teacher": str(teacher)}
     with NewDirectory(out) as new:  # a place that cannot be written to is found out before the work
-        spec = EvalSpec(prompts=prompts, seeds=seeds, **settings_of(student, teacher))
+        spec = EvalSpec(prompts=prompts, seeds=seeds, **settings_of(teacher))
         with show.progress("evaluating", "drawings") as update:
-            found = run(student, teacher, data, spec, lambda what, done, total: update(done, total))
+            found = run(named, teacher, data, spec, lambda what, done, total: update(done, total))
         rows = rows_of(found)
         if not as_json:
-            table("student and teacher", tuple(rows[0]), [tuple(row.values()) for row in rows])
+            table("students and teacher", tuple(rows[0]), [tuple(row.values()) for row in rows])
         write_report(found, spec, compared, new.path)
         new.commit()
     show.event("evaluated", path=str(out), **content(found, spec, compared))

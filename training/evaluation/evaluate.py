@@ -1,9 +1,10 @@
-"""A student beside its teacher on the same prompts and the same noise, over several seeds."""
+"""Students beside their teacher on the same prompts and the same noise, over several seeds."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ PROMPTS_OF_DIVERSITY, PICTURES_OF_DIVERSITY = 24, 6
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """How much is drawn, and how: `settings_of` fills the last four from the checkpoints' own settings."""
+    """How much is drawn, and how the teacher is: `settings_of` fills the last three from its own settings."""
 
     prompts: int = 1000
     seeds: int = 3
@@ -39,7 +40,6 @@ class EvalSpec:
     steps: int = 28
     guidance: float = 4.0
     shift: float = 3.0
-    sigmas: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)  # the student's
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,31 @@ class Evaluation:
     captions: list[str]
 
 
-def settings_of(student: Path, teacher: Path) -> dict[str, Any]:
-    """Return how the two checkpoints are meant to be sampled, as keys of EvalSpec; what they do not say is left out."""
+@dataclass(frozen=True)
+class Student:
+    """A distilled network and the raw levels that it is meant for."""
+
+    name: str
+    pipeline: Pipeline
+    sigmas: tuple[float, ...]
+
+
+def settings_of(teacher: Path) -> dict[str, Any]:
+    """Return how the checkpoint is meant to be sampled, as keys of EvalSpec; what it does not say is left out."""
     said = _table(teacher / "scheduler/scheduler_config.json") | _table(teacher / "segue.json")
-    found: dict[str, Any] = {key: said[key] for key in ("steps", "guidance", "shift") if key in said}
-    levels = _table(student / "segue.json").get("sigmas")
-    return found | ({"sigmas": tuple(levels)} if levels else {})
+    return {key: said[key] for key in ("steps", "guidance", "shift") if key in said}
+
+
+def sigmas_of(student: Path) -> tuple[float, ...]:
+    """Return the raw levels that the student is meant to be sampled on; those of the paper where it does not say."""
+    return tuple(_table(student / "segue.json").get("sigmas", (1.0, 0.75, 0.5, 0.25)))
+
+
+def names_of(students: Sequence[Path]) -> dict[str, Path]:
+    """Return the students by short names: of the run that a checkpoint came from, of the directory else."""
+    short = [path.parent.name if path.name == "checkpoint" else path.name for path in students]
+    names = short if len(set(short)) == len(short) else [str(path) for path in students]
+    return dict(zip(names, students, strict=True))
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -86,16 +105,21 @@ def _table(path: Path) -> dict[str, Any]:
         raise TrainingError(f"{path} is no JSON: {error}. Fetch that file again.") from None
 
 
-def subjects(student: Pipeline, teacher: Pipeline, spec: EvalSpec) -> list[Subject]:
-    """Return the teacher as it is meant to be used, first; then its cheaper uses, then the student."""
+def subjects(students: Sequence[Student], teacher: Pipeline, spec: EvalSpec) -> list[Subject]:
+    """Return the teacher as it is meant to be used, first; then its cheaper uses, then the students.
+
+    The teacher's few steps are those of the first student.
+    """
     whole = default_schedule(spec.steps, spec.shift, 1000)
-    few = custom_schedule(spec.sigmas, spec.shift, 1000)
-    count = len(spec.sigmas)
+    grids = [custom_schedule(student.sigmas, spec.shift, 1000) for student in students]
     return [
         Subject(f"teacher, {spec.steps} steps, guidance {spec.guidance:g}", teacher, whole, spec.guidance),
         Subject(f"teacher, {spec.steps} steps, no guidance", teacher, whole, 1.0),
-        Subject(f"teacher, {count} steps, guidance {spec.guidance:g}", teacher, few, spec.guidance),
-        Subject(f"student, {count} steps", student, few, 1.0),
+        Subject(f"teacher, {grids[0].steps} steps, guidance {spec.guidance:g}", teacher, grids[0], spec.guidance),
+        *(
+            Subject(f"{student.name}, {grid.steps} steps", student.pipeline, grid, 1.0)
+            for student, grid in zip(students, grids, strict=True)
+        ),
     ]
 
 
@@ -104,17 +128,17 @@ def even_schedule(steps: int, shift: float) -> Schedule:
     return custom_schedule([1 - i / steps for i in range(steps)], shift, 1000)
 
 
-def evaluate(student: Path, teacher: Path, data: Path, spec: EvalSpec, progress: Progress) -> Evaluation:
-    """Return the evaluation of the checkpoint or bundle `student` beside `teacher` on training names of `data`.
+def evaluate(students: dict[str, Path], teacher: Path, data: Path, spec: EvalSpec, progress: Progress) -> Evaluation:
+    """Return the evaluation of checkpoints or bundles, by name, beside `teacher` on training names of `data`.
 
     `progress` takes what is being drawn, and how many of all drawings are done. Raises TrainingError where a checkpoint
     cannot be read.
     """
     device = training_device()
-    students, teachers = load_pipeline(student, device), load_pipeline(teacher, device)
+    loaded = [Student(name, load_pipeline(path, device), sigmas_of(path)) for name, path in students.items()]
     bench = Bench(Pictures(data), data, spec, device)
-    compared = subjects(students, teachers, spec)
-    total = len(compared) * (spec.seeds + 1) + 2 * len(LADDER) * spec.seeds
+    compared = subjects(loaded, load_pipeline(teacher, device), spec)
+    total = len(compared) * (spec.seeds + 1) + 2 * len(loaded) * len(LADDER) * spec.seeds
     done = 0
 
     def told(what: str) -> None:
@@ -141,15 +165,17 @@ def evaluate(student: Path, teacher: Path, data: Path, spec: EvalSpec, progress:
         values[subject.name]["calls"] = [float(subject.calls)]
     ladders: dict[str, dict[int, dict[str, Interval]]] = {}
     few = bench.chosen[: spec.ladder_prompts]
-    for name, grid in (("even levels", even_schedule), ("diffusers' default levels", _default)):
+    grids_of_ladders = {"even levels": even_schedule, "diffusers' default levels": _default}
+    for student, (name, grid) in itertools.product(loaded, grids_of_ladders.items()):
+        rungs = ladders.setdefault(f"{student.name}, {name}", {})
         for steps in LADDER:
-            rung = Subject("", students, grid(steps, spec.shift), 1.0)
+            rung = Subject("", student.pipeline, grid(steps, spec.shift), 1.0)
             drawn: dict[str, list[float]] = {}
             for seed in range(spec.seeds):
-                told(f"student, {steps} steps, {name}, seed {seed}")
+                told(f"{student.name}, {steps} steps, {name}, seed {seed}")
                 for measure, value in bench.score(bench.draw(rung, few, seed), few).items():
                     drawn.setdefault(measure, []).append(value)
-            ladders.setdefault(name, {})[steps] = {measure: interval(v) for measure, v in drawn.items()}
+            rungs[steps] = {measure: interval(v) for measure, v in drawn.items()}
     progress("done", total, total)
     return Evaluation(
         {name: {measure: interval(v) for measure, v in found.items()} for name, found in values.items()},

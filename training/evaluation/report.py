@@ -24,13 +24,13 @@ img,svg{max-width:100%;height:auto}figure{margin:1.5em 0}figcaption{color:#555}"
 VERSIONS = ("segue", "torch", "diffusers", "torchmetrics")
 
 
-def write_report(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str], folder: Path) -> None:
-    """Write report.json and report.html to `folder`; `compared` names the student's and the teacher's checkpoint."""
+def write_report(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any], folder: Path) -> None:
+    """Write report.json and report.html to `folder`; `compared` names the "students"' and the "teacher"'s place."""
     (folder / "report.json").write_text(json.dumps(content(evaluation, spec, compared), indent=1) + "\n")
     (folder / "report.html").write_text(_page(evaluation, spec, compared), encoding="utf-8")
 
 
-def content(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str]) -> dict[str, Any]:
+def content(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> dict[str, Any]:
     """Return the evaluation as JSON types."""
     return {
         **compared,
@@ -53,7 +53,7 @@ def _numbers(figures: dict[Any, dict[str, Interval]]) -> dict[Any, dict[str, dic
     }
 
 
-def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str]) -> str:
+def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> str:
     rows = table(evaluation)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
@@ -67,11 +67,12 @@ def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, str]) -> s
         for name, grid in evaluation.grids.items()
     )
     captions = html.escape(" | ".join(evaluation.captions))
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Segue: student and teacher</title>
-<style>{STYLE}</style><h1>Student and teacher</h1>
-<p>Student {html.escape(compared["student"])}, teacher {html.escape(compared["teacher"])}. {evaluation.prompts} prompts,
-{spec.seeds} seeds, the same noise for each way of drawing. Means over seeds, ± half of the 95 % interval. The
-classifier knows {evaluation.classifier_on_real:.1%} of real pictures that it was not fitted on.</p>
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Segue: students and teacher</title>
+<style>{STYLE}</style><h1>Students and teacher</h1>
+<p>Students {html.escape(", ".join(compared["students"].values()))}, teacher {html.escape(compared["teacher"])}.
+{evaluation.prompts} prompts, {spec.seeds} seeds, the same noise for every way of drawing.
+Means over seeds, ± half of the
+95 % interval. The classifier knows {evaluation.classifier_on_real:.1%} of real pictures that were not in its fit.</p>
 <table><tr>{head}</tr>{body}</table>
 <h2>Calls of the network</h2>{_ladder_plot(evaluation)}
 <h2>Pictures</h2><p>{captions}</p>{figures}</html>
@@ -87,7 +88,7 @@ def _ladder_plot(evaluation: Evaluation) -> str:
             found = [rung[measure] for rung in rungs.values()]
             half = [value.half or 0.0 for value in found]
             axes.errorbar(list(rungs), [value.mean for value in found], half, marker="o", capsize=3, label=name)
-        axes.set_xlabel("calls of the student's network")
+        axes.set_xlabel("calls of a student's network")
         axes.set_ylabel(measure)
         axes.legend()
     file = io.StringIO()

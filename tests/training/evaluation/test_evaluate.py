@@ -14,7 +14,16 @@ from segue.training.autoencoder import Autoencoder, AutoencoderSpec
 from segue.training.checkpoint import write_checkpoint
 from segue.training.evaluation import evaluate as module
 from segue.training.evaluation import measures
-from segue.training.evaluation.evaluate import EvalSpec, evaluate, even_schedule, settings_of, subjects
+from segue.training.evaluation.evaluate import (
+    EvalSpec,
+    Student,
+    evaluate,
+    even_schedule,
+    names_of,
+    settings_of,
+    sigmas_of,
+    subjects,
+)
 from segue.training.evaluation.report import write_report
 from segue.training.metrics import scores
 from segue.training.sampling import load_pipeline
@@ -63,25 +72,27 @@ def test_the_report_holds_every_way_of_drawing_and_the_teacher_is_itself(
 ) -> None:
     spec = EvalSpec(prompts=6, seeds=2, ladder_prompts=4, steps=3, guidance=1.0)  # so the first two draw the same
     told = []
-    found = evaluate(checkpoint, checkpoint, pictures, spec, lambda *at: told.append(at))
+    students = {"one": checkpoint, "two": checkpoint}
+    found = evaluate(students, checkpoint, pictures, spec, lambda *at: told.append(at))
     assert told[-1] == ("done", told[-1][2], told[-1][2])
     assert [done for _, done, _ in told] == list(range(len(told)))
     names = list(found.figures)
-    assert len(names) == 4
+    assert len(names) == 5
     assert found.figures[names[1]]["LPIPS to the teacher"].mean == 0.0
     assert found.figures[names[1]]["KID / the teacher's"].mean == 1.0
-    assert found.figures["student, 4 steps"]["LPIPS to the teacher"].mean > 0
+    assert found.figures["one, 4 steps"]["LPIPS to the teacher"].mean > 0
     assert found.figures[names[0]]["calls"].mean == 3
-    assert found.figures["student, 4 steps"]["calls"].mean == 4
+    assert found.figures["one, 4 steps"]["calls"].mean == 4
     assert found.figures[names[0]]["KID x 1e3"].half is not None
-    assert set(found.ladders) == {"even levels", "diffusers' default levels"}
-    assert list(found.ladders["even levels"]) == [1, 2]
-    write_report(found, spec, {"student": "a <b>", "teacher": "t"}, tmp_path)
+    assert found.figures["one, 4 steps"] == found.figures["two, 4 steps"]
+    assert set(found.ladders) == {
+        f"{name}, {grid}" for name in students for grid in ("even levels", "diffusers' default levels")
+    }
+    assert list(found.ladders["one, even levels"]) == [1, 2]
+    write_report(found, spec, {"students": {"one": "a <b>"}, "teacher": "t"}, tmp_path)
     content = json.loads((tmp_path / "report.json").read_text())
-    assert content["ladders"]["even levels"]["2"]["accuracy"]["half"] is not None
-    assert (
-        content["figures"]["student, 4 steps"]["accuracy"]["mean"] == found.figures["student, 4 steps"]["accuracy"].mean
-    )
+    assert content["ladders"]["one, even levels"]["2"]["accuracy"]["half"] is not None
+    assert content["figures"]["one, 4 steps"]["accuracy"]["mean"] == found.figures["one, 4 steps"]["accuracy"].mean
     page = (tmp_path / "report.html").read_text()
     assert "a &lt;b&gt;" in page
     assert page.count("data:image/png;base64,") == len(names)
@@ -89,8 +100,9 @@ def test_the_report_holds_every_way_of_drawing_and_the_teacher_is_itself(
 
 
 def test_students_and_teachers_are_drawn_on_the_grids_they_are_meant_for(checkpoint: Path) -> None:
-    whole, free, few, student = subjects(None, None, EvalSpec())  # type: ignore[arg-type]
-    assert (whole.calls, free.calls, few.calls, student.calls) == (56, 28, 8, 4)
+    students = [Student("a", None, sigmas_of(checkpoint)), Student("b", None, (1.0, 0.5))]  # type: ignore[arg-type]
+    whole, free, few, student, other = subjects(students, None, EvalSpec())  # type: ignore[arg-type]
+    assert (whole.calls, free.calls, few.calls, student.calls, other.calls) == (56, 28, 8, 4, 2)
     assert student.schedule.sigmas.tolist() == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0])
     assert even_schedule(4, 3.0).sigmas.tolist() == student.schedule.sigmas.tolist()
 
@@ -104,9 +116,15 @@ def test_the_checkpoints_say_how_they_are_sampled(tmp_path: Path) -> None:
         (tmp_path / name / "segue.json").write_text(json.dumps(table))
     (tmp_path / "teacher/scheduler").mkdir()
     (tmp_path / "teacher/scheduler/scheduler_config.json").write_text('{"shift": 2.0, "num_train_timesteps": 1000}')
-    found = settings_of(tmp_path / "student", tmp_path / "teacher")
-    assert found == {"sigmas": (1.0, 0.5), "steps": 20, "guidance": 3.0, "shift": 2.0}
-    assert settings_of(tmp_path, tmp_path) == {}
+    assert settings_of(tmp_path / "teacher") == {"steps": 20, "guidance": 3.0, "shift": 2.0}
+    assert sigmas_of(tmp_path / "student") == (1.0, 0.5)
+    assert settings_of(tmp_path) == {}
+
+
+def test_students_are_named_by_their_runs_or_their_bundles(tmp_path: Path) -> None:
+    assert list(names_of([tmp_path / "run/checkpoint", tmp_path / "emoji"])) == ["run", "emoji"]
+    same = [tmp_path / "a/emoji", tmp_path / "b/emoji"]
+    assert names_of(same) == {str(path): path for path in same}
 
 
 def test_guidance_leads_from_the_empty_prompt_to_the_caption(checkpoint: Path) -> None:
@@ -122,4 +140,4 @@ def test_guidance_leads_from_the_empty_prompt_to_the_caption(checkpoint: Path) -
 
 def test_a_checkpoint_that_is_not_there_is_named(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="Name a directory in diffusers format"):
-        evaluate(tmp_path / "a", tmp_path / "b", pictures, EvalSpec(), lambda *_: None)
+        evaluate({"a": tmp_path / "a"}, tmp_path / "b", pictures, EvalSpec(), lambda *_: None)
