@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from segue.errors import TrainingError
 from segue.training.cdm.draws import draw
 from segue.training.cdm.losses import ema_decay
+from segue.training.cdm.plan import make_plan
 from segue.training.cdm.terms import fake_term, roll_out, student_terms
 
 
@@ -118,6 +119,9 @@ def test_adapters_share_one_base_and_begin_as_the_teacher(worker, teacher, condi
     base = {name: p.clone() for name, p in training.networks.base.named_parameters() if ".lora_" not in name}
     bare = sum(p.numel() for p in worker.load_teacher(teacher, training.networks.family).parameters())
     assert sum(p.numel() for p in base.values()) == bare
+    adapters = sum(p.numel() for role in ("student", "fake") for p in training.networks.parameters(role).values())
+    held = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in training.networks.base.parameters()}
+    assert sum(held.values()) == 4 * (bare + adapters) == make_plan(training.spec, training.loop).bytes["weights"]
     training.iterate(0)
     training.iterate(1)
     now = dict(training.networks.base.named_parameters())

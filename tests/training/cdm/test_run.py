@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -138,20 +140,27 @@ def test_the_checkpoint_holds_the_students_average(recipe, teacher: Path, tmp_pa
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
-def test_two_processes_resume_bit_for_bit(recipe, tmp_path: Path, shard: bool) -> None:
-    def run(steps: int, out: str) -> None:
+def test_two_processes_that_were_killed_go_on_bit_for_bit(recipe, tmp_path: Path, shard: bool) -> None:
+    def start(steps: int, out: str) -> subprocess.Popen:
         path = recipe(steps, **{"size = [32, 32]": f"size = [32, 32]\nshard = {str(shard).lower()}"})
-        subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "segue.cli",
              "train", path, "--out", tmp_path / out],
-            check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
-    run(4, "unbroken")
-    run(2, "parts")
-    run(4, "parts")
-    assert curve(tmp_path / "parts") == curve(tmp_path / "unbroken")
-    files = [sorted((tmp_path / out).glob("state-*/*.safetensors")) for out in ("unbroken", "parts")]
+    killed = start(4000, "killed")
+    while not list((tmp_path / "killed").glob("state-*")):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    for process in (*psutil.Process(killed.pid).children(recursive=True), killed):
+        process.kill()
+    killed.wait()
+    steps = max(int(path.name[-8:]) for path in (tmp_path / "killed").glob("state-*")) + 2
+    for out in ("killed", "unbroken"):
+        assert start(steps, out).wait(300) == 0
+    assert curve(tmp_path / "killed") == curve(tmp_path / "unbroken")
+    files = [sorted((tmp_path / out).glob("state-*/*.safetensors")) for out in ("unbroken", "killed")]
     assert len(files[0]) == len(files[1]) == 2  # each process wrote a part
     for expected, found in zip(*files, strict=True):
         one, other = load_file(expected), load_file(found)
