@@ -141,14 +141,14 @@ def measure(spec: CdmSpec, family: Family) -> tuple[int, int]:
 
 
 def _measured(spec: CdmSpec, family: Family, checkpointing: bool) -> tuple[int, int]:
-    network = empty_transformer(spec, family).to(torch.bfloat16)
+    network = nn.Module.to(empty_transformer(spec, family), torch.bfloat16)  # diffusers' own warns of nothing
     if spec.rank:
         from peft import LoraConfig
 
         network.requires_grad_(False)
         with torch.device("meta"):
             network.add_adapter(LoraConfig(r=spec.rank, target_modules=list(family.adapted)))
-            network.to(torch.bfloat16)
+            nn.Module.to(network, torch.bfloat16)
     if checkpointing:
         network.enable_gradient_checkpointing()
     with torch.device("meta"):
