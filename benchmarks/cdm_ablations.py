@@ -182,6 +182,7 @@ def measured(options: argparse.Namespace, checkpoint: Path) -> dict[str, float]:
         for n in OFF_GRID
     ]
     scores["KID x 1e3 off the grid, mean"] = sum(rung["KID x 1e3"] for rung in ladder) / len(ladder)
+    scores["KID x 1e3, off - on the grid"] = scores["KID x 1e3 off the grid, mean"] - scores["KID x 1e3"]
     return scores
 
 
