@@ -48,6 +48,12 @@ class Segment:
         return (0, *self.before, *self.targets, *self.after)
 
     @property
+    def noisy(self) -> slice:
+        """Return where the targets stand in the window; every other frame of it is clean, at timestep 0."""
+        first = 1 + len(self.before)
+        return slice(first, first + len(self.targets))
+
+    @property
     def reference(self) -> range:
         """Return the latent frames that are read from the motion reference."""
         return range(self.targets.start, self.after.stop)

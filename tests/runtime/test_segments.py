@@ -48,6 +48,7 @@ def test_a_window_rises_without_a_repeat_and_stays_in_the_clip(latent, spec):
         assert all(a < b for a, b in itertools.pairwise(part.frames))
         assert part.frames[0] == 0
         assert part.frames[-1] < latent
+        assert part.frames[part.noisy] == tuple(part.targets)
 
 
 @given(LATENT, SPECS)
