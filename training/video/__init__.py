@@ -1,0 +1,1 @@
+"""SwiftI2V: autoencoders, motion and detail models, trained on clips."""
