@@ -157,10 +157,17 @@ def _codec(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
     return SingleRun(Codec(fill(CodecSpec, recipe["codec"], "codec"), loop.seed), loop)
 
 
+def _video_text(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
+    from .video.text import VideoText, VideoTextSpec
+
+    return SingleRun(VideoText(fill(VideoTextSpec, recipe["video_text"], "video_text"), loop.seed, progress), loop)
+
+
 RUNS = {
     "autoencoder": _autoencoder,
     "text_encoders": _text_encoders,
     "teacher": _teacher,
     "cdm": _cdm,
     "codec": _codec,
+    "video_text": _video_text,
 }

@@ -86,17 +86,12 @@ class TextEncoders:
         device = self.features.device
         here = drawn.chosen.to(device)
         names, styles = self.names[self.name_of[here]], self.style_of[here]
-        gap = self.spec.style_gap * (styles[:, None] != styles[None]).float()
-        targets = ((names @ names.T - gap) / self.spec.temperature).softmax(-1)
+        targets = soft_targets(names, styles, self.spec.style_gap, self.spec.temperature)
         total = torch.zeros((), device=device)
         features = self.features[here] * drawn.kept.to(device) / 0.8
         for tokens, encoder, head, scale in zip(drawn.tokens, self.encoders, self.heads, self.scales, strict=True):
-            text = F.normalize(encoder(tokens.to(device)).text_embeds, dim=-1)
-            seen = F.normalize(head(features), dim=-1)
-            first, second = text.chunk(2)
-            factor = scale.exp().clamp(max=100.0)
-            for a, b in ((first, seen), (seen, first), (first, second)):
-                total = total + F.cross_entropy(factor * a @ b.T, targets) / 6
+            text = encoder(tokens.to(device)).text_embeds
+            total = total + contrastive(text, head(features), scale, targets) / len(self.encoders)
         return total, {}
 
     def grid(self) -> None:
@@ -128,6 +123,23 @@ class TextEncoders:
         best = (text @ seen.T).topk(10).indices
         hits = (best.cpu() == torch.arange(len(held.rows))[:, None]).any(1).float().mean().item()
         return {"recall at 10": round(hits, 4), "chance": round(10 / len(held.rows), 4), "pictures": len(held.rows)}
+
+
+def soft_targets(names: torch.Tensor, styles: torch.Tensor, gap: float, temperature: float) -> torch.Tensor:
+    """Return how alike a batch's pictures are, rows that sum to 1 (B, B), from unit embeddings of names and styles."""
+    apart = gap * (styles[:, None] != styles[None]).float()
+    return ((names @ names.T - apart) / temperature).softmax(-1)
+
+
+def contrastive(text: torch.Tensor, seen: torch.Tensor, scale: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean loss of captions to pictures, pictures to captions and captions to captions.
+
+    `text` (2 B, W) holds one caption's embedding for every picture, then another one's; `seen` (B, W) the pictures'.
+    """
+    first, second = F.normalize(text, dim=-1).chunk(2)
+    seen, factor = F.normalize(seen, dim=-1), scale.exp().clamp(max=100.0)
+    pairs = ((first, seen), (seen, first), (first, second))
+    return torch.stack([F.cross_entropy(factor * a @ b.T, targets) for a, b in pairs]).mean()
 
 
 def picture_features(folder: Path, pictures: Pictures, progress: Progress = silent) -> torch.Tensor:
