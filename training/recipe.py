@@ -163,6 +163,12 @@ def _video_text(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> R
     return SingleRun(VideoText(fill(VideoTextSpec, recipe["video_text"], "video_text"), loop.seed, progress), loop)
 
 
+def _motion(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
+    from .video.motion import Motion, MotionSpec
+
+    return SingleRun(Motion(fill(MotionSpec, recipe["motion"], "motion"), loop.seed, progress), loop)
+
+
 RUNS = {
     "autoencoder": _autoencoder,
     "text_encoders": _text_encoders,
@@ -170,4 +176,5 @@ RUNS = {
     "cdm": _cdm,
     "codec": _codec,
     "video_text": _video_text,
+    "motion": _motion,
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from segue.training.data.clips import Clip
@@ -33,4 +34,24 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         split = "held-out name" if name == "blue" else "train"
         rows.append(asdict(Clip(str(i), f"{name} square", f"{name} square", split, frames)))
     (folder / "clips.json").write_text(json.dumps({"clips": rows, "credits": []}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with random parts of a tiny video model: `vae/`, `text_encoder/`, `tokenizer/`."""
+    from diffusers import AutoencoderKLWan
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from segue.training.video.codec import CodecSpec, config_of
+    from segue.training.video.text import make_tokenizer
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("parts")
+    spec = CodecSpec("", base=4, decoder_base=4, widths=(1, 1, 1, 1), latents=4, crop=32)
+    AutoencoderKLWan(**config_of(spec)).save_pretrained(folder / "vae")
+    tokenizer = make_tokenizer([f"{colour} square" for colour in COLOURS] * 9, 40, 8)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    config = UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    UMT5EncoderModel(config).save_pretrained(folder / "text_encoder")
     return folder

@@ -1,0 +1,86 @@
+"""Latents of clip windows, computed once by a trained codec and kept beside the clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..device import mixed_precision
+from ..latents import Progress, parts, remembered, silent
+from ..pretrained import pretrained
+from .clips import Clips, pixels, scaled
+
+
+@dataclass(frozen=True)
+class Windows:
+    """N windows of clips in the latents of one codec, unit variance a channel, on the processor."""
+
+    clip: Tensor  # (N,) index of the clip
+    start: Tensor  # (N,) its first frame
+    latents: Tensor  # (N, channels, frames, height, width) float16
+    image: Tensor  # the same of the first frame followed by grey ones, as Wan's pipeline conditions on it
+
+    def draw(self, clips: Clips, batch: int, generator: torch.Generator) -> Tensor:
+        """Return `batch` indices of windows, clips balanced."""
+        weights = clips.weights[self.clip]
+        return torch.multinomial(weights, batch, replacement=True, generator=generator)
+
+
+class Codec:
+    """A frozen AutoencoderKLWan with latents of unit variance, whole clips at a time."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from diffusers import AutoencoderKLWan
+
+        self.vae: Any = pretrained(AutoencoderKLWan, folder / "vae").eval().requires_grad_(False).to(device)
+        self.device, config = device, self.vae.config
+        mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
+        self.mean, self.std = mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Return latents (B, C, f, h, w) float32 of video (B, 3, F, H, W) in [-1, 1]."""
+        with mixed_precision(self.device):
+            posterior = self.vae.encode(video.to(self.device)).latent_dist
+        return (posterior.mode().float() - self.mean) / self.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return video (B, 3, F, H, W) in [-1, 1] of latents as `encode` gives them."""
+        with mixed_precision(self.device):
+            return self.vae.decode(latents.to(self.device) * self.std + self.mean).sample.float()
+
+
+def places(clips: Clips, frames: int, each: int) -> tuple[Tensor, Tensor]:
+    """Return clip and first frame of `each` windows of every clip, evenly spread over it."""
+    clip = torch.arange(len(clips.rows)).repeat_interleave(each)
+    lengths = torch.tensor([row.frames for row in clips.rows])
+    return clip, (torch.arange(each).repeat(len(clips.rows)) * lengths[clip] // each)
+
+
+def cached_windows(
+    clips: Clips, folder: Path, frames: int, scale: int, each: int, progress: Progress = silent
+) -> Windows:
+    """Return `each` windows of `frames` frames of every clip, scaled down by `scale`, by the codec in `folder`."""
+    clip, start = places(clips, frames, each)
+
+    def encode() -> dict[str, Tensor]:
+        codec = Codec(folder, clips.device)
+        latents, images = [], []
+        for part in parts(len(clip), "encoding clips", progress, 8):
+            taken = [clips.take(int(clip[i]), int(start[i]), frames) for i in part]
+            video = scaled(pixels(torch.stack(taken).to(clips.device)), scale)
+            latents.append(codec.encode(video).half().cpu())
+            video[:, :, 1:] = 0
+            images.append(codec.encode(video).half().cpu())
+        return {"latents": torch.cat(latents), "image": torch.cat(images)}
+
+    split = clips.rows[0].split.replace(" ", "-")
+    name = f"windows-{split}-{frames}-{scale}-{each}-{folder.name}.safetensors"
+    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    found = remembered(clips.folder / name, [weights, clips.folder / "clips.json"], encode)
+    return Windows(clip, start, found["latents"], found["image"])

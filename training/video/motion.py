@@ -1,0 +1,170 @@
+"""Train SwiftI2V's Stage I: Wan's image-to-video transformer on clips at low resolution, whole or by LoRA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import TrainingError
+from ...runtime.motion import image_mask
+from ...runtime.sampler import custom_schedule, shift_sigmas
+from ..device import check_compiler, mixed_precision
+from ..latents import Progress, silent
+from ..pretrained import pretrained
+from ..sampling import euler
+from .clips import Clips
+from .latents import Codec, cached_windows
+from .text import Umt5Conditioner
+from .write import write_motion
+
+ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # the linears that LoRA adapts, by the ends of their names
+
+
+@dataclass(frozen=True)
+class MotionSpec:
+    """What the transformer is and how it learns."""
+
+    data: str  # emoji clips
+    codec: str  # a directory with `vae/`
+    text: str  # a directory with `text_encoder/` and `tokenizer/`
+    frames: int = 33  # of a window; 4k + 1
+    scale: int = 4  # sides of a frame are divided by it
+    windows: int = 2  # of each clip
+    start: str = ""  # a checkpoint whose transformer is trained on; else it begins anew with these sizes
+    rank: int = 0  # of LoRA; 0 trains every weight
+    layers: int = 8
+    heads: int = 4
+    head: int = 48
+    feed_forward: int = 768
+    length: int = 24  # text tokens
+    shift: float = 5.0
+    caption_dropout: float = 0.1
+    guidance: float = 3.0  # the default of the written checkpoint
+    revision: str = "1"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise TrainingError where LoRA has nothing to adapt."""
+        if self.rank and not self.start:
+            raise TrainingError("[motion] rank adapts a trained transformer. Name its checkpoint as start.")
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is random in a batch of B windows, on the processor."""
+
+    latents: Tensor  # (B, C, f, h, w)
+    image: Tensor  # (B, C, f, h, w)
+    captions: list[str]
+    noise: Tensor  # (B, C, f, h, w)
+    sigma: Tensor  # (B,)
+
+
+class Motion:
+    """Flow matching (velocity eps - x0, time input 1000 sigma) on windows of clips, given their first frame."""
+
+    after: tuple[str, ...] = ("motion.guidance", "motion.revision")
+
+    def __init__(self, spec: MotionSpec, seed: int, progress: Progress = silent) -> None:
+        self.spec, self.clips = spec, Clips(Path(spec.data))
+        device = self.clips.device
+        self.windows = cached_windows(self.clips, Path(spec.codec), spec.frames, spec.scale, spec.windows, progress)
+        self.text = Umt5Conditioner(Path(spec.text), spec.length, device)
+        torch.manual_seed(seed)
+        self.transformer: Any = self._transformer().to(device)
+        self.module: nn.Module = self.transformer
+        if spec.compile:
+            check_compiler()
+        self.forward: Any = torch.compile(self.transformer) if spec.compile else self.transformer
+
+    def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
+        """Draw windows, captions, noise and levels."""
+        rows = self.windows.draw(self.clips, batch, generator)
+        dropped = torch.rand(batch, generator=generator) < self.spec.caption_dropout
+        names = [self.clips.rows[i].name for i in self.windows.clip[rows].tolist()]
+        captions = ["" if drop else name for name, drop in zip(names, dropped.tolist(), strict=True)]
+        latents = self.windows.latents[rows].float()
+        noise = torch.randn(latents.shape, generator=generator)
+        sigma = shift_sigmas(torch.rand(batch, generator=generator), self.spec.shift)
+        return _Drawn(latents, self.windows.image[rows].float(), captions, noise, sigma)
+
+    def loss(self, drawn: _Drawn) -> tuple[Tensor, dict[str, float]]:
+        """Return the velocity's mean squared error."""
+        latents, image, noise, sigma = (
+            part.to(self.clips.device) for part in (drawn.latents, drawn.image, drawn.noise, drawn.sigma)
+        )
+        mixed = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1, 1))
+        velocity = self._velocity(mixed, sigma, image, self.text(drawn.captions))
+        return F.mse_loss(velocity, noise - latents), {}
+
+    @torch.no_grad()
+    def grid(self) -> Tensor:
+        """Return six clips, every fourth frame, each above what is drawn from its first frame in ten steps."""
+        rows = torch.arange(6) * (len(self.windows.clip) // 6)
+        latents, image = (
+            part[rows].float().to(self.clips.device) for part in (self.windows.latents, self.windows.image)
+        )
+        text = self.text([self.clips.rows[i].name for i in self.windows.clip[rows].tolist()])
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(self.clips.device)
+        schedule = custom_schedule([1 - i / 10 for i in range(10)], self.spec.shift, 1000)
+        drawn = euler(lambda x, sigma: self._velocity(x, sigma, image, text), noise, schedule)
+        codec = Codec(Path(self.spec.codec), self.clips.device)
+        pairs = zip(codec.decode(latents), codec.decode(drawn), strict=True)
+        sheet = [torch.cat(list(part[:, ::4].transpose(0, 1)), -1) for pair in pairs for part in pair]
+        return (torch.cat(sheet, -2) / 2 + 0.5).clamp(0, 1)
+
+    def finish(self, out: Path) -> None:
+        """Write `out/checkpoint/`: a checkpoint of Wan's image-to-video pipeline."""
+        write_motion(self.transformer, self.spec, out / "checkpoint")
+
+    def _velocity(self, latents: Tensor, sigma: Tensor, image: Tensor, text: Tensor) -> Tensor:
+        mask = torch.from_numpy(image_mask(*latents.shape[2:])).to(latents)
+        given = torch.cat([latents, mask.expand(len(latents), -1, -1, -1, -1), image], 1)
+        with mixed_precision(latents.device):
+            return self.forward(given, 1000 * sigma, text, return_dict=False)[0].float()
+
+    def _transformer(self) -> nn.Module:
+        from diffusers import WanTransformer3DModel
+
+        spec = self.spec
+        channels = self.windows.latents.shape[1]
+        if not spec.start:
+            return initialised(
+                WanTransformer3DModel(
+                    num_attention_heads=spec.heads, attention_head_dim=spec.head, in_channels=2 * channels + 4,
+                    out_channels=channels, text_dim=self.text.width, ffn_dim=spec.feed_forward, num_layers=spec.layers,
+                    rope_max_seq_len=64,
+                )
+            )  # fmt: skip
+        model = pretrained(WanTransformer3DModel, Path(spec.start) / "transformer")
+        if spec.rank:
+            from peft import LoraConfig
+
+            model.requires_grad_(False)
+            model.add_adapter(LoraConfig(r=spec.rank, lora_alpha=spec.rank, target_modules=list(ADAPTED)))
+        return model
+
+
+@torch.no_grad()
+def initialised(transformer: Any) -> Any:
+    """Return Wan's transformer as DiT begins (Peebles & Xie 2023): Xavier linears, every residual branch closed."""
+    for module in transformer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    embedder = transformer.condition_embedder
+    for linear in (embedder.time_embedder.linear_1, embedder.time_embedder.linear_2):
+        nn.init.normal_(linear.weight, std=0.02)
+    nn.init.zeros_(embedder.time_proj.weight)
+    nn.init.zeros_(transformer.proj_out.weight)
+    for block in transformer.blocks:
+        block.scale_shift_table.zero_()
+        nn.init.zeros_(block.attn2.to_out[0].weight)
+    transformer.scale_shift_table.zero_()
+    return transformer
