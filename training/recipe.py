@@ -169,6 +169,12 @@ def _motion(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
     return SingleRun(Motion(fill(MotionSpec, recipe["motion"], "motion"), loop.seed, progress), loop)
 
 
+def _detail(recipe: dict[str, Any], loop: LoopSpec, progress: Progress) -> Run:
+    from .video.detail import Detail, DetailSpec
+
+    return SingleRun(Detail(fill(DetailSpec, recipe["detail"], "detail"), loop.seed, progress), loop)
+
+
 RUNS = {
     "autoencoder": _autoencoder,
     "text_encoders": _text_encoders,
@@ -177,4 +183,5 @@ RUNS = {
     "codec": _codec,
     "video_text": _video_text,
     "motion": _motion,
+    "detail": _detail,
 }

@@ -12,6 +12,7 @@ from ..checkpoint import save_half
 from ..pretrained import pretrained
 
 if TYPE_CHECKING:
+    from .detail import DetailSpec
     from .motion import MotionSpec
 
 INDEX = {
@@ -34,12 +35,23 @@ def write_motion(transformer: Any, spec: MotionSpec, out: Path) -> None:
 
     An adapter is merged into the weights.
     """
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
-    from transformers import UMT5EncoderModel
-
     if spec.rank:
         transformer.fuse_lora()
         transformer.unload_lora()
+    settings = {"steps": 20, "guidance": spec.guidance}
+    _write(transformer, spec, settings, out)
+
+
+def write_detail(transformer: Any, spec: DetailSpec, out: Path) -> None:
+    """Write Stage II in the same format; its transformer takes the reference as a second half of the channels."""
+    settings = {"targets": spec.targets, "before": spec.before, "after": spec.after, "scale": spec.scale}
+    _write(transformer, spec, {"steps": 4, "guidance": 1.0, **settings}, out)
+
+
+def _write(transformer: Any, spec: MotionSpec | DetailSpec, settings: dict[str, Any], out: Path) -> None:
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    from transformers import UMT5EncoderModel
+
     copy = WanTransformer3DModel.from_config(transformer.config)
     copy.load_state_dict(transformer.state_dict())
     with NewDirectory(out, replace=True) as new:
@@ -50,12 +62,6 @@ def write_motion(transformer: Any, spec: MotionSpec, out: Path) -> None:
         shutil.copytree(Path(spec.text) / "tokenizer", new.path / "tokenizer")
         FlowMatchEulerDiscreteScheduler(shift=spec.shift).save_pretrained(new.path / "scheduler")
         (new.path / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
-        settings = {
-            "frames": spec.frames,
-            "text_tokens": spec.length,
-            "steps": 20,
-            "guidance": spec.guidance,
-            "revision": spec.revision,
-        }
-        (new.path / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
+        table = {"frames": spec.frames, "text_tokens": spec.length, "revision": spec.revision, **settings}
+        (new.path / "segue.json").write_text(json.dumps(table, indent=2) + "\n")
         new.commit()

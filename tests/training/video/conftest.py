@@ -55,3 +55,35 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     UMT5EncoderModel(config).save_pretrained(folder / "text_encoder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def detail_parts(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return `parts` with Stage II's autoencoder in place of Stage I's."""
+    import shutil
+
+    from diffusers import AutoencoderKLWan
+
+    from segue.training.video.codec import CodecSpec, config_of
+
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("detail") / "parts"
+    shutil.copytree(parts, folder, ignore=shutil.ignore_patterns("vae"))
+    spec = CodecSpec("", kind="2.2", base=4, decoder_base=4, widths=(1, 1, 1, 1), latents=6, crop=32)
+    AutoencoderKLWan(**config_of(spec)).save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def motion(clips: Path, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint of a random Stage I."""
+    from segue.training.video.motion import Motion, MotionSpec
+
+    sizes = {"layers": 1, "heads": 2, "head": 12, "feed_forward": 24}
+    training = Motion(MotionSpec(str(clips), str(parts), str(parts), frames=17, length=8, **sizes), 0)
+    with torch.no_grad():
+        for p in training.transformer.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
+    out = tmp_path_factory.mktemp("motion")
+    training.finish(out)
+    return out / "checkpoint"

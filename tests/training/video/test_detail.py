@@ -1,0 +1,112 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from segue.export.families.wan_segment import SegmentTransformer
+from segue.runtime.segments import segment
+from segue.training.loop import step_generator
+from segue.training.recipe import train
+from segue.training.video.detail import Detail, DetailSpec
+
+RECIPE = """
+[detail]
+data = "{clips}"
+codec = "{parts}"
+text = "{parts}"
+motion = "{motion}"
+frames = 17
+layers = 1
+heads = 2
+head = 12
+feed_forward = 24
+length = 8
+
+[loop]
+steps = {steps}
+batch = 2
+learning_rate = 1e-3
+warmup = 1
+save_every = 2
+grid_every = 2
+"""
+
+
+@pytest.fixture
+def spec(clips: Path, detail_parts: Path, motion: Path) -> DetailSpec:
+    places = {"data": clips, "codec": detail_parts, "text": detail_parts, "motion": motion}
+    sizes = {"frames": 17, "layers": 1, "heads": 2, "head": 12, "feed_forward": 24, "length": 8}
+    return DetailSpec(**{name: str(place) for name, place in places.items()}, **sizes)
+
+
+def trained(spec: DetailSpec) -> Detail:
+    """Return a training whose network is random, so that all it sees has an effect."""
+    training = Detail(spec, 0)
+    with torch.no_grad():
+        for p in training.transformer.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
+    return training
+
+
+def test_what_is_trained_is_a_checkpoint_with_its_segments(clips, detail_parts, motion, tmp_path: Path) -> None:
+    losses: list[float] = []
+    for steps in (2, 4):
+        path = tmp_path / "recipe.toml"
+        path.write_text(RECIPE.format(clips=clips, parts=detail_parts, motion=motion, steps=steps))
+        train(path, tmp_path / "run", lambda step, steps, figures: losses.append(figures["loss"]))
+    assert len(losses) == 4
+    assert (tmp_path / "run/grid-00000004.png").is_file()
+    made = tmp_path / "run/checkpoint"
+    said = json.loads((made / "segue.json").read_text())
+    assert (said["targets"], said["before"], said["after"], said["scale"]) == (3, 1, 0, 4)
+    model = SegmentTransformer.from_pretrained(made / "transformer")
+    assert model.config.in_channels == 12
+    assert model.config.out_channels == 6
+
+
+def test_segments_of_every_kind_are_drawn_and_only_targets_are_learned(spec: DetailSpec) -> None:
+    training = trained(spec)
+    drawn = [training.draw(2, step_generator(0, step)) for step in range(12)]
+    assert {one.index for one in drawn} == {0, 1}
+    one = next(one for one in drawn if one.index == 1)
+    targets = list(segment(1, 5, spec.segments).targets)
+    loss, _ = training.loss(one)
+    clean = one.clean.clone()
+    clean[:, :, targets] += 1.0  # what is to be learned, and the noisy frames with it
+    assert training.loss(dataclasses.replace(one, clean=clean))[0] != loss
+    others = one.clean.clone()
+    others[:, :, 1:3] += 1.0  # frames that this segment does not see
+    assert training.loss(dataclasses.replace(one, clean=others, seen=others))[0] == loss
+
+
+def test_only_neighbours_are_corrupted_and_only_as_context(spec: DetailSpec) -> None:
+    training = trained(dataclasses.replace(spec, corrupted=0.5))
+    drawn = training.draw(16, step_generator(0, 3))
+    assert torch.equal(drawn.seen[:, :, 0], drawn.clean[:, :, 0])
+    changed = (drawn.seen != drawn.clean).flatten(1).any(1)
+    assert 2 < changed.sum() < 14
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_a_clean_frame_sees_noisy_ones_unless_that_is_switched_off(spec: DetailSpec, both_ways: bool) -> None:
+    training = trained(dataclasses.replace(spec, both_ways=both_ways))
+    one = next(d for d in (training.draw(2, step_generator(0, s)) for s in range(12)) if d.index == 1)
+    seen: list[torch.Tensor] = []
+    training.transformer.blocks[-1].register_forward_hook(lambda module, given, made: seen.append(made))
+    training.loss(one)
+    training.loss(dataclasses.replace(one, noise=one.noise + 1))
+    tokens = 16 * 2  # of the image latent and one neighbour
+    clean_moved = (seen[1][:, :tokens] - seen[0][:, :tokens]).abs().max() > 1e-4
+    assert (seen[1][:, tokens:] - seen[0][:, tokens:]).abs().max() > 1e-3
+    assert bool(clean_moved) == both_ways
+
+
+def test_without_the_image_latent_the_window_is_a_frame_shorter(spec: DetailSpec) -> None:
+    training = trained(dataclasses.replace(spec, image=False))
+    one = training.draw(2, step_generator(0, 0))
+    seen: list[torch.Tensor] = []
+    training.transformer.blocks[-1].register_forward_hook(lambda module, given, made: seen.append(made))
+    training.loss(one)
+    assert seen[0].shape[1] == 16 * (len(segment(one.index, 5, spec.segments).frames) - 1)

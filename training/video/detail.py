@@ -1,0 +1,186 @@
+"""Train SwiftI2V's Stage II: segments of clips at high resolution, from the image latent and a motion reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from torch import Tensor, nn
+
+from ...export.families.wan_segment import SegmentTransformer, widened
+from ...runtime.sampler import custom_schedule, shift_sigmas
+from ...runtime.segments import SegmentSpec, count_segments, segment
+from ..device import check_compiler, mixed_precision
+from ..latents import Progress, silent
+from ..pretrained import pretrained
+from .clips import Clips
+from .latents import Codec, cached_windows
+from .motion import initialised
+from .references import ReferenceSpec, cached_references
+from .text import Umt5Conditioner
+from .windows import Window, generate, window
+from .write import write_detail
+
+
+@dataclass(frozen=True)
+class DetailSpec:
+    """What the transformer is, what it sees and how it learns."""
+
+    data: str  # emoji clips
+    codec: str  # a directory with `vae/`
+    text: str  # a directory with `text_encoder/` and `tokenizer/`
+    motion: str  # Stage I's checkpoint
+    frames: int = 33  # of a window of a clip; 4k + 1
+    scale: int = 4  # Stage I's frames are smaller by it
+    windows: int = 2  # of each clip
+    start: str = ""  # a checkpoint whose transformer is widened; else it begins anew with these sizes
+    layers: int = 8
+    heads: int = 4
+    head: int = 48
+    feed_forward: int = 768
+    length: int = 24  # text tokens
+    targets: int = 3  # M, latent frames a segment
+    before: int = 1  # N, neighbours before it
+    after: int = 0  # neighbours after it
+    reference: str = "transition"  # or "autoencoded", "resampled": what the reference is made by, for ablations
+    lowest: float = 0.3  # noise levels of the transition
+    highest: float = 0.7
+    image: bool = True  # the image latent is in every window; False for an ablation
+    both_ways: bool = True  # clean frames attend to noisy ones; False for an ablation
+    corrupted: float = 0.0  # deviation of noise on the neighbours in training, in half of the samples
+    shift: float = 5.0
+    caption_dropout: float = 0.1
+    revision: str = "1"
+    compile: bool = False
+
+    @property
+    def segments(self) -> SegmentSpec:
+        """Return how a clip is cut."""
+        return SegmentSpec(self.targets, self.before, self.after)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is random in a batch of B windows of clips, on the processor; all have the same segment."""
+
+    index: int  # of the segment
+    clean: Tensor  # (B, C, T, h, w)
+    seen: Tensor  # the same, neighbours corrupted
+    reference: Tensor  # (B, C, T, h, w)
+    captions: list[str]
+    noise: Tensor  # (B, C, M, h, w)
+    sigma: Tensor  # (B,)
+
+
+class Detail:
+    """Flow matching on the targets of segments; every other frame of a window is clean, at timestep 0."""
+
+    after: tuple[str, ...] = ("detail.revision",)
+
+    def __init__(self, spec: DetailSpec, seed: int, progress: Progress = silent) -> None:
+        self.spec, self.clips, folder = spec, Clips(Path(spec.data)), Path(spec.codec)
+        device = self.clips.device
+        shared = spec.frames, 1, spec.windows
+        self.windows = cached_windows(self.clips, folder, *shared, progress)
+        made = ReferenceSpec(spec.motion, spec.reference, spec.lowest, spec.highest)
+        self.reference = cached_references(
+            self.clips, folder, spec.frames, spec.scale, spec.windows, spec.length, made, seed, progress
+        )
+        self.text = Umt5Conditioner(Path(spec.text), spec.length, device)
+        torch.manual_seed(seed)
+        self.transformer: Any = self._transformer().to(device)
+        self.one_way: list[OneWay] = []
+        if not spec.both_ways:
+            for block in self.transformer.blocks:
+                self.one_way.append(OneWay())
+                block.attn1.set_processor(self.one_way[-1])
+        self.module: nn.Module = self.transformer
+        if spec.compile:
+            check_compiler()
+        self.forward: Any = torch.compile(self.transformer, dynamic=False) if spec.compile else self.transformer
+
+    def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
+        """Draw a segment, windows of clips, captions, noise and levels."""
+        spec = self.spec
+        rows = self.windows.draw(self.clips, batch, generator)
+        clean, reference = self.windows.latents[rows].float(), self.reference[rows].float()
+        index = int(torch.randint(count_segments(clean.shape[2], spec.segments), (), generator=generator))
+        part = segment(index, clean.shape[2], spec.segments)
+        dropped = torch.rand(batch, generator=generator) < spec.caption_dropout
+        names = [self.clips.rows[i].name for i in self.windows.clip[rows].tolist()]
+        captions = ["" if drop else name for name, drop in zip(names, dropped.tolist(), strict=True)]
+        noise = torch.randn(clean[:, :, list(part.targets)].shape, generator=generator)
+        sigma = shift_sigmas(torch.rand(batch, generator=generator), spec.shift)
+        seen = clean
+        if spec.corrupted:
+            level = spec.corrupted * (torch.rand(batch, generator=generator) < 0.5).view(-1, 1, 1, 1, 1)
+            seen = clean + level * torch.randn(clean.shape, generator=generator)
+            seen[:, :, 0] = clean[:, :, 0]
+        return _Drawn(index, clean, seen, reference, captions, noise, sigma)
+
+    def loss(self, drawn: _Drawn) -> tuple[Tensor, dict[str, float]]:
+        """Return the velocity's mean squared error over the targets."""
+        clean, seen, reference, noise, sigma = (
+            part.to(self.clips.device) for part in (drawn.clean, drawn.seen, drawn.reference, drawn.noise, drawn.sigma)
+        )
+        part = segment(drawn.index, clean.shape[2], self.spec.segments)
+        targets = clean[:, :, list(part.targets)]
+        noisy = torch.lerp(targets, noise, sigma.view(-1, 1, 1, 1, 1))
+        given = window(part, seen, noisy, reference, sigma, self.spec.image)
+        velocity = self._velocity(given, self.text(drawn.captions))
+        return F.mse_loss(velocity[:, :, given.noisy], noise - targets), {}
+
+    @torch.no_grad()
+    def grid(self) -> Tensor:
+        """Return four clips, every fourth frame: the reference, what is made of it in four steps, and the clip."""
+        rows = torch.arange(4) * (len(self.windows.clip) // 4)
+        clean, reference = (part[rows].float().to(self.clips.device) for part in (self.windows.latents, self.reference))
+        text = self.text([self.clips.rows[i].name for i in self.windows.clip[rows].tolist()])
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
+        schedule = custom_schedule([1.0, 0.75, 0.5, 0.25], self.spec.shift, 1000)
+        made = generate(
+            lambda given: self._velocity(given, text), clean[:, :, :1], reference, noise, self.spec.segments, schedule,
+            self.spec.image,
+        )  # fmt: skip
+        codec = Codec(Path(self.spec.codec), self.clips.device)
+        triples = zip(*(codec.decode(latents) for latents in (reference, made, clean)), strict=True)
+        sheet = [torch.cat(list(part[:, ::4].transpose(0, 1)), -1) for triple in triples for part in triple]
+        return (torch.cat(sheet, -2) / 2 + 0.5).clamp(0, 1)
+
+    def finish(self, out: Path) -> None:
+        """Write `out/checkpoint/`: Stage II in the format of Wan's checkpoints."""
+        write_detail(self.transformer, self.spec, out / "checkpoint")
+
+    def _velocity(self, given: Window, text: Tensor) -> Tensor:
+        for processor in self.one_way:
+            processor.clean = given.noisy.start * given.latents[0, 0, 0].numel() // 4
+        with mixed_precision(given.latents.device):
+            return self.forward(given.latents, given.timesteps, text, given.positions).float()
+
+    def _transformer(self) -> SegmentTransformer:
+        spec, channels = self.spec, self.windows.latents.shape[1]
+        if spec.start:
+            return widened(pretrained(WanTransformer3DModel, Path(spec.start) / "transformer"), channels)
+        plain = WanTransformer3DModel(
+            num_attention_heads=spec.heads, attention_head_dim=spec.head, in_channels=channels, out_channels=channels,
+            text_dim=self.text.width, ffn_dim=spec.feed_forward, num_layers=spec.layers, rope_max_seq_len=64,
+        )  # fmt: skip
+        return widened(initialised(plain), channels)
+
+
+class OneWay(WanAttnProcessor):
+    """Self-attention in which the first `clean` tokens do not see the others: the ablation without a way back."""
+
+    clean = 0
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *rest: Any) -> Tensor:
+        """Return what diffusers' processor returns, with that mask."""
+        tokens = hidden_states.shape[1]
+        sees = torch.ones(tokens, tokens, dtype=torch.bool, device=hidden_states.device)
+        sees[: self.clean, self.clean :] = False
+        return super().__call__(attn, hidden_states, None, sees, rest[-1])
