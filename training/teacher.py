@@ -152,13 +152,19 @@ class Teacher:
 
 
 @torch.no_grad()
-def initialise(transformer: Any) -> None:
-    """Initialise as DiT (Peebles & Xie 2023, section 3.2): Xavier linears, every residual branch closed at first."""
-    for module in transformer.modules():
+def xavier_linears(network: nn.Module) -> None:
+    """Give every linear of `network` Xavier weights and no bias."""
+    for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def initialise(transformer: Any) -> None:
+    """Initialise as DiT (Peebles & Xie 2023, section 3.2): Xavier linears, every residual branch closed at first."""
+    xavier_linears(transformer)
     for part in (transformer.time_text_embed.timestep_embedder, transformer.time_text_embed.text_embedder):
         nn.init.normal_(part.linear_1.weight, std=0.02)
         nn.init.normal_(part.linear_2.weight, std=0.02)

@@ -53,12 +53,8 @@ class TextEncoders:
         self.spec = spec
         self.pictures = Pictures(Path(spec.data))
         self.features = picture_features(Path(spec.data), self.pictures, progress).to(self.pictures.device)
-        names = sorted({row.name for row in self.pictures.rows})
-        place = {name: i for i, name in enumerate(names)}
         device = self.pictures.device
-        self.names = embed_names(names).to(device)
-        self.name_of = torch.tensor([place[row.name] for row in self.pictures.rows], device=device)
-        self.style_of = torch.tensor([STYLES.index(row.style) for row in self.pictures.rows], device=device)
+        self.targets = Targets(self.pictures, spec.style_gap, spec.temperature)
         torch.manual_seed(seed)
         self.tokenizers = [make_tokenizer(spec.length, pad) for pad in ("<|endoftext|>", "!")]
         self.encoders = [
@@ -85,8 +81,7 @@ class TextEncoders:
         """Return both encoders' mean loss: captions to pictures, pictures to captions, captions to captions."""
         device = self.features.device
         here = drawn.chosen.to(device)
-        names, styles = self.names[self.name_of[here]], self.style_of[here]
-        targets = soft_targets(names, styles, self.spec.style_gap, self.spec.temperature)
+        targets = self.targets(here)
         total = torch.zeros((), device=device)
         features = self.features[here] * drawn.kept.to(device) / 0.8
         for tokens, encoder, head, scale in zip(drawn.tokens, self.encoders, self.heads, self.scales, strict=True):
@@ -123,6 +118,22 @@ class TextEncoders:
         best = (text @ seen.T).topk(10).indices
         hits = (best.cpu() == torch.arange(len(held.rows))[:, None]).any(1).float().mean().item()
         return {"recall at 10": round(hits, 4), "chance": round(10 / len(held.rows), 4), "pictures": len(held.rows)}
+
+
+class Targets:
+    """How alike pictures are, by MiniLM's embeddings of their names and by their styles."""
+
+    def __init__(self, pictures: Pictures, gap: float, temperature: float) -> None:
+        names = sorted({row.name for row in pictures.rows})
+        place = {name: i for i, name in enumerate(names)}
+        self.names = embed_names(names).to(pictures.device)
+        self.name_of = torch.tensor([place[row.name] for row in pictures.rows], device=pictures.device)
+        self.style_of = torch.tensor([STYLES.index(row.style) for row in pictures.rows], device=pictures.device)
+        self.gap, self.temperature = gap, temperature
+
+    def __call__(self, here: torch.Tensor) -> torch.Tensor:
+        """Return the soft targets (B, B) of the pictures `here` (B,)."""
+        return soft_targets(self.names[self.name_of[here]], self.style_of[here], self.gap, self.temperature)
 
 
 def soft_targets(names: torch.Tensor, styles: torch.Tensor, gap: float, temperature: float) -> torch.Tensor:

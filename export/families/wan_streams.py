@@ -10,6 +10,7 @@ later, and a mark where it has none yet; zeros in front stand for both, which is
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from torch import Tensor, nn
 
-AHEAD = 4  # video frames of a latent frame after the first
+from ...runtime.segments import COMPRESSION
 
 
-class Stream(nn.Module):
+class Stream(nn.Module, ABC):
     """One half of an AutoencoderKLWan, `first` or `next`; `caches` says how many tensors travel between calls."""
 
     part: str
@@ -46,16 +47,18 @@ class Stream(nn.Module):
                 packed.append(_padded(slot, count) if isinstance(slot, Tensor) else torch.zeros_like(packed[-1]))
         return (made, *packed)
 
+    @abstractmethod
     def _run(self, frames: Tensor, slots: list[Any]) -> Tensor:
-        raise NotImplementedError
+        """Return what the half makes of `frames`, and leave in `slots` what the next call needs."""
 
+    @abstractmethod
     def _sample(self, latent: int) -> Tensor:
-        raise NotImplementedError
+        """Return the smallest input for that latent frame of a clip."""
 
     def _frames(self) -> list[int]:
         """Return the frames that each slot holds between calls, 0 for a slot that is never used."""
         slots: list[Any] = [None] * self.model._cached_conv_counts[self.part]
-        for latent in range(3):  # the second one fills the slots that the first one only marks
+        for latent in range(2):  # the second one fills the slots that the first one only marks
             self._run(self._sample(latent), slots)
         return [slot.shape[2] if isinstance(slot, Tensor) else 0 for slot in slots]
 
@@ -92,7 +95,7 @@ class Encode(Stream):
     def _sample(self, latent: int) -> Tensor:
         side = 2 * self.model.spatial_compression_ratio
         weight = self.model.quant_conv.weight
-        return weight.new_zeros(1, 3, AHEAD if latent else 1, side, side)
+        return weight.new_zeros(1, 3, COMPRESSION if latent else 1, side, side)
 
 
 def _padded(cache: Tensor, frames: int) -> Tensor:

@@ -71,8 +71,8 @@ def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> s
 <style>{STYLE}</style><h1>Students and teacher</h1>
 <p>Students {html.escape(", ".join(compared["students"].values()))}, teacher {html.escape(compared["teacher"])}.
 {evaluation.prompts} prompts, {spec.seeds} seeds, the same noise for every way of drawing.
-Means over seeds, ± half of the
-95 % interval. The classifier knows {evaluation.classifier_on_real:.1%} of real pictures that were not in its fit.</p>
+Means over seeds, ± half of the 95 % interval.
+The classifier knows {evaluation.classifier_on_real:.1%} of real pictures that were not in its fit.</p>
 <table><tr>{head}</tr>{body}</table>
 <h2>Calls of the network</h2>{_ladder_plot(evaluation)}
 <h2>Pictures</h2><p>{captions}</p>{figures}</html>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,17 @@ class Clips:
             parts.append(clips.read(self.folder, clip, begin, stop))
             begin, left = 0, left - (stop - begin)
         return torch.from_numpy(np.concatenate(parts))
+
+    def captions(self, indices: Tensor, dropout: float, generator: torch.Generator) -> list[str]:
+        """Return the names of clips; with probability `dropout` the empty text, for guidance."""
+        dropped = (torch.rand(len(indices), generator=generator) < dropout).tolist()
+        return ["" if drop else self.rows[i].name for i, drop in zip(indices.tolist(), dropped, strict=True)]
+
+
+def sheet(videos: Iterable[Sequence[Tensor]]) -> Tensor:
+    """Return a picture in [0, 1] with a row for every video (3, F, H, W) in [-1, 1], of each fourth frame."""
+    rows = [torch.cat(list(video[:, ::4].transpose(0, 1)), -1) for group in videos for video in group]
+    return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
 
 
 def pixels(frames: Tensor) -> Tensor:

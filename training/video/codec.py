@@ -15,7 +15,7 @@ from ...runtime.directory import NewDirectory
 from ...runtime.segments import COMPRESSION
 from ..device import mixed_precision
 from ..pretrained import pretrained
-from .clips import Clips, pixels, scaled
+from .clips import Clips, pixels, scaled, sheet
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,24 @@ class CodecSpec:
 
     def __post_init__(self) -> None:
         """Raise TrainingError for values that no codec can have."""
-        factor = 8 if self.kind == "2.1" else 16
         wrong = {
             "kind": self.kind not in ("2.1", "2.2"),
             "widths": len(self.widths) != 4,
             "frames": self.frames < 1 or self.frames % COMPRESSION != 1,
             "scale": self.scale < 1 or 128 % self.scale != 0,
-            "crop": self.crop % factor != 0 or not 0 < self.crop <= 128 // max(self.scale, 1),
+            "crop": self.crop % self.factor != 0 or not 0 < self.crop <= 128 // max(self.scale, 1),
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
             raise TrainingError(
                 f"[codec] {name} = {getattr(self, name)!r} is not possible. Mend the recipe: kind is 2.1 or 2.2, "
                 "there are four widths, frames are 4k + 1, scale divides 128, and crop is a multiple of "
-                f"{factor} within a scaled frame."
+                f"{self.factor} within a scaled frame."
             )
+
+    @property
+    def factor(self) -> int:
+        """Return how many pixels of a frame's side are one of its latents'."""
+        return 8 if self.kind == "2.1" else 16
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Codec:
             mirrored = bool(torch.rand((), generator=generator) < 0.5)
             crop = self.clips.take(index, start, spec.frames)[:, top : top + side, left : left + side]
             crops.append(crop.flip(2) if mirrored else crop)
-        small = spec.crop // (8 if spec.kind == "2.1" else 16)
+        small = spec.crop // spec.factor
         shape = (batch, spec.latents, 1 + (spec.frames - 1) // COMPRESSION, small, small)
         return _Drawn(torch.stack(crops), torch.randn(shape, generator=generator))
 
@@ -122,12 +126,7 @@ class Codec:
         video = self._whole(torch.arange(4) * (len(self.clips.rows) // 4))
         with torch.no_grad():
             decoded = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
-        rows = [
-            torch.cat(list(part[:, ::4].transpose(0, 1)), -1)
-            for pair in zip(video, decoded, strict=True)
-            for part in pair
-        ]
-        return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
+        return sheet(zip(video, decoded, strict=True))
 
     def finish(self, out: Path) -> None:
         """Write `out/vae/`, with the mean and deviation of each channel's latents in its config, as Wan's has them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from ...runtime.segments import SegmentSpec, count_segments, segment
 from ..device import check_compiler, mixed_precision
 from ..latents import Progress, silent
 from ..pretrained import pretrained
-from .clips import Clips
-from .latents import Codec, cached_windows
+from .clips import Clips, sheet
+from .latents import FrozenCodec, cached_windows
 from .motion import initialised
 from .references import ReferenceSpec, cached_references
 from .text import Umt5Conditioner
@@ -85,8 +86,7 @@ class Detail:
     def __init__(self, spec: DetailSpec, seed: int, progress: Progress = silent) -> None:
         self.spec, self.clips, folder = spec, Clips(Path(spec.data)), Path(spec.codec)
         device = self.clips.device
-        shared = spec.frames, 1, spec.windows
-        self.windows = cached_windows(self.clips, folder, *shared, progress)
+        self.windows = cached_windows(self.clips, folder, spec.frames, 1, spec.windows, progress)
         made = ReferenceSpec(spec.motion, spec.reference, spec.lowest, spec.highest)
         self.reference = cached_references(
             self.clips, folder, spec.frames, spec.scale, spec.windows, spec.length, made, seed, progress
@@ -111,9 +111,7 @@ class Detail:
         clean, reference = self.windows.latents[rows].float(), self.reference[rows].float()
         index = int(torch.randint(count_segments(clean.shape[2], spec.segments), (), generator=generator))
         part = segment(index, clean.shape[2], spec.segments)
-        dropped = torch.rand(batch, generator=generator) < spec.caption_dropout
-        names = [self.clips.rows[i].name for i in self.windows.clip[rows].tolist()]
-        captions = ["" if drop else name for name, drop in zip(names, dropped.tolist(), strict=True)]
+        captions = self.clips.captions(self.windows.clip[rows], spec.caption_dropout, generator)
         noise = torch.randn(clean[:, :, list(part.targets)].shape, generator=generator)
         sigma = shift_sigmas(torch.rand(batch, generator=generator), spec.shift)
         seen = clean
@@ -147,18 +145,17 @@ class Detail:
             lambda given: self._velocity(given, text), clean[:, :, :1], reference, noise, self.spec.segments, schedule,
             self.spec.image,
         )  # fmt: skip
-        codec = Codec(Path(self.spec.codec), self.clips.device)
-        triples = zip(*(codec.decode(latents) for latents in (reference, made, clean)), strict=True)
-        sheet = [torch.cat(list(part[:, ::4].transpose(0, 1)), -1) for triple in triples for part in triple]
-        return (torch.cat(sheet, -2) / 2 + 0.5).clamp(0, 1)
+        codec = FrozenCodec(Path(self.spec.codec), self.clips.device)
+        return sheet(zip(*(codec.decode(latents) for latents in (reference, made, clean)), strict=True))
 
     def finish(self, out: Path) -> None:
         """Write `out/checkpoint/`: Stage II in the format of Wan's checkpoints."""
         write_detail(self.transformer, self.spec, out / "checkpoint")
 
     def _velocity(self, given: Window, text: Tensor) -> Tensor:
+        a_frame = given.latents[0, 0, 0].numel() // math.prod(self.transformer.config.patch_size)
         for processor in self.one_way:
-            processor.clean = given.noisy.start * given.latents[0, 0, 0].numel() // 4
+            processor.clean = given.noisy.start * a_frame
         with mixed_precision(given.latents.device):
             return self.forward(given.latents, given.timesteps, text, given.positions).float()
 

@@ -22,7 +22,6 @@ class Windows:
     clip: Tensor  # (N,) index of the clip
     start: Tensor  # (N,) its first frame
     latents: Tensor  # (N, channels, frames, height, width) float16
-    image: Tensor  # the same of the first frame followed by grey ones, as Wan's pipeline conditions on it
 
     def draw(self, clips: Clips, batch: int, generator: torch.Generator) -> Tensor:
         """Return `batch` indices of windows, clips balanced."""
@@ -30,7 +29,7 @@ class Windows:
         return torch.multinomial(weights, batch, replacement=True, generator=generator)
 
 
-class Codec:
+class FrozenCodec:
     """A frozen AutoencoderKLWan with latents of unit variance, whole clips at a time."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -63,24 +62,26 @@ def places(clips: Clips, frames: int, each: int) -> tuple[Tensor, Tensor]:
 
 
 def cached_windows(
-    clips: Clips, folder: Path, frames: int, scale: int, each: int, progress: Progress = silent
+    clips: Clips, folder: Path, frames: int, scale: int, each: int, progress: Progress = silent, image: bool = False
 ) -> Windows:
-    """Return `each` windows of `frames` frames of every clip, scaled down by `scale`, by the codec in `folder`."""
+    """Return `each` windows of `frames` frames of every clip, scaled down by `scale`, by the codec in `folder`.
+
+    With `image` they are those of the first frame followed by grey ones, as Wan's pipeline conditions on it.
+    """
     clip, start = places(clips, frames, each)
 
     def encode() -> dict[str, Tensor]:
-        codec = Codec(folder, clips.device)
-        latents, images = [], []
+        codec, latents = FrozenCodec(folder, clips.device), []
         for part in parts(len(clip), "encoding clips", progress, 8):
             taken = [clips.take(int(clip[i]), int(start[i]), frames) for i in part]
             video = scaled(pixels(torch.stack(taken).to(clips.device)), scale)
+            if image:
+                video[:, :, 1:] = 0
             latents.append(codec.encode(video).half().cpu())
-            video[:, :, 1:] = 0
-            images.append(codec.encode(video).half().cpu())
-        return {"latents": torch.cat(latents), "image": torch.cat(images)}
+        return {"latents": torch.cat(latents)}
 
     split = clips.rows[0].split.replace(" ", "-")
-    name = f"windows-{split}-{frames}-{scale}-{each}-{folder.name}.safetensors"
+    name = f"{'images' if image else 'windows'}-{split}-{frames}-{scale}-{each}-{folder.name}.safetensors"
     weights = folder / "vae/diffusion_pytorch_model.safetensors"
     found = remembered(clips.folder / name, [weights, clips.folder / "clips.json"], encode)
-    return Windows(clip, start, found["latents"], found["image"])
+    return Windows(clip, start, found["latents"])

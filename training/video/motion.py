@@ -17,8 +17,9 @@ from ..device import check_compiler, mixed_precision
 from ..latents import Progress, silent
 from ..pretrained import pretrained
 from ..sampling import euler
-from .clips import Clips
-from .latents import Codec, cached_windows
+from ..teacher import xavier_linears
+from .clips import Clips, sheet
+from .latents import FrozenCodec, cached_windows
 from .text import Umt5Conditioner
 from .write import write_motion
 
@@ -73,7 +74,9 @@ class Motion:
     def __init__(self, spec: MotionSpec, seed: int, progress: Progress = silent) -> None:
         self.spec, self.clips = spec, Clips(Path(spec.data))
         device = self.clips.device
-        self.windows = cached_windows(self.clips, Path(spec.codec), spec.frames, spec.scale, spec.windows, progress)
+        folder, shared = Path(spec.codec), (spec.frames, spec.scale, spec.windows)
+        self.windows = cached_windows(self.clips, folder, *shared, progress)
+        self.images = cached_windows(self.clips, folder, *shared, progress, image=True).latents
         self.text = Umt5Conditioner(Path(spec.text), spec.length, device)
         torch.manual_seed(seed)
         self.transformer: Any = self._transformer().to(device)
@@ -85,13 +88,11 @@ class Motion:
     def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
         """Draw windows, captions, noise and levels."""
         rows = self.windows.draw(self.clips, batch, generator)
-        dropped = torch.rand(batch, generator=generator) < self.spec.caption_dropout
-        names = [self.clips.rows[i].name for i in self.windows.clip[rows].tolist()]
-        captions = ["" if drop else name for name, drop in zip(names, dropped.tolist(), strict=True)]
+        captions = self.clips.captions(self.windows.clip[rows], self.spec.caption_dropout, generator)
         latents = self.windows.latents[rows].float()
         noise = torch.randn(latents.shape, generator=generator)
         sigma = shift_sigmas(torch.rand(batch, generator=generator), self.spec.shift)
-        return _Drawn(latents, self.windows.image[rows].float(), captions, noise, sigma)
+        return _Drawn(latents, self.images[rows].float(), captions, noise, sigma)
 
     def loss(self, drawn: _Drawn) -> tuple[Tensor, dict[str, float]]:
         """Return the velocity's mean squared error."""
@@ -106,17 +107,13 @@ class Motion:
     def grid(self) -> Tensor:
         """Return six clips, every fourth frame, each above what is drawn from its first frame in ten steps."""
         rows = torch.arange(6) * (len(self.windows.clip) // 6)
-        latents, image = (
-            part[rows].float().to(self.clips.device) for part in (self.windows.latents, self.windows.image)
-        )
+        latents, image = (part[rows].float().to(self.clips.device) for part in (self.windows.latents, self.images))
         text = self.text([self.clips.rows[i].name for i in self.windows.clip[rows].tolist()])
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(self.clips.device)
         schedule = custom_schedule([1 - i / 10 for i in range(10)], self.spec.shift, 1000)
         drawn = euler(lambda x, sigma: self._velocity(x, sigma, image, text), noise, schedule)
-        codec = Codec(Path(self.spec.codec), self.clips.device)
-        pairs = zip(codec.decode(latents), codec.decode(drawn), strict=True)
-        sheet = [torch.cat(list(part[:, ::4].transpose(0, 1)), -1) for pair in pairs for part in pair]
-        return (torch.cat(sheet, -2) / 2 + 0.5).clamp(0, 1)
+        codec = FrozenCodec(Path(self.spec.codec), self.clips.device)
+        return sheet(zip(codec.decode(latents), codec.decode(drawn), strict=True))
 
     def finish(self, out: Path) -> None:
         """Write `out/checkpoint/`: a checkpoint of Wan's image-to-video pipeline."""
@@ -153,11 +150,7 @@ class Motion:
 @torch.no_grad()
 def initialised(transformer: Any) -> Any:
     """Return Wan's transformer as DiT begins (Peebles & Xie 2023): Xavier linears, every residual branch closed."""
-    for module in transformer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    xavier_linears(transformer)
     embedder = transformer.condition_embedder
     for linear in (embedder.time_embedder.linear_1, embedder.time_embedder.linear_2):
         nn.init.normal_(linear.weight, std=0.02)

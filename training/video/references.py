@@ -23,7 +23,7 @@ from ..device import mixed_precision
 from ..latents import Progress, parts, remembered, silent
 from ..pretrained import pretrained
 from .clips import Clips, pixels, scaled
-from .latents import Codec, places
+from .latents import FrozenCodec, places
 from .text import Umt5Conditioner
 
 KINDS = ("transition", "autoencoded", "resampled")
@@ -62,7 +62,11 @@ class MotionModel:
         ]
         if not self.experts:
             raise TrainingError(f"{folder} has no transformer/config.json. Name Stage I's checkpoint as motion.")
-        self.codec, self.text, self.device = Codec(folder, device), Umt5Conditioner(folder, length, device), device
+        self.codec, self.text, self.device = (
+            FrozenCodec(folder, device),
+            Umt5Conditioner(folder, length, device),
+            device,
+        )
 
     @torch.no_grad()
     def denoise(
@@ -128,7 +132,7 @@ def cached_references(
     motion = Path(spec.motion)
 
     def make() -> dict[str, Tensor]:
-        model, detail = MotionModel(motion, length, clips.device), Codec(codec, clips.device)
+        model, detail = MotionModel(motion, length, clips.device), FrozenCodec(codec, clips.device)
         generator, made = torch.Generator().manual_seed(seed), []
         for part in parts(len(clip), "making motion references", progress, 8):
             taken = [clips.take(int(clip[i]), int(start[i]), frames) for i in part]
@@ -140,5 +144,5 @@ def cached_references(
 
     key = hashlib.sha256(f"{spec} {seed} {length}".encode()).hexdigest()[:12]
     name = f"references-{spec.kind}-{frames}-{scale}-{each}-{key}.safetensors"
-    weights = [folder / "diffusion_pytorch_model.safetensors" for folder in (codec / "vae", motion / "transformer")]
+    weights = [codec / "vae/diffusion_pytorch_model.safetensors", *sorted(motion.glob("*/*.safetensors"))]
     return remembered(clips.folder / name, [*weights, clips.folder / "clips.json"], make)["reference"]

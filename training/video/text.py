@@ -15,10 +15,9 @@ from ...runtime.directory import NewDirectory
 from ...runtime.files import write_whole
 from ..captions import STYLES, draw_captions
 from ..latents import Progress, silent
-from ..metrics.nets import embed_names
 from ..pictures import Pictures
 from ..pretrained import pretrained
-from ..text_encoders import contrastive, picture_features, soft_targets
+from ..text_encoders import Targets, contrastive, picture_features
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,7 @@ class VideoText:
         self.pictures = Pictures(Path(spec.data))
         device = self.pictures.device
         self.features = picture_features(Path(spec.data), self.pictures, progress).to(device)
-        names = sorted({row.name for row in self.pictures.rows})
-        place = {name: i for i, name in enumerate(names)}
-        self.names = embed_names(names).to(device)
-        self.name_of = torch.tensor([place[row.name] for row in self.pictures.rows], device=device)
-        self.style_of = torch.tensor([STYLES.index(row.style) for row in self.pictures.rows], device=device)
+        self.targets = Targets(self.pictures, spec.style_gap, spec.temperature)
         words = [text for row in self.pictures.rows for text in (row.name, *row.tags, *STYLES)]
         self.tokenizer = make_tokenizer(words, spec.vocabulary, spec.length)
         torch.manual_seed(seed)
@@ -77,11 +72,8 @@ class VideoText:
     def loss(self, drawn: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Return the contrastive loss of the batch on the mean of the tokens' states."""
         here, ids, mask, kept = (part.to(self.features.device) for part in drawn)
-        targets = soft_targets(
-            self.names[self.name_of[here]], self.style_of[here], self.spec.style_gap, self.spec.temperature
-        )
         text = pooled(self.encoder(ids, mask).last_hidden_state, mask)
-        return contrastive(text, self.head(self.features[here] * kept / 0.8), self.scale, targets), {}
+        return contrastive(text, self.head(self.features[here] * kept / 0.8), self.scale, self.targets(here)), {}
 
     def grid(self) -> None:
         """Text has no picture to show."""

@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 
 from segue.training.video.clips import Clips, pixels, scaled
-from segue.training.video.latents import Codec, cached_windows, places
+from segue.training.video.latents import FrozenCodec, cached_windows, places
 
 
 def test_windows_are_spread_over_every_clip(clips: Path) -> None:
@@ -15,22 +15,23 @@ def test_windows_are_spread_over_every_clip(clips: Path) -> None:
 def test_latents_are_those_of_the_codec_and_kept(clips: Path, parts: Path, monkeypatch) -> None:
     found = Clips(clips)
     windows = cached_windows(found, parts, 9, 4, 2)
-    assert windows.latents.shape == windows.image.shape == (4, 4, 3, 4, 4)
-    codec = Codec(parts, torch.device("cpu"))
+    images = cached_windows(found, parts, 9, 4, 2, image=True)
+    assert windows.latents.shape == images.latents.shape == (4, 4, 3, 4, 4)
+    codec = FrozenCodec(parts, torch.device("cpu"))
     video = scaled(pixels(found.take(1, 4, 9)[None]), 4)
     assert torch.allclose(windows.latents[3:].float(), codec.encode(video), atol=0.05)
     grey = torch.cat([video[:, :, :1], torch.zeros_like(video[:, :, 1:])], 2)
-    assert torch.allclose(windows.image[3:].float(), codec.encode(grey), atol=0.05)
-    monkeypatch.setattr(Codec, "encode", lambda *_: 1 / 0)
+    assert torch.allclose(images.latents[3:].float(), codec.encode(grey), atol=0.05)
+    monkeypatch.setattr(FrozenCodec, "encode", lambda *_: 1 / 0)
     again = cached_windows(found, parts, 9, 4, 2)
     assert torch.equal(again.latents, windows.latents)
 
 
 def test_the_image_latent_is_the_clips_first_one(clips: Path, parts: Path) -> None:
-    windows = cached_windows(Clips(clips), parts, 9, 4, 2)
-    assert torch.allclose(windows.latents[:, :, 0].float(), windows.image[:, :, 0].float(), atol=0.02)
+    windows, images = (cached_windows(Clips(clips), parts, 9, 4, 2, image=image) for image in (False, True))
+    assert torch.allclose(windows.latents[:, :, 0].float(), images.latents[:, :, 0].float(), atol=0.02)
 
 
 def test_what_is_decoded_has_the_size_of_the_video(parts: Path) -> None:
-    codec = Codec(parts, torch.device("cpu"))
+    codec = FrozenCodec(parts, torch.device("cpu"))
     assert codec.decode(torch.zeros(2, 4, 3, 4, 4)).shape == (2, 3, 9, 32, 32)

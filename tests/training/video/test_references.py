@@ -5,7 +5,7 @@ import torch
 
 from segue.errors import TrainingError
 from segue.training.video.clips import Clips, pixels, scaled
-from segue.training.video.latents import Codec, cached_windows
+from segue.training.video.latents import FrozenCodec, cached_windows
 from segue.training.video.references import MotionModel, ReferenceSpec, cached_references, low_resolution, spliced
 
 
@@ -25,7 +25,7 @@ def low(video: torch.Tensor, motion: Path, **spec) -> torch.Tensor:
 def test_each_kind_takes_the_clip_a_step_further_from_itself(video: torch.Tensor, motion: Path) -> None:
     resampled, autoencoded = low(video, motion, kind="resampled"), low(video, motion, kind="autoencoded")
     assert torch.equal(resampled, scaled(video, 4))
-    codec = Codec(motion, torch.device("cpu"))
+    codec = FrozenCodec(motion, torch.device("cpu"))
     assert torch.equal(autoencoded, codec.decode(codec.encode(scaled(video, 4))))
     gentle, rough = (low(video, motion, lowest=level, highest=level) for level in (0.01, 0.9))
     assert (gentle - autoencoded).norm() < (rough - autoencoded).norm()

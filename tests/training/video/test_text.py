@@ -15,7 +15,7 @@ WORDS = ["red square", "green square", "a smiling face", "waving hand", "box"] *
 def training(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> VideoText:
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(
-        module,
+        text_encoders,
         "embed_names",
         lambda names: torch.nn.functional.normalize(torch.randn(len(names), 8, generator=generator)),
     )
