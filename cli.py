@@ -6,26 +6,22 @@ With --json a failure is an event as well: {"event": "error", "kind": class, "ex
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import cli_train
+from . import cli_train, cli_video
+from .cli_common import Sigmas, Size, opened
 from .console import JSON, Output, guard, need, table
 from .runtime.limits import MAX_COUNT
 
 if TYPE_CHECKING:
     from .export.export import Event
     from .runtime.manifest import Parity
-    from .runtime.pipeline import Model
 
 DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
 UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity": "comparisons"}  # of export's stages
@@ -34,7 +30,6 @@ EXIT_CODES = (
     "5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 70 a defect of "
     "Segue; 130 stopped by Ctrl-C; 141 standard output was closed."
 )
-LARGE = 10**8  # bytes; less is hashed in a moment
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
@@ -43,30 +38,8 @@ def cli() -> None:
     """Few-step diffusion: train, export, render."""
 
 
-for command in cli_train.COMMANDS:
+for command in (*cli_video.COMMANDS, *cli_train.COMMANDS):
     cli.add_command(command)
-
-
-class _Size(click.ParamType):
-    name = "WIDTHxHEIGHT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Turn "128" or "192x128" (width x height) into (height, width), the order of the programming interface."""
-        found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no size. Write 128, or width x height as in 192x128.", param, ctx)
-        return int(found[2] or found[1]), int(found[1])
-
-
-class _Sigmas(click.ParamType):
-    name = "S,S,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Turn "1,0.75,0.5" into numbers."""
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no list of noise levels. Write them as 1,0.75,0.5,0.25.", param, ctx)
 
 
 @cli.command()
@@ -76,10 +49,10 @@ class _Sigmas(click.ParamType):
 @click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
 @click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
 @click.option("--guidance", type=float, help="Classifier-free guidance; up to 1 is off (default: the bundle's).")
-@click.option("--size", type=_Size(), help="Pixels, as 128 or 192x128 (default: what it was trained at).")
+@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: what it was trained at).")
 @click.option("--negative", default="", help="What guidance leads away from.")
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Number of pictures.")
-@click.option("--sigmas", type=_Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
+@click.option("--sigmas", type=Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
 @click.option(
     "--noise",
     type=click.Choice(["philox", "torch"]),
@@ -97,7 +70,7 @@ def render(bundle: str, prompt: str, output: Path | None, as_json: bool, threads
     show = Output(as_json)
     paths = picture_paths(output, prompt, wanted["seed"], wanted["count"])
     started = time.perf_counter()
-    with _opened(show, bundle, threads) as model, show.progress("rendering") as update:
+    with opened(show, bundle, threads) as model, show.progress("rendering") as update:
         pictures = model.pictures(Request(prompt, **wanted), on_step=lambda done, total, _: update(done, total))
         for path, picture in zip(paths, pictures, strict=True):
             write_png(path, picture.image, picture.metadata)
@@ -120,7 +93,7 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     show = Output(as_json)
     check_png(output)
     started = time.perf_counter()
-    with _opened(show, "emoji", None) as model, show.progress("rendering") as update:
+    with opened(show, "emoji", None) as model, show.progress("rendering") as update:
         result = model.render(Request(DEMO, seed=seed), on_step=lambda done, total, _: update(done, total))
     rows = [np.concatenate(list(result.images[i : i + 3]), axis=1) for i in (0, 3)]
     sheet = {"prompt": ", ".join(DEMO), "prompts": DEMO, "layout": {"rows": 2, "columns": 3}}
@@ -128,19 +101,6 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     seconds = time.perf_counter() - started
     show.line(f"{output}: {', '.join(DEMO)} in {seconds:.1f} s")
     show.event("image", path=str(output), seconds=seconds, prompts=DEMO)
-
-
-@contextmanager
-def _opened(show: Output, bundle: str, threads: int | None) -> Iterator[Model]:
-    """Open a bundle; warnings are told as they come."""
-    from .runtime.pipeline import open_model
-
-    with show.progress("hashing", "bytes") as update:
-        model = open_model(bundle, threads, lambda _, done, total: update(done, total) if total > LARGE else None)
-    with model, warnings.catch_warnings():
-        warnings.simplefilter("default")
-        warnings.showwarning = lambda message, *_, **__: show.warning(str(message))
-        yield model
 
 
 @cli.command()

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import BundleError, CheckpointError
-from ..runtime.limits import MAX_SIDE, MAX_STEPS, MAX_TOKENS
+from ..runtime.limits import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS
 from ..runtime.manifest import check_path
 from . import headers
 
@@ -20,7 +20,12 @@ STEMS = ("diffusion_pytorch_model", "model")
 WITHOUT_T5 = "text_encoder_3=None, tokenizer_3=None"
 MAX_JSON = 64 * 2**20
 # segue.json's numbers, from and to, as the manifest takes them.
-RANGES = {"t5_tokens": (0, MAX_TOKENS), "steps": (1, MAX_STEPS), "guidance": (0, 10**6), "maximum_size": (1, MAX_SIDE)}
+RANGES: dict[str, tuple[float, float]] = {
+    "t5_tokens": (0, MAX_TOKENS), "steps": (1, MAX_STEPS), "guidance": (0, 10**6), "maximum_size": (1, MAX_SIDE),
+    "frames": (1, MAX_FRAMES), "fps": (1e-6, 1000), "scale": (1, 64), "text_tokens": (2, MAX_TOKENS),
+    "targets": (1, MAX_FRAMES), "before": (0, MAX_FRAMES), "after": (0, MAX_FRAMES), "motion_steps": (1, MAX_STEPS),
+    "motion_guidance": (0, 10**6),
+}  # fmt: skip
 PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
@@ -32,6 +37,27 @@ class Part:
     config: dict[str, Any]
     weights: tuple[str, ...]
     tensors: dict[str, headers.Tensor]
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """What `segue.json` says of a video model in its table "video"; the defaults are SwiftI2V's on Wan 2.2.
+
+    `frames` video frames are a window, `size` is the default (height, width), Stage I's sides are smaller by `scale`;
+    `targets`, `before` and `after` are a segment's. What begins with `motion_` is of Stage I's sampler.
+    """
+
+    frames: int = 81
+    fps: float = 16.0
+    size: tuple[int, int] = (1408, 2560)
+    scale: int = 4
+    text_tokens: int = 512
+    targets: int = 3
+    before: int = 1
+    after: int = 0
+    motion_steps: int = 4
+    motion_guidance: float = 1.0
+    motion_sigmas: tuple[float, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -52,6 +78,7 @@ class Settings:
     licence: str = "unknown"
     credits: tuple[str, ...] = field(default=())
     maximum_size: int | None = None
+    video: VideoSettings = field(default=VideoSettings())
 
 
 @dataclass(frozen=True)
@@ -63,6 +90,14 @@ class Checkpoint:
     parts: dict[str, Part]
     settings: Settings
     files: tuple[str, ...]
+
+
+def read_index(root: Path) -> dict[str, Any]:
+    """Return the model_index.json of the checkpoint at `root`; raises CheckpointError where it is no checkpoint."""
+    with headers.reading(root):
+        if not root.is_dir():
+            raise CheckpointError(_no_directory(root))
+        return read_json(root / "model_index.json", root)
 
 
 def read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
@@ -85,9 +120,7 @@ def read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
 
 
 def _read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
-    if not root.is_dir():
-        raise CheckpointError(_no_directory(root))
-    index = read_json(root / "model_index.json", root)
+    index = read_index(root)
     named = [n for n, v in index.items() if not n.startswith("_") and isinstance(v, list) and len(v) == 2 and v[0]]
     files = [p.name for p in root.iterdir() if p.is_file() and _carried(p)]
     parts = {}
@@ -195,23 +228,47 @@ def _settings(root: Path) -> Settings:
     if not path.exists():
         return Settings()
     table = read_json(path, root)
-    number = (int, float)
-    kinds: dict[str, Any] = {
-        "t5_tokens": int, "steps": int, "guidance": number, "credits": list, "maximum_size": int, "sigmas": list,
-    }  # fmt: skip
+    if table.get("maximum_size", 0) is None:
+        del table["maximum_size"]
+    video = table.pop("video", {})
+    if not isinstance(video, dict):
+        raise CheckpointError(f"{path}: video is {video!r}, which should be a table. Correct it.")
+    said = VideoSettings(**_checked(video, VideoSettings, path))
+    return Settings(**_checked(table, Settings, path), video=said)
+
+
+def _checked(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
+    """Return a table of segue.json as arguments of the dataclass `kind`; raises CheckpointError."""
+    known = {f.name: str(f.type) for f in fields(kind)}
+    found: dict[str, Any] = {}
     for name, value in table.items():
-        if name not in {f.name for f in fields(Settings)}:
+        if name not in known or name == "video":
             raise CheckpointError(f"{path} has the unknown key {name!r}. Remove it or correct its name.")
-        if name == "maximum_size" and value is None:
-            continue
-        if not isinstance(value, kinds.get(name, str)) or isinstance(value, bool):
+        if not _fits(value, known[name]):
             raise CheckpointError(f"{path}: {name} is {value!r}, of the wrong type. Correct it.")
         if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
             least, most = RANGES[name]
             raise CheckpointError(f"{path}: {name} is {str(value)[:40]}, not between {least} and {most}. Correct it.")
-    table["credits"] = tuple(str(c) for c in table.get("credits", ()))
-    table["sigmas"] = tuple(_level(level, path) for level in table.get("sigmas", ()))
-    return Settings(**table)
+        if known[name].startswith("tuple[float"):
+            found[name] = tuple(_level(level, path) for level in value)
+        elif known[name].startswith("tuple[int"):
+            found[name] = _sides(value, path)
+        else:
+            found[name] = tuple(str(part) for part in value) if isinstance(value, list) else value
+    return found
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Say whether a value of JSON may stand for a field whose type is written so."""
+    kinds: dict[str, Any] = {"int": int, "int | None": int, "float": (int, float), "str": str}
+    accepted = list if kind.startswith("tuple") else kinds[kind]
+    return isinstance(value, accepted) and not isinstance(value, bool)
+
+
+def _sides(value: list[Any], path: Path) -> tuple[int, int]:
+    if len(value) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in value):
+        raise CheckpointError(f"{path}: size is {str(value)[:40]}, which should be [height, width]. Correct it.")
+    return value[0], value[1]
 
 
 def _level(level: Any, path: Path) -> float:

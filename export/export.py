@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..runtime import manifest
 from ..runtime.directory import NewDirectory
 from . import checkpoint, headers
 from . import precision as weights
-from .families import sd3_facts
+from .families.family import Family, find
 
 KINDS = ("keep", "fp16", "fp32")
 VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -57,20 +57,21 @@ def export(
     if precision not in KINDS:
         raise UsageError(f"The precision {precision!r} is unknown. Choose one of {', '.join(KINDS)}.")
 
-    found = checkpoint.read(source, sd3_facts.FOLDERS)
-    sd3_facts.check(found.index)
-    lacking = [folder for folder in sd3_facts.FOLDERS if folder not in found.parts]
+    family = find(checkpoint.read_index(source).get("_class_name"))
+    found = checkpoint.read(source, (*family.folders, *family.optional))
+    family.check(found.index)
+    lacking = [folder for folder in family.folders if folder not in found.parts]
     if lacking:
         raise CheckpointError(
-            f"{source} has no {lacking[0]}, which Stable Diffusion 3 needs. Fetch the whole checkpoint again."
+            f"{source} has no {lacking[0]}, which the family {family.name} needs. Fetch the whole checkpoint again."
         )
     kinds = {f: checkpoint.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
-    facts = sd3_facts.facts(found)
+    facts = family.facts(found)
     new = NewDirectory(out)
     draft = manifest.Manifest(
         schema=manifest.SCHEMA,
         name=name or new.target.name,
-        family="sd3",
+        family=family.name,
         components={},
         tokenizers={},
         sampler=facts.sampler,
@@ -79,12 +80,14 @@ def export(
         t5_tokens=found.settings.t5_tokens,
         provenance=_provenance(found),
         files={file: manifest.File("", 0, True) for file in found.files},
+        video=facts.video,
     )
     _encode(draft, source)  # what no reader would open is known before the work
     with new:
         files = _copy(found, new.path, precision, progress)
-        tokenizers = _tokenizers(new.path, sd3_facts.TOKENIZERS, files, progress)
-        components = _graphs(found, new.path, kinds, files, progress)
+        length = found.settings.video.text_tokens if facts.video else None
+        tokenizers = _tokenizers(new.path, family.tokenizers, length, files, progress)
+        components = _graphs(family, found, new.path, kinds, files, progress)
         results: tuple[manifest.Parity, ...] = ()
         if parity:
             results = _parity(new.path, components, progress)
@@ -162,15 +165,18 @@ def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) 
 
 
 def _tokenizers(
-    target: Path, folders: tuple[str, ...], files: dict[str, manifest.File], progress: Progress
+    target: Path,
+    classes: Mapping[str, str],
+    length: int | None,
+    files: dict[str, manifest.File],
+    progress: Progress,
 ) -> dict[str, manifest.Tokenizer]:
     from . import tokenizer
 
     result: dict[str, manifest.Tokenizer] = {}
-    length = None
-    for done, folder in enumerate(folders):
-        progress(Event("tokenizer", folder, done, len(folders)))
-        written = tokenizer.write(target, folder, length)
+    for done, (folder, kind) in enumerate(classes.items()):
+        progress(Event("tokenizer", folder, done, len(classes)))
+        written = tokenizer.write(target, folder, length, kind)
         length = written.length
         if written.added:
             files[written.file] = _added(target, written.file)
@@ -179,6 +185,7 @@ def _tokenizers(
 
 
 def _graphs(
+    family: Family,
     found: checkpoint.Checkpoint,
     target: Path,
     kinds: dict[str, str],
@@ -186,9 +193,8 @@ def _graphs(
     progress: Progress,
 ) -> dict[str, manifest.Component]:
     from . import trace  # torch and diffusers are heavy; a wrong option or path should not wait for them
-    from .families import sd3
 
-    graphs = sd3.graphs({folder: part.config for folder, part in found.parts.items()})
+    graphs = family.graphs({folder: part.config for folder, part in found.parts.items()})
     components = {}
     # The files as written, since converting moves every offset.
     tensors = {folder: checkpoint.read_part(target, folder).tensors for folder in found.parts}

@@ -19,9 +19,8 @@ from polygraphy.logger import G_LOGGER
 
 from ..runtime.manifest import Parity
 from . import checkpoint, headers, memory, precision, trace
-from .families import sd3
+from .families.family import find
 from .families.graph import Graph
-from .families.sd3_facts import FOLDERS
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER, GATES, NO_MEMORY, TWIN
 
 
@@ -32,8 +31,10 @@ def main() -> None:
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     request = json.load(sys.stdin)
     bundle = Path(request["bundle"])
-    configs = {f: checkpoint.read_json(bundle / f / "config.json", bundle) for f in FOLDERS}
-    for graph in sd3.graphs(configs):
+    family = find(checkpoint.read_index(bundle).get("_class_name"))
+    folders = [f for f in (*family.folders, *family.optional) if (bundle / f).is_dir()]
+    configs = {f: checkpoint.read_json(bundle / f / "config.json", bundle) for f in folders}
+    for graph in family.graphs(configs):
         if graph.component not in request["components"]:
             continue
         kind, parameters = request["components"][graph.component]

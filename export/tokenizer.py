@@ -27,22 +27,22 @@ class Written:
     pad_id: int
 
 
-def write(bundle: Path, folder: str, length: int | None) -> Written:
-    """Make sure that the bundle at `bundle` has a tokenizers file for the CLIPTokenizer in `folder`.
+def write(bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokenizer") -> Written:
+    """Make sure that the bundle at `bundle` has a tokenizers file for the tokenizer in `folder`, of class `kind`.
 
     `length` is the length in tokens that prompts are padded to; None takes the tokenizer's own model_max_length (SD3's
     pipeline pads both encoders' prompts to the first tokenizer's). Raises CheckpointError for a tokenizer that cannot
     be loaded, and where no file gives transformers' ids on the probes.
     """
+    import transformers
     from tokenizers import Tokenizer
-    from transformers import CLIPTokenizer
 
     try:
-        reference = CLIPTokenizer.from_pretrained(str(bundle / folder), local_files_only=True)
+        reference = getattr(transformers, kind).from_pretrained(str(bundle / folder), local_files_only=True)
     except Exception as error:  # the library raises many kinds, among them a bare Exception from Rust
         raise CheckpointError(
-            f"The tokenizer in {folder} cannot be loaded ({str(error)[:200]}). It needs vocab.json and merges.txt, or "
-            "tokenizer.json; fetch them again."
+            f"The tokenizer in {folder} cannot be loaded ({str(error)[:200]}). It needs tokenizer.json, or the "
+            "files of its vocabulary; fetch them again."
         ) from None
     length = length or reference.model_max_length
     if length > 10_000:
@@ -74,12 +74,13 @@ def write(bundle: Path, folder: str, length: int | None) -> Written:
     backend.no_padding()
     backend.no_truncation()
     table = json.loads(backend.to_str(pretty=False))
-    if not any(" " in part for pair in table["model"]["merges"] for part in pair):
-        table["model"]["merges"] = [" ".join(pair) for pair in table["model"]["merges"]]  # an eighth of the file less
+    merges = table["model"].get("merges")
+    if merges and not any(" " in part for pair in merges for part in pair):
+        table["model"]["merges"] = [" ".join(pair) for pair in merges]  # an eighth of the file less
     shipped.write_text(json.dumps(table, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     if not agrees(shipped):
         raise CheckpointError(
             f"The tokenizer in {folder} gives other ids through the tokenizers library than through transformers. "
-            "Save it again with transformers 5 (CLIPTokenizer.from_pretrained(...).save_pretrained(...)) and export."
+            f"Save it again with transformers 5 ({kind}.from_pretrained(...).save_pretrained(...)) and export."
         )
     return Written(f"{folder}/{shipped.name}", True, length, pad)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import logging
 import math
 import warnings
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -32,6 +34,7 @@ BUFFER = "buffer"
 SMALL = 4096  # bytes up to which a constant may be folded
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUMPY = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+Free = dict[int, Any]  # the free dimensions of one input
 STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
@@ -73,7 +76,7 @@ def trace(graph: Graph, kind: str) -> ir.Model:
         free = tuple(
             {i: torch.export.Dim.DYNAMIC for i, d in enumerate(p.shape) if isinstance(d, str)} for p in graph.inputs
         )
-        program = torch.export.export(wrapped, arguments, strict=False, dynamic_shapes=free)
+        program = torch.export.export(wrapped, arguments, strict=False, dynamic_shapes=_as_taken(wrapped, free))
         result = torch.onnx.export(
             program,
             dynamo=True,
@@ -150,6 +153,13 @@ def attach(model: ir.Model, tensors: Mapping[str, Tensor], graph: Graph, kind: s
 
 def _weights(model: ir.Model) -> dict[str, ir.Value]:
     return {v.name.removeprefix(PREFIX): v for v in model.graph.inputs if v.name and v.name.startswith(PREFIX)}
+
+
+def _as_taken(module: torch.nn.Module, free: tuple[Free, ...]) -> tuple[Free | tuple[Free, ...], ...]:
+    """Return the free dimensions of positional arguments as torch.export wants them: those of `*args` as one tuple."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    plain = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(free)
+    return (*free[:plain], free[plain:]) if plain < len(free) else free
 
 
 def _retype(model: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""What a bundle must hold to be rendered: the family sd3 with the sampler flow-match-euler."""
+"""What a bundle must hold to be rendered: the families sd3 and swifti2v with the sampler flow-match-euler."""
 
 from __future__ import annotations
 
@@ -6,27 +6,39 @@ from ..errors import BundleError
 from .manifest import Manifest
 
 TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # component -> its tokenizer
-_COMPONENTS = (*TEXT_ENCODERS, "transformer", "vae_decoder")
+_PICTURE = (*TEXT_ENCODERS, "transformer", "vae_decoder")
+_HALVES = ("encoder_first", "encoder_next", "decoder_first", "decoder_next")
+_VIDEO = (
+    "text_encoder", "transformer", "detail_transformer",
+    *(f"{vae}_{half}" for vae in ("vae", "detail_vae") for half in _HALVES),
+)  # fmt: skip
 
 
 def check(content: Manifest) -> None:
-    """Raise BundleError unless the bundle of this manifest is one that the pipeline renders."""
-    if content.family != "sd3" or content.sampler.kind != "flow-match-euler":
+    """Raise BundleError unless the bundle of this manifest is one that the pipelines render."""
+    if content.family not in ("sd3", "swifti2v") or content.sampler.kind != "flow-match-euler":
         raise BundleError(
             f"the bundle {content.name!r} is of family {content.family!r} with sampler {content.sampler.kind!r}; this "
-            "Segue renders sd3 with flow-match-euler. Use a newer Segue."
+            "Segue renders sd3 and swifti2v with flow-match-euler. Use a newer Segue."
         )
-    missing = [name for name in _COMPONENTS if name not in content.components]
-    missing += [name for name in TEXT_ENCODERS.values() if name not in content.tokenizers]
+    moving = content.family == "swifti2v"
+    components = _VIDEO if moving else _PICTURE
+    missing = [name for name in components if name not in content.components]
+    missing += [
+        name for name in (("tokenizer",) if moving else TEXT_ENCODERS.values()) if name not in content.tokenizers
+    ]
+    if moving and content.video is None:
+        missing.append("video")
     if missing:
         raise BundleError(f"the bundle {content.name!r} lacks {', '.join(missing)}. Export it again.")
-    for name in _COMPONENTS:
+    for name in components:
         if content.components[name].precision == "bf16":
             raise BundleError(
                 f"{name} of the bundle {content.name!r} is in bf16, which ONNX Runtime's CPU cannot run. "
                 "Export it again with --precision fp16 or fp32."
             )
-    joint_width(content)
+    if not moving:
+        joint_width(content)
 
 
 def joint_width(content: Manifest) -> int:

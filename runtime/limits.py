@@ -5,4 +5,5 @@ MAX_COUNT = 4096  # pictures a request
 MAX_TEXT = 100_000  # characters of a prompt; far above any tokenizer's limit, below that of a PNG text chunk
 MAX_TOKENS = 10_000
 MAX_SIDE = 16_384  # pixels
+MAX_FRAMES = 1_000_000  # of a video, and of any run of latent frames
 MAX_WIDTH = 2**16  # any fixed dimension of a graph's inputs and outputs

@@ -8,7 +8,6 @@ their names, a bundle is itself loadable by diffusers, and unpacking is copying.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import types
@@ -19,12 +18,11 @@ from typing import Any
 
 from ..engines.base import TensorSpec
 from ..errors import BundleError
-from .limits import MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_WIDTH
+from . import manifest_values
 
 SCHEMA = 1
 FILE_NAME = "bundle.json"
 MAX_BYTES = 16 * 2**20  # bundle.json itself
-_TINY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,38 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Motion:
+    """Stage I of a video: its latents, normalised as (x - mean) / std a channel, and how it is sampled."""
+
+    channels: int
+    factor: int
+    patch: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sampler: Sampler
+
+
+@dataclass(frozen=True)
+class Video:
+    """What makes a bundle draw videos (SwiftI2V); the manifest's own sampler and latents are then Stage II's.
+
+    `frames` video frames are a window, the length that Stage I is made for; its sides are those of the video divided by
+    `scale`. `targets`, `before` and `after` are a segment's, see `segments.SegmentSpec`. `mean` and `std` normalise the
+    latents of Stage II.
+    """
+
+    frames: int
+    fps: float
+    scale: int
+    targets: int
+    before: int
+    after: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    motion: Motion
+
+
+@dataclass(frozen=True)
 class Parity:
     """One comparison of a component in ONNX Runtime with PyTorch, on fresh random inputs of the shapes named."""
 
@@ -120,7 +150,7 @@ class Manifest:
 
     schema: int
     name: str
-    family: str  # "sd3"
+    family: str  # "sd3" or "swifti2v"
     components: dict[str, Component]
     tokenizers: dict[str, Tokenizer]
     sampler: Sampler
@@ -130,6 +160,7 @@ class Manifest:
     provenance: Provenance
     files: dict[str, File]
     parity: tuple[Parity, ...] = field(default=())
+    video: Video | None = None
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -156,7 +187,7 @@ def parse(data: bytes, where: str) -> Manifest:
     if schema > SCHEMA:
         raise BundleError(f"{where} has schema {schema}; this Segue reads up to {SCHEMA}. Use a newer Segue.")
     manifest: Manifest = _build(Manifest, table, where)
-    _check_values(manifest, where)
+    manifest_values.check(manifest, where)
     for path in manifest.files:
         check_path(path, where)
     named = [t.file for t in manifest.tokenizers.values()]
@@ -177,58 +208,6 @@ def check_path(path: str, where: str) -> None:
             f"{where} names the path {path!r}, which leaves the bundle's directory or is not plain. "
             "Do not use this bundle; export it again from its checkpoint."
         )
-
-
-def _check_values(manifest: Manifest, where: str) -> None:
-    """Raise BundleError for numbers that no export writes and that arithmetic or memory would stumble over."""
-    sampler, latents, sizes = manifest.sampler, manifest.latents, manifest.sizes
-    ranges: dict[str, tuple[float, float, float]] = {  # lowest, value, highest
-        "sampler.shift": (_TINY, sampler.shift, 1e6),
-        "sampler.train_timesteps": (1, sampler.train_timesteps, 10**6),
-        "sampler.steps": (1, sampler.steps, MAX_STEPS),
-        "sampler.guidance": (0, sampler.guidance, 1e6),
-        "latents.channels": (1, latents.channels, 4096),
-        "latents.factor": (1, latents.factor, 256),
-        "latents.patch": (1, latents.patch, 256),
-        "latents.scaling": (_TINY, latents.scaling, 1e6),
-        "latents.shift": (-1e6, latents.shift, 1e6),
-        "sizes.minimum": (1, sizes.minimum, MAX_SIDE),
-        "sizes.maximum": (1, sizes.maximum, MAX_SIDE),
-        "sizes.multiple": (1, sizes.multiple, MAX_SIDE),
-        "t5_tokens": (0, manifest.t5_tokens, MAX_TOKENS),
-    }
-    for name, tokenizer in manifest.tokenizers.items():
-        ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # the begin and the end token at least
-        ranges[f"tokenizers.{name}.pad_id"] = (0, tokenizer.pad_id, 2**31 - 1)
-    for name, component in manifest.components.items():
-        ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
-        for spec in (*component.inputs, *component.outputs):
-            for i, size in enumerate(spec.shape):
-                if isinstance(size, int):
-                    ranges[f"components.{name}.{spec.name}.shape[{i}]"] = (0, size, MAX_WIDTH)
-    for name, file in manifest.files.items():
-        ranges[f"files.{name}.bytes"] = (0, file.bytes, 2**50)
-    for name, (lowest, value, highest) in ranges.items():
-        if not lowest <= value <= highest:
-            raise BundleError(
-                f"{where} has {name} = {str(value)[:40]}, which must be from {lowest:g} to {highest:g}. "
-                "Export the bundle again."
-            )
-    levels = sampler.sigmas
-    falling = all(a > b for a, b in itertools.pairwise((*levels, 0.0)))
-    if levels and not (len(levels) == sampler.steps and levels[0] <= 1 and falling):
-        raise BundleError(
-            f"{where} has sampler.sigmas = {str(levels)[:80]}, which should be {sampler.steps} levels that fall within "
-            "(0, 1]. Export the bundle again."
-        )
-    unit = latents.factor * latents.patch
-    if sizes.multiple % unit or any(s % sizes.multiple for s in (sizes.minimum, sizes.maximum, *sizes.default)):
-        raise BundleError(
-            f"{where} has sizes {sizes} that are no multiples of {sizes.multiple}, or of the {unit} pixels of one "
-            "patch. Export the bundle again."
-        )
-    if not all(sizes.minimum <= side <= sizes.maximum for side in sizes.default):
-        raise BundleError(f"{where} has a default size outside its own range: {sizes}. Export the bundle again.")
 
 
 def _no_constant(text: str) -> float:
@@ -258,6 +237,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise _malformed(where, "object", value)
         return {key: _build(arguments[1], item, f"{where}:{key}") for key, item in value.items()}
+    inner = next((a for a in arguments if dataclasses.is_dataclass(a)), None)
+    if origin is types.UnionType and inner is not None and value is not None:
+        return _build(inner, value, where)
     accepted = arguments if origin is types.UnionType else (kind,)
     takes_float = float in accepted
     if takes_float:

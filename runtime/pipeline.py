@@ -8,24 +8,22 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from ..engines.base import Engine
-from ..engines.ort import OrtEngine, check_threads
-from ..errors import Cancelled, UsageError
+from ..errors import UsageError
+from . import animation, family, sampler, text
 from . import bundle as bundles
-from . import family, sampler, text
 from . import latents as latent_space
+from .components import Cancel, Components
+from .journal import open_journal
 from .request import Prepared, Request, prepare
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
+T = TypeVar("T")
 OnStep = Callable[[int, int, np.ndarray], None]
-Cancel = Callable[[], bool]
 
 _REMEMBERED_PROMPTS = 64
 
@@ -66,13 +64,9 @@ class Model:
 
     def __init__(self, bundle: bundles.Bundle, threads: int | None = None) -> None:
         family.check(bundle.manifest)
-        check_threads(threads)
         self.bundle = bundle
-        self._threads = threads
-        self._engines: dict[str, Engine] = {}
-        self._tokenizers: dict[str, Tokenizer] = {}
+        self._components = Components(bundle, threads)
         self._prompts: dict[str, text.Conditioning] = {}
-        self._closed = False
         self._lock = threading.Lock()
 
     def generate(
@@ -126,12 +120,38 @@ class Model:
         """
         return self._start(request, on_step, cancel)
 
+    def animate(
+        self,
+        request: animation.AnimationRequest,
+        *,
+        journal: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        on_event: animation.OnEvent | None = None,
+        cancel: Cancel | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Check `request` now; yield the video's frames, uint8 [n, height, width, 3], segment by segment when asked.
+
+        Memory does not grow with the number of frames. `journal` is a directory for what is finished: with `resume` a
+        request that was stopped goes on from there and gives the same frames, from the first one on. `on_event(Event)`
+        is called before or after each call of a stage; `cancel()` is asked before each. The model is busy until the
+        iterator ends or is closed. Raises as `pictures` does, UsageError also for a bundle that draws no videos and for
+        a journal of another request, OutputError where the journal cannot be written.
+        """
+        self._components.check_open()
+        if self.bundle.manifest.video is None:
+            raise UsageError(
+                f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open a bundle of the family "
+                "swifti2v, such as emoji-motion."
+            )
+        prepared = animation.prepare(request, self.bundle.manifest)
+        kept = None
+        if journal is not None:
+            kept = open_journal(Path(journal), animation.job(prepared, self.bundle.digest), resume)
+        return self._busy(animation.Animator(self._components, prepared, kept, on_event, cancel).frames())
+
     def close(self) -> None:
         """Free every component. Closing twice is allowed."""
-        self._closed = True
-        for engine in list(self._engines.values()):
-            engine.close()
-        self._engines.clear()
+        self._components.close()
         self._prompts.clear()
 
     def __enter__(self) -> Self:
@@ -143,35 +163,43 @@ class Model:
         self.close()
 
     def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
-        self._check_open()
+        self._components.check_open()
+        if self.bundle.manifest.video is not None:
+            raise UsageError(
+                f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call animate, or segue animate."
+            )
         prepared = prepare(request, self.bundle.manifest)
         self._warn_of_cuts(prepared)
-        return self._pictures(prepared, on_step, cancel)
+        return self._busy(self._pictures(prepared, on_step, cancel))
 
     def _pictures(self, prepared: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
+        steps = prepared.schedule.steps
+        for index, prompt in enumerate(prepared.prompts):
+
+            def report(step: int, latents: np.ndarray, before: int = index * steps) -> None:
+                if on_step is not None:
+                    view = latents.view()
+                    view.flags.writeable = False
+                    on_step(before + step, steps * len(prepared.prompts), view)
+
+            conditioning = self._condition(prompt, prepared, cancel)
+            latents = sampler.sample_euler(
+                lambda x, t, known=conditioning: self._velocity(x, t, known, prepared, cancel),  # type: ignore[misc]
+                prepared.initial(index),
+                prepared.schedule,
+                report,
+            )
+            yield Picture(self._decode(latents, cancel)[0], latents[0], self._describe(prepared, index))
+
+    def _busy(self, made: Iterator[T]) -> Iterator[T]:
+        """Yield from `made`, and refuse other calls until it ends."""
         if not self._lock.acquire(blocking=False):
             raise UsageError(
                 f"the model of {self.bundle.directory} is busy with another call. Wait until that one ends (close its "
-                "iterator if it came from pictures), or open the bundle a second time."
+                "iterator if it came from pictures or animate), or open the bundle a second time."
             )
         try:
-            steps = prepared.schedule.steps
-            for index, prompt in enumerate(prepared.prompts):
-
-                def report(step: int, latents: np.ndarray, before: int = index * steps) -> None:
-                    if on_step is not None:
-                        view = latents.view()
-                        view.flags.writeable = False
-                        on_step(before + step, steps * len(prepared.prompts), view)
-
-                conditioning = self._condition(prompt, prepared, cancel)
-                latents = sampler.sample_euler(
-                    lambda x, t, known=conditioning: self._velocity(x, t, known, prepared, cancel),  # type: ignore[misc]
-                    prepared.initial(index),
-                    prepared.schedule,
-                    report,
-                )
-                yield Picture(self._decode(latents, cancel)[0], latents[0], self._describe(prepared, index))
+            yield from made
         finally:
             self._lock.release()
 
@@ -189,7 +217,7 @@ class Model:
         if prompt not in self._prompts:
             encoded = []
             for component, name in family.TEXT_ENCODERS.items():
-                out = self._run(component, cancel, input_ids=self._tokens(name, prompt).ids)
+                out = self._components.run(component, cancel, input_ids=self._components.tokens(name, prompt).ids)
                 encoded.append((out["hidden_states"], out["pooled"]))
             joined = text.assemble(encoded, family.joint_width(self.bundle.manifest), self.bundle.manifest.t5_tokens)
             while len(self._prompts) >= _REMEMBERED_PROMPTS:
@@ -199,7 +227,7 @@ class Model:
 
     def _warn_of_cuts(self, prepared: Prepared) -> None:
         for prompt in dict.fromkeys((*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts):
-            cut, name = max((self._tokens(name, prompt).cut, name) for name in family.TEXT_ENCODERS.values())
+            cut, name = max((self._components.tokens(name, prompt).cut, name) for name in family.TEXT_ENCODERS.values())
             if cut:
                 limit = self.bundle.manifest.tokenizers[name].length
                 warnings.warn(
@@ -217,7 +245,7 @@ class Model:
         cancel: Cancel | None,
     ) -> np.ndarray:
         batch = 2 if prepared.guided else 1
-        velocity = self._run(
+        velocity = self._components.run(
             "transformer",
             cancel,
             hidden_states=np.repeat(latents, batch, axis=0),
@@ -229,28 +257,7 @@ class Model:
 
     def _decode(self, latents: np.ndarray, cancel: Cancel | None) -> np.ndarray:
         scaled = latent_space.for_decoder(latents, self.bundle.manifest.latents)
-        return latent_space.to_bytes(self._run("vae_decoder", cancel, latents=scaled)["pixels"])
-
-    def _run(self, component: str, cancel: Cancel | None, **feeds: np.ndarray) -> dict[str, np.ndarray]:
-        if cancel is not None and cancel():
-            raise Cancelled("rendering was cancelled. Start again when you like.")
-        self._check_open()
-        if component not in self._engines:
-            spec = self.bundle.manifest.components[component]
-            self.bundle.check_unchanged(spec.graph, *spec.weights)
-            self._engines[component] = OrtEngine(self.bundle.path(spec.graph), self._threads)
-        return self._engines[component].run(feeds)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError(f"the model of {self.bundle.directory} was closed. Open the bundle again.")
-
-    def _tokens(self, name: str, prompt: str) -> text.Tokens:
-        spec = self.bundle.manifest.tokenizers[name]
-        if name not in self._tokenizers:
-            self.bundle.check_unchanged(spec.file)
-            self._tokenizers[name] = text.load_tokenizer(self.bundle.path(spec.file))
-        return text.tokenise(self._tokenizers[name], spec, prompt)
+        return latent_space.to_bytes(self._components.run("vae_decoder", cancel, latents=scaled)["pixels"])
 
     def _describe(self, prepared: Prepared, index: int) -> dict[str, Any]:
         return {

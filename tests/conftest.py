@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion 3 checkpoint with random weights, in the layout of the real one."""
+"""Tiny checkpoints of Stable Diffusion 3 and of SwiftI2V with random weights, in the layout of the real ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # training would take a GPU, where noth
 
 T5_TOKENS = 3
 LENGTH = 24
+VIDEO_LENGTH = 12  # text tokens
+CODECS = {
+    "vae": {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1},
+    "detail_vae": {
+        "base_dim": 8, "decoder_base_dim": 8, "z_dim": 6, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1,
+        "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16,
+    },
+}  # fmt: skip
+WORDS = ["a red heart", "beating", "waving hand", "smiling face with sunglasses", "dog", "café"]
 
 
 def build(root: Path, *, seed: int = 0, dtype: str = "float32", shard_bytes: int | None = None) -> Path:
@@ -102,6 +111,56 @@ def write_tokenizer(folder: Path, pad: str) -> int:
     return len(words)
 
 
+def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
+    """Write a tiny SwiftI2V checkpoint with random weights to `root` and return it."""
+    import torch
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from segue.export.families.wan_segment import widened
+    from segue.training.video.text import make_tokenizer
+    from segue.training.video.write import INDEX
+
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer(WORDS, 60, VIDEO_LENGTH)
+    tokenizer.save_pretrained(root / "tokenizer")
+
+    def transformer(taken: int, given: int) -> WanTransformer3DModel:
+        return WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=24, in_channels=taken, out_channels=given, text_dim=16,
+            freq_dim=16, ffn_dim=40, num_layers=2, rope_max_seq_len=64,
+        )  # fmt: skip
+
+    parts = {
+        "text_encoder": UMT5EncoderModel(
+            UMT5Config(
+                vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.0
+            )
+        ),
+        "transformer": transformer(12, 4),
+        **({"transformer_2": transformer(12, 4)} if experts == 2 else {}),
+        "detail_transformer": widened(transformer(6, 6), 6),
+    }
+    for folder, config in CODECS.items():
+        channels = int(config["z_dim"])
+        mean, std = (0.1 * torch.randn(channels)).tolist(), (0.5 + torch.rand(channels)).tolist()
+        parts[folder] = AutoencoderKLWan(**config, latents_mean=mean, latents_std=std)
+    for folder, model in parts.items():
+        for parameter in model.parameters():  # zero biases and unit scales would hide a tensor put in the wrong place
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        model.save_pretrained(root / folder)
+    FlowMatchEulerDiscreteScheduler(shift=5.0).save_pretrained(root / "scheduler")
+    index = INDEX | {"transformer_2": ["diffusers", "WanTransformer3DModel"] if experts == 2 else [None, None]}
+    (root / "model_index.json").write_text(json.dumps(index, indent=2))
+    video = {
+        "frames": 9, "fps": 12, "size": [128, 64], "scale": 2, "text_tokens": VIDEO_LENGTH, "motion_steps": 3,
+        "motion_guidance": 2.0,
+    }  # fmt: skip
+    settings = {"steps": 2, "guidance": 1.0, "maximum_size": 256, "source": "tests", "video": video}
+    (root / "segue.json").write_text(json.dumps(settings))
+    return root
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory):
     """Function that builds a tiny checkpoint in a new directory; takes the keywords of `build`."""
@@ -131,4 +190,26 @@ def half(tiny_checkpoint, tmp_path_factory):
 
     bundle = tmp_path_factory.mktemp("half") / "tiny"
     export(tiny_checkpoint, bundle, precision="fp16")
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def make_video_checkpoint(tmp_path_factory):
+    """Function that builds a tiny SwiftI2V checkpoint in a new directory; takes the keywords of `build_video`."""
+    return lambda **options: build_video(tmp_path_factory.mktemp("video"), **options)
+
+
+@pytest.fixture(scope="session")
+def video_checkpoint(make_video_checkpoint):
+    """Directory of a tiny random SwiftI2V checkpoint in float32. Do not change it."""
+    return make_video_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def video_bundle(video_checkpoint, tmp_path_factory):
+    """Directory of the bundle of `video_checkpoint`, parity checked. Do not change it."""
+    from segue.export.export import export
+
+    bundle = tmp_path_factory.mktemp("video-bundle") / "tiny"
+    export(video_checkpoint, bundle)
     return bundle

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CheckpointError
 from ...runtime.limits import MAX_SIDE
 from ...runtime.manifest import Latents, Sampler, Sizes
 from ..checkpoint import Checkpoint, read_json
+from .family import Facts
 
 PIPELINE = "StableDiffusion3Pipeline"
 FOLDERS = ("text_encoder", "text_encoder_2", "transformer", "vae")
@@ -35,30 +35,16 @@ NEUTRAL = {
 }
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the manifest says of an SD3 checkpoint beside its graphs."""
-
-    sampler: Sampler
-    latents: Latents
-    sizes: Sizes
-
-
 def check(index: dict[str, Any]) -> None:
     """Raise CheckpointError unless `index`, a model_index.json, is of a Stable Diffusion 3 without T5."""
-    if index.get("_class_name") != PIPELINE:
-        raise CheckpointError(
-            f"The checkpoint is of {str(index.get('_class_name'))[:80]!r}; Segue exports {PIPELINE}. "
-            "Name a checkpoint of that pipeline."
-        )
-    if _class(index, "text_encoder_3") is not None:
+    if class_of(index, "text_encoder_3") is not None:
         raise CheckpointError(
             "The checkpoint has a text_encoder_3 (T5), which the runtime does not use yet. Save it without: "
             "StableDiffusion3Pipeline.from_pretrained(DIRECTORY, text_encoder_3=None, tokenizer_3=None)"
             ".save_pretrained(OTHER), and export OTHER."
         )
     for name, wanted in CLASSES.items():
-        found = _class(index, name)
+        found = class_of(index, name)
         # transformers 5 has one tokenizer class; 4 wrote CLIPTokenizerFast for the same files
         if found not in (wanted, wanted + "Fast" if wanted == "CLIPTokenizer" else wanted):
             raise CheckpointError(
@@ -67,7 +53,7 @@ def check(index: dict[str, Any]) -> None:
             )
 
 
-def _class(index: dict[str, Any], name: str) -> str | None:
+def class_of(index: dict[str, Any], name: str) -> str | None:
     """Return the class of a component in a model_index.json, whose entries are [library, class] or [null, null]."""
     entry = index.get(name) or [None, None]
     if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(e, str | None) for e in entry):
@@ -84,12 +70,7 @@ def facts(found: Checkpoint) -> Facts:
     follow, and where the parts' widths do not fit together.
     """
     scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
-    for key, neutral in NEUTRAL.items():
-        if scheduler.get(key, neutral) not in (neutral, None):
-            raise CheckpointError(
-                f"scheduler_config.json sets {key} to {scheduler[key]!r}, which the runtime's sampler does not follow. "
-                f"Export a checkpoint whose scheduler has {key}: {json.dumps(neutral)}."
-            )
+    plain_scheduler(scheduler)
     try:
         transformer, vae = found.parts["transformer"].config, found.parts["vae"].config
         encoders = [found.parts[f].config for f in ("text_encoder", "text_encoder_2")]
@@ -113,6 +94,16 @@ def facts(found: Checkpoint) -> Facts:
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise unusable(error) from None
     return Facts(sampler, latents, sizes)
+
+
+def plain_scheduler(scheduler: dict[str, Any]) -> None:
+    """Raise CheckpointError for settings that change the noise levels in a way that the runtime does not follow."""
+    for key, neutral in NEUTRAL.items():
+        if scheduler.get(key, neutral) not in (neutral, None):
+            raise CheckpointError(
+                f"scheduler_config.json sets {key} to {scheduler[key]!r}, which the runtime's sampler does not follow. "
+                f"Export a checkpoint whose scheduler has {key}: {json.dumps(neutral)}."
+            )
 
 
 def _natural(config: dict[str, Any], key: str) -> int:

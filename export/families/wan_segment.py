@@ -31,13 +31,13 @@ class SegmentTransformer(WanTransformer3DModel):
         hidden = hidden.flatten(2).transpose(1, 2).contiguous()
         embedded, modulation, text, _ = self.condition_embedder(timesteps.flatten(), text, timestep_seq_len=frames)
         a_frame = height * width
-        modulation = modulation.repeat_interleave(a_frame, 1).unflatten(2, (6, -1))
+        modulation = _each(modulation, a_frame).unflatten(2, (6, -1))
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden = self._gradient_checkpointing_func(block, hidden, text, modulation, rotary)
             else:
                 hidden = block(hidden, text, modulation, rotary)
-        shift, scale = (self.scale_shift_table[:, None] + embedded[:, :, None]).repeat_interleave(a_frame, 1).unbind(2)
+        shift, scale = (self.scale_shift_table[:, None] + _each(embedded, a_frame)[:, :, None]).unbind(2)
         hidden = self.proj_out((self.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden))
         _, high, wide = self.config.patch_size
         pieces = hidden.view(batch, frames, height, width, high, wide, -1)
@@ -58,6 +58,14 @@ class SegmentTransformer(WanTransformer3DModel):
             return torch.cat([part.expand(*grid, -1) for part in parts], -1).flatten(1, 3)[:, :, None]
 
         return placed(rope.freqs_cos), placed(rope.freqs_sin)
+
+
+def _each(of_frame: Tensor, tokens: int) -> Tensor:
+    """Return what belongs to each frame (batch, frames, width) for each of its tokens: (batch, frames tokens, width).
+
+    repeat_interleave would do, but its ONNX graph fixes the number of tokens.
+    """
+    return of_frame[:, :, None].expand(-1, -1, tokens, -1).flatten(1, 2)
 
 
 def widened(model: WanTransformer3DModel, reference: int) -> SegmentTransformer:

@@ -11,6 +11,8 @@ later, and a mark where it has none yet; zeros in front stand for both, which is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -21,8 +23,17 @@ from torch import Tensor, nn
 from ...runtime.segments import COMPRESSION
 
 
+@dataclass(frozen=True)
+class Cache:
+    """The size of one tensor between calls; `scale` is its sides over those of what the half takes."""
+
+    channels: int
+    frames: int
+    scale: Fraction
+
+
 class Stream(nn.Module, ABC):
-    """One half of an AutoencoderKLWan, `first` or `next`; `caches` says how many tensors travel between calls."""
+    """One half of an AutoencoderKLWan, `first` or `next`; `caches` are the sizes of the tensors between calls."""
 
     part: str
     model: Any
@@ -31,20 +42,20 @@ class Stream(nn.Module, ABC):
         super().__init__()
         self.model, self.first = model, first
         with torch.no_grad():
-            self.frames = self._frames()
-        self.caches = sum(frames > 0 for frames in self.frames)
+            self.slots = self._slots()
+        self.caches = tuple(slot for slot in self.slots if slot)
 
     def forward(self, frames: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """Return what `frames` become, then the caches for the next call."""
-        slots: list[Any] = [None] * len(self.frames)
+        slots: list[Any] = [None] * len(self.slots)
         if not self.first:
             held = iter(caches)
-            slots = [next(held) if count else None for count in self.frames]
+            slots = [next(held) if size else None for size in self.slots]
         made = self._run(frames, slots)
         packed: list[Tensor] = []
-        for slot, count in zip(slots, self.frames, strict=True):
-            if count:
-                packed.append(_padded(slot, count) if isinstance(slot, Tensor) else torch.zeros_like(packed[-1]))
+        for slot, size in zip(slots, self.slots, strict=True):
+            if size:
+                packed.append(_padded(slot, size.frames) if isinstance(slot, Tensor) else torch.zeros_like(packed[-1]))
         return (made, *packed)
 
     @abstractmethod
@@ -55,12 +66,17 @@ class Stream(nn.Module, ABC):
     def _sample(self, latent: int) -> Tensor:
         """Return the smallest input for that latent frame of a clip."""
 
-    def _frames(self) -> list[int]:
-        """Return the frames that each slot holds between calls, 0 for a slot that is never used."""
+    def _slots(self) -> list[Cache | None]:
+        """Return what each slot holds between calls, None for a slot that is never used."""
         slots: list[Any] = [None] * self.model._cached_conv_counts[self.part]
         for latent in range(2):  # the second one fills the slots that the first one only marks
-            self._run(self._sample(latent), slots)
-        return [slot.shape[2] if isinstance(slot, Tensor) else 0 for slot in slots]
+            sample = self._sample(latent)
+            self._run(sample, slots)
+        side = sample.shape[-1]
+        return [
+            Cache(slot.shape[1], slot.shape[2], Fraction(slot.shape[-1], side)) if isinstance(slot, Tensor) else None
+            for slot in slots
+        ]
 
 
 class Decode(Stream):

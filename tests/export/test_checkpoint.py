@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 import segue
 from segue.errors import CheckpointError
 from segue.export import checkpoint, trace
-from segue.export.families import sd3, sd3_facts
+from segue.export.families import sd3
+from segue.export.families.family import find
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -32,9 +33,10 @@ def edit(path, **changes):
 
 
 def read(root):
-    found = checkpoint.read(root, sd3_facts.FOLDERS)
-    sd3_facts.check(found.index)
-    sd3_facts.facts(found)
+    family = find(checkpoint.read_index(root).get("_class_name"))
+    found = checkpoint.read(root, (*family.folders, *family.optional))
+    family.check(found.index)
+    family.facts(found)
     return found
 
 

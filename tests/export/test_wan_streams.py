@@ -33,7 +33,7 @@ def through(kind: type[Stream], model: AutoencoderKLWan, parts: list[Tensor]) ->
         made, *caches = later(part, *caches)
         found.append(made)
         assert [cache.shape for cache in caches] == shapes
-    assert len(shapes) == first.caches
+    assert len(shapes) == len(first.caches)
     return torch.cat(found, 2)
 
 

@@ -19,6 +19,8 @@ INDEX = {
     "_class_name": "WanImageToVideoPipeline",
     "_diffusers_version": "0.42.1",
     "boundary_ratio": None,
+    "detail_transformer": ["diffusers", "WanTransformer3DModel"],
+    "detail_vae": ["diffusers", "AutoencoderKLWan"],
     "image_encoder": [None, None],
     "image_processor": [None, None],
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],

@@ -1,0 +1,77 @@
+"""The command that makes videos, part of `segue`: animate."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_common import Size, opened
+from .console import JSON, Output
+from .errors import UsageError
+
+
+@click.command()
+@click.argument("bundle")
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="MP4 or WebP file, a directory for PNG files, or - for raw RGB frames on standard output.",
+)
+@click.option("--prompt", default="", help="What moves, and how.")
+@click.option("--negative", default="", help="What guidance leads away from.")
+@click.option("--frames", type=int, help="Video frames, rounded up to 4k + 1 (default: the bundle's).")
+@click.option("--fps", type=float, help="Frames a second (default: the bundle's).")
+@click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
+@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
+@click.option("--resume", is_flag=True, help="Go on where the same command was stopped.")
+@click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
+@JSON
+def animate(
+    bundle: str, picture: Path, output: Path, resume: bool, threads: int | None, as_json: bool, **wanted: Any
+) -> None:
+    """Animate PICTURE with BUNDLE (a directory, or the name of a shipped one).
+
+    The file grows segment by segment. What is finished is kept beside it (.OUTPUT.journal) until the end, so that a
+    command that was stopped goes on with --resume and makes the same video.
+    """
+    from .runtime.animation import AnimationRequest, prepare
+    from .runtime.input_image import read_image
+    from .runtime.video import find_sink
+
+    show = Output(as_json)
+    piped = str(output) == "-"
+    if piped and (resume or as_json):
+        raise UsageError("standard output takes the frames: neither --resume nor --json goes with -o -. Name a file.")
+    sink = find_sink(output)
+    request = AnimationRequest(read_image(picture), **wanted)
+    started, done = time.perf_counter(), 0
+    with opened(show, bundle, threads) as model, show.stages() as update:
+        journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
+        made = model.animate(
+            request,
+            journal=journal,
+            resume=resume,
+            on_event=lambda event: update(f"window {event.window}: {event.stage}", "calls", event.done, event.total),
+        )
+        ready = prepare(request, model.bundle.manifest)
+        if wanted["frames"] not in (None, ready.frames):
+            show.warning(f"{wanted['frames']} frames are not 4k + 1; {ready.frames} are made.")
+        with sink(output, ready.fps, ready.height, ready.width) as write:
+            for frames in made:
+                write(frames)
+                done += len(frames)
+                show.event("frames", done=done, total=ready.frames, seconds=time.perf_counter() - started)
+    if journal is not None:
+        shutil.rmtree(journal, ignore_errors=True)
+        show.line(f"{output}: {done} frames in {time.perf_counter() - started:.1f} s")
+    show.event("video", path=str(output), frames=done, seconds=time.perf_counter() - started)
+
+
+COMMANDS = (animate,)

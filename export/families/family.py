@@ -1,0 +1,71 @@
+"""What differs between the families of models that Segue exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import CheckpointError
+from ...runtime.manifest import Latents, Sampler, Sizes, Video
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+    from .graph import Graph
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the manifest says of a checkpoint beside its graphs."""
+
+    sampler: Sampler
+    latents: Latents
+    sizes: Sizes
+    video: Video | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family: its name in bundles, the folders with weights, and what reads them."""
+
+    name: str
+    folders: tuple[str, ...]
+    optional: tuple[str, ...]  # folders that a checkpoint may have
+    tokenizers: Mapping[str, str]  # folder -> class of transformers
+    check: Callable[[dict[str, Any]], None]  # of a model_index.json; raises CheckpointError
+    facts: Callable[[Checkpoint], Facts]
+
+    def graphs(self, configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
+        """Return the graphs of the checkpoint with those config.json files, by folder; imports torch."""
+        from importlib import import_module
+
+        module = {"sd3": "sd3", "swifti2v": "wan"}[self.name]
+        graphs: tuple[Graph, ...] = import_module(f".{module}", __package__).graphs(configs)
+        return graphs
+
+
+def find(pipeline: object) -> Family:
+    """Return the family of checkpoints whose model_index.json names this `_class_name`; raises CheckpointError."""
+    known = families()
+    if pipeline not in known:
+        raise CheckpointError(
+            f"The checkpoint is of {str(pipeline)[:80]!r}; Segue exports {' and '.join(known)}. "
+            "Name a checkpoint of one of these pipelines."
+        )
+    return known[str(pipeline)]
+
+
+def families() -> dict[str, Family]:
+    """Return the families by the pipelines of diffusers that they are checkpoints of."""
+    from . import sd3_facts, wan_facts
+
+    return {
+        sd3_facts.PIPELINE: Family(
+            "sd3", sd3_facts.FOLDERS, (), dict.fromkeys(sd3_facts.TOKENIZERS, "CLIPTokenizer"), sd3_facts.check,
+            sd3_facts.facts,
+        ),
+        wan_facts.PIPELINE: Family(
+            "swifti2v", wan_facts.FOLDERS, (wan_facts.SECOND_EXPERT,), {"tokenizer": "T5Tokenizer"}, wan_facts.check,
+            wan_facts.facts,
+        ),
+    }  # fmt: skip

@@ -1,0 +1,314 @@
+"""A video from a picture and a text, segment by segment (SwiftI2V): what is asked for, and how it is made.
+
+A window is the length that Stage I is made for. Longer videos are chained windows: the last frame of one is the image
+of the next, which keeps every part's memory constant and costs some drift at each seam (docs/swifti2v.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from . import csg, motion, noise, sampler
+from .components import Cancel, Components
+from .journal import Journal
+from .limits import MAX_FRAMES
+from .manifest import Manifest, Video
+from .reference import hybrid_reference
+from .request import check_size
+from .segments import SegmentSpec, count_segments, latent_frames, video_frames
+from .streams import Codec
+
+OnEvent = Callable[["Event"], None]
+
+_MOTION, _DETAIL = 1, 2  # streams of noise beside the pictures' own
+
+
+@dataclass(frozen=True, eq=False)
+class AnimationRequest:
+    """A video that is asked for.
+
+    `image` is uint8 [height, width, 3] in sRGB; its middle in the shape of `size` (height, width; None: the bundle's)
+    is the first frame. `frames` (None: one window) is rounded up to 4 k + 1. `fps` (None: the bundle's) is the speed
+    that it is meant for, and changes no frame.
+    """
+
+    image: np.ndarray
+    prompt: str = ""
+    negative: str = ""
+    frames: int | None = None
+    fps: float | None = None
+    seed: int = 0
+    size: int | tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is being done: `stage` is "text", "motion", "reference" or "detail", of a window counted from 0.
+
+    `done` of `total` calls of the stage in that window are done.
+    """
+
+    stage: str
+    window: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedAnimation:
+    """A request that can be met: whole frames, a possible size, the image at that size as float32 in [-1, 1]."""
+
+    image: np.ndarray
+    prompt: str
+    negative: str
+    frames: int
+    fps: float
+    seed: int
+    height: int
+    width: int
+
+    def windows(self, video: Video) -> list[int]:
+        """Return the video frames of each window, the image among them."""
+        each, left = video.frames - 1, self.frames - 1
+        return [min(each, left - start) + 1 for start in range(0, max(left, 1), each)]
+
+
+def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
+    """Return `request` ready for the bundle with that manifest; raises UsageError for whatever cannot be met."""
+    from .input_image import fitted
+
+    assert content.video is not None
+    image = np.asarray(request.image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UsageError(
+            f"image is {image.dtype} {list(image.shape)}, not uint8 [height, width, 3]. Read a file with "
+            "segue.runtime.input_image.read_image."
+        )
+    frames = content.video.frames if request.frames is None else request.frames
+    if isinstance(frames, bool) or not isinstance(frames, int | np.integer) or not 1 <= frames <= MAX_FRAMES:
+        raise UsageError(f"frames = {frames!r} is no whole number from 1 to {MAX_FRAMES}. Try {content.video.frames}.")
+    fps = content.video.fps if request.fps is None else request.fps
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:
+        raise UsageError(f"fps = {fps!r} is no number above 0 and up to 1000. Try {content.video.fps:g}.")
+    for text in (request.prompt, request.negative):
+        if not isinstance(text, str):
+            raise UsageError(f"the text {text!r} is none. Give a text; the empty one is allowed.")
+    height, width = check_size(request.size, content.sizes)
+    first = fitted(image, height, width).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return PreparedAnimation(
+        first, request.prompt, request.negative, video_frames(latent_frames(int(frames))), float(fps),
+        noise.check_seed(request.seed), height, width,
+    )  # fmt: skip
+
+
+def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
+    """Return what tells one animation from another, for its journal; `digest` is the bundle's."""
+    import hashlib
+
+    return {
+        "bundle_sha256": digest,
+        "image_sha256": hashlib.sha256(prepared.image.tobytes()).hexdigest(),
+        "prompt": prepared.prompt,
+        "negative": prepared.negative,
+        "frames": prepared.frames,
+        "seed": prepared.seed,
+        "size": [prepared.height, prepared.width],
+    }
+
+
+class Animator:
+    """Makes one prepared animation with the components of a bundle; what it finishes goes into `journal`, if any."""
+
+    def __init__(
+        self, components: Components, prepared: PreparedAnimation, journal: Journal | None,
+        on_event: OnEvent | None, cancel: Cancel | None,
+    ) -> None:  # fmt: skip
+        content = components.bundle.manifest
+        assert content.video is not None
+        self._components, self._prepared, self._journal = components, prepared, journal
+        self._content, self._video, self._cancel = content, content.video, cancel
+        self._tell = on_event or (lambda event: None)
+        self._low = Codec(components, "vae", self._video.motion.mean, self._video.motion.std, cancel)
+        self._high = Codec(components, "detail_vae", self._video.mean, self._video.std, cancel)
+        self._segments = SegmentSpec(self._video.targets, self._video.before, self._video.after)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield the video's frames in order, uint8 [n, height, width, 3], as soon as their segment is decoded."""
+        image, text = self._prepared.image, self._texts()
+        for window, count in enumerate(self._prepared.windows(self._video)):
+            for number, frames in enumerate(self._window(window, count, image, text)):
+                # The first frame of a later window is the last one of the window before.
+                shown = frames[1:] if window and number == 0 else frames
+                if len(shown):
+                    yield to_bytes(shown)
+                image = np.clip(frames[-1], -1, 1)
+
+    def _window(self, window: int, count: int, image: np.ndarray, text: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the frames, float32 in [-1, 1], of one window of `count` frames from its image, segment by segment."""
+        latent = latent_frames(count)
+        low = self._motion(window, image, text)
+        reference = Ahead(self._high.encode(hybrid_reference(self._small_frames(window, low), image)))
+        first = reference(range(1))
+        levels = schedule(self._content.sampler)
+        total = count_segments(latent, self._segments)
+        done = self._finished(window, total)
+
+        def latents() -> Iterator[tuple[int, np.ndarray]]:
+            yield 0, first
+            yield from enumerate(done, 1)
+            before = np.concatenate(done, 1) if done else None
+            made = csg.generate(
+                lambda *given: self._detail(text[-1], *given), first, reference, self._noise(window), latent,
+                self._segments, levels, len(done), before,
+            )  # fmt: skip
+            for number, (_, found) in enumerate(made, len(done)):
+                self._keep(f"segment-{window}-{number}", found)
+                self._tell(Event("detail", window, number + 1, total))
+                yield number + 1, found
+
+        held: list[np.ndarray] = []
+        counts: list[int] = []
+
+        def one_by_one() -> Iterator[np.ndarray]:
+            for _, found in latents():
+                counts.append(found.shape[1])
+                yield from np.split(found, found.shape[1], 1)
+
+        for frames in self._high.decode(one_by_one()):
+            held.append(frames)
+            counts[-1] -= 1
+            # The image latent's frame goes out with the first segment, or alone where there is none.
+            if counts[-1] == 0 and (len(counts) > 1 or latent == 1):
+                yield np.concatenate(held)
+                held = []
+
+    def _texts(self) -> list[np.ndarray]:
+        """Return the states of the negative text, where Stage I has guidance, and of the prompt."""
+        guided = self._video.motion.sampler.guidance > 1
+        texts = [*([self._prepared.negative] if guided else []), self._prepared.prompt]
+        states = []
+        for done, prompt in enumerate(texts):
+            self._tell(Event("text", 0, done, len(texts)))
+            ids = self._components.tokens("tokenizer", prompt).ids
+            mask = (ids != self._content.tokenizers["tokenizer"].pad_id).astype(np.int64)
+            found = self._components.run("text_encoder", self._cancel, input_ids=ids, attention_mask=mask)
+            states.append(found["states"])
+        self._components.release("text_encoder")
+        return states
+
+    def _motion(self, window: int, image: np.ndarray, text: list[np.ndarray]) -> np.ndarray:
+        """Return Stage I's latents of a window, float32 [channels, T, h, w], from the journal where they are there."""
+        name = f"motion-{window}"
+        found = self._journal.get(name) if self._journal else None
+        if found is not None:
+            return found
+        video, low = self._video, scaled(image, self._video.scale)
+        grey = np.zeros_like(low)
+        given = np.concatenate(list(self._low.encode(low if i == 0 else grey for i in range(video.frames))), 1)
+        levels = schedule(video.motion.sampler)
+        guidance = video.motion.sampler.guidance
+        states, calls = np.concatenate(text), 0
+
+        def velocity(component: str, latents: np.ndarray, timestep: np.ndarray) -> np.ndarray:
+            nonlocal calls
+            self._tell(Event("motion", window, calls, levels.steps))
+            calls += 1
+            made = self._components.run(
+                component, self._cancel, latents=latents.repeat(len(states), 0),
+                timestep=timestep.repeat(len(states)), text=states,
+            )["velocity"]  # fmt: skip
+            return sampler.guide(made[:1], made[1:], guidance) if len(states) == 2 else made.astype(np.float32)
+
+        names = [n for n in ("transformer", "transformer_2") if n in self._content.components]
+        made = motion.generate(
+            [lambda x, t, n=name: velocity(n, x, t) for name in names],  # type: ignore[misc]
+            noise.philox_normal(given.shape, self._prepared.seed, window, _MOTION), given, levels,
+            video.motion.sampler.train_timesteps,
+        )  # fmt: skip
+        self._components.release(*names)
+        self._keep(name, made)
+        return made
+
+    def _small_frames(self, window: int, latents: np.ndarray) -> Iterator[np.ndarray]:
+        total = latents.shape[1]
+        for done, frames in enumerate(self._low.decode(np.split(latents, total, 1))):
+            self._tell(Event("reference", window, done, total))
+            yield from np.clip(frames, -1, 1)
+
+    def _detail(
+        self, text: np.ndarray, latents: np.ndarray, timesteps: np.ndarray, positions: np.ndarray
+    ) -> np.ndarray:
+        found = self._components.run(
+            "detail_transformer", self._cancel, latents=latents, timesteps=timesteps, text=text, positions=positions
+        )
+        return found["velocity"].astype(np.float32)
+
+    def _noise(self, window: int) -> csg.Frames:
+        """Return the noise of a window's latent frames: each frame's own, whatever segment it falls into."""
+        prepared, latents = self._prepared, self._content.latents
+        shape = (latents.channels, prepared.height // latents.factor, prepared.width // latents.factor)
+        start = window * (latent_frames(self._video.frames) - 1)
+
+        def drawn(frames: range) -> np.ndarray:
+            return np.stack([noise.philox_normal(shape, prepared.seed, start + i, _DETAIL) for i in frames], 1)
+
+        return drawn
+
+    def _finished(self, window: int, total: int) -> list[np.ndarray]:
+        """Return the latents of the segments of a window that the journal has, up to the first that it has not."""
+        found = []
+        for number in range(total):
+            kept = self._journal.get(f"segment-{window}-{number}") if self._journal else None
+            if kept is None:
+                break
+            found.append(kept)
+        return found
+
+    def _keep(self, name: str, array: np.ndarray) -> None:
+        if self._journal is not None:
+            self._journal.put(name, array)
+
+
+class Ahead:
+    """Latent frames by number out of an iterator that gives them in order; those behind are let go."""
+
+    def __init__(self, latents: Iterable[np.ndarray]) -> None:
+        self._latents, self._start = iter(latents), 0
+        self._held: list[np.ndarray] = []
+
+    def __call__(self, frames: range) -> np.ndarray:
+        """Return the frames [channels, n, h, w]; each call begins no earlier than the one before."""
+        while self._start + len(self._held) < frames.stop:
+            self._held.append(next(self._latents))
+            self._let_go(frames.start)
+        self._let_go(frames.start)
+        return np.concatenate(self._held[: len(frames)], 1)
+
+    def _let_go(self, before: int) -> None:
+        while self._held and self._start < before:
+            del self._held[0]
+            self._start += 1
+
+
+def schedule(spec: Any) -> sampler.Schedule:
+    """Return the noise levels of a manifest's sampler: a student's own, else evenly spaced ones, as Wan's."""
+    levels = spec.sigmas or tuple(1 - i / spec.steps for i in range(spec.steps))
+    return sampler.custom_schedule(levels, spec.shift, spec.train_timesteps)
+
+
+def scaled(image: np.ndarray, factor: int) -> np.ndarray:
+    """Return an image [height, width, 3] with its sides divided by `factor`, every pixel the mean of its area."""
+    height, width, channels = image.shape
+    pieces = image.reshape(height // factor, factor, width // factor, factor, channels)
+    return pieces.mean((1, 3), dtype=np.float32)
+
+
+def to_bytes(frames: np.ndarray) -> np.ndarray:
+    """Return frames in [-1, 1] as uint8; NaN gives 0."""
+    levels = np.nan_to_num((np.clip(frames, -1, 1) + np.float32(1)) * np.float32(127.5), nan=0.0)
+    return levels.round().astype(np.uint8)

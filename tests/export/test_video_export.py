@@ -1,0 +1,67 @@
+"""SwiftI2V's checkpoint to a bundle: fifteen graphs, two samplers, segments."""
+
+import json
+import shutil
+
+import pytest
+
+from segue.errors import CheckpointError
+from segue.export.export import export
+from segue.runtime import bundle
+
+
+def test_every_graph_of_a_video_bundle_matches_pytorch(video_bundle):
+    content = bundle.read(video_bundle).manifest
+    streams = [
+        f"{vae}_{half}_{stage}"
+        for vae in ("vae", "detail_vae")
+        for half in ("encoder", "decoder")
+        for stage in ("first", "next")
+    ]
+    assert set(content.components) == {"text_encoder", "transformer", "detail_transformer", *streams}
+    assert len(content.parity) == 2 * len(content.components)
+    assert all(result.relative_l2 < 1e-5 for result in content.parity)
+    assert content.family == "swifti2v"
+
+
+def test_a_video_bundle_says_how_it_is_sampled_and_cut(video_bundle, video_checkpoint):
+    content = bundle.read(video_bundle).manifest
+    video = content.video
+    assert (video.frames, video.scale, video.targets, video.before, video.after) == (9, 2, 3, 1, 0)
+    assert (video.motion.sampler.steps, video.motion.sampler.guidance, content.sampler.steps) == (3, 2.0, 2)
+    assert content.sampler.shift == video.motion.sampler.shift == 5.0
+    assert (content.latents.factor, video.motion.factor, content.sizes.multiple) == (16, 8, 32)
+    config = json.loads((video_checkpoint / "vae/config.json").read_text())
+    assert list(video.motion.mean) == config["latents_mean"]
+
+
+def test_two_experts_make_two_graphs(make_video_checkpoint, tmp_path):
+    made = export(make_video_checkpoint(experts=2), tmp_path / "bundle", parity=False)
+    assert {"transformer", "transformer_2"} <= set(made.components)
+
+
+@pytest.fixture
+def copy(video_checkpoint, tmp_path):
+    shutil.copytree(video_checkpoint, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("model_index.json", {"detail_vae": [None, None]}, "gives detail_vae as None"),
+        ("model_index.json", {"image_encoder": ["transformers", "CLIPVisionModel"]}, "has an image_encoder"),
+        ("transformer/config.json", {"in_channels": 8}, "in_channels 8; the other parts need 12"),
+        ("detail_transformer/config.json", {"text_dim": 8}, "text_dim 8; the other parts need 16"),
+        ("segue.json", {"guidance": 3.0}, "Stage II runs without guidance"),
+        ("segue.json", {"video": {"size": [64]}}, r"size is \[64\], which should be \[height, width\]"),
+        ("segue.json", {"video": {"frame": 9}}, "unknown key 'frame'"),
+        ("segue.json", {"video": {"size": [100, 64]}}, "no multiples of 32"),
+    ],
+)
+def test_a_checkpoint_that_is_no_swifti2v_is_refused(copy, tmp_path, file, change, message):
+    path = copy / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message):
+        export(copy, tmp_path / "bundle", parity=False)
+    assert not (tmp_path / "bundle").exists()
