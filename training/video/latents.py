@@ -32,10 +32,10 @@ class Windows:
 class FrozenCodec:
     """A frozen AutoencoderKLWan with latents of unit variance, whole clips at a time."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, part: str = "vae") -> None:
         from diffusers import AutoencoderKLWan
 
-        self.vae: Any = pretrained(AutoencoderKLWan, folder / "vae").eval().requires_grad_(False).to(device)
+        self.vae: Any = pretrained(AutoencoderKLWan, folder / part).eval().requires_grad_(False).to(device)
         self.device, config = device, self.vae.config
         mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
         self.mean, self.std = mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)

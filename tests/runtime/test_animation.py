@@ -1,0 +1,144 @@
+"""Videos from a tiny random SwiftI2V bundle: what is asked for, in which order it comes, and what survives a stop."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from segue.errors import BundleError, Cancelled, UsageError
+from segue.runtime import animation, bundle
+from segue.runtime.animation import AnimationRequest, Event, prepare
+from segue.runtime.pipeline import open_model
+
+SIZE = (128, 64)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    rows, columns = np.mgrid[:90, :120]
+    return np.stack([2 * rows, columns, 255 - rows], -1).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def content(video_bundle):
+    return bundle.read(video_bundle).manifest
+
+
+@pytest.fixture
+def model(video_bundle):
+    with open_model(video_bundle, threads=1) as opened:
+        yield opened
+
+
+def whole(made) -> np.ndarray:
+    return np.concatenate(list(made))
+
+
+@pytest.mark.parametrize(("asked", "made", "windows"), [(1, 1, [1]), (2, 5, [5]), (9, 9, [9]), (12, 13, [9, 5])])
+def test_frames_are_rounded_up_and_cut_into_windows(picture, content, asked, made, windows):
+    ready = prepare(AnimationRequest(picture, frames=asked), content)
+    assert (ready.frames, ready.windows(content.video)) == (made, windows)
+    assert sum(windows) - len(windows) + 1 == made
+
+
+def test_the_image_is_cut_to_the_size_that_is_asked_for(picture, content):
+    ready = prepare(AnimationRequest(picture, size=(96, 160)), content)
+    assert ready.image.shape == (96, 160, 3)
+    assert ready.image.dtype == np.float32
+    assert ready.image.min() >= -1
+    assert ready.image.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": np.zeros((4, 4), np.uint8)}, r"image is uint8 \[4, 4\]"),
+        ({"image": np.zeros((4, 4, 3), np.float32)}, "image is float32"),
+        ({"frames": 0}, "frames = 0"),
+        ({"frames": True}, "frames = True"),
+        ({"fps": 0}, "fps = 0"),
+        ({"size": 100}, "multiples of 32"),
+        ({"prompt": None}, "the text None"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(picture, content, change, message):
+    with pytest.raises(UsageError, match=message):
+        prepare(AnimationRequest(**{"image": picture} | change), content)
+
+
+def test_frames_come_as_soon_as_their_segment_is_decoded(picture, model):
+    events: list[Event] = []
+    made = model.animate(AnimationRequest(picture, "waving hand", frames=13), on_event=events.append)
+    first = next(made)
+    assert first.shape == (9, *SIZE, 3)  # the image's frame and two latent frames, all that a window of nine has
+    assert first.dtype == np.uint8
+    assert [event.stage for event in events if event.window] == []
+    rest = list(made)
+    assert [len(frames) for frames in rest] == [4]
+    assert {event.stage for event in events} == {"text", "motion", "reference", "detail"}
+    assert all(0 <= event.done <= event.total for event in events)
+
+
+def test_the_same_request_gives_the_same_frames_and_another_seed_others(picture, model):
+    one, again, other = (whole(model.animate(AnimationRequest(picture, frames=5, seed=seed))) for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_a_shorter_video_is_the_beginning_of_its_window(picture, model):
+    assert len(whole(model.animate(AnimationRequest(picture, frames=1)))) == 1
+
+
+def stop_after(count: int):
+    asked = iter(range(10_000))
+    return lambda: next(asked) >= count
+
+
+@pytest.mark.parametrize("calls", [1, 9, 16, 22, 27])
+def test_a_stopped_video_goes_on_and_gives_the_same_frames(picture, model, tmp_path, calls):
+    request = AnimationRequest(picture, "dog", frames=13)
+    expected = whole(model.animate(request))
+    with pytest.raises(Cancelled):
+        whole(model.animate(request, journal=tmp_path / "journal", cancel=stop_after(calls)))
+    events: list[Event] = []
+    found = whole(model.animate(request, journal=tmp_path / "journal", resume=True, on_event=events.append))
+    assert np.array_equal(found, expected)
+    assert not (calls == 27 and any(event.stage == "motion" and event.window == 0 for event in events))
+
+
+def test_a_journal_of_another_video_is_refused(picture, model, tmp_path):
+    whole(model.animate(AnimationRequest(picture, frames=1), journal=tmp_path / "journal"))
+    with pytest.raises(UsageError, match="journal of another job: its prompt is '', yours is 'dog'"):
+        model.animate(AnimationRequest(picture, "dog", frames=1), journal=tmp_path / "journal", resume=True)
+
+
+def test_a_bundle_of_videos_draws_no_pictures_and_the_other_way_round(picture, model, exported):
+    with pytest.raises(UsageError, match="draws videos, not pictures"):
+        model.generate("dog")
+    with open_model(exported) as pictures, pytest.raises(UsageError, match="draws pictures, not videos"):
+        pictures.animate(AnimationRequest(picture))
+
+
+def test_a_bundle_without_its_second_stage_is_refused(video_bundle, tmp_path):
+    copy = tmp_path / "bundle"
+    shutil.copytree(video_bundle, copy)
+    table = json.loads((copy / "bundle.json").read_text())
+    del table["components"]["detail_transformer"]
+    (copy / "bundle.json").write_text(json.dumps(table))
+    with pytest.raises(BundleError, match="lacks detail_transformer"):
+        open_model(copy)
+
+
+def test_latent_frames_that_are_behind_are_let_go():
+    ahead = animation.Ahead(np.full((1, 1, 1, 1), i, np.float32) for i in range(9))
+    assert ahead(range(1)).ravel().tolist() == [0]
+    assert ahead(range(2, 4)).ravel().tolist() == [2, 3]
+    assert ahead(range(3, 6)).ravel().tolist() == [3, 4, 5]
+    assert ahead(range(8, 9)).ravel().tolist() == [8]
+
+
+def test_a_small_image_is_the_mean_of_each_area():
+    image = np.arange(48, dtype=np.float32).reshape(4, 4, 3)
+    assert np.array_equal(animation.scaled(image, 2)[0, 0], image[:2, :2].mean((0, 1)))
