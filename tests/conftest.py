@@ -119,7 +119,7 @@ def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
 
     from segue.export.families.wan_segment import widened
     from segue.training.video.text import make_tokenizer
-    from segue.training.video.write import INDEX
+    from segue.training.video.write import DETAIL, INDEX
 
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(WORDS, 60, VIDEO_LENGTH)
@@ -150,7 +150,7 @@ def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
             parameter.data += 0.05 * torch.randn_like(parameter)
         model.save_pretrained(root / folder)
     FlowMatchEulerDiscreteScheduler(shift=5.0).save_pretrained(root / "scheduler")
-    index = INDEX | {"transformer_2": ["diffusers", "WanTransformer3DModel"] if experts == 2 else [None, None]}
+    index = INDEX | DETAIL | {"transformer_2": ["diffusers", "WanTransformer3DModel"] if experts == 2 else [None, None]}
     (root / "model_index.json").write_text(json.dumps(index, indent=2))
     video = {
         "frames": 9, "fps": 12, "size": [128, 64], "scale": 2, "text_tokens": VIDEO_LENGTH, "motion_steps": 3,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...export.families.wan_segment import SegmentTransformer, widened
 from ...runtime.sampler import custom_schedule, shift_sigmas
 from ...runtime.segments import SegmentSpec, count_segments, segment
+from ..data.clips import FPS, SIZE
 from ..device import check_compiler, mixed_precision
 from ..latents import Progress, silent
 from ..pretrained import pretrained
@@ -149,8 +150,8 @@ class Detail:
         return sheet(zip(*(codec.decode(latents) for latents in (reference, made, clean)), strict=True))
 
     def finish(self, out: Path) -> None:
-        """Write `out/checkpoint/`: Stage II in the format of Wan's checkpoints."""
-        write_detail(self.transformer, self.spec, out / "checkpoint")
+        """Write `out/checkpoint/`: both stages, ready to be exported."""
+        write_detail(self.transformer, self.spec, (SIZE, SIZE), float(FPS), out / "checkpoint")
 
     def _velocity(self, given: Window, text: Tensor) -> Tensor:
         a_frame = given.latents[0, 0, 0].numel() // math.prod(self.transformer.config.patch_size)

@@ -1,4 +1,4 @@
-"""What the training of SwiftI2V's stages writes: checkpoints of Wan's pipelines in diffusers' format."""
+"""What the training of SwiftI2V's stages writes: a checkpoint of Wan's pipeline, with Stage II's parts beside it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ INDEX = {
     "_class_name": "WanImageToVideoPipeline",
     "_diffusers_version": "0.42.1",
     "boundary_ratio": None,
-    "detail_transformer": ["diffusers", "WanTransformer3DModel"],
-    "detail_vae": ["diffusers", "AutoencoderKLWan"],
     "image_encoder": [None, None],
     "image_processor": [None, None],
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
@@ -30,6 +28,10 @@ INDEX = {
     "transformer_2": [None, None],
     "vae": ["diffusers", "AutoencoderKLWan"],
 }
+DETAIL = {
+    "detail_transformer": ["diffusers", "WanTransformer3DModel"],
+    "detail_vae": ["diffusers", "AutoencoderKLWan"],
+}
 
 
 def write_motion(transformer: Any, spec: MotionSpec, out: Path) -> None:
@@ -37,33 +39,57 @@ def write_motion(transformer: Any, spec: MotionSpec, out: Path) -> None:
 
     An adapter is merged into the weights.
     """
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+    from transformers import UMT5EncoderModel
+
     if spec.rank:
         transformer.fuse_lora()
         transformer.unload_lora()
-    settings = {"steps": 20, "guidance": spec.guidance}
-    _write(transformer, spec, settings, out)
-
-
-def write_detail(transformer: Any, spec: DetailSpec, out: Path) -> None:
-    """Write Stage II in the same format; its transformer takes the reference as a second half of the channels."""
-    settings = {"targets": spec.targets, "before": spec.before, "after": spec.after, "scale": spec.scale}
-    _write(transformer, spec, {"steps": 4, "guidance": 1.0, **settings}, out)
-
-
-def _write(transformer: Any, spec: MotionSpec | DetailSpec, settings: dict[str, Any], out: Path) -> None:
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
-    from transformers import UMT5EncoderModel
-
-    copy = WanTransformer3DModel.from_config(transformer.config)
-    copy.load_state_dict(transformer.state_dict())
     with NewDirectory(out, replace=True) as new:
-        save_half(copy, new.path / "transformer")
+        _save_transformer(transformer, new.path / "transformer")
         save_half(pretrained(AutoencoderKLWan, Path(spec.codec) / "vae"), new.path / "vae")
         encoder = pretrained(UMT5EncoderModel, Path(spec.text) / "text_encoder")
         encoder.half().save_pretrained(new.path / "text_encoder")
         shutil.copytree(Path(spec.text) / "tokenizer", new.path / "tokenizer")
         FlowMatchEulerDiscreteScheduler(shift=spec.shift).save_pretrained(new.path / "scheduler")
-        (new.path / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
-        table = {"frames": spec.frames, "text_tokens": spec.length, "revision": spec.revision, **settings}
-        (new.path / "segue.json").write_text(json.dumps(table, indent=2) + "\n")
+        video = {
+            "frames": spec.frames, "scale": spec.scale, "text_tokens": spec.length, "motion_steps": 20,
+            "motion_guidance": spec.guidance,
+        }  # fmt: skip
+        _write_json(new.path / "model_index.json", INDEX)
+        _write_json(new.path / "segue.json", {"revision": spec.revision, "video": video})
         new.commit()
+
+
+def write_detail(transformer: Any, spec: DetailSpec, size: tuple[int, int], fps: float, out: Path) -> None:
+    """Write both stages as the checkpoint that `segue export` takes: Stage I's with Stage II's two parts beside it.
+
+    Stage II's transformer takes the reference as a second half of the channels. `size` is the default height and width.
+    """
+    from diffusers import AutoencoderKLWan
+
+    motion = Path(spec.motion)
+    index, settings = (json.loads((motion / name).read_text()) for name in ("model_index.json", "segue.json"))
+    settings["video"] |= {
+        "size": list(size), "fps": fps, "scale": spec.scale, "targets": spec.targets, "before": spec.before,
+        "after": spec.after,
+    }  # fmt: skip
+    with NewDirectory(out, replace=True) as new:
+        shutil.copytree(motion, new.path, dirs_exist_ok=True)
+        _save_transformer(transformer, new.path / "detail_transformer")
+        save_half(pretrained(AutoencoderKLWan, Path(spec.codec) / "vae"), new.path / "detail_vae")
+        _write_json(new.path / "model_index.json", index | DETAIL)
+        _write_json(new.path / "segue.json", settings | {"steps": 4, "guidance": 1.0, "revision": spec.revision})
+        new.commit()
+
+
+def _save_transformer(transformer: Any, folder: Path) -> None:
+    from diffusers import WanTransformer3DModel
+
+    copy = WanTransformer3DModel.from_config(transformer.config)
+    copy.load_state_dict(transformer.state_dict())
+    save_half(copy, folder)
+
+
+def _write_json(path: Path, table: dict[str, Any]) -> None:
+    path.write_text(json.dumps(table, indent=2) + "\n")

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from segue.export import checkpoint
+from segue.export.families.family import find
 from segue.export.families.wan_segment import SegmentTransformer
 from segue.runtime.segments import segment
 from segue.training.loop import step_generator
@@ -59,9 +61,13 @@ def test_what_is_trained_is_a_checkpoint_with_its_segments(clips, detail_parts, 
     assert len(losses) == 4
     assert (tmp_path / "run/grid-00000004.png").is_file()
     made = tmp_path / "run/checkpoint"
-    said = json.loads((made / "segue.json").read_text())
-    assert (said["targets"], said["before"], said["after"], said["scale"]) == (3, 1, 0, 4)
-    model = SegmentTransformer.from_pretrained(made / "transformer")
+    said = json.loads((made / "segue.json").read_text())["video"]
+    assert (said["targets"], said["before"], said["after"], said["scale"], said["size"]) == (3, 1, 0, 4, [128, 128])
+    family = find(checkpoint.read_index(made)["_class_name"])
+    found = checkpoint.read(made, family.folders)
+    family.check(found.index)
+    assert family.facts(found).video.frames == 17
+    model = SegmentTransformer.from_pretrained(made / "detail_transformer")
     assert model.config.in_channels == 12
     assert model.config.out_channels == 6
 

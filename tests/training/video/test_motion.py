@@ -48,7 +48,7 @@ def run(clips: Path, parts: Path, out: Path, steps: int = 2, more: str = "") -> 
 def test_what_is_trained_is_a_checkpoint_of_wans_pipeline(clips: Path, parts: Path, tmp_path: Path) -> None:
     made = run(clips, parts, tmp_path / "run")
     assert (tmp_path / "run/grid-00000002.png").is_file()
-    assert json.loads((made / "segue.json").read_text())["frames"] == 9
+    assert json.loads((made / "segue.json").read_text())["video"]["frames"] == 9
     pipeline = WanImageToVideoPipeline.from_pretrained(made, torch_dtype=torch.float32)
     assert pipeline.transformer.config.in_channels == 2 * 4 + 4
     assert pipeline.scheduler.config.shift == 5.0
