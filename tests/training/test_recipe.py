@@ -26,11 +26,19 @@ def test_every_shipped_recipe_has_only_known_keys() -> None:
     from segue.training.cdm.run import checked_spec
     from segue.training.teacher import TeacherSpec
     from segue.training.text_encoders import TextEncodersSpec
+    from segue.training.video.codec import CodecSpec
+    from segue.training.video.detail import DetailSpec
+    from segue.training.video.motion import MotionSpec
+    from segue.training.video.text import VideoTextSpec
 
     specs = {
         "autoencoder": AutoencoderSpec,
         "text_encoders": TextEncodersSpec,
         "teacher": TeacherSpec,
+        "codec": CodecSpec,
+        "video_text": VideoTextSpec,
+        "motion": MotionSpec,
+        "detail": DetailSpec,
         "loop": LoopSpec,
     }
     shipped = sorted(find_recipe("emoji-teacher").parent.glob("*.toml"))
