@@ -91,7 +91,7 @@ def mean_calls(spec: CdmSpec) -> dict[str, float]:
         "roll-out": steps * spec.student_every,
         "fake teacher": with_gradient * spec.student_every,
         "student": with_gradient * (anchored + off),
-        "real teacher": 2 * bool(terms.ca) + matched,
+        "real teacher": 2 * bool(terms.ca) + matched * (1 if terms.matching == 1 else 2),
         "fake score": matched,
     }
 

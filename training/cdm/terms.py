@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ class TermsSpec:
     dm: float = 1.0  # of distribution matching
     cdm: float = 1.0  # of off-trajectory matching
     guidance: float = 7.0  # alpha of CFG augmentation
+    matching: float = 1.0  # guidance of the real teacher in DM and CDM; 1 is the paper's, which has none there
     point: str = "velocity"  # how the off-trajectory point comes about, one of POINTS
     target: str = "local"  # what the off-trajectory term renoises, one of TARGETS
 
@@ -36,6 +39,8 @@ class TermsSpec:
         for name, known in (("point", POINTS), ("target", TARGETS)):
             if getattr(self, name) not in known:
                 raise TrainingError(f"{name} = {getattr(self, name)!r} is none of {', '.join(known)}. Mend the recipe.")
+        if not 1 <= self.matching < math.inf:
+            raise TrainingError(f"matching = {self.matching} must be 1 or more. Mend the recipe.")
         if min(self.ca, self.dm, self.cdm) < 0 or not self.ca + self.dm + self.cdm > 0:
             raise TrainingError(
                 f"ca = {self.ca}, dm = {self.dm}, cdm = {self.cdm}: no weight may be below 0, one must be above. "
@@ -106,7 +111,8 @@ def student_terms(
             tied, free = _both(real, estimate.detach(), draws.ca, condition, empty)
             terms["ca"] = spec.ca * surrogate(estimate, spec.guidance * (tied - free), tied)
         if spec.dm:
-            terms["dm"] = spec.dm * _match(real, fake, estimate, estimate, draws.dm, condition)
+            wanted = partial(_guided, real, spec.matching, condition, empty)
+            terms["dm"] = spec.dm * _match(wanted, fake, estimate, estimate, draws.dm, condition)
         yield terms
     if spec.cdm:
         latents, level = off_point(path, draws, spec.point)
@@ -114,7 +120,8 @@ def student_terms(
         base = estimate if spec.target == "local" else path.end
         if base is None:
             raise TrainingError('target = "full-trajectory" needs a roll-out to the end. Roll out with to_the_end.')
-        yield {"cdm": spec.cdm * _match(real, fake, estimate, base, draws.cdm, condition)}
+        wanted = partial(_guided, real, spec.matching, condition, empty)
+        yield {"cdm": spec.cdm * _match(wanted, fake, estimate, base, draws.cdm, condition)}
 
 
 def off_point(path: RollOut, draws: Draws, point: str) -> tuple[Tensor, Tensor]:
@@ -143,9 +150,21 @@ def _both(real: Velocity, clean: Tensor, at: Renoise, condition: Condition, empt
     return _estimate(real, noisy, at.level, condition), _estimate(real, noisy, at.level, empty)
 
 
-def _match(real: Velocity, fake: Velocity, estimate: Tensor, base: Tensor, at: Renoise, condition: Condition) -> Tensor:
+def _guided(
+    real: Velocity, guidance: float, condition: Condition, empty: Condition, noisy: Tensor, level: Tensor
+) -> Tensor:
+    if guidance == 1:
+        return _estimate(real, noisy, level, condition)
+    tied, free = (_estimate(real, noisy, level, text) for text in (condition, empty))
+    return free + guidance * (tied - free)
+
+
+def _match(
+    real: Callable[[Tensor, Tensor], Tensor], fake: Velocity, estimate: Tensor, base: Tensor, at: Renoise,
+    condition: Condition,
+) -> Tensor:  # fmt: skip
     with torch.no_grad():
         noisy = renoise(base, at.noise, at.level)
-        wanted = _estimate(real, noisy, at.level, condition)
+        wanted = real(noisy, at.level)
         direction = wanted - _estimate(fake, noisy, at.level, condition)
     return surrogate(estimate, direction, wanted)

@@ -125,7 +125,8 @@ def test_a_condition_that_equals_the_empty_one_gives_no_guidance_gradient(scene)
     assert not any(p.grad.any() for p in student.parameters())
 
 
-def test_each_term_pushes_where_the_specification_says_and_as_hard(scene):
+@pytest.mark.parametrize("matching", [1.0, 2.0])
+def test_each_term_pushes_where_the_specification_says_and_as_hard(scene, matching):
     """Teachers of constant velocity: a difference of velocities d is one of clean estimates of -tau d."""
     _, _, _, draws, condition, empty = scene
     at = torch.zeros(BATCH, *SHAPE).requires_grad_()
@@ -140,17 +141,18 @@ def test_each_term_pushes_where_the_specification_says_and_as_hard(scene):
         return torch.full_like(latents, -0.3)
 
     path = roll_out(student, draws, condition)
-    for name, renoised, level, gap in (
-        ("ca", draws.ca, path.level, 7.0 * (0.5 - 0.2)),
-        ("dm", draws.dm, path.level, 0.5 - -0.3),
-        ("cdm", draws.cdm, draws.off, 0.5 - -0.3),
+    guided = 0.2 + matching * (0.5 - 0.2)
+    for name, renoised, level, gap, teacher in (
+        ("ca", draws.ca, path.level, 7.0 * (0.5 - 0.2), 0.5),
+        ("dm", draws.dm, path.level, guided - -0.3, guided),
+        ("cdm", draws.cdm, draws.off, guided - -0.3, guided),
     ):
         at.grad = None
-        spec = TermsSpec(**{n: float(n == name) for n in ("ca", "dm", "cdm")})
+        spec = TermsSpec(**{n: float(n == name) for n in ("ca", "dm", "cdm")}, matching=matching)
         all_terms(student, real, fake, draws, path, condition, empty, spec)[name].backward()
         estimate = path.latents if name != "cdm" else off_point(path, draws, "velocity")[0]
         noisy = torch.lerp(estimate, renoised.noise, spread(renoised.level, estimate))
-        wanted = noisy - 0.5 * spread(renoised.level, noisy)
+        wanted = noisy - teacher * spread(renoised.level, noisy)
         weight = 1 / (wanted - estimate).abs().flatten(1).mean(1).clamp_min(0.1)
         direction = -renoised.level * gap
         # dX / dv = -level, and dL / dX = -2 w direction / numel
@@ -165,6 +167,7 @@ def test_each_term_pushes_where_the_specification_says_and_as_hard(scene):
         ({"target": "end"}, "target = 'end' is none of local, full-trajectory"),
         ({"ca": 0.0, "dm": 0.0, "cdm": 0.0}, "one must be above"),
         ({"dm": -1.0}, "no weight may be below 0"),
+        ({"matching": 0.5}, "matching = 0.5 must be 1 or more"),
     ],
 )
 def test_terms_that_cannot_be_are_refused(change, message):
