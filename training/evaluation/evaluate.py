@@ -214,7 +214,10 @@ class Bench:
         self.features = picture_features(data, pictures)
         self.net = Lite0().to(device)
         self.keys = [row.key for row in pictures.rows]
-        self.classifier = Classifier(self.features, self.keys, [row.style for row in pictures.rows])
+        self.groups = [row.group for row in pictures.rows]
+        styles = [row.style for row in pictures.rows]
+        self.classifier = Classifier(self.features, self.keys, styles)
+        self.group_classifier = Classifier(self.features, self.groups, styles)
 
     def draw(self, subject: Subject, chosen: Tensor, seed: int) -> Tensor:
         """Return pictures (N, 3, H, W), not clipped, each from its own noise of `seed`."""
@@ -233,6 +236,7 @@ class Bench:
         return {
             "KID x 1e3": kid(self.features[chosen], features)[0],
             "accuracy": self.classifier.accuracy(features, [self.keys[i] for i in chosen.tolist()]),
+            "group accuracy": self.group_classifier.accuracy(features, [self.groups[i] for i in chosen.tolist()]),
             "saturation": saturation(pictures),
         }
 
