@@ -214,7 +214,7 @@ class Bench:
         self.features = picture_features(data, pictures)
         self.net = Lite0().to(device)
         self.keys = [row.key for row in pictures.rows]
-        self.groups = [row.group for row in pictures.rows]
+        self.groups = [str(row.group) for row in pictures.rows]
         styles = [row.style for row in pictures.rows]
         self.classifier = Classifier(self.features, self.keys, styles)
         self.group_classifier = Classifier(self.features, self.groups, styles)
