@@ -30,11 +30,23 @@ from .errors import UsageError
 @click.option("--fps", type=float, help="Frames a second (default: the bundle's).")
 @click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
+@click.option(
+    "--tile", type=int, help="Side of a tile of Stage II's autoencoder, in latent pixels (default: whole frames)."
+)
+@click.option("--overlap", type=int, help="Overlap of tiles, in latent pixels (default: a quarter of the side).")
 @click.option("--resume", is_flag=True, help="Go on where the same command was stopped.")
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
 @JSON
 def animate(
-    bundle: str, picture: Path, output: Path, resume: bool, threads: int | None, as_json: bool, **wanted: Any
+    bundle: str,
+    picture: Path,
+    output: Path,
+    tile: int | None,
+    overlap: int | None,
+    resume: bool,
+    threads: int | None,
+    as_json: bool,
+    **wanted: Any,
 ) -> None:
     """Animate PICTURE with BUNDLE (a directory, or the name of a shipped one).
 
@@ -43,6 +55,7 @@ def animate(
     """
     from .runtime.animation import AnimationRequest, prepare
     from .runtime.input_image import read_image
+    from .runtime.tiles import Tiling
     from .runtime.video import find_sink
 
     show = Output(as_json)
@@ -50,7 +63,10 @@ def animate(
     if piped and (resume or as_json):
         raise UsageError("standard output takes the frames: neither --resume nor --json goes with -o -. Name a file.")
     sink = find_sink(output)
-    request = AnimationRequest(read_image(picture), **wanted)
+    if overlap is not None and tile is None:
+        raise UsageError("--overlap is one of tiles. Give --tile as well.")
+    tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
+    request = AnimationRequest(read_image(picture), tiling=tiling, **wanted)
     started, done = time.perf_counter(), 0
     with opened(show, bundle, threads) as model, show.stages() as update:
         journal = None if piped else output.absolute().with_name(f".{output.name}.journal")

@@ -22,6 +22,7 @@ from .reference import hybrid_reference
 from .request import check_size
 from .segments import SegmentSpec, count_segments, latent_frames, video_frames
 from .streams import Codec
+from .tiles import Tiling
 
 OnEvent = Callable[["Event"], None]
 
@@ -34,7 +35,8 @@ class AnimationRequest:
 
     `image` is uint8 [height, width, 3] in sRGB; its middle in the shape of `size` (height, width; None: the bundle's)
     is the first frame. `frames` (None: one window) is rounded up to 4 k + 1. `fps` (None: the bundle's) is the speed
-    that it is meant for, and changes no frame.
+    that it is meant for, and changes no frame. `tiling` has Stage II's autoencoder work tile by tile, which takes less
+    memory and gives slightly other frames (a tile's edges know nothing of what is beyond them).
     """
 
     image: np.ndarray
@@ -44,6 +46,7 @@ class AnimationRequest:
     fps: float | None = None
     seed: int = 0
     size: int | tuple[int, int] | None = None
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class PreparedAnimation:
     seed: int
     height: int
     width: int
+    tiling: Tiling | None
 
     def windows(self, video: Video) -> list[int]:
         """Return the video frames of each window, the image among them."""
@@ -102,7 +106,7 @@ def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
     first = fitted(image, height, width).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return PreparedAnimation(
         first, request.prompt, request.negative, video_frames(latent_frames(int(frames))), float(fps),
-        noise.check_seed(request.seed), height, width,
+        noise.check_seed(request.seed), height, width, request.tiling,
     )  # fmt: skip
 
 
@@ -118,6 +122,7 @@ def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
         "frames": prepared.frames,
         "seed": prepared.seed,
         "size": [prepared.height, prepared.width],
+        "tiling": None if prepared.tiling is None else [prepared.tiling.side, prepared.tiling.overlap],
     }
 
 
@@ -133,8 +138,11 @@ class Animator:
         self._components, self._prepared, self._journal = components, prepared, journal
         self._content, self._video, self._cancel = content, content.video, cancel
         self._tell = on_event or (lambda event: None)
-        self._low = Codec(components, "vae", self._video.motion.mean, self._video.motion.std, cancel)
-        self._high = Codec(components, "detail_vae", self._video.mean, self._video.std, cancel)
+        low = self._video.motion
+        self._low = Codec(components, "vae", low.mean, low.std, low.factor, None, cancel)
+        self._high = Codec(
+            components, "detail_vae", self._video.mean, self._video.std, content.latents.factor, prepared.tiling, cancel
+        )
         self._segments = SegmentSpec(self._video.targets, self._video.before, self._video.after)
 
     def frames(self) -> Iterator[np.ndarray]:

@@ -12,15 +12,18 @@ import numpy as np
 
 from .components import Cancel, Components
 from .segments import COMPRESSION
+from .tiles import Tile, Tiling, joined, lay
 
 
 class Codec:
-    """One AutoencoderKLWan of a bundle, by the name of its folder."""
+    """One AutoencoderKLWan of a bundle, by the name of its folder; with `tiling` it sees a plane tile by tile."""
 
     def __init__(
-        self, components: Components, name: str, mean: tuple[float, ...], std: tuple[float, ...], cancel: Cancel | None
-    ) -> None:
+        self, components: Components, name: str, mean: tuple[float, ...], std: tuple[float, ...], factor: int,
+        tiling: Tiling | None, cancel: Cancel | None,
+    ) -> None:  # fmt: skip
         self._components, self._name, self._cancel = components, name, cancel
+        self._factor, self._tiling = factor, tiling
         self._mean, self._std = (np.array(v, np.float32).reshape(-1, 1, 1, 1) for v in (mean, std))
 
     def encode(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -30,22 +33,19 @@ class Codec:
         latent are left over.
         """
         held: list[np.ndarray] = []
-        caches: dict[str, np.ndarray] | None = None
+        half = _Half(self, "encoder", "pixels", "latents")
         for frame in frames:
             held.append(frame)
-            if caches is None or len(held) == COMPRESSION:
-                pixels = np.stack(held).transpose(3, 0, 1, 2)[None]
-                made, caches = self._call("encoder", "pixels", "latents", pixels, caches)
-                yield (made[0].astype(np.float32) - self._mean) / self._std
+            if half.first or len(held) == COMPRESSION:
+                made = half(np.stack(held).transpose(3, 0, 1, 2), self._factor, 1)
+                yield (made - self._mean) / self._std
                 held = []
 
     def decode(self, latents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the frames, float32 [1 or 4, height, width, 3] in [-1, 1], of each latent [channels, 1, h, w]."""
-        caches: dict[str, np.ndarray] | None = None
+        half = _Half(self, "decoder", "latents", "pixels")
         for latent in latents:
-            given = (latent * self._std + self._mean)[None]
-            made, caches = self._call("decoder", "latents", "pixels", given, caches)
-            yield made[0].astype(np.float32).transpose(1, 2, 3, 0)
+            yield half(latent * self._std + self._mean, 1, self._factor).transpose(1, 2, 3, 0)
 
     def release(self) -> None:
         """Free the four graphs."""
@@ -53,10 +53,28 @@ class Codec:
             *(f"{self._name}_{half}_{stage}" for half in ("encoder", "decoder") for stage in ("first", "next"))
         )
 
-    def _call(
-        self, half: str, taken: str, given: str, array: np.ndarray, caches: dict[str, np.ndarray] | None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        stage = "first" if caches is None else "next"
-        found = self._components.run(f"{self._name}_{half}_{stage}", self._cancel, **{taken: array}, **(caches or {}))
-        made = found.pop(given)
-        return made, {name.removeprefix("next_"): cache for name, cache in found.items()}
+
+class _Half:
+    """One half of a codec on its way through a clip: every tile has the caches of its last call."""
+
+    def __init__(self, codec: Codec, half: str, taken: str, given: str) -> None:
+        self._codec, self._half, self._taken, self._given = codec, half, taken, given
+        self._caches: dict[Tile, dict[str, np.ndarray]] = {}
+
+    @property
+    def first(self) -> bool:
+        """Whether no call was made yet."""
+        return not self._caches
+
+    def __call__(self, array: np.ndarray, seen: int, made: int) -> np.ndarray:
+        """Return what `array` [channels, frames, ...] becomes, float32; `seen` and `made` are pixels a latent one."""
+        codec = self._codec
+        laid = lay(array.shape[-2] // seen, array.shape[-1] // seen, codec._tiling)
+        stage = "first" if self.first else "next"
+        parts = []
+        for tile in laid:
+            feeds = {self._taken: tile.cut(array, seen)[None], **self._caches.get(tile, {})}
+            found = codec._components.run(f"{codec._name}_{self._half}_{stage}", codec._cancel, **feeds)
+            parts.append(found.pop(self._given)[0].astype(np.float32))
+            self._caches[tile] = {name.removeprefix("next_"): cache for name, cache in found.items()}
+        return joined(parts, laid, codec._tiling, made)

@@ -10,6 +10,7 @@ from segue.errors import BundleError, Cancelled, UsageError
 from segue.runtime import animation, bundle
 from segue.runtime.animation import AnimationRequest, Event, prepare
 from segue.runtime.pipeline import open_model
+from segue.runtime.tiles import Tiling
 
 SIZE = (128, 64)
 
@@ -112,6 +113,15 @@ def test_a_journal_of_another_video_is_refused(picture, model, tmp_path):
     whole(model.animate(AnimationRequest(picture, frames=1), journal=tmp_path / "journal"))
     with pytest.raises(UsageError, match="journal of another job: its prompt is '', yours is 'dog'"):
         model.animate(AnimationRequest(picture, "dog", frames=1), journal=tmp_path / "journal", resume=True)
+
+
+def test_tiles_that_hold_a_whole_frame_change_nothing_and_smaller_ones_little(picture, model):
+    plain, large, small = (
+        whole(model.animate(AnimationRequest(picture, frames=9, tiling=tiling))).astype(float)
+        for tiling in (None, Tiling(8, 2), Tiling(6, 4))
+    )
+    assert np.array_equal(plain, large)
+    assert 0 < np.abs(plain - small).mean() < 0.25 * np.abs(plain - plain.mean()).mean()
 
 
 def test_a_bundle_of_videos_draws_no_pictures_and_the_other_way_round(picture, model, exported):

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segue.errors import UsageError
+from segue.runtime.tiles import Tiling, joined, lay
+
+tilings = st.integers(1, 12).flatmap(lambda side: st.builds(Tiling, st.just(side), st.integers(0, side - 1)))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), tilings, st.integers(1, 4))
+def test_tiles_that_are_cut_and_joined_are_the_plane(height, width, tiling, factor):
+    plane = np.arange(2 * height * width * factor**2, dtype=np.float32).reshape(2, height * factor, width * factor)
+    laid = lay(height, width, tiling)
+    found = joined([tile.cut(plane, factor) for tile in laid], laid, tiling, factor)
+    assert np.allclose(found, plane, rtol=1e-5)
+    assert all(len(side) <= tiling.side for tile in laid for side in (tile.rows, tile.columns))
+
+
+def test_without_tiling_or_room_for_two_tiles_nothing_is_touched():
+    plane = np.ones((3, 4, 5), np.float32)
+    for tiling in (None, Tiling(5, 1)):
+        laid = lay(4, 5, tiling)
+        assert len(laid) == 1
+        part = laid[0].cut(plane)
+        assert joined([part], laid, tiling) is part
+
+
+def test_where_tiles_overlap_one_goes_over_into_the_other():
+    tiling = Tiling(6, 4)
+    laid = lay(6, 8, tiling)
+    found = joined([np.full((6, 6), value, np.float32) for value in (0, 1)], laid, tiling)
+    assert found[0, 0] == 0
+    assert found[0, -1] == 1
+    assert np.all(np.diff(found[0]) >= 0)
+    assert len(np.unique(found[0])) == 6
+
+
+@pytest.mark.parametrize(("side", "overlap"), [(0, 0), (4, 4), (4, -1)])
+def test_tiles_that_cannot_be_laid_are_refused(side, overlap):
+    with pytest.raises(UsageError, match="cannot be laid"):
+        Tiling(side, overlap)
