@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import BundleError, CheckpointError
-from ..runtime.limits import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS
+from ..runtime.limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MIN_FPS
 from ..runtime.manifest import check_path
 from . import headers
 
@@ -22,7 +22,7 @@ MAX_JSON = 64 * 2**20
 # segue.json's numbers, from and to, as the manifest takes them.
 RANGES: dict[str, tuple[float, float]] = {
     "t5_tokens": (0, MAX_TOKENS), "steps": (1, MAX_STEPS), "guidance": (0, 10**6), "maximum_size": (1, MAX_SIDE),
-    "frames": (1, MAX_FRAMES), "fps": (1e-6, 1000), "scale": (1, 64), "text_tokens": (2, MAX_TOKENS),
+    "frames": (5, MAX_FRAMES), "fps": (MIN_FPS, MAX_FPS), "scale": (1, 64), "text_tokens": (2, MAX_TOKENS),
     "targets": (1, MAX_FRAMES), "before": (0, MAX_FRAMES), "after": (0, MAX_FRAMES), "motion_steps": (1, MAX_STEPS),
     "motion_guidance": (0, 10**6),
 }  # fmt: skip

@@ -16,10 +16,10 @@ from ..errors import UsageError
 from . import csg, motion, noise, sampler
 from .components import Cancel, Components
 from .journal import Journal
-from .limits import MAX_FRAMES
+from .limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from .manifest import Manifest, Video
 from .reference import hybrid_reference
-from .request import check_size
+from .request import check_size, check_text
 from .segments import SegmentSpec, count_segments, latent_frames, video_frames
 from .streams import Codec
 from .tiles import Tiling
@@ -33,10 +33,11 @@ _MOTION, _DETAIL = 1, 2  # streams of noise beside the pictures' own
 class AnimationRequest:
     """A video that is asked for.
 
-    `image` is uint8 [height, width, 3] in sRGB; its middle in the shape of `size` (height, width; None: the bundle's)
-    is the first frame. `frames` (None: one window) is rounded up to 4 k + 1. `fps` (None: the bundle's) is the speed
-    that it is meant for, and changes no frame. `tiling` has Stage II's autoencoder work tile by tile, which takes less
-    memory and gives slightly other frames (a tile's edges know nothing of what is beyond them).
+    `image` is uint8 [height, width, 3] in sRGB; the video begins with its middle in the shape of `size` (height, width;
+    None: the bundle's), as Stage II's autoencoder gives it back. `frames` (None: one window) is rounded up to 4 k + 1.
+    `fps` (None: the bundle's) is the speed that it is meant for, and changes no frame. `tiling` has Stage II's
+    autoencoder work tile by tile, which takes less memory and gives slightly other frames (a tile's edges know nothing
+    of what is beyond them).
     """
 
     image: np.ndarray
@@ -97,11 +98,10 @@ def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
     if isinstance(frames, bool) or not isinstance(frames, int | np.integer) or not 1 <= frames <= MAX_FRAMES:
         raise UsageError(f"frames = {frames!r} is no whole number from 1 to {MAX_FRAMES}. Try {content.video.frames}.")
     fps = content.video.fps if request.fps is None else request.fps
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:
-        raise UsageError(f"fps = {fps!r} is no number above 0 and up to 1000. Try {content.video.fps:g}.")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not MIN_FPS <= fps <= MAX_FPS:
+        raise UsageError(f"fps = {fps!r} is no number from {MIN_FPS} to {MAX_FPS}. Try {content.video.fps:g}.")
     for text in (request.prompt, request.negative):
-        if not isinstance(text, str):
-            raise UsageError(f"the text {text!r} is none. Give a text; the empty one is allowed.")
+        check_text(text)
     height, width = check_size(request.size, content.sizes)
     first = fitted(image, height, width).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return PreparedAnimation(
@@ -165,16 +165,21 @@ class Animator:
         levels = schedule(self._content.sampler)
         total = count_segments(latent, self._segments)
         done = self._finished(window, total)
+        context = max(self._segments.before, 1)
 
         def latents() -> Iterator[tuple[int, np.ndarray]]:
             yield 0, first
-            yield from enumerate(done, 1)
-            before = np.concatenate(done, 1) if done else None
+            before: np.ndarray | None = None
+            for number in range(done):
+                kept = self._kept(f"segment-{window}-{number}")
+                assert kept is not None, "it was there a moment ago"
+                yield number + 1, kept
+                before = (kept if before is None else np.concatenate([before, kept], 1))[:, -context:]
             made = csg.generate(
                 lambda *given: self._detail(text[-1], *given), first, reference, self._noise(window), latent,
-                self._segments, levels, len(done), before,
+                self._segments, levels, done, before,
             )  # fmt: skip
-            for number, (_, found) in enumerate(made, len(done)):
+            for number, (_, found) in enumerate(made, done):
                 self._keep(f"segment-{window}-{number}", found)
                 self._tell(Event("detail", window, number + 1, total))
                 yield number + 1, found
@@ -212,12 +217,15 @@ class Animator:
     def _motion(self, window: int, image: np.ndarray, text: list[np.ndarray]) -> np.ndarray:
         """Return Stage I's latents of a window, float32 [channels, T, h, w], from the journal where they are there."""
         name = f"motion-{window}"
-        found = self._journal.get(name) if self._journal else None
+        found = self._kept(name)
         if found is not None:
             return found
+        self._high.release()  # what the window before left; Stage I and Stage II are never in memory together
+        self._components.release("detail_transformer")
         video, low = self._video, scaled(image, self._video.scale)
         grey = np.zeros_like(low)
         given = np.concatenate(list(self._low.encode(low if i == 0 else grey for i in range(video.frames))), 1)
+        self._low.release()
         levels = schedule(video.motion.sampler)
         guidance = video.motion.sampler.guidance
         states, calls = np.concatenate(text), 0
@@ -226,6 +234,7 @@ class Animator:
             nonlocal calls
             self._tell(Event("motion", window, calls, levels.steps))
             calls += 1
+            self._components.release(*(name for name in names if name != component))  # levels only fall
             made = self._components.run(
                 component, self._cancel, latents=latents.repeat(len(states), 0),
                 timestep=timestep.repeat(len(states)), text=states,
@@ -267,15 +276,15 @@ class Animator:
 
         return drawn
 
-    def _finished(self, window: int, total: int) -> list[np.ndarray]:
-        """Return the latents of the segments of a window that the journal has, up to the first that it has not."""
-        found = []
+    def _finished(self, window: int, total: int) -> int:
+        """Return how many segments of a window the journal has, up to the first that it has not."""
         for number in range(total):
-            kept = self._journal.get(f"segment-{window}-{number}") if self._journal else None
-            if kept is None:
-                break
-            found.append(kept)
-        return found
+            if self._kept(f"segment-{window}-{number}") is None:
+                return number
+        return total
+
+    def _kept(self, name: str) -> np.ndarray | None:
+        return self._journal.get(name) if self._journal is not None else None
 
     def _keep(self, name: str, array: np.ndarray) -> None:
         if self._journal is not None:

@@ -6,6 +6,7 @@ from ..errors import BundleError
 from .manifest import Manifest
 
 TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # component -> its tokenizer
+SECOND_EXPERT = "transformer_2"
 _PICTURE = (*TEXT_ENCODERS, "transformer", "vae_decoder")
 _HALVES = ("encoder_first", "encoder_next", "decoder_first", "decoder_next")
 _VIDEO = (
@@ -16,13 +17,19 @@ _VIDEO = (
 
 def check(content: Manifest) -> None:
     """Raise BundleError unless the bundle of this manifest is one that the pipelines render."""
-    if content.family not in ("sd3", "swifti2v") or content.sampler.kind != "flow-match-euler":
+    samplers = [content.sampler, *([content.video.motion.sampler] if content.video else [])]
+    other = [sampler.kind for sampler in samplers if sampler.kind != "flow-match-euler"]
+    if content.family not in ("sd3", "swifti2v") or other:
         raise BundleError(
-            f"the bundle {content.name!r} is of family {content.family!r} with sampler {content.sampler.kind!r}; this "
-            "Segue renders sd3 and swifti2v with flow-match-euler. Use a newer Segue."
+            f"the bundle {content.name!r} is of family {content.family!r} with sampler "
+            f"{(other or [content.sampler.kind])[0]!r}; this Segue renders sd3 and swifti2v with flow-match-euler. "
+            "Use a newer Segue."
         )
     moving = content.family == "swifti2v"
-    components = _VIDEO if moving else _PICTURE
+    if content.video is not None and not moving:
+        raise BundleError(f"the bundle {content.name!r} of family sd3 has a table video. Export it again.")
+    components: tuple[str, ...] = _VIDEO if moving else _PICTURE
+    components += tuple(name for name in (SECOND_EXPERT,) if moving and name in content.components)
     missing = [name for name in components if name not in content.components]
     missing += [
         name for name in (("tokenizer",) if moving else TEXT_ENCODERS.values()) if name not in content.tokenizers

@@ -16,21 +16,22 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ..errors import UsageError
 from .files import write_whole, writing
 
+_LOCK = "lock"
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 
 
 class Journal:
-    """Arrays by name that outlive the process; `open_journal` makes one."""
+    """Arrays by name that outlive the process; `open_journal` makes one, which nobody else can open until `close`."""
 
-    def __init__(self, folder: Path, done: dict[str, str]) -> None:
-        self.folder, self._done = folder, done
+    def __init__(self, folder: Path, done: dict[str, str], lock: IO[bytes]) -> None:
+        self.folder, self._done, self._lock = folder, done, lock
 
     def __contains__(self, name: str) -> bool:
         """Return whether `name` was put; its bytes are checked when it is asked for."""
@@ -68,33 +69,77 @@ class Journal:
         with contextlib.suppress(OSError):
             (self.folder / f"{name}.npy").unlink()
 
+    def close(self) -> None:
+        """Let others open the journal. Closing twice is allowed."""
+        self._lock.close()
+
     def remove(self) -> None:
         """Remove the journal: its job is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
 
 
 def open_journal(folder: Path, job: Mapping[str, Any], resume: bool) -> Journal:
     """Return the journal of `job` (JSON types) in `folder`, with what is done already if `resume`, else a new one.
 
-    Raises UsageError where `resume` finds none or one of another job, and OutputError where it cannot be written.
+    Raises UsageError where `resume` finds none or one of another job, where another process has it open, and where the
+    directory holds other things; OutputError where it cannot be written.
     """
-    wanted = json.loads(json.dumps(job))
     if resume:
-        _check_job(folder, wanted)
-        done = _done(folder)
+        check_job(folder, job)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    _check_own(folder)
+    lock = _locked(folder)
+    try:
+        done = _done(folder) if resume else {}
         lines = [json.dumps({"name": name, "sha256": digest}) + "\n" for name, digest in done.items()]
         with writing(folder):
+            if not resume:
+                for path in folder.iterdir():
+                    if path.name != _LOCK:
+                        path.unlink()
+                write_whole(folder / "job.json", json.dumps(dict(job), indent=1).encode())
             write_whole(folder / "done.jsonl", "".join(lines).encode())  # else the next line would follow a cut one
-        return Journal(folder, done)
+    except BaseException:
+        lock.close()
+        raise
+    return Journal(folder, done, lock)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise UsageError where a directory holds what no journal does: nothing of others is ever removed."""
+    own = ("job.json", "done.jsonl", _LOCK)
+    others = [
+        p.name for p in folder.iterdir() if p.name not in own and p.suffix != ".npy" and not p.name.startswith(".")
+    ]
+    if others:
+        raise UsageError(
+            f"{folder} holds {others[0]!r}, which is of no journal. Move that away, or name another directory."
+        )
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """Return the journal's lock file, locked for this process until it is closed (not on Windows)."""
     with writing(folder):
-        if (folder / "job.json").exists() or not folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_whole(folder / "job.json", json.dumps(wanted, indent=1).encode())
-    return Journal(folder, {})
+        lock = (folder / _LOCK).open("ab")
+    try:
+        import fcntl
+    except ImportError:
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UsageError(
+            f"{folder} is in use: the same video is being made already. Wait for that, or name another output."
+        ) from None
+    return lock
 
 
-def _check_job(folder: Path, wanted: dict[str, Any]) -> None:
+def check_job(folder: Path, job: Mapping[str, Any]) -> None:
+    """Raise UsageError unless `folder` holds the journal of `job`."""
+    wanted = json.loads(json.dumps(job))
     try:
         found = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

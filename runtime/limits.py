@@ -6,4 +6,6 @@ MAX_TEXT = 100_000  # characters of a prompt; far above any tokenizer's limit, b
 MAX_TOKENS = 10_000
 MAX_SIDE = 16_384  # pixels
 MAX_FRAMES = 1_000_000  # of a video, and of any run of latent frames
+MIN_FPS, MAX_FPS = 0.01, 1000  # of a video
+COMPRESSION = 4  # video frames of a latent frame, but for the first one, which holds one (Wan's autoencoders)
 MAX_WIDTH = 2**16  # any fixed dimension of a graph's inputs and outputs

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..errors import BundleError
-from .limits import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_WIDTH
+from .limits import COMPRESSION, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_WIDTH, MIN_FPS
 
 if TYPE_CHECKING:
     from .manifest import Latents, Manifest, Video
@@ -75,8 +75,9 @@ def check(manifest: Manifest, where: str) -> None:
 def _video_ranges(video: Video, latents: Latents) -> dict[str, tuple[float, float, float]]:
     motion = video.motion
     ranges: dict[str, tuple[float, float, float]] = {
-        "video.frames": (1, video.frames, MAX_FRAMES),
-        "video.fps": (_TINY, video.fps, 1000),
+        "video.frames": (COMPRESSION + 1, video.frames, MAX_FRAMES),
+        "video.frames modulo 4": (1, video.frames % COMPRESSION, 1),
+        "video.fps": (MIN_FPS, video.fps, MAX_FPS),
         "video.scale": (1, video.scale, 64),
         "video.targets": (1, video.targets, MAX_FRAMES),
         "video.before": (0, video.before, MAX_FRAMES),

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from . import animation, family, sampler, text
 from . import bundle as bundles
 from . import latents as latent_space
 from .components import Cancel, Components
-from .journal import open_journal
+from .journal import check_job, open_journal
 from .request import Prepared, Request, prepare
 
 T = TypeVar("T")
@@ -144,10 +144,20 @@ class Model:
                 "swifti2v, such as emoji-motion."
             )
         prepared = animation.prepare(request, self.bundle.manifest)
-        kept = None
-        if journal is not None:
-            kept = open_journal(Path(journal), animation.job(prepared, self.bundle.digest), resume)
-        return self._busy(animation.Animator(self._components, prepared, kept, on_event, cancel).frames())
+        self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
+        job, place = animation.job(prepared, self.bundle.digest), None if journal is None else Path(journal)
+        if place is not None and resume:
+            check_job(place, job)
+
+        def frames() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
+            kept = None if place is None else open_journal(place, job, resume)
+            try:
+                yield from animation.Animator(self._components, prepared, kept, on_event, cancel).frames()
+            finally:
+                if kept is not None:
+                    kept.close()
+
+        return self._busy(frames())
 
     def close(self) -> None:
         """Free every component. Closing twice is allowed."""
@@ -169,7 +179,8 @@ class Model:
                 f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call animate, or segue animate."
             )
         prepared = prepare(request, self.bundle.manifest)
-        self._warn_of_cuts(prepared)
+        prompts = (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
+        self._warn_of_cuts(family.TEXT_ENCODERS.values(), prompts)
         return self._busy(self._pictures(prepared, on_step, cancel))
 
     def _pictures(self, prepared: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
@@ -225,9 +236,9 @@ class Model:
             self._prompts[prompt] = joined
         return self._prompts[prompt]
 
-    def _warn_of_cuts(self, prepared: Prepared) -> None:
-        for prompt in dict.fromkeys((*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts):
-            cut, name = max((self._components.tokens(name, prompt).cut, name) for name in family.TEXT_ENCODERS.values())
+    def _warn_of_cuts(self, tokenizers: Iterable[str], prompts: Iterable[str]) -> None:
+        for prompt in dict.fromkeys(prompts):
+            cut, name = max((self._components.tokens(name, prompt).cut, name) for name in tokenizers)
             if cut:
                 limit = self.bundle.manifest.tokenizers[name].length
                 warnings.warn(

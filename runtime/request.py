@@ -78,11 +78,7 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
             "Give one text, or a list with at least one (the empty text is allowed)."
         )
     for text in (*texts, request.negative):
-        if len(text) > MAX_TEXT or not _is_unicode(text):
-            raise UsageError(
-                f"the text {text[:40]!r}… has {len(text)} characters, above {MAX_TEXT}, or some that are no Unicode. "
-                "Give a shorter, plain text."
-            )
+        check_text(text)
     count = _whole("count", request.count, 1, MAX_COUNT // len(texts))
     seed = noise.check_seed(request.seed)
     guidance = manifest.sampler.guidance if request.guidance is None else request.guidance
@@ -109,6 +105,17 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
         block=_block(request, (len(texts) * count, *shape), seed),
         noise=request.noise if request.latents is None else "given",
     )
+
+
+def check_text(text: object) -> None:
+    """Raise UsageError for what is no text, a text that is too long, and one that is no Unicode."""
+    if not isinstance(text, str):
+        raise UsageError(f"the text {text!r} is none. Give a text; the empty one is allowed.")
+    if len(text) > MAX_TEXT or not _is_unicode(text):
+        raise UsageError(
+            f"the text {text[:40]!r}… has {len(text)} characters, above {MAX_TEXT}, or some that are no Unicode. "
+            "Give a shorter, plain text."
+        )
 
 
 def check_size(size: int | tuple[int, int] | None, sizes: Sizes) -> tuple[int, int]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UsageError
-
-COMPRESSION = 4  # video frames of a latent frame, but for the first one, which holds one (Wan's autoencoders)
+from .limits import COMPRESSION as COMPRESSION
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ def find_sink(place: Path) -> Sink:
     if str(place) == "-":
         return raw
     known: dict[str, Sink] = {".mp4": mp4, ".webp": webp, "": png_files}
+    if not place.name:
+        raise UsageError(f"{place} is no name for a video. Name a file, or a new directory for PNG files.")
     if place.suffix.lower() not in known:
         raise UsageError(
             f"{place} ends in {place.suffix}: no kind of video. Name it .mp4 or .webp, name a directory for PNG files, "

@@ -150,10 +150,12 @@ def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
             parameter.data += 0.05 * torch.randn_like(parameter)
         model.save_pretrained(root / folder)
     FlowMatchEulerDiscreteScheduler(shift=5.0).save_pretrained(root / "scheduler")
-    index = INDEX | DETAIL | {"transformer_2": ["diffusers", "WanTransformer3DModel"] if experts == 2 else [None, None]}
+    index = INDEX | DETAIL
+    if experts == 2:
+        index |= {"boundary_ratio": 0.9, "transformer_2": ["diffusers", "WanTransformer3DModel"]}
     (root / "model_index.json").write_text(json.dumps(index, indent=2))
     video = {
-        "frames": 9, "fps": 12, "size": [128, 64], "scale": 2, "text_tokens": VIDEO_LENGTH, "motion_steps": 3,
+        "frames": 17, "fps": 12, "size": [128, 64], "scale": 2, "text_tokens": VIDEO_LENGTH, "motion_steps": 3,
         "motion_guidance": 2.0,
     }  # fmt: skip
     settings = {"steps": 2, "guidance": 1.0, "maximum_size": 256, "source": "tests", "video": video}

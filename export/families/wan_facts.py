@@ -10,15 +10,17 @@ import math
 from typing import Any
 
 from ...errors import CheckpointError
+from ...runtime.family import SECOND_EXPERT
 from ...runtime.limits import MAX_SIDE
 from ...runtime.manifest import Latents, Motion, Sampler, Sizes, Video
+from ...runtime.motion import BOUNDARY
+from ...runtime.segments import latent_frames
 from ..checkpoint import Checkpoint, read_json
 from .family import Facts
 from .sd3_facts import class_of, plain_scheduler, unusable
 
 PIPELINE = "WanImageToVideoPipeline"
 FOLDERS = ("text_encoder", "transformer", "vae", "detail_transformer", "detail_vae")
-SECOND_EXPERT = "transformer_2"
 CLASSES = {
     "text_encoder": ("UMT5EncoderModel",),
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
@@ -40,6 +42,17 @@ def check(index: dict[str, Any]) -> None:
                 f"model_index.json gives {name} as {found!r}; SwiftI2V has {wanted[0]} there. Name a checkpoint with "
                 "both stages, as segue train writes it (docs/swifti2v.md)."
             )
+    second = class_of(index, SECOND_EXPERT)
+    if second not in (None, "WanTransformer3DModel"):
+        raise CheckpointError(
+            f"model_index.json gives {SECOND_EXPERT} as {second!r}; SwiftI2V has WanTransformer3DModel there, or none. "
+            "Name a checkpoint with that component."
+        )
+    if second is not None and index.get("boundary_ratio") != BOUNDARY:
+        raise CheckpointError(
+            f"model_index.json has boundary_ratio {index.get('boundary_ratio')!r}; the runtime changes from one expert "
+            f"to the other at {BOUNDARY}. Name a checkpoint with that ratio."
+        )
     if class_of(index, "image_encoder") is not None:
         raise CheckpointError(
             "The checkpoint has an image_encoder, as Wan 2.1's image-to-video does; Segue exports Wan 2.2's, which has "
@@ -64,12 +77,20 @@ def facts(found: Checkpoint) -> Facts:
     try:
         motion, detail = (found.parts[name].config for name in ("transformer", "detail_transformer"))
         vae, detail_vae = (found.parts[name].config for name in ("vae", "detail_vae"))
-        _fit("transformer", motion, "in_channels", 2 * vae["z_dim"] + MASK)
-        _fit("transformer", motion, "out_channels", vae["z_dim"])
+        experts = [name for name in ("transformer", SECOND_EXPERT) if name in found.parts]
+        for name in experts:
+            _fit(name, found.parts[name].config, "in_channels", 2 * vae["z_dim"] + MASK)
+            _fit(name, found.parts[name].config, "out_channels", vae["z_dim"])
         _fit("detail_transformer", detail, "in_channels", 2 * detail_vae["z_dim"])
         _fit("detail_transformer", detail, "out_channels", detail_vae["z_dim"])
-        for name, config in (("transformer", motion), ("detail_transformer", detail)):
+        for name in (*experts, "detail_transformer"):
+            config = found.parts[name].config
             _fit(name, config, "text_dim", found.parts["text_encoder"].config["d_model"])
+            if config["rope_max_seq_len"] < latent_frames(said.frames):
+                raise CheckpointError(
+                    f"{name}/config.json has rope_max_seq_len {config['rope_max_seq_len']}, below the "
+                    f"{latent_frames(said.frames)} latent frames of a window. Lower frames in segue.json."
+                )
         low = Motion(
             vae["z_dim"], factor(vae), motion["patch_size"][1], *_normal(vae),
             Sampler(

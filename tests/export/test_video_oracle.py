@@ -22,7 +22,7 @@ from segue.training.video.latents import FrozenCodec
 from segue.training.video.text import Umt5Conditioner
 from segue.training.video.windows import Window, generate
 
-FRAMES, SEED = 9, 3
+FRAMES, SEED = 17, 3  # two segments, the second one short
 
 
 def video_of(frames: list[np.ndarray]) -> Tensor:
@@ -65,7 +65,7 @@ def by_pytorch(video_checkpoint, video_bundle, request_) -> np.ndarray:
             latents = latents + (then - now) * (free + 2.0 * (tied - free))
         frames = low.decode(latents).clamp(-1, 1)[0].permute(1, 2, 3, 0).contiguous().numpy()
         reference = high.encode(video_of(list(hybrid_reference(frames, image))))
-        noise = [philox_normal(reference.shape[1:2] + reference.shape[3:], SEED, i, 2) for i in range(3)]
+        noise = [philox_normal(reference.shape[1:2] + reference.shape[3:], SEED, i, 2) for i in range(5)]
         second = SegmentTransformer.from_pretrained(video_checkpoint / "detail_transformer")
 
         def velocity(given: Window) -> Tensor:

@@ -10,6 +10,7 @@ from segue.errors import BundleError, Cancelled, UsageError
 from segue.runtime import animation, bundle
 from segue.runtime.animation import AnimationRequest, Event, prepare
 from segue.runtime.pipeline import open_model
+from segue.runtime.text import PromptTruncated
 from segue.runtime.tiles import Tiling
 
 SIZE = (128, 64)
@@ -36,7 +37,7 @@ def whole(made) -> np.ndarray:
     return np.concatenate(list(made))
 
 
-@pytest.mark.parametrize(("asked", "made", "windows"), [(1, 1, [1]), (2, 5, [5]), (9, 9, [9]), (12, 13, [9, 5])])
+@pytest.mark.parametrize(("asked", "made", "windows"), [(1, 1, [1]), (2, 5, [5]), (17, 17, [17]), (20, 21, [17, 5])])
 def test_frames_are_rounded_up_and_cut_into_windows(picture, content, asked, made, windows):
     ready = prepare(AnimationRequest(picture, frames=asked), content)
     assert (ready.frames, ready.windows(content.video)) == (made, windows)
@@ -62,6 +63,7 @@ def test_the_image_is_cut_to_the_size_that_is_asked_for(picture, content):
         ({"size": 100}, "multiples of 32"),
         ({"prompt": None}, "the text None"),
         ({"seed": -1}, "seed = -1"),
+        ({"prompt": "\udcff"}, "no Unicode"),
     ],
 )
 def test_what_cannot_be_made_is_refused(picture, content, change, message):
@@ -71,13 +73,13 @@ def test_what_cannot_be_made_is_refused(picture, content, change, message):
 
 def test_frames_come_as_soon_as_their_segment_is_decoded(picture, model):
     events: list[Event] = []
-    made = model.animate(AnimationRequest(picture, "waving hand", frames=13), on_event=events.append)
+    made = model.animate(AnimationRequest(picture, "waving hand", frames=21), on_event=events.append)
     first = next(made)
-    assert first.shape == (9, *SIZE, 3)  # the image's frame and two latent frames, all that a window of nine has
+    assert first.shape == (13, *SIZE, 3)  # the image's frame and three latent frames of four
     assert first.dtype == np.uint8
-    assert [event.stage for event in events if event.window] == []
+    assert [(e.window, e.done) for e in events if e.stage == "detail"] == [(0, 1)]
     rest = list(made)
-    assert [len(frames) for frames in rest] == [4]
+    assert [len(frames) for frames in rest] == [4, 4]  # the window's short last segment; the next window
     assert {event.stage for event in events} == {"text", "motion", "reference", "detail"}
     assert all(0 <= event.done <= event.total for event in events)
 
@@ -88,8 +90,21 @@ def test_the_same_request_gives_the_same_frames_and_another_seed_others(picture,
     assert not np.array_equal(one, other)
 
 
-def test_a_shorter_video_is_the_beginning_of_its_window(picture, model):
-    assert len(whole(model.animate(AnimationRequest(picture, frames=1)))) == 1
+def test_one_frame_is_the_picture_as_the_autoencoder_gives_it_back(picture, model):
+    (one,) = whole(model.animate(AnimationRequest(picture, frames=1)))
+    assert np.array_equal(one, whole(model.animate(AnimationRequest(picture, frames=5)))[0])
+
+
+def test_both_stages_are_never_in_memory_together(picture, model):
+    together = []
+
+    def look(event: Event) -> None:
+        loaded = set(model._components._engines)
+        together.append(bool({"transformer"} & loaded) and bool({"detail_transformer", "text_encoder"} & loaded))
+
+    whole(model.animate(AnimationRequest(picture, frames=21), on_event=look))
+    assert together
+    assert not any(together)
 
 
 def stop_after(count: int):
@@ -97,16 +112,16 @@ def stop_after(count: int):
     return lambda: next(asked) >= count
 
 
-@pytest.mark.parametrize("calls", [1, 9, 16, 22, 27])
+@pytest.mark.parametrize("calls", [1, 12, 20, 27, 34, 42])
 def test_a_stopped_video_goes_on_and_gives_the_same_frames(picture, model, tmp_path, calls):
-    request = AnimationRequest(picture, "dog", frames=13)
+    request = AnimationRequest(picture, "dog", frames=21)
     expected = whole(model.animate(request))
     with pytest.raises(Cancelled):
         whole(model.animate(request, journal=tmp_path / "journal", cancel=stop_after(calls)))
     events: list[Event] = []
     found = whole(model.animate(request, journal=tmp_path / "journal", resume=True, on_event=events.append))
     assert np.array_equal(found, expected)
-    assert not (calls == 27 and any(event.stage == "motion" and event.window == 0 for event in events))
+    assert not (calls >= 20 and any(event.stage == "motion" and event.window == 0 for event in events))
 
 
 def test_a_journal_of_another_video_is_refused(picture, model, tmp_path):
@@ -124,6 +139,25 @@ def test_tiles_that_hold_a_whole_frame_change_nothing_and_smaller_ones_little(pi
     assert 0 < np.abs(plain - small).mean() < 0.25 * np.abs(plain - plain.mean()).mean()
 
 
+def test_a_journal_that_is_in_use_stays_as_it_is(picture, model, video_bundle, tmp_path):
+    place = tmp_path / "journal"
+    first = model.animate(AnimationRequest(picture, frames=5), journal=place)
+    next(first)
+    kept = (place / "job.json").read_bytes()
+    with pytest.raises(UsageError, match="busy with another call"):
+        next(model.animate(AnimationRequest(picture, "dog", frames=5), journal=place))
+    with open_model(video_bundle) as other, pytest.raises(UsageError, match="is in use"):
+        next(other.animate(AnimationRequest(picture, "dog", frames=5), journal=place))
+    assert (place / "job.json").read_bytes() == kept
+    first.close()
+    whole(model.animate(AnimationRequest(picture, "dog", frames=5), journal=place))
+
+
+def test_a_prompt_that_is_cut_is_told(picture, model):
+    with pytest.warns(PromptTruncated, match="longer than 12 tokens"):
+        model.animate(AnimationRequest(picture, "dog " * 40))
+
+
 def test_a_bundle_of_videos_draws_no_pictures_and_the_other_way_round(picture, model, exported):
     with pytest.raises(UsageError, match="draws videos, not pictures"):
         model.generate("dog")
@@ -131,13 +165,38 @@ def test_a_bundle_of_videos_draws_no_pictures_and_the_other_way_round(picture, m
         pictures.animate(AnimationRequest(picture))
 
 
-def test_a_bundle_without_its_second_stage_is_refused(video_bundle, tmp_path):
+def no_second_stage(table):
+    del table["components"]["detail_transformer"]
+
+
+def another_sampler(table):
+    table["video"]["motion"]["sampler"]["kind"] = "dpm"
+
+
+def pictures_with_video(table):
+    table["family"] = "sd3"
+
+
+def half_a_latent_frame(table):
+    table["video"]["frames"] = 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_second_stage, "lacks detail_transformer"),
+        (another_sampler, "sampler 'dpm'"),
+        (pictures_with_video, "has a table video"),
+        (half_a_latent_frame, "video.frames modulo 4 = 2"),
+    ],
+)
+def test_a_video_bundle_that_cannot_be_rendered_is_refused(video_bundle, tmp_path, change, message):
     copy = tmp_path / "bundle"
     shutil.copytree(video_bundle, copy)
     table = json.loads((copy / "bundle.json").read_text())
-    del table["components"]["detail_transformer"]
+    change(table)
     (copy / "bundle.json").write_text(json.dumps(table))
-    with pytest.raises(BundleError, match="lacks detail_transformer"):
+    with pytest.raises(BundleError, match=message):
         open_model(copy)
 
 
