@@ -57,9 +57,10 @@ def export(
     if precision not in KINDS:
         raise UsageError(f"The precision {precision!r} is unknown. Choose one of {', '.join(KINDS)}.")
 
-    family = find(checkpoint.read_index(source).get("_class_name"))
+    index = checkpoint.read_index(source)
+    family = find(index.get("_class_name"))
+    family.check(index)
     found = checkpoint.read(source, (*family.folders, *family.optional))
-    family.check(found.index)
     lacking = [folder for folder in family.folders if folder not in found.parts]
     if lacking:
         raise CheckpointError(

@@ -56,7 +56,7 @@ def copy(video_checkpoint, tmp_path):
         ("segue.json", {"guidance": 3.0}, "Stage II runs without guidance"),
         ("segue.json", {"video": {"size": [64]}}, r"size is \[64\], which should be \[height, width\]"),
         ("segue.json", {"video": {"frame": 9}}, "unknown key 'frame'"),
-        ("segue.json", {"video": {"size": [100, 64]}}, "no multiples of 32"),
+        ("segue.json", {"video": {"size": [100, 64]}}, "no multiples of 64"),
     ],
 )
 def test_a_checkpoint_that_is_no_swifti2v_is_refused(copy, tmp_path, file, change, message):
