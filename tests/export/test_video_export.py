@@ -1,4 +1,4 @@
-"""SwiftI2V's checkpoint to a bundle: fifteen graphs, two samplers, segments."""
+"""SwiftI2V's checkpoint to a bundle: eleven graphs, two samplers, segments."""
 
 import json
 import shutil
