@@ -16,6 +16,7 @@ from ..errors import UsageError
 from . import csg, motion, noise, sampler
 from .components import Cancel, Components
 from .journal import Journal
+from .latents import to_bytes
 from .limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from .manifest import Manifest, Video
 from .reference import hybrid_reference
@@ -153,7 +154,7 @@ class Animator:
                 # The first frame of a later window is the last one of the window before.
                 shown = frames[1:] if window and number == 0 else frames
                 if len(shown):
-                    yield to_bytes(shown)
+                    yield to_bytes(shown.transpose(0, 3, 1, 2))
                 image = np.clip(frames[-1], -1, 1)
 
     def _window(self, window: int, count: int, image: np.ndarray, text: list[np.ndarray]) -> Iterator[np.ndarray]:
@@ -323,9 +324,3 @@ def scaled(image: np.ndarray, factor: int) -> np.ndarray:
     height, width, channels = image.shape
     pieces = image.reshape(height // factor, factor, width // factor, factor, channels)
     return pieces.mean((1, 3), dtype=np.float32)
-
-
-def to_bytes(frames: np.ndarray) -> np.ndarray:
-    """Return frames in [-1, 1] as uint8; NaN gives 0."""
-    levels = np.nan_to_num((np.clip(frames, -1, 1) + np.float32(1)) * np.float32(127.5), nan=0.0)
-    return levels.round().astype(np.uint8)

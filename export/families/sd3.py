@@ -19,7 +19,9 @@ FUSED_ATTENTION = 23
 PLAIN = 20
 
 
-class _Wrapper(torch.nn.Module):
+class Wrapper(torch.nn.Module):
+    """A model as the attribute `model`, so that its parameters carry the checkpoint's names after `model.`."""
+
     model: Any
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -27,12 +29,12 @@ class _Wrapper(torch.nn.Module):
         self.model = model
 
 
-class _Transformer(_Wrapper):
+class _Transformer(Wrapper):
     def forward(self, hidden_states, encoder_hidden_states, pooled_projections, timestep):  # type: ignore[no-untyped-def]
         return self.model(hidden_states, encoder_hidden_states, pooled_projections, timestep, return_dict=False)[0]
 
 
-class _TextEncoder(_Wrapper):
+class _TextEncoder(Wrapper):
     def forward(self, input_ids):  # type: ignore[no-untyped-def]
         # Positions are given, so that the graph does not need CLIP's own `position_ids`, a buffer no file holds.
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
@@ -40,12 +42,12 @@ class _TextEncoder(_Wrapper):
         return result.hidden_states[-2], result.text_embeds
 
 
-class _Decoder(_Wrapper):
+class _Decoder(Wrapper):
     def forward(self, latents):  # type: ignore[no-untyped-def]
         return self.model.decode(latents, return_dict=False)[0]
 
 
-class _Encoder(_Wrapper):
+class _Encoder(Wrapper):
     def forward(self, pixels):  # type: ignore[no-untyped-def]
         posterior = self.model.encode(pixels, return_dict=False)[0]
         return posterior.mean, posterior.logvar

@@ -15,31 +15,23 @@ import torch
 
 from ...runtime.segments import COMPRESSION
 from .graph import WEIGHT, Graph, Port
-from .sd3 import FUSED_ATTENTION, PLAIN
+from .sd3 import FUSED_ATTENTION, PLAIN, Wrapper
 from .sd3_facts import unusable
 from .wan_segment import SegmentTransformer
 from .wan_streams import Decode, Encode, Stream
 
 
-class _Wrapper(torch.nn.Module):
-    model: Any
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-
-class _Motion(_Wrapper):
+class _Motion(Wrapper):
     def forward(self, latents, timestep, text):  # type: ignore[no-untyped-def]
         return self.model(latents, timestep, text, return_dict=False)[0]
 
 
-class _Detail(_Wrapper):
+class _Detail(Wrapper):
     def forward(self, latents, timesteps, text, positions):  # type: ignore[no-untyped-def]
         return self.model(latents, timesteps, text, positions)
 
 
-class _TextEncoder(_Wrapper):
+class _TextEncoder(Wrapper):
     def forward(self, input_ids, attention_mask):  # type: ignore[no-untyped-def]
         # The table has two names in the model and one in files: this one.
         embedded = self.model.shared(input_ids)

@@ -12,6 +12,7 @@ from torch import Tensor
 from segue.export.families.wan_segment import SegmentTransformer
 from segue.runtime import animation, bundle
 from segue.runtime.animation import AnimationRequest
+from segue.runtime.latents import to_bytes
 from segue.runtime.motion import image_mask
 from segue.runtime.noise import philox_normal
 from segue.runtime.pipeline import open_model
@@ -75,7 +76,7 @@ def by_pytorch(video_checkpoint, video_bundle, request_) -> np.ndarray:
             velocity, reference[:, :, :1], reference, torch.from_numpy(np.stack(noise, 1))[None], SegmentSpec(),
             custom_schedule([1.0, 0.5], 5.0, 1000),
         )  # fmt: skip
-        return animation.to_bytes(high.decode(made)[0].permute(1, 2, 3, 0).numpy())
+        return to_bytes(high.decode(made)[0].transpose(0, 1).numpy())
 
 
 def test_the_exported_pipeline_gives_the_frames_of_pytorch(video_bundle, request_, expected):
