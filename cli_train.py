@@ -1,4 +1,4 @@
-"""The commands that make models, part of `segue`: data, encode, train, eval. They need the train extra."""
+"""The commands that make models, part of `segue`: data, encode, pairs, train, eval. They need the train extra."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .cli_common import Size
 from .console import JSON, Output, need, table
 from .errors import UsageError
 
@@ -61,6 +62,36 @@ def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: boo
         count = encode_prompts(checkpoint, family, prompts, out, update)
     show.line(f"{out}: {count} prompts")
     show.event("encoded", path=str(out), prompts=count)
+
+
+@click.command()
+@click.argument("teacher", type=click.Path(path_type=Path))
+@click.argument("embeddings", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory for the pairs.")
+@click.option("--family", default="sd3", show_default=True, help="sd3 or longcat-image.")
+@click.option("--size", type=Size(), default="1024", show_default=True, help="Pixels, as 1024 or 832x480.")
+@click.option("--count", type=click.IntRange(1), default=20000, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
+@JSON
+def pairs(
+    teacher: Path, embeddings: Path, out: Path, family: str, size: tuple[int, int], count: int, batch: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Write noise and what TEACHER makes of it with guidance, for the prompts of EMBEDDINGS (see segue encode).
+
+    Steps, guidance and shift are the teacher's own. A recipe names the directory as cdm.pairs. Run it again after a
+    stop: what is there is not made again.
+    """
+    need("peft", "train")
+    from .training.cdm.pairs import PairsSpec, write_pairs
+    from .training.evaluation.evaluate import settings_of
+
+    show = Output(as_json)
+    spec = PairsSpec(str(teacher), str(embeddings), family, size, count, **settings_of(teacher))
+    with show.progress("drawing", "pairs") as update:
+        write_pairs(spec, out, batch, update)
+    show.line(f"{out}: {count} pairs")
+    show.event("pairs", path=str(out), count=count)
 
 
 @click.command()
@@ -134,4 +165,4 @@ def evaluate(
     show.line(f"{out}/report.html")
 
 
-COMMANDS = (data, encode, train, evaluate)
+COMMANDS = (data, encode, pairs, train, evaluate)

@@ -24,6 +24,7 @@ from .draws import Draws, ScheduleSpec, draw
 from .families import Condition
 from .losses import ema_decay
 from .networks import TRAINED, Networks
+from .pairs import Pairs, Paths, draw_levels, path_term
 from .terms import RollOut, TermsSpec, fake_term, roll_out, student_terms
 
 
@@ -47,6 +48,9 @@ class CdmSpec:
     pull: float = 1e-3  # towards the student, after each update of the fake teacher
     decay: float = 0.999  # of the student's average, after its warm-up
     revision: str = "1"  # of the student that is written
+    start: str = ""  # a checkpoint that the student begins as; the teacher, if left out
+    fake_lead: int = 0  # iterations in which only the fake teacher learns, to know a student that is not the teacher
+    pairs: str = ""  # a directory of the teacher's own paths, see `segue pairs`, for the term `paths`
     limit: float = 10.0  # root mean square of clean estimates above which the run has diverged
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     terms: TermsSpec = field(default_factory=TermsSpec)
@@ -64,6 +68,7 @@ class CdmSpec:
             "fake_learning_rate": not 0 < self.fake_learning_rate < math.inf,
             "pull": not 0 <= self.pull <= 1,
             "decay": not 0 <= self.decay < 1,
+            "fake_lead": self.fake_lead < 0,
             "limit": not 0 < self.limit < math.inf,
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
@@ -102,7 +107,7 @@ class Distillation:
 
     def __init__(
         self, networks: Networks, conditions: Conditions, shape: tuple[int, ...], spec: CdmSpec, loop: LoopSpec,
-        device: torch.device, place: Place | None = None,
+        device: torch.device, place: Place | None = None, pairs: Pairs | None = None,
     ) -> None:  # fmt: skip
         self.networks, self.conditions, self.shape = networks, conditions, shape
         self.spec, self.loop, self.device = spec, loop, device
@@ -110,6 +115,7 @@ class Distillation:
         self._student, self._real, self._fake = (
             partial(networks.velocity, role) for role in ("student", "real", "fake")
         )
+        self.pairs = pairs
         self._check_conditions()
         self._drawn = Ahead(self._draw)
         self.parameters = {role: networks.parameters(role) for role in TRAINED}
@@ -133,22 +139,24 @@ class Distillation:
         """
         spec, rate = self.spec, learning_rate(self.loop, step)
         parts = list(self._parts(step))
-        figures = {"estimate rms": self._size_of_estimates(parts, step)}
-        fake_rate = rate * spec.fake_learning_rate / self.loop.learning_rate
-        figures |= self._update("fake", self._fake_losses(parts), fake_rate)
+        figures = {"estimate rms": self._size_of_estimates(parts, step)} if spec.terms.rolls else {}
         student: list[Tensor] = list(self.parameters["student"].values())
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.parameters["fake"].values()), student, spec.pull)
-        if (step + 1) % spec.student_every == 0:
+        if spec.terms.matches:
+            fake_rate = rate * spec.fake_learning_rate / self.loop.learning_rate
+            figures |= self._update("fake", self._fake_losses(parts), fake_rate)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.parameters["fake"].values()), student, spec.pull)
+        if self._updates(step + 1) > self._updates(step):
             figures |= self._update("student", self._student_losses(parts), rate)
-            kept = ema_decay((step + 1) // spec.student_every, spec.decay)
+            kept = ema_decay(self._updates(step + 1), spec.decay)
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.values()), student, 1 - kept)
         return figures
 
     def check(self, step: int) -> None:
         """Raise TrainingError where the student has diverged in the iterations up to `step`, before they are saved."""
-        self._size_of_estimates(list(self._parts(step)), step)
+        if self.spec.terms.rolls:
+            self._size_of_estimates(list(self._parts(step)), step)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights of student and fake teacher, the average, and both optimisers' moments."""
@@ -161,13 +169,17 @@ class Distillation:
     def restored(self, steps: int) -> None:
         """Tell the optimisers how often they have stepped in `steps` iterations."""
         set_steps(self.optimisers["fake"], steps)
-        set_steps(self.optimisers["student"], steps // self.spec.student_every)
+        set_steps(self.optimisers["student"], self._updates(steps))
 
     def averaged(self) -> AbstractContextManager[None]:
         """Put the student's averaged weights in place for the time of the block."""
         return swapped(self.parameters["student"], self.average)
 
-    def _draw(self, step: int) -> list[tuple[Draws, Condition]]:
+    def _updates(self, steps: int) -> int:
+        """Return how many updates of the student the first `steps` iterations hold."""
+        return max(steps - self.spec.fake_lead, 0) // self.spec.student_every
+
+    def _draw(self, step: int) -> list[tuple[Draws, Condition, Paths | None]]:
         """Return the draws and texts of this process's samples of the iteration, `micro` at a time."""
         spec, loop = self.spec, self.loop
         mine = self.place.samples(loop.batch)
@@ -177,25 +189,35 @@ class Distillation:
             samples = range(start, min(start + size, mine.stop))
             rows = [permuted(len(self.conditions), loop.seed, step * loop.batch + sample) for sample in samples]
             draws = draw(spec.schedule, self.shape, loop.seed, step, samples, loop.batch)
-            drawn.append((draws, self.conditions.take(rows)))
+            drawn.append((draws, self.conditions.take(rows), self._draw_paths(step, samples)))
         return drawn
+
+    def _draw_paths(self, step: int, samples: range) -> Paths | None:
+        spec, loop = self.spec, self.loop
+        if not self.pairs or not spec.terms.paths:
+            return None
+        chosen = [permuted(len(self.pairs), loop.seed, step * loop.batch + sample) for sample in samples]
+        noise, end, rows = self.pairs.take(chosen)
+        level = draw_levels(spec.schedule.shift, loop.seed, step, samples)
+        return Paths(noise, end, level, self.conditions.take(rows))
 
     def _parts(self, step: int) -> Iterator[_Part]:
         """Yield this process's samples of the iteration, rolled out, `micro` at a time."""
-        drawn = self._drawn(step)
-        total = sum(len(draws.anchor) for draws, _ in drawn)
-        for draws, taken in drawn:
+        drawn, terms = self._drawn(step), self.spec.terms
+        total = sum(len(draws.anchor) for draws, *_ in drawn)
+        for draws, taken, paths in drawn:
             here, samples = draws.to(self.device), len(draws.anchor)
             text, empty = (
                 {name: tensor.to(self.device) for name, tensor in condition.items()}
                 for condition in (taken, self.conditions.empty(samples))
             )
-            path = roll_out(self._student, here, text, self.spec.terms.target == "full-trajectory")
-            yield _Part(here, text, empty, path, samples / total)
+            path = roll_out(self._student, here, text, terms.target == "full-trajectory") if terms.rolls else None
+            yield _Part(here, text, empty, path, paths and paths.to(self.device), samples / total)
 
     def _size_of_estimates(self, parts: list[_Part], step: int) -> float:
         """Return the root mean square of the roll-out's clean estimates; raises TrainingError above the limit."""
-        mean = self._mean(torch.stack([p.share * p.path.estimate.square().mean() for p in parts]).sum())
+        squares = [part.share * part.path.estimate.square().mean() for part in parts if part.path is not None]
+        mean = self._mean(torch.stack(squares).sum())
         size = mean.sqrt().item()
         if not size <= self.spec.limit:
             raise TrainingError(
@@ -216,13 +238,17 @@ class Distillation:
 
     def _fake_losses(self, parts: list[_Part]) -> Iterator[dict[str, Tensor]]:
         for part in parts:
-            yield {"loss": part.share * fake_term(self._fake, part.draws, part.path, part.text)}
+            if part.path is not None:
+                yield {"loss": part.share * fake_term(self._fake, part.draws, part.path, part.text)}
 
     def _student_losses(self, parts: list[_Part]) -> Iterator[dict[str, Tensor]]:
         networks = self._student, self._real, self._fake
         for part in parts:
-            for terms in student_terms(*networks, part.draws, part.path, part.text, part.empty, self.spec.terms):
-                yield {name: part.share * term for name, term in terms.items()}
+            if part.path is not None:
+                for terms in student_terms(*networks, part.draws, part.path, part.text, part.empty, self.spec.terms):
+                    yield {name: part.share * term for name, term in terms.items()}
+            if part.paths is not None:
+                yield {"paths": part.share * self.spec.terms.paths * path_term(self._student, part.paths)}
 
     def _update(self, role: str, losses: Iterator[dict[str, Tensor]], rate: float) -> dict[str, float]:
         """Propagate each loss back as it comes, so that one graph is in memory at a time; then step."""
@@ -271,7 +297,8 @@ class _Part:
     draws: Draws
     text: Condition
     empty: Condition
-    path: RollOut
+    path: RollOut | None  # where a term needs it
+    paths: Paths | None  # likewise
     share: float
 
 

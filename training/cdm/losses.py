@@ -53,8 +53,8 @@ def surrogate(estimate: Tensor, direction: Tensor, reference: Tensor) -> Tensor:
     return (estimate.float() - target).square().mean()
 
 
-def fake_loss(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """Return the flow-matching loss of the fake teacher on student estimates: mean of (v - (eps - x0))^2."""
+def flow_loss(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
+    """Return the flow-matching loss, the fake teacher's on student estimates: mean of (v - (eps - x0))^2."""
     return (velocity.float() - (noise - clean).float()).square().mean()
 
 

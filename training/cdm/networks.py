@@ -26,13 +26,16 @@ class FullNetworks:
 
     def __init__(
         self, teacher: Any, family: Family, checkpointing: bool, device: torch.device,
-        mesh: DeviceMesh | None = None,
+        mesh: DeviceMesh | None = None, start: Any = None,
     ) -> None:  # fmt: skip
-        """Put the networks on `device`, or split each over the processes of `mesh`, block by block (FSDP2)."""
+        """Put the networks on `device`, or split each over the processes of `mesh`, block by block (FSDP2).
+
+        The student begins as `start`, the teacher if left out.
+        """
         self.family, self.config = family, teacher.config
         self.trained: dict[str, nn.Module] = {}
         for role in TRAINED:
-            network = copy.deepcopy(teacher).requires_grad_(True)
+            network = copy.deepcopy(start if role == "student" and start is not None else teacher).requires_grad_(True)
             if checkpointing:
                 network.enable_gradient_checkpointing()
             self.trained[role] = _placed(network, family, device, mesh)

@@ -24,6 +24,7 @@ from .conditions import Conditions
 from .distil import CdmSpec, Distillation, Place, spec_of
 from .families import find_family
 from .networks import FullNetworks, LoraNetworks, Networks, load_teacher
+from .pairs import Pairs
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -79,11 +80,15 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
     if spec.rank:
         networks = LoraNetworks(teacher.to(state.device), family, spec.checkpointing, spec.rank, spec.alpha)
     else:
-        networks = FullNetworks(teacher, family, spec.checkpointing, state.device, _mesh(spec, place, state.device))
+        begun = load_teacher(Path(spec.start), family) if spec.start else None
+        networks = FullNetworks(
+            teacher, family, spec.checkpointing, state.device, _mesh(spec, place, state.device), begun
+        )
         if spec.compile:
             check_compiler()
             networks.compile()
-    return CdmRun(networks, conditions, shape, spec, loop, state.device, place)
+    pairs = Pairs(Path(spec.pairs)) if spec.pairs else None
+    return CdmRun(networks, conditions, shape, spec, loop, state.device, place, pairs)
 
 
 def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
@@ -92,6 +97,13 @@ def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
     find_family(spec.family)
     _check_loop(recipe["loop"])
     _check_shift(Path(spec.teacher), spec)
+    if bool(spec.pairs) != bool(spec.terms.paths):
+        raise TrainingError(
+            f"[cdm] pairs = {spec.pairs!r} and [cdm.terms] paths = {spec.terms.paths}: one needs the other. Write the "
+            "pairs with segue pairs and name their directory, or leave both out."
+        )
+    if spec.start and spec.rank:
+        raise TrainingError("[cdm] has rank and start: adapters begin on the teacher. Leave one out.")
     if spec.shard and world < 2:
         raise TrainingError(
             "[cdm] shard splits the networks over processes, and there is only one. Start it with torchrun "

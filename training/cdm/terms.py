@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import TrainingError
 from .draws import Draws, Renoise
 from .families import Condition
-from .losses import clean_estimate, fake_loss, move, renoise, surrogate
+from .losses import clean_estimate, flow_loss, move, renoise, surrogate
 
 Velocity = Callable[[Tensor, Tensor, Condition], Tensor]
 """velocity(latents (B, …), level (B,), condition of the B samples): eps - x0, of the latents' shape."""
@@ -29,6 +29,7 @@ class TermsSpec:
     ca: float = 1.0  # weight of CFG augmentation; a term of weight 0 costs nothing
     dm: float = 1.0  # of distribution matching
     cdm: float = 1.0  # of off-trajectory matching
+    paths: float = 0.0  # of flow matching on the teacher's pairs (`cdm.pairs`); not the paper's
     guidance: float = 7.0  # alpha of CFG augmentation
     matching: float = 1.0  # guidance of the real teacher in DM and CDM; 1 is the paper's, which has none there
     point: str = "velocity"  # how the off-trajectory point comes about, one of POINTS
@@ -41,11 +42,22 @@ class TermsSpec:
                 raise TrainingError(f"{name} = {getattr(self, name)!r} is none of {', '.join(known)}. Mend the recipe.")
         if not 1 <= self.matching < math.inf:
             raise TrainingError(f"matching = {self.matching} must be 1 or more. Mend the recipe.")
-        if min(self.ca, self.dm, self.cdm) < 0 or not self.ca + self.dm + self.cdm > 0:
+        weights = self.ca, self.dm, self.cdm, self.paths
+        if min(weights) < 0 or not sum(weights) > 0:
             raise TrainingError(
-                f"ca = {self.ca}, dm = {self.dm}, cdm = {self.cdm}: no weight may be below 0, one must be above. "
-                "Mend the recipe."
+                f"ca = {self.ca}, dm = {self.dm}, cdm = {self.cdm}, paths = {self.paths}: no weight may be below 0, "
+                "one must be above. Mend the recipe."
             )
+
+    @property
+    def rolls(self) -> bool:
+        """Whether a term needs the student's roll-out."""
+        return self.ca + self.dm + self.cdm > 0
+
+    @property
+    def matches(self) -> bool:
+        """Whether a term needs the fake teacher."""
+        return self.dm + self.cdm > 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ def fake_term(fake: Velocity, draws: Draws, path: RollOut, condition: Condition)
     """Return the fake teacher's flow-matching loss on the student's local estimates."""
     clean = path.estimate
     velocity = fake(renoise(clean, draws.fake.noise, draws.fake.level), draws.fake.level, condition)
-    return fake_loss(velocity, clean, draws.fake.noise)
+    return flow_loss(velocity, clean, draws.fake.noise)
 
 
 def _estimate(network: Velocity, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:

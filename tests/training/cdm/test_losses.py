@@ -4,7 +4,7 @@ import torch
 from segue.training.cdm.losses import (
     clean_estimate,
     ema_decay,
-    fake_loss,
+    flow_loss,
     move,
     renoise,
     surrogate,
@@ -28,7 +28,7 @@ def test_the_true_velocity_gives_back_the_clean_latents_at_every_level():
     clean, noise = randn(4, 3), randn(4, 3, seed=1)
     level = torch.tensor([0.02, 0.3, 0.7, 1.0])
     assert torch.allclose(clean_estimate(renoise(clean, noise, level), noise - clean, level), clean, atol=1e-6)
-    assert fake_loss(noise - clean, clean, noise) == 0
+    assert flow_loss(noise - clean, clean, noise) == 0
 
 
 def test_the_gradient_of_the_surrogate_is_minus_two_w_direction_over_the_number_of_entries():

@@ -18,6 +18,7 @@ from segue.training.cdm.conditions import Conditions
 from segue.training.cdm.distil import CdmSpec, Distillation, Place
 from segue.training.cdm.families import FAMILIES
 from segue.training.cdm.networks import FullNetworks, LoraNetworks, load_teacher
+from segue.training.cdm.pairs import Pairs
 from segue.training.loop import LoopSpec
 
 
@@ -34,7 +35,8 @@ def build(teacher: Path, conditions: Path, options: dict, place: Place | None = 
     else:
         mesh = init_device_mesh("cpu", (place.world,)) if spec.shard else None
         networks = FullNetworks(network, family, spec.checkpointing, torch.device("cpu"), mesh)
-    return Distillation(networks, Conditions(conditions), (4, 4, 4), spec, loop, torch.device("cpu"), place)
+    pairs = Pairs(Path(spec.pairs)) if spec.pairs else None
+    return Distillation(networks, Conditions(conditions), (4, 4, 4), spec, loop, torch.device("cpu"), place, pairs)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,146 @@
+"""The teacher's own paths: pairs on disk, and a student that learns on them."""
+
+import dataclasses
+import itertools
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from segue.errors import TrainingError
+from segue.runtime.sampler import default_schedule
+from segue.training.cdm.conditions import Conditions, permuted
+from segue.training.cdm.families import find_family
+from segue.training.cdm.losses import ema_decay
+from segue.training.cdm.networks import load_teacher
+from segue.training.cdm.pairs import Pairs, PairsSpec, Paths, draw_levels, pair_noise, path_term, write_pairs
+from segue.training.cdm.run import checked_spec
+from segue.training.cdm.terms import TermsSpec
+
+SPEC = PairsSpec("", "", size=(32, 32), count=6, steps=3, guidance=2.0, seed=5)
+
+
+@pytest.fixture(scope="module")
+def spec(teacher: Path, conditions: Path) -> PairsSpec:
+    return dataclasses.replace(SPEC, teacher=str(teacher), conditions=str(conditions))
+
+
+@pytest.fixture(scope="module")
+def folder(spec: PairsSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pairs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segue.training.cdm.pairs.SHARD", 4)
+        write_pairs(spec, out, 3, lambda done, total: None)
+        yield out
+
+
+@torch.no_grad()
+def test_an_end_is_where_the_guided_teacher_carries_its_noise(spec, folder, teacher, conditions):
+    network, texts = load_teacher(teacher, find_family("sd3")), Conditions(conditions)
+    pair = 5
+    text, empty = texts.take([permuted(len(texts), 5, pair)]), texts.empty(1)
+    latents = pair_noise((4, 4, 4), 5, pair)[None]
+    sigmas = [*map(float, default_schedule(3, 3.0, 1000).sigmas), 0.0]
+    for level, target in itertools.pairwise(sigmas[:4]):
+        tied, free = (find_family("sd3").velocity(network, latents, torch.tensor([level]), t) for t in (text, empty))
+        latents = latents + (target - level) * (free + 2 * (tied - free))
+    noise, end, rows = Pairs(folder).take([pair])
+    assert noise.equal(pair_noise((4, 4, 4), 5, pair)[None])
+    assert rows == [permuted(len(texts), 5, pair)]
+    torch.testing.assert_close(end, latents, rtol=2e-3, atol=2e-3)  # kept in fp16
+
+
+def test_what_is_there_is_not_made_again_and_what_is_missing_comes_out_the_same(spec, folder):
+    shards = sorted(folder.glob("*.safetensors"))
+    assert [shard.name for shard in shards] == ["pairs-00000.safetensors", "pairs-00001.safetensors"]
+    kept, made = shards[0].stat().st_mtime_ns, shards[1].read_bytes()
+    shards[1].unlink()
+    with pytest.raises(TrainingError, match="does not hold all its pairs"):
+        Pairs(folder)
+    done = []
+    write_pairs(spec, folder, 3, lambda count, total: done.append((count, total)))
+    assert done == [(6, 6)]
+    assert shards[0].stat().st_mtime_ns == kept
+    assert shards[1].read_bytes() == made
+
+
+def test_pairs_of_another_kind_are_not_mixed(spec, folder):
+    with pytest.raises(TrainingError, match="made otherwise"):
+        write_pairs(dataclasses.replace(spec, guidance=4.0), folder, 3, lambda done, total: None)
+
+
+def test_levels_are_shifted_and_reach_the_noise_itself():
+    levels = draw_levels(3.0, 0, 1, range(2000))
+    assert levels.equal(torch.cat([draw_levels(3.0, 0, 1, range(700)), draw_levels(3.0, 0, 1, range(700, 2000))]))
+    assert 0.02 <= levels.min() < 0.1
+    assert 0.995 < levels.max() <= 1
+    assert levels.median() == pytest.approx(0.75, abs=0.03)  # shift 3 at raw 0.5
+
+
+def test_the_straight_path_has_no_loss():
+    torch.manual_seed(0)
+    noise, end, level = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4), torch.tensor([1.0, 0.4])
+    seen = []
+
+    def perfect(latents, at, condition):
+        seen.append((latents, at))
+        return noise - end
+
+    paths = Paths(noise, end, level, {})
+    assert path_term(perfect, paths) == 0
+    torch.testing.assert_close(seen[0][0][1], 0.6 * end[1] + 0.4 * noise[1])
+    assert path_term(lambda latents, at, condition: torch.zeros_like(latents), paths) == (noise - end).square().mean()
+
+
+def weights(training, role: str) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in training.parameters[role].items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
+    return any(not before[name].equal(tensor) for name, tensor in after.items())
+
+
+def test_paths_alone_need_neither_a_roll_out_nor_the_fake_teacher(worker, teacher, conditions, folder):
+    options = {"pairs": str(folder), "terms": TermsSpec(ca=0.0, dm=0.0, cdm=0.0, paths=1.0), "student_every": 1}
+    training = worker.build(teacher, conditions, options)
+    student, fake = weights(training, "student"), weights(training, "fake")
+    losses = []
+    for step in range(40):
+        figures = training.iterate(step)
+        assert set(figures) == {"paths", "gradient norm, student"}
+        losses.append(figures["paths"])
+    assert changed(student, weights(training, "student"))
+    assert not changed(fake, weights(training, "fake"))
+    assert sum(losses[-8:]) < sum(losses[:8])
+
+
+def test_a_sample_learns_its_own_pair_however_the_batch_is_cut(worker, teacher, conditions, folder):
+    options = {"pairs": str(folder), "terms": TermsSpec(paths=0.5), "student_every": 1}
+    whole = worker.build(teacher, conditions, options)
+    cut = worker.build(teacher, conditions, options | {"micro": 3})
+    for step in range(2):
+        assert cut.iterate(step) == pytest.approx(whole.iterate(step), rel=1e-3)
+    for name, tensor in weights(whole, "student").items():
+        torch.testing.assert_close(cut.parameters["student"][name].detach(), tensor, rtol=1e-2, atol=1e-4)
+
+
+def test_the_fake_teacher_may_learn_first(worker, teacher, conditions):
+    training = worker.build(teacher, conditions, {"fake_lead": 3})
+    student = weights(training, "student")
+    for step in range(4):
+        assert not any("student" in name for name in training.iterate(step))
+    assert not changed(student, weights(training, "student"))
+    training.iterate(4)  # the second one after the lead
+    assert changed(student, weights(training, "student"))
+    name, moved = next((n, p) for n, p in training.parameters["student"].items() if not student[n].equal(p))
+    torch.testing.assert_close(training.average[name], student[name].lerp(moved, 1 - ema_decay(1)))
+    training.restored(5)
+    assert {int(s["step"]) for s in training.optimisers["student"].state.values()} == {1}
+    assert {int(s["step"]) for s in training.optimisers["fake"].state.values()} == {5}
+
+
+def test_the_term_and_its_pairs_go_together():
+    recipe = tomllib.loads('[cdm]\nteacher = "t"\nconditions = "c"\n[cdm.terms]\npaths = 1.0\n[loop]\nsteps = 1')
+    with pytest.raises(TrainingError, match="one needs the other"):
+        checked_spec(recipe, 1)

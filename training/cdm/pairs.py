@@ -1,0 +1,163 @@
+"""Noise and what the guided teacher makes of it: the pairs on which a student learns the teacher's own paths.
+
+A directory holds `pairs-00000.safetensors` and so on, each with "row" (the prompt of the embeddings) and "end" (the
+clean latents, fp16) of up to SHARD pairs, and `pairs.json`. The noise is not kept: it is drawn again from the seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from ...errors import TrainingError
+from ...runtime.files import write_whole
+from ...runtime.sampler import default_schedule, shift_sigmas
+from ..device import mixed_precision, training_device
+from ..sampling import euler
+from .conditions import Conditions, permuted
+from .draws import stream
+from .families import Condition, Family, find_family
+from .losses import LOWEST, flow_loss, renoise
+from .networks import load_teacher
+from .terms import Velocity
+
+SHARD = 512
+NOISE = 2**63 + 2  # the stream of a pair's noise, which no sample has as its index
+LEVELS = 2**62  # and of the level at which a sample of an iteration learns its pair, with the sample added
+
+
+@dataclass(frozen=True)
+class PairsSpec:
+    """How the pairs come about; the teacher is called twice a step."""
+
+    teacher: str
+    conditions: str
+    family: str = "sd3"
+    size: tuple[int, int] = (1024, 1024)  # height and width in pixels
+    count: int = 20000
+    steps: int = 28
+    guidance: float = 3.0
+    shift: float = 3.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The points of the teacher's paths that B samples of an iteration learn at."""
+
+    noise: Tensor  # (B, …)
+    end: Tensor  # (B, …)
+    level: Tensor  # (B,)
+    condition: Condition
+
+    def to(self, device: torch.device) -> Paths:
+        """Return the same on `device`."""
+        condition = {name: tensor.to(device) for name, tensor in self.condition.items()}
+        return Paths(self.noise.to(device), self.end.to(device), self.level.to(device), condition)
+
+
+def path_term(student: Velocity, paths: Paths) -> Tensor:
+    """Return the student's flow-matching loss between noise and what the guided teacher made of it.
+
+    The pairs are coupled, so that paths become straight and few steps suffice: rectified flow (Liu et al. 2022,
+    arXiv 2209.03003, algorithm 1), here with the guided teacher as the flow that is straightened.
+    """
+    noisy = renoise(paths.end, paths.noise, paths.level)
+    return flow_loss(student(noisy, paths.level, paths.condition), paths.end, paths.noise)
+
+
+def pair_noise(shape: Sequence[int], seed: int, pair: int) -> Tensor:
+    """Return the noise of one pair, float32, of `shape`."""
+    return torch.from_numpy(stream(seed, pair, NOISE).standard_normal(tuple(shape), np.float32))
+
+
+def draw_levels(shift: float, seed: int, iteration: int, samples: Sequence[int]) -> Tensor:
+    """Return the levels (B,) at which the samples of an iteration learn their pairs: raw uniform, then shifted."""
+    raw = np.array([1 - stream(seed, iteration, LEVELS + sample).random() for sample in samples])
+    return torch.from_numpy(shift_sigmas(raw, shift)).float().clamp_min(LOWEST)
+
+
+def write_pairs(spec: PairsSpec, out: Path, batch: int, progress: Callable[[int, int], None]) -> None:
+    """Write the pairs below `out`, `batch` at once; whole shards that are there already are not made again.
+
+    Raises TrainingError where `out` holds pairs of another spec.
+    """
+    family, device = find_family(spec.family), training_device()
+    conditions = Conditions(Path(spec.conditions))
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(spec, out)
+    teacher: Any = load_teacher(Path(spec.teacher), family).eval().requires_grad_(False).to(device)
+    shape = family.shape(teacher.config, *spec.size)
+    schedule = default_schedule(spec.steps, spec.shift, 1000)
+    for number, first in enumerate(range(0, spec.count, SHARD)):
+        shard = range(first, min(first + SHARD, spec.count))
+        if (out / _name(number)).is_file():
+            continue
+        rows = [permuted(len(conditions), spec.seed, pair) for pair in shard]
+        ends = []
+        for start in range(0, len(shard), batch):
+            noise = torch.stack([pair_noise(shape, spec.seed, pair) for pair in shard[start : start + batch]])
+            text, empty = conditions.take(rows[start : start + batch]), conditions.empty(len(noise))
+            both = {name: torch.cat([empty[name], text[name]]).to(device) for name in text}
+            velocity = partial(_guided, teacher, family, spec.guidance, both)
+            ends.append(euler(velocity, noise.to(device), schedule).half().cpu())
+            progress(shard[start] + len(noise), spec.count)
+        write_whole(out / _name(number), save({"row": torch.tensor(rows), "end": torch.cat(ends)}))
+
+
+class Pairs:
+    """The pairs of a directory, all in memory (8 KiB each for the emoji model)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raise TrainingError where `folder` does not hold all its pairs."""
+        try:
+            written = json.loads((folder / "pairs.json").read_text())
+            shards = [load_file(folder / _name(number)) for number in range(-(-written["count"] // SHARD))]
+            self._seed: int = written["seed"]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise TrainingError(
+                f"{folder} does not hold all its pairs ({type(error).__name__} on reading them). Write them, then run "
+                f"this again: segue pairs TEACHER EMBEDDINGS -o {folder}"
+            ) from None
+        self.rows: list[int] = torch.cat([shard["row"] for shard in shards]).tolist()
+        self.ends = torch.cat([shard["end"] for shard in shards])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, list[int]]:
+        """Return noise and clean latents, float32 (B, …), and the prompts' rows."""
+        shape = self.ends.shape[1:]
+        noise = torch.stack([pair_noise(shape, self._seed, index) for index in indices])
+        return noise, self.ends[list(indices)].float(), [self.rows[index] for index in indices]
+
+
+@torch.no_grad()
+def _guided(
+    network: nn.Module, family: Family, guidance: float, both: Condition, latents: Tensor, level: Tensor
+) -> Tensor:
+    with mixed_precision(latents.device):
+        velocity = family.velocity(network, torch.cat([latents] * 2), torch.cat([level] * 2), both).float()
+    free, tied = velocity.chunk(2)
+    return free + guidance * (tied - free)
+
+
+def _claim(spec: PairsSpec, out: Path) -> None:
+    path, wanted = out / "pairs.json", asdict(spec) | {"size": list(spec.size)}
+    if path.is_file() and json.loads(path.read_text()) != wanted:
+        raise TrainingError(f"{out} holds pairs that were made otherwise: {path} differs. Name another directory.")
+    write_whole(path, (json.dumps(wanted, indent=1) + "\n").encode())
+
+
+def _name(number: int) -> str:
+    return f"pairs-{number:05d}.safetensors"
