@@ -24,7 +24,7 @@ from .draws import Draws, ScheduleSpec, draw
 from .families import Condition
 from .losses import ema_decay
 from .networks import TRAINED, Networks
-from .pairs import Pairs, Paths, draw_levels, path_term
+from .pairs import Pairs
 from .terms import RollOut, TermsSpec, fake_term, roll_out, student_terms
 
 
@@ -50,7 +50,7 @@ class CdmSpec:
     revision: str = "1"  # of the student that is written
     start: str = ""  # a checkpoint that the student begins as; the teacher, if left out
     fake_lead: int = 0  # iterations in which only the fake teacher learns, to know a student that is not the teacher
-    pairs: str = ""  # a directory of the teacher's own paths, see `segue pairs`, for the term `paths`
+    pairs: str = ""  # a directory of noise and the teacher's ends, see `segue pairs`, that roll-outs begin with
     limit: float = 10.0  # root mean square of clean estimates above which the run has diverged
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     terms: TermsSpec = field(default_factory=TermsSpec)
@@ -139,7 +139,7 @@ class Distillation:
         """
         spec, rate = self.spec, learning_rate(self.loop, step)
         parts = list(self._parts(step))
-        figures = {"estimate rms": self._size_of_estimates(parts, step)} if spec.terms.rolls else {}
+        figures = {"estimate rms": self._size_of_estimates(parts, step)}
         student: list[Tensor] = list(self.parameters["student"].values())
         if spec.terms.matches:
             fake_rate = rate * spec.fake_learning_rate / self.loop.learning_rate
@@ -155,8 +155,7 @@ class Distillation:
 
     def check(self, step: int) -> None:
         """Raise TrainingError where the student has diverged in the iterations up to `step`, before they are saved."""
-        if self.spec.terms.rolls:
-            self._size_of_estimates(list(self._parts(step)), step)
+        self._size_of_estimates(list(self._parts(step)), step)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights of student and fake teacher, the average, and both optimisers' moments."""
@@ -179,45 +178,40 @@ class Distillation:
         """Return how many updates of the student the first `steps` iterations hold."""
         return max(steps - self.spec.fake_lead, 0) // self.spec.student_every
 
-    def _draw(self, step: int) -> list[tuple[Draws, Condition, Paths | None]]:
-        """Return the draws and texts of this process's samples of the iteration, `micro` at a time."""
+    def _draw(self, step: int) -> list[tuple[Draws, Condition, Tensor | None]]:
+        """Return draws, texts and the teacher's ends of this process's samples of the iteration, `micro` at a time."""
         spec, loop = self.spec, self.loop
         mine = self.place.samples(loop.batch)
         size = spec.micro or len(mine)
         drawn = []
         for start in range(mine.start, mine.stop, size):
             samples = range(start, min(start + size, mine.stop))
-            rows = [permuted(len(self.conditions), loop.seed, step * loop.batch + sample) for sample in samples]
             draws = draw(spec.schedule, self.shape, loop.seed, step, samples, loop.batch)
-            drawn.append((draws, self.conditions.take(rows), self._draw_paths(step, samples)))
+            count = len(self.pairs or self.conditions)
+            rows = [permuted(count, loop.seed, step * loop.batch + sample) for sample in samples]
+            end = None
+            if self.pairs is not None:
+                noise, end, rows = self.pairs.take(rows)
+                draws = dataclasses.replace(draws, start=noise)
+            drawn.append((draws, self.conditions.take(rows), end))
         return drawn
-
-    def _draw_paths(self, step: int, samples: range) -> Paths | None:
-        spec, loop = self.spec, self.loop
-        if not self.pairs or not spec.terms.paths:
-            return None
-        chosen = [permuted(len(self.pairs), loop.seed, step * loop.batch + sample) for sample in samples]
-        noise, end, rows = self.pairs.take(chosen)
-        level = draw_levels(spec.schedule.shift, loop.seed, step, samples)
-        return Paths(noise, end, level, self.conditions.take(rows))
 
     def _parts(self, step: int) -> Iterator[_Part]:
         """Yield this process's samples of the iteration, rolled out, `micro` at a time."""
-        drawn, terms = self._drawn(step), self.spec.terms
+        drawn = self._drawn(step)
         total = sum(len(draws.anchor) for draws, *_ in drawn)
-        for draws, taken, paths in drawn:
+        for draws, taken, end in drawn:
             here, samples = draws.to(self.device), len(draws.anchor)
             text, empty = (
                 {name: tensor.to(self.device) for name, tensor in condition.items()}
                 for condition in (taken, self.conditions.empty(samples))
             )
-            path = roll_out(self._student, here, text, terms.target == "full-trajectory") if terms.rolls else None
-            yield _Part(here, text, empty, path, paths and paths.to(self.device), samples / total)
+            path = roll_out(self._student, here, text, self.spec.terms.target == "full-trajectory")
+            yield _Part(here, text, empty, path, None if end is None else end.to(self.device), samples / total)
 
     def _size_of_estimates(self, parts: list[_Part], step: int) -> float:
         """Return the root mean square of the roll-out's clean estimates; raises TrainingError above the limit."""
-        squares = [part.share * part.path.estimate.square().mean() for part in parts if part.path is not None]
-        mean = self._mean(torch.stack(squares).sum())
+        mean = self._mean(torch.stack([p.share * p.path.estimate.square().mean() for p in parts]).sum())
         size = mean.sqrt().item()
         if not size <= self.spec.limit:
             raise TrainingError(
@@ -238,17 +232,15 @@ class Distillation:
 
     def _fake_losses(self, parts: list[_Part]) -> Iterator[dict[str, Tensor]]:
         for part in parts:
-            if part.path is not None:
-                yield {"loss": part.share * fake_term(self._fake, part.draws, part.path, part.text)}
+            yield {"loss": part.share * fake_term(self._fake, part.draws, part.path, part.text)}
 
     def _student_losses(self, parts: list[_Part]) -> Iterator[dict[str, Tensor]]:
         networks = self._student, self._real, self._fake
         for part in parts:
-            if part.path is not None:
-                for terms in student_terms(*networks, part.draws, part.path, part.text, part.empty, self.spec.terms):
-                    yield {name: part.share * term for name, term in terms.items()}
-            if part.paths is not None:
-                yield {"paths": part.share * self.spec.terms.paths * path_term(self._student, part.paths)}
+            for terms in student_terms(
+                *networks, part.draws, part.path, part.text, part.empty, self.spec.terms, part.end
+            ):
+                yield {name: part.share * term for name, term in terms.items()}
 
     def _update(self, role: str, losses: Iterator[dict[str, Tensor]], rate: float) -> dict[str, float]:
         """Propagate each loss back as it comes, so that one graph is in memory at a time; then step."""
@@ -297,8 +289,8 @@ class _Part:
     draws: Draws
     text: Condition
     empty: Condition
-    path: RollOut | None  # where a term needs it
-    paths: Paths | None  # likewise
+    path: RollOut
+    end: Tensor | None  # where the guided teacher carries the roll-outs' noise, from the pairs
     share: float
 
 

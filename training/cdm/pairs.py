@@ -1,4 +1,4 @@
-"""Noise and what the guided teacher makes of it: the pairs on which a student learns the teacher's own paths.
+"""Noise and what the guided teacher makes of it, for the regression of a student's estimates.
 
 A directory holds `pairs-00000.safetensors` and so on, each with "row" (the prompt of the embeddings) and "end" (the
 clean latents, fp16) of up to SHARD pairs, and `pairs.json`. The noise is not kept: it is drawn again from the seed.
@@ -21,19 +21,16 @@ from torch import Tensor, nn
 
 from ...errors import TrainingError
 from ...runtime.files import write_whole
-from ...runtime.sampler import default_schedule, shift_sigmas
+from ...runtime.sampler import default_schedule
 from ..device import mixed_precision, training_device
 from ..sampling import euler
 from .conditions import Conditions, permuted
 from .draws import stream
 from .families import Condition, Family, find_family
-from .losses import LOWEST, flow_loss, renoise
 from .networks import load_teacher
-from .terms import Velocity
 
 SHARD = 512
 NOISE = 2**63 + 2  # the stream of a pair's noise, which no sample has as its index
-LEVELS = 2**62  # and of the level at which a sample of an iteration learns its pair, with the sample added
 
 
 @dataclass(frozen=True)
@@ -51,40 +48,9 @@ class PairsSpec:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Paths:
-    """The points of the teacher's paths that B samples of an iteration learn at."""
-
-    noise: Tensor  # (B, …)
-    end: Tensor  # (B, …)
-    level: Tensor  # (B,)
-    condition: Condition
-
-    def to(self, device: torch.device) -> Paths:
-        """Return the same on `device`."""
-        condition = {name: tensor.to(device) for name, tensor in self.condition.items()}
-        return Paths(self.noise.to(device), self.end.to(device), self.level.to(device), condition)
-
-
-def path_term(student: Velocity, paths: Paths) -> Tensor:
-    """Return the student's flow-matching loss between noise and what the guided teacher made of it.
-
-    The pairs are coupled, so that paths become straight and few steps suffice: rectified flow (Liu et al. 2022,
-    arXiv 2209.03003, algorithm 1), here with the guided teacher as the flow that is straightened.
-    """
-    noisy = renoise(paths.end, paths.noise, paths.level)
-    return flow_loss(student(noisy, paths.level, paths.condition), paths.end, paths.noise)
-
-
 def pair_noise(shape: Sequence[int], seed: int, pair: int) -> Tensor:
     """Return the noise of one pair, float32, of `shape`."""
     return torch.from_numpy(stream(seed, pair, NOISE).standard_normal(tuple(shape), np.float32))
-
-
-def draw_levels(shift: float, seed: int, iteration: int, samples: Sequence[int]) -> Tensor:
-    """Return the levels (B,) at which the samples of an iteration learn their pairs: raw uniform, then shifted."""
-    raw = np.array([1 - stream(seed, iteration, LEVELS + sample).random() for sample in samples])
-    return torch.from_numpy(shift_sigmas(raw, shift)).float().clamp_min(LOWEST)
 
 
 def write_pairs(spec: PairsSpec, out: Path, batch: int, progress: Callable[[int, int], None]) -> None:

@@ -97,10 +97,10 @@ def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
     find_family(spec.family)
     _check_loop(recipe["loop"])
     _check_shift(Path(spec.teacher), spec)
-    if bool(spec.pairs) != bool(spec.terms.paths):
+    if bool(spec.pairs) != bool(spec.terms.regression):
         raise TrainingError(
-            f"[cdm] pairs = {spec.pairs!r} and [cdm.terms] paths = {spec.terms.paths}: one needs the other. Write the "
-            "pairs with segue pairs and name their directory, or leave both out."
+            f"[cdm] pairs = {spec.pairs!r} and [cdm.terms] regression = {spec.terms.regression}: one needs the other. "
+            "Write the pairs with segue pairs and name their directory, or leave both out."
         )
     if spec.start and spec.rank:
         raise TrainingError("[cdm] has rank and start: adapters begin on the teacher. Leave one out.")

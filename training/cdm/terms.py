@@ -29,7 +29,7 @@ class TermsSpec:
     ca: float = 1.0  # weight of CFG augmentation; a term of weight 0 costs nothing
     dm: float = 1.0  # of distribution matching
     cdm: float = 1.0  # of off-trajectory matching
-    paths: float = 0.0  # of flow matching on the teacher's pairs (`cdm.pairs`); not the paper's
+    regression: float = 0.0  # towards the guided teacher's ends (`cdm.pairs`), as DMD's; not the paper's
     guidance: float = 7.0  # alpha of CFG augmentation
     matching: float = 1.0  # guidance of the real teacher in DM and CDM; 1 is the paper's, which has none there
     point: str = "velocity"  # how the off-trajectory point comes about, one of POINTS
@@ -42,17 +42,12 @@ class TermsSpec:
                 raise TrainingError(f"{name} = {getattr(self, name)!r} is none of {', '.join(known)}. Mend the recipe.")
         if not 1 <= self.matching < math.inf:
             raise TrainingError(f"matching = {self.matching} must be 1 or more. Mend the recipe.")
-        weights = self.ca, self.dm, self.cdm, self.paths
+        weights = self.ca, self.dm, self.cdm, self.regression
         if min(weights) < 0 or not sum(weights) > 0:
             raise TrainingError(
-                f"ca = {self.ca}, dm = {self.dm}, cdm = {self.cdm}, paths = {self.paths}: no weight may be below 0, "
-                "one must be above. Mend the recipe."
+                f"ca = {self.ca}, dm = {self.dm}, cdm = {self.cdm}, regression = {self.regression}: no weight may "
+                "be below 0, one must be above. Mend the recipe."
             )
-
-    @property
-    def rolls(self) -> bool:
-        """Whether a term needs the student's roll-out."""
-        return self.ca + self.dm + self.cdm > 0
 
     @property
     def matches(self) -> bool:
@@ -109,14 +104,15 @@ def rows_at(draws: Draws) -> list[Tensor]:
 
 def student_terms(
     student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Condition,
-    empty: Condition, spec: TermsSpec,
+    empty: Condition, spec: TermsSpec, end: Tensor | None = None,
 ) -> Iterator[dict[str, Tensor]]:  # fmt: skip
     """Yield the weighted terms of the student's loss by name, for each of its calls with gradient.
 
-    The loss is the sum of all of them. Gradient reaches the student only through the one call at the anchor, which CA
-    and DM share, and the one at the off-trajectory point; each may be propagated back before the next one is made.
+    The loss is the sum of all of them. Gradient reaches the student only through the one call at the anchor, which CA,
+    DM and regression share, and the one at the off-trajectory point; each may be propagated back before the next one is
+    made. `end` (B, …) is where the guided teacher carries the roll-outs' noise; without it there is no regression.
     """
-    if spec.ca or spec.dm:
+    if spec.ca or spec.dm or spec.regression:
         terms: dict[str, Tensor] = {}
         estimate = _estimate(student, path.latents, path.level, condition)
         if spec.ca:
@@ -125,6 +121,9 @@ def student_terms(
         if spec.dm:
             wanted = partial(_guided, real, spec.matching, condition, empty)
             terms["dm"] = spec.dm * _match(wanted, fake, estimate, estimate, draws.dm, condition)
+        if spec.regression and end is not None:
+            # Yin et al. 2024, DMD, equation 9, by squares in latents; normalised as its neighbours are, to weigh alike.
+            terms["regression"] = spec.regression * surrogate(estimate, end - estimate.detach(), end)
         yield terms
     if spec.cdm:
         latents, level = off_point(path, draws, spec.point)

@@ -1,4 +1,4 @@
-"""The teacher's own paths: pairs on disk, and a student that learns on them."""
+"""The teacher's ends: pairs on disk, and a student that is drawn towards them."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from segue.training.cdm.conditions import Conditions, permuted
 from segue.training.cdm.families import find_family
 from segue.training.cdm.losses import ema_decay
 from segue.training.cdm.networks import load_teacher
-from segue.training.cdm.pairs import Pairs, PairsSpec, Paths, draw_levels, pair_noise, path_term, write_pairs
+from segue.training.cdm.pairs import Pairs, PairsSpec, pair_noise, write_pairs
 from segue.training.cdm.run import checked_spec
 from segue.training.cdm.terms import TermsSpec
 
@@ -70,29 +70,6 @@ def test_pairs_of_another_kind_are_not_mixed(spec, folder):
         write_pairs(dataclasses.replace(spec, guidance=4.0), folder, 3, lambda done, total: None)
 
 
-def test_levels_are_shifted_and_reach_the_noise_itself():
-    levels = draw_levels(3.0, 0, 1, range(2000))
-    assert levels.equal(torch.cat([draw_levels(3.0, 0, 1, range(700)), draw_levels(3.0, 0, 1, range(700, 2000))]))
-    assert 0.02 <= levels.min() < 0.1
-    assert 0.995 < levels.max() <= 1
-    assert levels.median() == pytest.approx(0.75, abs=0.03)  # shift 3 at raw 0.5
-
-
-def test_the_straight_path_has_no_loss():
-    torch.manual_seed(0)
-    noise, end, level = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4), torch.tensor([1.0, 0.4])
-    seen = []
-
-    def perfect(latents, at, condition):
-        seen.append((latents, at))
-        return noise - end
-
-    paths = Paths(noise, end, level, {})
-    assert path_term(perfect, paths) == 0
-    torch.testing.assert_close(seen[0][0][1], 0.6 * end[1] + 0.4 * noise[1])
-    assert path_term(lambda latents, at, condition: torch.zeros_like(latents), paths) == (noise - end).square().mean()
-
-
 def weights(training, role: str) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in training.parameters[role].items()}
 
@@ -101,22 +78,42 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return any(not before[name].equal(tensor) for name, tensor in after.items())
 
 
-def test_paths_alone_need_neither_a_roll_out_nor_the_fake_teacher(worker, teacher, conditions, folder):
-    options = {"pairs": str(folder), "terms": TermsSpec(ca=0.0, dm=0.0, cdm=0.0, paths=1.0), "student_every": 1}
+def test_regression_alone_needs_no_fake_teacher_and_comes_nearer_to_the_ends(worker, teacher, conditions, folder):
+    terms = TermsSpec(ca=0.0, dm=0.0, cdm=0.0, regression=1.0)
+    options = {"pairs": str(folder), "terms": terms, "student_every": 1}
     training = worker.build(teacher, conditions, options)
-    student, fake = weights(training, "student"), weights(training, "fake")
-    losses = []
+    fake, distances = weights(training, "fake"), []
     for step in range(40):
-        figures = training.iterate(step)
-        assert set(figures) == {"paths", "gradient norm, student"}
-        losses.append(figures["paths"])
-    assert changed(student, weights(training, "student"))
+        (part,) = training._parts(step)
+        distances.append((part.path.estimate - part.end).square().mean().item())
+        assert set(training.iterate(step)) == {"regression", "estimate rms", "gradient norm, student"}
     assert not changed(fake, weights(training, "fake"))
-    assert sum(losses[-8:]) < sum(losses[:8])
+    assert sum(distances[-8:]) < 0.8 * sum(distances[:8])
 
 
-def test_a_sample_learns_its_own_pair_however_the_batch_is_cut(worker, teacher, conditions, folder):
-    options = {"pairs": str(folder), "terms": TermsSpec(paths=0.5), "student_every": 1}
+def test_roll_outs_begin_with_the_noise_and_prompt_of_their_pair(worker, teacher, conditions, folder):
+    training = worker.build(teacher, conditions, {"pairs": str(folder), "terms": TermsSpec(regression=0.5)})
+    (part,) = training._parts(1)
+    noise, end, rows = Pairs(folder).take([permuted(6, 3, 4 + sample) for sample in range(4)])
+    assert part.draws.start.equal(noise)
+    assert part.end.equal(end)
+    assert part.text["pooled"].equal(Conditions(conditions).take(rows)["pooled"])
+
+
+def test_regression_pulls_the_estimate_towards_the_end_by_the_normalised_difference(
+    worker, teacher, conditions, folder
+):
+    terms = TermsSpec(ca=0.0, dm=0.0, cdm=0.0, regression=0.5)
+    training = worker.build(teacher, conditions, {"pairs": str(folder), "terms": terms})
+    (part,) = training._parts(1)
+    (named,) = training._student_losses([part])
+    gap = (part.end - part.path.estimate).abs().flatten(1).mean(1).clamp_min(0.1).view(-1, 1, 1, 1)
+    expected = 0.5 * ((part.end - part.path.estimate) / gap).square().mean()
+    torch.testing.assert_close(named["regression"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_pairs_give_the_same_update_however_the_batch_is_cut(worker, teacher, conditions, folder):
+    options = {"pairs": str(folder), "terms": TermsSpec(regression=0.5), "student_every": 1}
     whole = worker.build(teacher, conditions, options)
     cut = worker.build(teacher, conditions, options | {"micro": 3})
     for step in range(2):
@@ -141,6 +138,6 @@ def test_the_fake_teacher_may_learn_first(worker, teacher, conditions):
 
 
 def test_the_term_and_its_pairs_go_together():
-    recipe = tomllib.loads('[cdm]\nteacher = "t"\nconditions = "c"\n[cdm.terms]\npaths = 1.0\n[loop]\nsteps = 1')
+    recipe = tomllib.loads('[cdm]\nteacher = "t"\nconditions = "c"\n[cdm.terms]\nregression = 1.0\n[loop]\nsteps = 1')
     with pytest.raises(TrainingError, match="one needs the other"):
         checked_spec(recipe, 1)
