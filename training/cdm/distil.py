@@ -25,7 +25,7 @@ from .families import Condition
 from .losses import ema_decay
 from .networks import TRAINED, Networks
 from .pairs import Pairs
-from .terms import RollOut, TermsSpec, fake_term, roll_out, student_terms
+from .terms import Pull, RollOut, TermsSpec, fake_term, roll_out, student_pulls, student_terms
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ class CdmSpec:
             raise TrainingError("[cdm] has rank and shard: adapters are not split over processes. Leave one out.")
         if self.compile and (self.rank or self.shard):
             raise TrainingError("[cdm] compile takes whole networks, without rank and shard. Leave it or those out.")
+
+
+def updates(spec: CdmSpec, steps: int) -> int:
+    """Return how many updates of the student the first `steps` iterations hold."""
+    return max(steps - spec.fake_lead, 0) // spec.student_every
 
 
 @dataclass(frozen=True)
@@ -146,12 +151,18 @@ class Distillation:
             figures |= self._update("fake", self._fake_losses(parts), fake_rate)
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.parameters["fake"].values()), student, spec.pull)
-        if self._updates(step + 1) > self._updates(step):
+        if updates(spec, step + 1) > updates(spec, step):
             figures |= self._update("student", self._student_losses(parts), rate)
-            kept = ema_decay(self._updates(step + 1), spec.decay)
+            kept = ema_decay(updates(spec, step + 1), spec.decay)
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.values()), student, 1 - kept)
         return figures
+
+    def pulls(self, step: int) -> Iterator[dict[str, Pull]]:
+        """Yield what the student's terms would pull at in the iteration, and change nothing."""
+        for part in self._parts(step):
+            given = part.draws, part.path, part.text, part.empty
+            yield from student_pulls(self._student, self._real, self._fake, *given, self.spec.terms, part.end)
 
     def check(self, step: int) -> None:
         """Raise TrainingError where the student has diverged in the iterations up to `step`, before they are saved."""
@@ -168,15 +179,11 @@ class Distillation:
     def restored(self, steps: int) -> None:
         """Tell the optimisers how often they have stepped in `steps` iterations."""
         set_steps(self.optimisers["fake"], steps)
-        set_steps(self.optimisers["student"], self._updates(steps))
+        set_steps(self.optimisers["student"], updates(self.spec, steps))
 
     def averaged(self) -> AbstractContextManager[None]:
         """Put the student's averaged weights in place for the time of the block."""
         return swapped(self.parameters["student"], self.average)
-
-    def _updates(self, steps: int) -> int:
-        """Return how many updates of the student the first `steps` iterations hold."""
-        return max(steps - self.spec.fake_lead, 0) // self.spec.student_every
 
     def _draw(self, step: int) -> list[tuple[Draws, Condition, Tensor | None]]:
         """Return draws, texts and the teacher's ends of this process's samples of the iteration, `micro` at a time."""

@@ -18,7 +18,7 @@ from torch import nn
 from ...errors import TrainingError
 from ..device import fast_dtype, training_device
 from ..loop import LoopSpec
-from .distil import CdmSpec, Place
+from .distil import CdmSpec, Place, updates
 from .families import Family, find_family
 
 # Multiples of a call without gradient, by the usual count of products: a call with gradient runs forward and twice as
@@ -75,7 +75,7 @@ def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
         flops,
         forwards * flops * whole / rate,
         rate,
-        loop.steps // spec.student_every,
+        updates(spec, loop.steps),
     )
 
 
@@ -85,11 +85,11 @@ def mean_calls(spec: CdmSpec) -> dict[str, float]:
     lengths = [len(schedule.fixed)] if schedule.schedule == "fixed" else range(1, schedule.longest + 1)
     steps = statistics.mean(_steps_a_sample(length, terms.target == "full-trajectory") for length in lengths)
     with_gradient = RECOMPUTED if spec.checkpointing else TRAINED
-    anchored, off = bool(terms.ca or terms.dm), bool(terms.cdm)
+    anchored, off = bool(terms.ca or terms.dm or terms.regression), bool(terms.cdm)
     matched = bool(terms.dm) + off
     return {
         "roll-out": steps * spec.student_every,
-        "fake teacher": with_gradient * spec.student_every,
+        "fake teacher": with_gradient * spec.student_every * terms.matches,
         "student": with_gradient * (anchored + off),
         "real teacher": 2 * bool(terms.ca) + matched * (1 if terms.matching == 1 else 2),
         "fake score": matched,

@@ -102,6 +102,16 @@ def rows_at(draws: Draws) -> list[Tensor]:
     return [order[: max(-(-count // quarter), 1) * quarter] for count in waiting]
 
 
+@dataclass(frozen=True)
+class Pull:
+    """One term on B samples: where it wants the student's clean estimates to go; (B, …) but for `level` (B,)."""
+
+    estimate: Tensor  # with gradient, of the student's call at `level`
+    direction: Tensor
+    reference: Tensor  # whose distance to the estimate normalises the direction
+    level: Tensor
+
+
 def student_terms(
     student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Condition,
     empty: Condition, spec: TermsSpec, end: Tensor | None = None,
@@ -112,27 +122,37 @@ def student_terms(
     DM and regression share, and the one at the off-trajectory point; each may be propagated back before the next one is
     made. `end` (B, …) is where the guided teacher carries the roll-outs' noise; without it there is no regression.
     """
+    for pulls in student_pulls(student, real, fake, draws, path, condition, empty, spec, end):
+        yield {
+            name: getattr(spec, name) * surrogate(pull.estimate, pull.direction, pull.reference)
+            for name, pull in pulls.items()
+        }
+
+
+def student_pulls(
+    student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Condition,
+    empty: Condition, spec: TermsSpec, end: Tensor | None = None,
+) -> Iterator[dict[str, Pull]]:  # fmt: skip
+    """Yield what `student_terms` weighs and makes losses of."""
+    guided = partial(_guided, real, spec.matching, condition, empty)
     if spec.ca or spec.dm or spec.regression:
-        terms: dict[str, Tensor] = {}
-        estimate = _estimate(student, path.latents, path.level, condition)
+        estimate, pulls = _estimate(student, path.latents, path.level, condition), {}
         if spec.ca:
             tied, free = _both(real, estimate.detach(), draws.ca, condition, empty)
-            terms["ca"] = spec.ca * surrogate(estimate, spec.guidance * (tied - free), tied)
+            pulls["ca"] = Pull(estimate, spec.guidance * (tied - free), tied, path.level)
         if spec.dm:
-            wanted = partial(_guided, real, spec.matching, condition, empty)
-            terms["dm"] = spec.dm * _match(wanted, fake, estimate, estimate, draws.dm, condition)
+            pulls["dm"] = Pull(estimate, *_match(guided, fake, estimate, draws.dm, condition), path.level)
         if spec.regression and end is not None:
             # Yin et al. 2024, DMD, equation 9, by squares in latents; normalised as its neighbours are, to weigh alike.
-            terms["regression"] = spec.regression * surrogate(estimate, end - estimate.detach(), end)
-        yield terms
+            pulls["regression"] = Pull(estimate, end - estimate.detach(), end, path.level)
+        yield pulls
     if spec.cdm:
         latents, level = off_point(path, draws, spec.point)
         estimate = _estimate(student, latents, level, condition)
         base = estimate if spec.target == "local" else path.end
         if base is None:
             raise TrainingError('target = "full-trajectory" needs a roll-out to the end. Roll out with to_the_end.')
-        wanted = partial(_guided, real, spec.matching, condition, empty)
-        yield {"cdm": spec.cdm * _match(wanted, fake, estimate, base, draws.cdm, condition)}
+        yield {"cdm": Pull(estimate, *_match(guided, fake, base, draws.cdm, condition), level)}
 
 
 def off_point(path: RollOut, draws: Draws, point: str) -> tuple[Tensor, Tensor]:
@@ -170,12 +190,11 @@ def _guided(
     return free + guidance * (tied - free)
 
 
+@torch.no_grad()
 def _match(
-    real: Callable[[Tensor, Tensor], Tensor], fake: Velocity, estimate: Tensor, base: Tensor, at: Renoise,
-    condition: Condition,
-) -> Tensor:  # fmt: skip
-    with torch.no_grad():
-        noisy = renoise(base, at.noise, at.level)
-        wanted = real(noisy, at.level)
-        direction = wanted - _estimate(fake, noisy, at.level, condition)
-    return surrogate(estimate, direction, wanted)
+    real: Callable[[Tensor, Tensor], Tensor], fake: Velocity, base: Tensor, at: Renoise, condition: Condition
+) -> tuple[Tensor, Tensor]:
+    """Return the direction from the fake teacher's estimate to the real one's, and the real one's."""
+    noisy = renoise(base, at.noise, at.level)
+    wanted = real(noisy, at.level)
+    return wanted - _estimate(fake, noisy, at.level, condition), wanted
