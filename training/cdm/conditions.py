@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -68,6 +69,7 @@ class Conditions:
         self.folder = folder
         self.prompts: list[str] = found["prompts"]
         self._rows: int = found["rows"]
+        self._files: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -84,8 +86,10 @@ class Conditions:
     def _row(self, index: int) -> Condition:
         number, place = divmod(index, self._rows)
         try:
-            with safe_open(self.folder / _name(number), "pt") as file:
-                return {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 (no mapping)
+            if number not in self._files:  # opening one takes longer than reading a row
+                self._files[number] = safe_open(self.folder / _name(number), "pt")
+            file = self._files[number]
+            return {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"{self.folder / _name(number)} cannot be read: {error}. Write the embeddings again with segue encode."
