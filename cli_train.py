@@ -10,6 +10,8 @@ from .cli_common import Size
 from .console import JSON, Output, need, table
 from .errors import UsageError
 
+FAMILIES = ("sd3", "longcat-image", "swifti2v-motion", "swifti2v-detail")
+
 
 @click.command()
 @click.argument("what", type=click.Choice(["emoji", "emoji-clips", "metrics"]))
@@ -50,16 +52,24 @@ def data(what: str, out: Path | None, as_json: bool) -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("prompts", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the embeddings.")
-@click.option("--family", default="sd3", show_default=True, help="sd3 or longcat-image.")
+@click.option("--family", type=click.Choice(FAMILIES), default="sd3", show_default=True)
 @JSON
 def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: bool) -> None:
-    """Write the text embeddings of PROMPTS (a file, one prompt a line) by CHECKPOINT's encoders, for distillation."""
-    need("peft", "train")
-    from .training.cdm.encode import encode_prompts
+    """Write what CHECKPOINT's encoders make of PROMPTS, for distillation.
 
+    PROMPTS is a file with one prompt a line; for SwiftI2V's stages it is a directory of clips (see segue data).
+    """
+    need("peft", "train")
     show = Output(as_json)
     with show.progress("encoding", "prompts") as update:
-        count = encode_prompts(checkpoint, family, prompts, out, update)
+        if family.startswith("swifti2v"):
+            from .training.video.conditions import encode_clips
+
+            count = encode_clips(checkpoint, family, prompts, out, update)
+        else:
+            from .training.cdm.encode import encode_prompts
+
+            count = encode_prompts(checkpoint, family, prompts, out, update)
     show.line(f"{out}: {count} prompts")
     show.event("encoded", path=str(out), prompts=count)
 
@@ -68,7 +78,7 @@ def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: boo
 @click.argument("teacher", type=click.Path(path_type=Path))
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory for the pairs.")
-@click.option("--family", default="sd3", show_default=True, help="sd3 or longcat-image.")
+@click.option("--family", type=click.Choice(FAMILIES[:2]), default="sd3", show_default=True)
 @click.option("--size", type=Size(), default="1024", show_default=True, help="Pixels, as 1024 or 832x480.")
 @click.option("--count", type=click.IntRange(1), default=20000, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True)

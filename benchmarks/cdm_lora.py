@@ -56,7 +56,7 @@ def measured(teacher: Path, conditions: Path, rank: int, batch: int) -> dict[str
     networks = (
         LoraNetworks(network, family, False, rank, spec.alpha) if rank else FullNetworks(network, family, False, device)
     )
-    training = Distillation(networks, Conditions(conditions), shape, spec, loop, device)
+    training = Distillation(networks, [Conditions(conditions)], shape, spec, loop, device)
     for step in range(loop.steps):
         training.iterate(step)
     modules = [networks.base] if isinstance(networks, LoraNetworks) else [*networks.trained.values(), networks.real]

@@ -90,7 +90,7 @@ def built(options: argparse.Namespace) -> Distillation:
     device = training_device()
     teacher = load_teacher(options.teacher, family)
     shape = family.shape(teacher.config, *spec.size)
-    return Distillation(FullNetworks(teacher, family, False, device), Conditions(text), shape, spec, loop, device)
+    return Distillation(FullNetworks(teacher, family, False, device), [Conditions(text)], shape, spec, loop, device)
 
 
 def wait(device: torch.device) -> None:

@@ -1,8 +1,8 @@
-"""Text embeddings computed once and read row by row, so that no text encoder is in memory during distillation.
+"""What samples are to show, computed once and read row by row, so that no encoder is in memory during distillation.
 
-A directory holds `conditions-00000.safetensors` and so on, each with a row of "states", and of "pooled" where the
-family has it, for up to `rows` prompts; `conditions.json` with the prompts; and the empty prompt's row in
-`empty.safetensors`.
+A directory holds `conditions-00000.safetensors` and so on, each with a row of "states", and of what else the family
+takes, for up to `rows` prompts; `conditions.json` with the prompts; and the empty prompt's row in `empty.safetensors`.
+Where samples have several shapes, there is such a directory for each: `kind-0` and so on.
 """
 
 from __future__ import annotations
@@ -41,16 +41,36 @@ def write_conditions(
     if not prompts:
         raise TrainingError("there is no prompt. Give a file with one prompt a line.")
     with NewDirectory(out) as new:
-        save_file(_packed([encode([""])]), new.path / "empty.safetensors")
-        for number, first in enumerate(range(0, len(prompts), rows)):
-            shard = list(prompts[first : first + rows])
-            parts = []
-            for start in range(0, len(shard), batch):
-                parts.append(_packed([encode(shard[start : start + batch])]))
-                progress(first + start + len(shard[start : start + batch]), len(prompts))
-            save_file(_packed(parts), new.path / _name(number))
-        (new.path / "conditions.json").write_text(json.dumps({"rows": rows, "prompts": list(prompts)}))
+        write_rows(
+            new.path, prompts, lambda rows: encode([prompts[i] for i in rows]), encode([""]), rows, batch, progress
+        )
         new.commit()
+
+
+def write_rows(
+    folder: Path, prompts: Sequence[str], make: Callable[[range], Condition], empty: Condition, rows: int, batch: int,
+    progress: Callable[[int, int], None], shape: tuple[int, ...] | None = None,
+) -> None:  # fmt: skip
+    """Write what `make` gives for ranges of row numbers, one row a prompt, into the directory `folder`.
+
+    `shape` is that of a sample's latents, where the family's sizes do not say it.
+    """
+    save_file(_packed([empty]), folder / "empty.safetensors")
+    for number, first in enumerate(range(0, len(prompts), rows)):
+        last, parts = min(first + rows, len(prompts)), []
+        for start in range(first, last, batch):
+            stop = min(start + batch, last)
+            parts.append(_packed([make(range(start, stop))]))
+            progress(stop, len(prompts))
+        save_file(_packed(parts), folder / _name(number))
+    table = {"rows": rows, "prompts": list(prompts)} | ({"shape": list(shape)} if shape else {})
+    (folder / "conditions.json").write_text(json.dumps(table))
+
+
+def open_kinds(folder: Path) -> list[Conditions]:
+    """Return the conditions of each kind of samples that `folder` holds; one, unless their shapes differ."""
+    kinds = sorted(folder.glob("kind-*"))
+    return [Conditions(kind) for kind in kinds or [folder]]
 
 
 class Conditions:
@@ -68,6 +88,7 @@ class Conditions:
             ) from None
         self.folder = folder
         self.prompts: list[str] = found["prompts"]
+        self.shape: tuple[int, ...] | None = tuple(found["shape"]) if "shape" in found else None
         self._rows: int = found["rows"]
         self._files: dict[int, Any] = {}
 
@@ -75,9 +96,10 @@ class Conditions:
         return len(self.prompts)
 
     def take(self, indices: Sequence[int]) -> Condition:
-        """Return the embeddings of the prompts at `indices`, float32, one row each."""
+        """Return the conditions of the prompts at `indices`, one row each; float32, but for integers."""
         rows = [self._row(index) for index in indices]
-        return {name: torch.stack([row[name] for row in rows]).float() for name in rows[0]}
+        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return {name: t.float() if t.is_floating_point() else t for name, t in stacked.items()}
 
     def empty(self, count: int) -> Condition:
         """Return the empty prompt's embeddings, float32, `count` times (views of one row)."""
@@ -109,7 +131,8 @@ def _order(count: int, seed: int, lap: int) -> torch.Tensor:
 
 def _packed(parts: list[Condition]) -> Condition:
     # bf16 loses nothing that the networks' bf16 products would keep, at half the room.
-    return {name: torch.cat([part[name] for part in parts]).bfloat16().contiguous().cpu() for name in parts[0]}
+    joined = {name: torch.cat([part[name] for part in parts]).contiguous().cpu() for name in parts[0]}
+    return {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in joined.items()}
 
 
 def _name(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from ..loop import LoopSpec, learning_rate
 from ..optimiser import moments, set_steps
 from ..single import swapped
 from .conditions import Conditions, permuted
-from .draws import Draws, ScheduleSpec, draw
+from .draws import Draws, ScheduleSpec, draw, draw_kind
 from .families import Condition
 from .losses import ema_decay
 from .networks import TRAINED, Networks
@@ -35,7 +35,7 @@ class CdmSpec:
     teacher: str  # a checkpoint in diffusers format, or a bundle
     conditions: str  # a directory of text embeddings, see `segue encode`
     family: str = "sd3"
-    size: tuple[int, ...] = (1024, 1024)  # height and width in pixels
+    size: tuple[int, ...] = (1024, 1024)  # height and width in pixels; of a video the frames stand before them
     tokens: int = 333  # text tokens of a prompt; a plan counts on them
     rank: int = 0  # of LoRA; 0 trains every weight
     alpha: int = 128  # of LoRA
@@ -57,9 +57,9 @@ class CdmSpec:
 
     def __post_init__(self) -> None:
         """Raise TrainingError for values that no distillation can have."""
-        whole = all(isinstance(side, int) and side > 0 and side % 16 == 0 for side in self.size)
+        whole = all(isinstance(side, int) and side > 0 for side in self.size)
         wrong = {
-            "size": len(self.size) != 2 or not whole,
+            "size": len(self.size) not in (2, 3) or not whole or any(side % 16 for side in self.size[-2:]),
             "tokens": self.tokens < 1,
             "rank": self.rank < 0,
             "alpha": self.alpha <= 0,
@@ -74,7 +74,8 @@ class CdmSpec:
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
             raise TrainingError(
                 f"[cdm] {name} = {getattr(self, name)!r} is not possible. Mend the recipe: size is height and width, "
-                "multiples of 16; decay lies in [0, 1), pull in [0, 1]; the others are above 0, or 0 to leave them out."
+                "multiples of 16, after the frames of a video; decay lies in [0, 1), pull in [0, 1]; the others are "
+                "above 0, or 0 to leave them out."
             )
         if self.rank and self.shard:
             raise TrainingError("[cdm] has rank and shard: adapters are not split over processes. Leave one out.")
@@ -111,10 +112,10 @@ class Distillation:
     """
 
     def __init__(
-        self, networks: Networks, conditions: Conditions, shape: tuple[int, ...], spec: CdmSpec, loop: LoopSpec,
+        self, networks: Networks, kinds: Sequence[Conditions], shape: tuple[int, ...], spec: CdmSpec, loop: LoopSpec,
         device: torch.device, place: Place | None = None, pairs: Pairs | None = None,
     ) -> None:  # fmt: skip
-        self.networks, self.conditions, self.shape = networks, conditions, shape
+        self.networks, self.kinds, self.shape = networks, tuple(kinds), shape
         self.spec, self.loop, self.device = spec, loop, device
         self.place = place or Place()
         self._student, self._real, self._fake = (
@@ -190,17 +191,18 @@ class Distillation:
         spec, loop = self.spec, self.loop
         mine = self.place.samples(loop.batch)
         size = spec.micro or len(mine)
+        kind = self.kinds[draw_kind(len(self.kinds), loop.seed, step)]
         drawn = []
         for start in range(mine.start, mine.stop, size):
             samples = range(start, min(start + size, mine.stop))
-            draws = draw(spec.schedule, self.shape, loop.seed, step, samples, loop.batch)
-            count = len(self.pairs or self.conditions)
+            draws = draw(spec.schedule, kind.shape or self.shape, loop.seed, step, samples, loop.batch)
+            count = len(self.pairs or kind)
             rows = [permuted(count, loop.seed, step * loop.batch + sample) for sample in samples]
             end = None
             if self.pairs is not None:
                 noise, end, rows = self.pairs.take(rows)
                 draws = dataclasses.replace(draws, start=noise)
-            drawn.append((draws, self.conditions.take(rows), end))
+            drawn.append((draws, kind.take(rows), end))
         return drawn
 
     def _parts(self, step: int) -> Iterator[_Part]:
@@ -211,7 +213,7 @@ class Distillation:
             here, samples = draws.to(self.device), len(draws.anchor)
             text, empty = (
                 {name: tensor.to(self.device) for name, tensor in condition.items()}
-                for condition in (taken, self.conditions.empty(samples))
+                for condition in (taken, taken | self.kinds[0].empty(samples))
             )
             path = roll_out(self._student, here, text, self.spec.terms.target == "full-trajectory")
             yield _Part(here, text, empty, path, None if end is None else end.to(self.device), samples / total)
@@ -230,10 +232,10 @@ class Distillation:
 
     def _check_conditions(self) -> None:
         wanted = self.networks.family.text(self.networks.config, 1)
-        found = {name: tuple(tensor.shape[1:]) for name, tensor in self.conditions.empty_row.items()}
+        found = {name: tuple(tensor.shape[1:]) for name, tensor in self.kinds[0].empty_row.items()}
         if {name: shape[-1:] for name, shape in found.items()} != {name: shape[-1:] for name, shape in wanted.items()}:
             raise TrainingError(
-                f"the embeddings of {self.conditions.folder} have shapes {found}, but the transformer takes the widths "
+                f"the embeddings of {self.kinds[0].folder} have shapes {found}, but the transformer takes the widths "
                 f"of {wanted}. Write them with segue encode, by this teacher."
             )
 

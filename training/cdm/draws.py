@@ -21,7 +21,7 @@ from ...runtime.sampler import shift_sigmas
 from .losses import clamp_level
 
 SCHEDULES = ("dynamic", "stratified", "fixed")
-WHOLE_BATCH, SHARED_SCHEDULE = 2**63, 2**63 + 1  # streams that no sample has as its index
+WHOLE_BATCH, SHARED_SCHEDULE, KIND = 2**63, 2**63 + 1, 2**63 + 3  # streams that no sample has as its index
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ def draw_steps(spec: ScheduleSpec, seed: int, iteration: int) -> int:
     if spec.schedule == "fixed":
         return len(spec.fixed)
     return int(stream(seed, iteration, WHOLE_BATCH).integers(1, spec.longest + 1))
+
+
+def draw_kind(kinds: int, seed: int, iteration: int) -> int:
+    """Return which of `kinds` kinds of samples `iteration` takes: those of a batch are of one shape."""
+    return int(stream(seed, iteration, KIND).integers(kinds))
 
 
 def draw_raw(spec: ScheduleSpec, steps: int, random: np.random.Generator) -> np.ndarray:

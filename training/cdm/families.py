@@ -1,7 +1,7 @@
-"""The transformers that CDM distils: how each takes latents, level and text, and where it is adapted or split.
+"""The transformers that CDM distils: how each takes latents, level and condition, and where it is adapted or split.
 
 A velocity is eps - x0 at level t. Stable Diffusion 3 takes 2-D latents and 1000 t; LongCat-Image takes packed latents
-with position ids and t itself, which its transformer multiplies by 1000.
+with position ids and t itself, which its transformer multiplies by 1000. SwiftI2V's stages are in `video.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
+from . import video
 
 Condition = dict[str, Tensor]
-"""The text of B samples: "states" (B, tokens, width), and "pooled" (B, width) where the family has it."""
+"""What B samples are to show: "states" (B, tokens, width) of the text, and what else the family takes."""
 
 LONGCAT_TEXT = 512  # LongCat-Image pads or cuts every prompt to this many tokens
 
@@ -29,8 +30,20 @@ class Family:
     blocks: tuple[str, ...]  # the classes that FSDP2 shards one by one
     adapted: tuple[str, ...]  # the linears that LoRA adapts: the paper's, by the ends of their names
     velocity: Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
-    shape: Callable[[Any, int, int], tuple[int, ...]]  # (config, height, width in pixels) to one sample's latents
-    text: Callable[[Any, int], dict[str, tuple[int, ...]]]  # (config, tokens) to one sample's condition
+    shape: Callable[..., tuple[int, ...]]  # (config, [frames,] height, width in pixels) to one sample's latents
+    text: Callable[[Any, int], dict[str, tuple[int, ...]]]  # (config, tokens) to what guidance leaves out of a sample
+    beside: Callable[[Any, tuple[int, ...]], dict[str, tuple[int, ...]]] = lambda config, latents: {}  # and the rest
+    part: str = "transformer"  # the checkpoint's folder of the network
+
+    def network_class(self) -> Any:
+        """Return the class of the network: one of diffusers, or Segue's own."""
+        import diffusers
+
+        if self.model == "SegmentTransformer":
+            from ...export.families.wan_segment import SegmentTransformer
+
+            return SegmentTransformer
+        return getattr(diffusers, self.model)
 
 
 def _sd3_velocity(network: nn.Module, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
@@ -109,6 +122,25 @@ FAMILIES = {
         velocity=_longcat_velocity,
         shape=_longcat_shape,
         text=_longcat_text,
+    ),
+    "swifti2v-motion": Family(
+        model="WanTransformer3DModel",
+        blocks=("WanTransformerBlock",),
+        adapted=video.ADAPTED,
+        velocity=video.motion_velocity,
+        shape=video.motion_shape,
+        text=video.text_shapes,
+        beside=video.motion_beside,
+    ),
+    "swifti2v-detail": Family(
+        model="SegmentTransformer",
+        blocks=("WanTransformerBlock",),
+        adapted=video.ADAPTED,
+        velocity=video.detail_velocity,
+        shape=video.detail_shape,
+        text=video.text_shapes,
+        beside=video.detail_beside,
+        part="detail_transformer",
     ),
 }
 

@@ -120,16 +120,14 @@ Networks = FullNetworks | LoraNetworks
 
 def load_teacher(folder: Path, family: Family) -> nn.Module:
     """Return the transformer of a checkpoint or bundle, in float32; raises TrainingError where there is none."""
-    import diffusers
-
-    where = folder / "transformer"
+    where = folder / family.part
     if not (where / "config.json").is_file():
         raise TrainingError(
-            f"{folder} has no transformer/config.json. Name a checkpoint in diffusers format, or a bundle, as "
+            f"{folder} has no {family.part}/config.json. Name a checkpoint in diffusers format, or a bundle, as "
             "cdm.teacher."
         )
     try:
-        return pretrained(getattr(diffusers, family.model), where)
+        return pretrained(family.network_class(), where)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{where} cannot be loaded: {error}. Fetch its weights, as safetensors.") from error
 

@@ -103,18 +103,16 @@ def _steps_a_sample(length: int, to_the_end: bool) -> float:
 
 def empty_transformer(spec: CdmSpec, family: Family) -> Any:
     """Return the transformer on the meta device: of the teacher's own config, or of the shipped one of its name."""
-    import diffusers
-
-    own = Path(spec.teacher) / "transformer/config.json"
+    own = Path(spec.teacher) / family.part / "config.json"
     shipped = resources.files(f"{__package__}.configs").joinpath(f"{Path(spec.teacher).name}.json")
     if not own.is_file() and not shipped.is_file():
         raise TrainingError(
-            f"{spec.teacher} has no transformer/config.json, and Segue ships no config of that name. Name the "
+            f"{spec.teacher} has no {family.part}/config.json, and Segue ships no config of that name. Name the "
             "teacher's directory as cdm.teacher."
         )
     config = json.loads(own.read_text() if own.is_file() else shipped.read_text())
     with torch.device("meta"):
-        return getattr(diffusers, family.model).from_config(config)
+        return family.network_class().from_config(config)
 
 
 def adapter_parameters(network: nn.Module, family: Family, rank: int) -> int:
@@ -152,8 +150,9 @@ def _measured(spec: CdmSpec, family: Family, checkpointing: bool) -> tuple[int, 
     if checkpointing:
         network.enable_gradient_checkpointing()
     with torch.device("meta"):
-        latents = torch.empty(1, *family.shape(network.config, *spec.size), dtype=torch.bfloat16)
-        shapes = family.text(network.config, spec.tokens)
+        shape = family.shape(network.config, *spec.size)
+        latents = torch.empty(1, *shape, dtype=torch.bfloat16)
+        shapes = family.text(network.config, spec.tokens) | family.beside(network.config, shape)
         text = {name: torch.empty(1, *shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
         level = torch.empty(1)
     tokens = spec.tokens + math.prod(spec.size) // 256  # of text and picture; a token is 16 x 16 pixels in each family

@@ -20,7 +20,7 @@ from ..loop import LoopSpec
 from ..pretrained import pretrained
 from ..sampling import decode, euler, tiled
 from ..state import is_first
-from .conditions import Conditions
+from .conditions import open_kinds
 from .distil import CdmSpec, Distillation, Place, spec_of
 from .families import find_family
 from .networks import FullNetworks, LoraNetworks, Networks, load_teacher
@@ -47,8 +47,8 @@ class CdmRun(Distillation):
         schedule = custom_schedule(self.spec.schedule.fixed, self.spec.schedule.shift, 1000)
         generator = torch.Generator().manual_seed(self.loop.seed)
         latents = []
-        for index in range(min(GRID, len(self.conditions))):
-            text = {name: tensor.to(self.device) for name, tensor in self.conditions.take([index]).items()}
+        for index in range(min(GRID, len(self.kinds[0]))):
+            text = {name: tensor.to(self.device) for name, tensor in self.kinds[0].take([index]).items()}
             noise = torch.randn(1, *self.shape, generator=generator).to(self.device)
             latents.append(euler(partial(self._student, condition=text), noise, schedule))
         if not is_first():
@@ -72,7 +72,7 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
     place.samples(loop.batch)
     spec = checked_spec(recipe, place.world)
     family = find_family(spec.family)
-    conditions = Conditions(Path(spec.conditions))
+    kinds = open_kinds(Path(spec.conditions))
     teacher: Any = load_teacher(Path(spec.teacher), family)
     shape = family.shape(teacher.config, *spec.size)
     networks: Networks
@@ -88,7 +88,12 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
             check_compiler()
             networks.compile()
     pairs = Pairs(Path(spec.pairs)) if spec.pairs else None
-    return CdmRun(networks, conditions, shape, spec, loop, state.device, place, pairs)
+    if pairs and len(kinds) > 1:
+        raise TrainingError(
+            f"[cdm] pairs: {spec.conditions} has {len(kinds)} kinds of samples, and pairs are of one. Leave pairs and "
+            "[cdm.terms] regression out."
+        )
+    return CdmRun(networks, kinds, shape, spec, loop, state.device, place, pairs)
 
 
 def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
@@ -144,7 +149,6 @@ def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -
 
     Every process calls it; the first one writes.
     """
-    import diffusers
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     student = networks.transformer()
@@ -153,15 +157,21 @@ def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -
         return
     made_by_export = ("bundle.json", "*.onnx", "tokenizer.json", "buffers.safetensors")
     left = made_by_export if (teacher / "bundle.json").is_file() else ()
-    copy = getattr(diffusers, find_family(spec.family).model).from_config(student.config)
+    family = find_family(spec.family)
+    copy, part = family.network_class().from_config(student.config), family.part
     copy.load_state_dict(weights)
     settings = json.loads((teacher / "segue.json").read_text()) if (teacher / "segue.json").is_file() else {}
     levels = spec.schedule.fixed
-    settings |= {"steps": len(levels), "guidance": 1.0, "sigmas": list(levels), "revision": spec.revision}
+    sampled = {"steps": len(levels), "guidance": 1.0, "sigmas": list(levels)}
+    if spec.family == "swifti2v-motion":
+        settings["video"] = settings.get("video", {}) | {f"motion_{name}": value for name, value in sampled.items()}
+    else:
+        settings |= sampled
+    settings["revision"] = spec.revision
     settings["source"] = f"segue: CDM student of {settings.get('source', teacher.name)}"
     with NewDirectory(out, replace=True) as new:
-        ignore = shutil.ignore_patterns("transformer", *left)
+        ignore = shutil.ignore_patterns(part, *left)
         shutil.copytree(teacher, new.path, ignore=ignore, dirs_exist_ok=True)
-        save_half(copy, new.path / "transformer")
+        save_half(copy, new.path / part)
         (new.path / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")
         new.commit()

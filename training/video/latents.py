@@ -62,26 +62,28 @@ def places(clips: Clips, frames: int, each: int) -> tuple[Tensor, Tensor]:
 
 
 def cached_windows(
-    clips: Clips, folder: Path, frames: int, scale: int, each: int, progress: Progress = silent, image: bool = False
-) -> Windows:
-    """Return `each` windows of `frames` frames of every clip, scaled down by `scale`, by the codec in `folder`.
+    clips: Clips, folder: Path, frames: int, scale: int, each: int, progress: Progress = silent, image: bool = False,
+    part: str = "vae",
+) -> Windows:  # fmt: skip
+    """Return `each` windows of `frames` frames of every clip, scaled down by `scale`, by the codec `folder`/`part`.
 
     With `image` they are those of the first frame followed by grey ones, as Wan's pipeline conditions on it.
     """
     clip, start = places(clips, frames, each)
 
     def encode() -> dict[str, Tensor]:
-        codec, latents = FrozenCodec(folder, clips.device), []
-        for part in parts(len(clip), "encoding clips", progress, 8):
-            taken = [clips.take(int(clip[i]), int(start[i]), frames) for i in part]
+        codec, latents = FrozenCodec(folder, clips.device, part), []
+        for chosen in parts(len(clip), "encoding clips", progress, 8):
+            taken = [clips.take(int(clip[i]), int(start[i]), frames) for i in chosen]
             video = scaled(pixels(torch.stack(taken).to(clips.device)), scale)
             if image:
                 video[:, :, 1:] = 0
             latents.append(codec.encode(video).half().cpu())
         return {"latents": torch.cat(latents)}
 
+    of = "" if part == "vae" else f"-{part}"
     split = clips.rows[0].split.replace(" ", "-")
-    name = f"{'images' if image else 'windows'}-{split}-{frames}-{scale}-{each}-{folder.name}.safetensors"
-    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    name = f"{'images' if image else 'windows'}-{split}-{frames}-{scale}-{each}-{folder.name}{of}.safetensors"
+    weights = folder / part / "diffusion_pytorch_model.safetensors"
     found = remembered(clips.folder / name, [weights, clips.folder / "clips.json"], encode)
     return Windows(clip, start, found["latents"])

@@ -36,7 +36,7 @@ def build(teacher: Path, conditions: Path, options: dict, place: Place | None = 
         mesh = init_device_mesh("cpu", (place.world,)) if spec.shard else None
         networks = FullNetworks(network, family, spec.checkpointing, torch.device("cpu"), mesh)
     pairs = Pairs(Path(spec.pairs)) if spec.pairs else None
-    return Distillation(networks, Conditions(conditions), (4, 4, 4), spec, loop, torch.device("cpu"), place, pairs)
+    return Distillation(networks, [Conditions(conditions)], (4, 4, 4), spec, loop, torch.device("cpu"), place, pairs)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
