@@ -6,6 +6,7 @@ with position ids and t itself, which its transformer multiplies by 1000. SwiftI
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,11 @@ Condition = dict[str, Tensor]
 LONGCAT_TEXT = 512  # LongCat-Image pads or cuts every prompt to this many tokens
 
 
+def joint_length(config: Any, latents: tuple[int, ...], tokens: int) -> set[int]:
+    """Return the tokens of picture and text, which attend to one another; packed latents are tokens already."""
+    return {tokens + (latents[0] if len(latents) == 2 else math.prod(latents[1:]) // config.patch_size**2)}
+
+
 @dataclass(frozen=True)
 class Family:
     """What differs between families; every function is pure."""
@@ -34,6 +40,7 @@ class Family:
     text: Callable[[Any, int], dict[str, tuple[int, ...]]]  # (config, tokens) to what guidance leaves out of a sample
     beside: Callable[[Any, tuple[int, ...]], dict[str, tuple[int, ...]]] = lambda config, latents: {}  # and the rest
     part: str = "transformer"  # the checkpoint's folder of the network
+    lengths: Callable[[Any, tuple[int, ...], int], set[int]] = joint_length  # (config, latents, tokens): of attention
 
     def network_class(self) -> Any:
         """Return the class of the network: one of diffusers, or Segue's own."""
@@ -131,6 +138,7 @@ FAMILIES = {
         shape=video.motion_shape,
         text=video.text_shapes,
         beside=video.motion_beside,
+        lengths=video.motion_lengths,
     ),
     "swifti2v-detail": Family(
         model="SegmentTransformer",
@@ -141,6 +149,7 @@ FAMILIES = {
         text=video.text_shapes,
         beside=video.detail_beside,
         part="detail_transformer",
+        lengths=video.detail_lengths,
     ),
 }
 

@@ -155,14 +155,15 @@ def _measured(spec: CdmSpec, family: Family, checkpointing: bool) -> tuple[int, 
         shapes = family.text(network.config, spec.tokens) | family.beside(network.config, shape)
         text = {name: torch.empty(1, *shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
         level = torch.empty(1)
-    tokens = spec.tokens + math.prod(spec.size) // 256  # of text and picture; a token is 16 x 16 pixels in each family
-    return counted(network, lambda: family.velocity(network, latents, level, text), tokens)
+    lengths = family.lengths(network.config, shape, spec.tokens)
+    return counted(network, lambda: family.velocity(network, latents, level, text), lengths)
 
 
-def counted(network: nn.Module, call: Callable[[], Any], tokens: int) -> tuple[int, int]:
+def counted(network: nn.Module, call: Callable[[], Any], lengths: set[int]) -> tuple[int, int]:
     """Return the operations of `call`, and the bytes of what it keeps for a backward pass beside weights.
 
-    Matrices of `tokens` x `tokens` are left out: attention keeps them on the meta device, fused kernels do not.
+    Matrices whose both sides are among the `lengths` of sequences are left out: attention keeps them on the meta
+    device, fused kernels do not.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -173,7 +174,7 @@ def counted(network: nn.Module, call: Callable[[], Any], tokens: int) -> tuple[i
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         held.append(storage)
-        if id(storage) not in weights and tensor.shape[-2:] != (tokens, tokens):
+        if id(storage) not in weights and not lengths.issuperset(tensor.shape[-2:]):
             kept[id(storage)] = storage.nbytes()
         return tensor
 

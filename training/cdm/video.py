@@ -6,6 +6,7 @@ noisy. Both are Wan's transformers and take 1000 t, Stage II one for each latent
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ def motion_shape(config: Any, *size: int) -> tuple[int, ...]:
 def motion_beside(config: Any, latents: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Return what Stage I sees beside the text."""
     return {"image": latents}
+
+
+def motion_lengths(config: Any, latents: tuple[int, ...], tokens: int) -> set[int]:
+    """Return the tokens of the clip, which attend to one another and to those of the text."""
+    return {math.prod(latents[1:]) // math.prod(config.patch_size), tokens}
 
 
 def detail_velocity(network: nn.Module, latents: Tensor, level: Tensor, condition: dict[str, Tensor]) -> Tensor:
@@ -69,6 +75,12 @@ def detail_beside(config: Any, latents: tuple[int, ...]) -> dict[str, tuple[int,
         "reference": (channels, made, height, width),
         "positions": (context + made,),
     }
+
+
+def detail_lengths(config: Any, latents: tuple[int, ...], tokens: int) -> set[int]:
+    """Return the tokens of the whole window, which attend to one another and to those of the text."""
+    channels, made, *sides = latents
+    return motion_lengths(config, (channels, 1 + SEGMENTS.before + made, *sides), tokens)
 
 
 def text_shapes(config: Any, tokens: int) -> dict[str, tuple[int, ...]]:

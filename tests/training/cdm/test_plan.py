@@ -50,7 +50,7 @@ def test_what_a_backward_pass_keeps_is_counted_once_and_without_weights() -> Non
     with torch.device("meta"):
         network = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 4))
         inputs = torch.empty(5, 8)
-    flops, kept = counted(network, lambda: network(inputs), tokens=99)
+    flops, kept = counted(network, lambda: network(inputs), {99})
     assert flops == 2 * 5 * (8 * 32 + 32 * 4)
     assert kept == 4 * (5 * 8 + 5 * 32 + 5 * 32)  # the first product's input, GELU's and the second product's
 
@@ -86,11 +86,13 @@ def test_the_operations_of_a_call_are_those_of_its_products(teacher: Path) -> No
 def test_attention_is_counted() -> None:
     network = nn.MultiheadAttention(8, 2, batch_first=True, device="meta")
     inputs = torch.empty(1, 16, 8, device="meta")
-    flops, _ = counted(network, lambda: network(inputs, inputs, inputs, need_weights=False), tokens=16)
+    flops, _ = counted(network, lambda: network(inputs, inputs, inputs, need_weights=False), {16})
     assert flops == 2 * 16 * 8 * 32 + 2 * 2 * 16 * 16 * 8
 
 
-@pytest.mark.parametrize(("name", "billions"), [("sd3-medium-cdm", 2.03), ("longcat-image-cdm", 6.2)])
+@pytest.mark.parametrize(
+    ("name", "billions"), [("sd3-medium-cdm", 2.03), ("longcat-image-cdm", 6.2), ("swifti2v-wan22", 5.0)]
+)
 def test_the_full_size_recipes_are_planned_without_weights(name: str, billions: float) -> None:
     before = torch.get_rng_state()
     rows = dict(plan(find_recipe(name), 8))
