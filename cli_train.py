@@ -142,24 +142,42 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
 
 @click.command(name="eval")
 @click.argument("students", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--teacher", type=click.Path(path_type=Path), required=True, help="Checkpoint or bundle of the teacher.")
-@click.option("--data", type=click.Path(path_type=Path), default=Path("runs/data/emoji"), show_default=True)
+@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint or bundle of the teacher of pictures.")
+@click.option("--data", type=click.Path(path_type=Path), help="Directory of real pictures, or of clips.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the report.")
-@click.option("--prompts", type=click.IntRange(2), default=1000, show_default=True)
+@click.option("--prompts", type=click.IntRange(2), default=1000, show_default=True, help="Of pictures.")
+@click.option("--clips", type=click.IntRange(2), default=96, show_default=True, help="Of videos.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @JSON
 def evaluate(
-    students: tuple[Path, ...], teacher: Path, data: Path, out: Path, prompts: int, seeds: int, as_json: bool
-) -> None:
-    """Measure STUDENTS (checkpoints or bundles) beside their teacher, and write a report."""
+    students: tuple[Path, ...], teacher: Path | None, data: Path | None, out: Path, prompts: int, clips: int,
+    seeds: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure STUDENTS (checkpoints or bundles) and write a report.
+
+    Students of pictures are measured beside their teacher on the names of real pictures. Models of videos are given the
+    first frames of held-out clips, and stand beside simpler ways of making a video from them.
+    """
     need("matplotlib", "train")
+    show = Output(as_json)
+    if (students[0] / "detail_transformer").is_dir():
+        _evaluate_videos(show, students, data or Path("runs/data/emoji-clips"), out, clips, seeds)
+    elif teacher is None:
+        raise UsageError("pictures are measured beside their teacher. Name its checkpoint or bundle with --teacher.")
+    else:
+        _evaluate_pictures(show, students, teacher, data or Path("runs/data/emoji"), out, prompts, seeds)
+    show.line(f"{out}/report.html")
+
+
+def _evaluate_pictures(
+    show: Output, students: tuple[Path, ...], teacher: Path, data: Path, out: Path, prompts: int, seeds: int
+) -> None:
     from .runtime.directory import NewDirectory
     from .training.evaluation.evaluate import EvalSpec, names_of, settings_of
     from .training.evaluation.evaluate import evaluate as run
     from .training.evaluation.evaluate import table as rows_of
     from .training.evaluation.report import content, write_report
 
-    show = Output(as_json)
     named = names_of(students)
     compared = {"students": {name: str(path) for name, path in named.items()}, "teacher": str(teacher)}
     with NewDirectory(out) as new:  # a place that cannot be written to is found out before the work
@@ -167,12 +185,32 @@ def evaluate(
         with show.progress("evaluating", "drawings") as update:
             found = run(named, teacher, data, spec, lambda what, done, total: update(done, total))
         rows = rows_of(found)
-        if not as_json:
+        if not show.as_json:
             table("students and teacher", tuple(rows[0]), [tuple(row.values()) for row in rows])
         write_report(found, spec, compared, new.path)
         new.commit()
     show.event("evaluated", path=str(out), **content(found, spec, compared))
-    show.line(f"{out}/report.html")
+
+
+def _evaluate_videos(show: Output, models: tuple[Path, ...], data: Path, out: Path, clips: int, seeds: int) -> None:
+    from .runtime.directory import NewDirectory
+    from .training.evaluation.evaluate import names_of
+    from .training.evaluation.report import video_content, write_video_report
+    from .training.evaluation.videos import VideoEvalSpec
+    from .training.evaluation.videos import evaluate as run
+
+    named, spec = names_of(models), VideoEvalSpec(clips, seeds)
+    places = {name: str(path) for name, path in named.items()}
+    with NewDirectory(out) as new:
+        with show.progress("evaluating", "batches") as update:
+            found = run(named, data, spec, lambda what, done, total: update(done, total))
+        columns = ("LPIPS", "PSNR", "KID of frames x 1e3", "dynamic degree / the clip's", "flicker", "seam ratio")
+        rows = [(way, *(str(of.get(name, "")) for name in columns)) for way, of in found.figures.items()]
+        if not show.as_json:
+            table("videos from a first frame", ("", *columns), rows)
+        write_video_report(found, spec, places, new.path)
+        new.commit()
+    show.event("evaluated", path=str(out), **video_content(found, spec, places))
 
 
 COMMANDS = (data, encode, pairs, train, evaluate)

@@ -12,11 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..sampling import tiled
 from .evaluate import EvalSpec, Evaluation, table
 from .measures import Interval
+from .videos import SHOWN, VideoEvalSpec, VideoEvaluation
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:.3em .8em;text-align:left}
@@ -30,16 +32,73 @@ def write_report(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any
     (folder / "report.html").write_text(_page(evaluation, spec, compared), encoding="utf-8")
 
 
+def write_video_report(evaluation: VideoEvaluation, spec: VideoEvalSpec, models: dict[str, str], folder: Path) -> None:
+    """Write report.json and report.html of a video evaluation to `folder`; `models` names each model's place."""
+    (folder / "report.json").write_text(json.dumps(video_content(evaluation, spec, models), indent=1) + "\n")
+    strips = "".join(
+        f"<figure><img alt='' src='data:image/png;base64,{_encoded(_strips(videos))}'>"
+        f"<figcaption>{html.escape(way)}</figcaption></figure>"
+        for way, videos in evaluation.sheets.items()
+    )
+    page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Segue: videos from a first frame</title>
+<style>{STYLE}</style><h1>Videos from a first frame</h1>
+<p>Models {html.escape(", ".join(models.values()))}. {len(evaluation.clips)} held-out clips, {spec.seeds} seeds.
+Means over clips and seeds, ± half of the 95 % interval over seeds; frames after the first.</p>
+<h2>All clips</h2>{_table(_rows(evaluation.figures))}
+<h2>The half of the clips that moves most</h2>{_table(_rows(evaluation.most))}
+<h2>Every eighth frame</h2><p>{html.escape(" | ".join(evaluation.clips[:SHOWN]))}</p>{strips}</html>
+"""
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def video_content(evaluation: VideoEvaluation, spec: VideoEvalSpec, models: dict[str, str]) -> dict[str, Any]:
+    """Return a video evaluation as JSON types."""
+    return {
+        "models": models,
+        "spec": dataclasses.asdict(spec),
+        "clips": evaluation.clips,
+        **_made_by(evaluation.device),
+        "figures": _numbers(evaluation.figures),
+        "figures of the half of the clips that moves most": _numbers(evaluation.most),
+    }
+
+
+def _strips(videos: Tensor) -> Tensor:
+    """Return a picture in [0, 1] with a row for each clip (N, 3, F, H, W) in [-1, 1], of every eighth frame."""
+    rows = [torch.cat(list(video[:, ::8].transpose(0, 1)), -1) for video in videos]
+    return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
+
+
+def _rows(figures: dict[str, dict[str, Interval]]) -> list[dict[str, Any]]:
+    return [{"": name, **{measure: str(value) for measure, value in of.items()}} for name, of in figures.items()]
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(row.get(column, '')))}</td>" for column in columns) + "</tr>"
+        for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _made_by(device: str) -> dict[str, Any]:
+    return {
+        "device": device,
+        "versions": {name: version(name) for name in VERSIONS},
+        "machine": platform.processor() or platform.machine(),
+    }
+
+
 def content(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> dict[str, Any]:
     """Return the evaluation as JSON types."""
     return {
         **compared,
         "spec": dataclasses.asdict(spec),
         "prompts drawn": evaluation.prompts,
-        "device": evaluation.device,
         "precision": evaluation.precision,
-        "versions": {name: version(name) for name in VERSIONS},
-        "machine": platform.processor() or platform.machine(),
+        **_made_by(evaluation.device),
         "figures": _numbers(evaluation.figures),
         "ladders": {name: _numbers(rungs) for name, rungs in evaluation.ladders.items()},
         "classifier's accuracy on real pictures": evaluation.classifier_on_real,
@@ -54,15 +113,8 @@ def _numbers(figures: dict[Any, dict[str, Interval]]) -> dict[Any, dict[str, dic
 
 
 def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> str:
-    rows = table(evaluation)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(row.get(column, '')))}</td>" for column in columns) + "</tr>"
-        for row in rows
-    )
     figures = "".join(
-        f"<figure><img alt='' src='data:image/png;base64,{_png(grid)}'>"
+        f"<figure><img alt='' src='data:image/png;base64,{_encoded(tiled(grid))}'>"
         f"<figcaption>{html.escape(name)}</figcaption></figure>"
         for name, grid in evaluation.grids.items()
     )
@@ -73,7 +125,7 @@ def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> s
 {evaluation.prompts} prompts, {spec.seeds} seeds, the same noise for every way of drawing.
 Means over seeds, ± half of the 95 % interval.
 The classifier knows {evaluation.classifier_on_real:.1%} of real pictures that were not in its fit.</p>
-<table><tr>{head}</tr>{body}</table>
+{_table(table(evaluation))}
 <h2>Calls of the network</h2>{_ladder_plot(evaluation)}
 <h2>Pictures</h2><p>{captions}</p>{figures}</html>
 """
@@ -96,10 +148,10 @@ def _ladder_plot(evaluation: Evaluation) -> str:
     return file.getvalue()[file.getvalue().index("<svg") :]
 
 
-def _png(pictures: Tensor) -> str:
+def _encoded(picture: Tensor) -> str:
     from PIL import Image
 
-    pixels = (tiled(pictures) * 255).round().byte().permute(1, 2, 0).numpy()
+    pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()

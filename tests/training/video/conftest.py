@@ -87,3 +87,26 @@ def motion(clips: Path, parts: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("motion")
     training.finish(out)
     return out / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def both(clips: Path, parts: Path, detail_parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint of both stages, random, of 25 frames: seven latent ones, so two whole segments."""
+    from segue.training.video.detail import Detail, DetailSpec
+    from segue.training.video.motion import Motion, MotionSpec
+
+    folder, sizes = tmp_path_factory.mktemp("both"), {"layers": 1, "heads": 2, "head": 12, "feed_forward": 24}
+    motion = Motion(MotionSpec(str(clips), str(parts), str(parts), frames=25, length=8, **sizes), 0)
+    _disturb(motion.transformer)
+    motion.finish(folder / "motion")
+    places = (str(clips), str(detail_parts), str(detail_parts), str(folder / "motion/checkpoint"))
+    detail = Detail(DetailSpec(*places, frames=25, length=8, **sizes), 0)
+    _disturb(detail.transformer)
+    detail.finish(folder)
+    return folder / "checkpoint"
+
+
+@torch.no_grad()
+def _disturb(network: torch.nn.Module) -> None:
+    for p in network.parameters():
+        p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.1)

@@ -17,11 +17,11 @@ from segue.training.cdm.families import FAMILIES
 from segue.training.cdm.networks import load_teacher
 from segue.training.recipe import train
 from segue.training.video.conditions import encode_clips
-from segue.training.video.detail import Detail, DetailSpec
+from segue.training.video.detail import DetailSpec
 from segue.training.video.motion import Motion, MotionSpec
 from segue.training.video.windows import window
 
-FRAMES = 25  # seven latent frames, so two whole segments
+FRAMES = 25  # of the checkpoint: seven latent frames, so two whole segments
 SIZES = {"frames": FRAMES, "layers": 1, "heads": 2, "head": 12, "feed_forward": 24, "length": 8}
 
 
@@ -30,26 +30,6 @@ def fp32():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "fast_dtype", lambda _: torch.float32)
         yield
-
-
-@pytest.fixture(scope="module")
-def both(clips, parts, detail_parts, tmp_path_factory) -> Path:
-    """Return a checkpoint of both stages, random."""
-    folder = tmp_path_factory.mktemp("both")
-    motion = Motion(MotionSpec(str(clips), str(parts), str(parts), **SIZES), 0)
-    disturbed(motion.transformer)
-    motion.finish(folder / "motion")
-    places = (str(clips), str(detail_parts), str(detail_parts), str(folder / "motion/checkpoint"))
-    detail = Detail(DetailSpec(*places, **SIZES), 0)
-    disturbed(detail.transformer)
-    detail.finish(folder)
-    return folder / "checkpoint"
-
-
-@torch.no_grad()
-def disturbed(network: torch.nn.Module) -> None:
-    for p in network.parameters():
-        p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
 
 
 @pytest.fixture(scope="module")

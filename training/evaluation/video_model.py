@@ -1,0 +1,116 @@
+"""Both stages of a SwiftI2V checkpoint in PyTorch, many clips at a time: what evaluation draws with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import TrainingError
+from ...export.families.wan_segment import SegmentTransformer
+from ...runtime.noise import philox_normal
+from ...runtime.sampler import Schedule, custom_schedule, default_schedule
+from ...runtime.segments import SegmentSpec
+from ..device import mixed_precision
+from ..pretrained import pretrained
+from ..video.latents import FrozenCodec
+from ..video.references import MotionModel, spliced
+from ..video.windows import Window, generate
+
+Drawn = Callable[[tuple[int, ...]], Tensor]
+"""drawn(shape of one sample) to the noise of all (B, …)."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise of a batch of clips, each its own by its number, so that a batch's size changes nothing."""
+
+    seed: int
+    clips: Sequence[int]
+
+    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+        """Return noise (B, …) float32 of samples of `shape`."""
+        return torch.from_numpy(np.stack([philox_normal(shape, self.seed, clip) for clip in self.clips]))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a checkpoint is sampled, from its segue.json and scheduler."""
+
+    frames: int
+    scale: int
+    text_tokens: int
+    segments: SegmentSpec
+    motion: Schedule
+    motion_guidance: float
+    detail: Schedule
+
+
+class VideoModel:
+    """Both stages of a checkpoint or bundle."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """Raise TrainingError where `folder` is not of a SwiftI2V model."""
+        if not (folder / "detail_transformer/config.json").is_file():
+            raise TrainingError(f"{folder} has no detail_transformer. Name a checkpoint with both stages, or a bundle.")
+        self.settings, self.device = settings_of(folder), device
+        self.motion = MotionModel(folder, self.settings.text_tokens, device)
+        self.detail: Any = pretrained(SegmentTransformer, folder / "detail_transformer")
+        self.detail.eval().requires_grad_(False).to(device)
+        self.codec = FrozenCodec(folder, device, "detail_vae")
+
+    def low(self, image: Tensor, captions: list[str], noise: Drawn) -> Tensor:
+        """Return Stage I's frames (B, 3, F, h, w) of clips that begin with `image` (B, 3, h, w)."""
+        still = image[:, :, None]
+        grey = torch.zeros(*image.shape[:2], self.settings.frames - 1, *image.shape[2:], device=image.device)
+        given = self.motion.codec.encode(torch.cat([still, grey], 2))
+        levels = torch.from_numpy(self.settings.motion.sigmas).to(given)[:, None].expand(-1, len(image))
+        latents = self.motion.denoise(
+            noise(tuple(given.shape[1:])).to(given), given, captions, levels, self.settings.motion_guidance
+        )
+        return self.motion.codec.decode(latents).clamp(-1, 1)
+
+    def high(self, low: Tensor, image: Tensor, captions: list[str], noise: Drawn) -> Tensor:
+        """Return Stage II's frames (B, 3, F, H, W) of Stage I's (B, 3, F, h, w) and the image (B, 3, H, W)."""
+        reference = self.codec.encode(spliced(low, image))
+        text = self.motion.text(captions)
+
+        def velocity(given: Window) -> Tensor:
+            with mixed_precision(self.device):
+                return self.detail(given.latents, given.timesteps, text, given.positions).float()
+
+        latents = generate(
+            velocity, reference[:, :, :1], reference, noise(tuple(reference.shape[1:])).to(reference),
+            self.settings.segments, self.settings.detail,
+        )  # fmt: skip
+        return self.codec.decode(latents).clamp(-1, 1)
+
+
+def settings_of(folder: Path) -> Settings:
+    """Return how the model in `folder` is sampled; raises TrainingError where its files do not say."""
+    try:
+        said = json.loads((folder / "segue.json").read_text())
+        shift = json.loads((folder / "scheduler/scheduler_config.json").read_text())["shift"]
+        video = said["video"]
+
+        def schedule(table: dict[str, Any], prefix: str) -> Schedule:
+            raw = table.get(f"{prefix}sigmas")
+            steps = table[f"{prefix}steps"]
+            return custom_schedule(raw, shift, 1000) if raw else default_schedule(steps, shift, 1000)
+
+        return Settings(
+            video["frames"], video["scale"], video["text_tokens"],
+            SegmentSpec(video["targets"], video["before"], video["after"]),
+            schedule(video, "motion_"), video["motion_guidance"], schedule(said, ""),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"{folder} does not say how its video is sampled ({type(error).__name__}: {error}). Name a checkpoint that "
+            "segue train wrote for [detail]."
+        ) from None
