@@ -55,7 +55,7 @@ def seams(video: Tensor, spec: SegmentSpec, draws: int = 2000, reach: int = 4) -
 
     Each difference counts relative to the median of those within `reach` frames, so that fast motion weighs no more
     than slow. The first latent frame behind the image counts as neither. Raises ValueError where a video is too short
-    to have both kinds.
+    to have both kinds, or stands still.
     """
     latent = 1 + (len(video) - 1) // 4
     found = detail_of_differences(video)
@@ -67,6 +67,8 @@ def seams(video: Tensor, spec: SegmentSpec, draws: int = 2000, reach: int = 4) -
     chosen = np.array([k in begins for k in first_frames])
     if not 0 < chosen.sum() < len(chosen):
         raise ValueError(f"{len(video)} frames have no segment start beside another start of a latent frame")
+    if not values[~chosen].any():
+        raise ValueError("a video that stands still has no seams")
 
     def ratio(mask: np.ndarray) -> float:
         return float(values[mask].mean() / values[~mask].mean())
@@ -76,11 +78,12 @@ def seams(video: Tensor, spec: SegmentSpec, draws: int = 2000, reach: int = 4) -
     return Seams(ratio(chosen), float(np.mean(np.array(shuffled) >= ratio(chosen) - 1e-9)), int(chosen.sum()))
 
 
-def warp_error(video: Tensor, truth: Tensor | None = None) -> float:
+def warp_error(video: Tensor, truth: Tensor | None = None, every: int = 1) -> float:
     """Return the mean absolute error of each frame warped back onto the one before it along its optical flow.
 
-    The flow is that of `truth` where it is given (the same motion for every video that is compared), else the video's
-    own: iterative Lucas-Kanade of scikit-image, on grey frames.
+    With `every` only one in as many pairs is looked at: flow takes longer than any other measure. The flow is that of
+    `truth` where it is given (the same motion for every video that is compared), else the video's own: iterative
+    Lucas-Kanade of scikit-image, on grey frames.
     """
     from skimage.registration import optical_flow_ilk
 
@@ -88,7 +91,7 @@ def warp_error(video: Tensor, truth: Tensor | None = None) -> float:
     height, width = grey.shape[1:]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     errors = []
-    for i in range(len(video) - 1):
+    for i in range(0, len(video) - 1, every):
         down, right = optical_flow_ilk(grey[i], grey[i + 1])
         place = np.stack([(columns + right) / (width - 1) * 2 - 1, (rows + down) / (height - 1) * 2 - 1], -1)
         grid = torch.from_numpy(place.astype(np.float32))[None]
