@@ -97,7 +97,13 @@ def pairs(
     from .training.evaluation.evaluate import settings_of
 
     show = Output(as_json)
-    spec = PairsSpec(str(teacher), str(embeddings), family, size, count, **settings_of(teacher))
+    settings = settings_of(teacher)
+    if missing := {"steps", "guidance", "shift"} - settings.keys():
+        raise UsageError(
+            f"{teacher} does not say its {' and '.join(sorted(missing))}. Write that into its segue.json: the pairs "
+            "are what the teacher draws with it."
+        )
+    spec = PairsSpec(str(teacher), str(embeddings), family, size, count, **settings)
     with show.progress("drawing", "pairs") as update:
         write_pairs(spec, out, batch, update)
     show.line(f"{out}: {count} pairs")

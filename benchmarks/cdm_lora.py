@@ -15,10 +15,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from segue.training.cdm.conditions import Conditions
-from segue.training.cdm.distil import CdmSpec, Distillation
+from segue.training.cdm.distil import Distillation
 from segue.training.cdm.families import FAMILIES
 from segue.training.cdm.networks import FullNetworks, LoraNetworks, load_teacher
 from segue.training.cdm.plan import make_plan
+from segue.training.cdm.spec import CdmSpec
 from segue.training.device import training_device
 from segue.training.loop import LoopSpec
 

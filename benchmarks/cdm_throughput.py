@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 
 from segue.training.cdm.conditions import Conditions
-from segue.training.cdm.distil import CdmSpec, Distillation
+from segue.training.cdm.distil import Distillation
 from segue.training.cdm.draws import Draws, ScheduleSpec, draw
 from segue.training.cdm.encode import encode_prompts
 from segue.training.cdm.families import FAMILIES, Condition
 from segue.training.cdm.networks import FullNetworks, load_teacher
+from segue.training.cdm.spec import CdmSpec
 from segue.training.cdm.terms import rows_at
 from segue.training.device import plain_attention, training_device
 from segue.training.loop import LoopSpec

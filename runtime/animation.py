@@ -27,7 +27,7 @@ from .tiles import Tiling
 
 OnEvent = Callable[["Event"], None]
 
-_MOTION, _DETAIL = 1, 2  # streams of noise beside the pictures' own
+MOTION, DETAIL = 1, 2  # streams of noise beside the pictures' own
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +245,7 @@ class Animator:
         names = [n for n in ("transformer", "transformer_2") if n in self._content.components]
         made = motion.generate(
             [lambda x, t, n=name: velocity(n, x, t) for name in names],  # type: ignore[misc]
-            noise.philox_normal(given.shape, self._prepared.seed, window, _MOTION), given, levels,
+            noise.philox_normal(given.shape, self._prepared.seed, window, MOTION), given, levels,
             video.motion.sampler.train_timesteps,
         )  # fmt: skip
         self._components.release(*names)
@@ -273,7 +273,7 @@ class Animator:
         start = window * (latent_frames(self._video.frames) - 1)
 
         def drawn(frames: range) -> np.ndarray:
-            return np.stack([noise.philox_normal(shape, prepared.seed, start + i, _DETAIL) for i in frames], 1)
+            return np.stack([noise.philox_normal(shape, prepared.seed, start + i, DETAIL) for i in frames], 1)
 
         return drawn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,21 @@ class Pipeline:
     def decode(self, latents: Tensor, batch: int = 32) -> Tensor:
         """Return pictures (N, 3, H, W) of `latents`, about in [-1, 1]."""
         return decode(self.vae, latents, batch)
+
+
+def shift_of(folder: Path) -> float | None:
+    """Return the fixed shift of a checkpoint's scheduler; None where there is no scheduler, or its shift is dynamic.
+
+    UniPC, which Wan is published with, calls it flow_shift. Raises TrainingError for a file that is no JSON.
+    """
+    path = folder / "scheduler/scheduler_config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise TrainingError(f"{path} is no JSON: {error}. Fetch that file again.") from None
+    if said is None or said.get("use_dynamic_shifting"):
+        return None
+    return float(said.get("flow_shift") or said.get("shift") or 1.0)
 
 
 def load_pipeline(folder: Path, device: torch.device) -> Pipeline:

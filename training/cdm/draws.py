@@ -21,7 +21,7 @@ from ...runtime.sampler import shift_sigmas
 from .losses import clamp_level
 
 SCHEDULES = ("dynamic", "stratified", "fixed")
-WHOLE_BATCH, SHARED_SCHEDULE, KIND = 2**63, 2**63 + 1, 2**63 + 3  # streams that no sample has as its index
+WHOLE_BATCH, SHARED_SCHEDULE, PAIR_NOISE, KIND = range(2**63, 2**63 + 4)  # streams that no sample has as its index
 
 
 @dataclass(frozen=True)

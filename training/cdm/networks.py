@@ -33,6 +33,8 @@ class FullNetworks:
         The student begins as `start`, the teacher if left out.
         """
         self.family, self.config = family, teacher.config
+        if start is not None and _shapes(start) != _shapes(teacher):
+            raise TrainingError("cdm.start is of another size than cdm.teacher. Name one that began as that teacher.")
         self.trained: dict[str, nn.Module] = {}
         for role in TRAINED:
             network = copy.deepcopy(start if role == "student" and start is not None else teacher).requires_grad_(True)
@@ -118,18 +120,29 @@ class LoraNetworks:
 Networks = FullNetworks | LoraNetworks
 
 
-def load_teacher(folder: Path, family: Family) -> nn.Module:
-    """Return the transformer of a checkpoint or bundle, in float32; raises TrainingError where there is none."""
+def load_teacher(folder: Path, family: Family, key: str = "cdm.teacher") -> nn.Module:
+    """Return the transformer of the checkpoint or bundle that `key` names, in float32.
+
+    Raises TrainingError where there is none, and where a second expert shares the noise levels with it.
+    """
     where = folder / family.part
     if not (where / "config.json").is_file():
         raise TrainingError(
-            f"{folder} has no {family.part}/config.json. Name a checkpoint in diffusers format, or a bundle, as "
-            "cdm.teacher."
+            f"{folder} has no {family.part}/config.json. Name a checkpoint in diffusers format, or a bundle, as {key}."
+        )
+    if (folder / f"{family.part}_2/config.json").is_file():
+        raise TrainingError(
+            f"{folder} has two experts, {family.part} and {family.part}_2; a distillation is of one. Name a checkpoint "
+            f"with one expert as {key}."
         )
     try:
         return pretrained(family.network_class(), where)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{where} cannot be loaded: {error}. Fetch its weights, as safetensors.") from error
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in network.named_parameters()}
 
 
 def _placed(network: nn.Module, family: Family, device: torch.device, mesh: DeviceMesh | None) -> nn.Module:

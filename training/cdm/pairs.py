@@ -6,6 +6,7 @@ clean latents, fp16) of up to SHARD pairs, and `pairs.json`. The noise is not ke
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,12 +26,11 @@ from ...runtime.sampler import default_schedule
 from ..device import mixed_precision, training_device
 from ..sampling import euler
 from .conditions import Conditions, permuted
-from .draws import stream
+from .draws import PAIR_NOISE, stream
 from .families import Condition, Family, find_family
 from .networks import load_teacher
 
 SHARD = 512
-NOISE = 2**63 + 2  # the stream of a pair's noise, which no sample has as its index
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PairsSpec:
 
 def pair_noise(shape: Sequence[int], seed: int, pair: int) -> Tensor:
     """Return the noise of one pair, float32, of `shape`."""
-    return torch.from_numpy(stream(seed, pair, NOISE).standard_normal(tuple(shape), np.float32))
+    return torch.from_numpy(stream(seed, pair, PAIR_NOISE).standard_normal(tuple(shape), np.float32))
 
 
 def write_pairs(spec: PairsSpec, out: Path, batch: int, progress: Callable[[int, int], None]) -> None:
@@ -61,9 +61,9 @@ def write_pairs(spec: PairsSpec, out: Path, batch: int, progress: Callable[[int,
     family, device = find_family(spec.family), training_device()
     conditions = Conditions(Path(spec.conditions))
     out.mkdir(parents=True, exist_ok=True)
-    _claim(spec, out)
     teacher: Any = load_teacher(Path(spec.teacher), family).eval().requires_grad_(False).to(device)
     shape = family.shape(teacher.config, *spec.size)
+    _claim(spec, made_for(spec.family, conditions, shape), out)
     schedule = default_schedule(spec.steps, spec.shift, 1000)
     for number, first in enumerate(range(0, spec.count, SHARD)):
         shard = range(first, min(first + SHARD, spec.count))
@@ -90,6 +90,7 @@ class Pairs:
             written = json.loads((folder / "pairs.json").read_text())
             shards = [load_file(folder / _name(number)) for number in range(-(-written["count"] // SHARD))]
             self._seed: int = written["seed"]
+            self.made_for = {name: written[name] for name in ("family", "prompts", "shape")}
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise TrainingError(
                 f"{folder} does not hold all its pairs ({type(error).__name__} on reading them). Write them, then run "
@@ -118,8 +119,14 @@ def _guided(
     return free + guidance * (tied - free)
 
 
-def _claim(spec: PairsSpec, out: Path) -> None:
-    path, wanted = out / "pairs.json", asdict(spec) | {"size": list(spec.size)}
+def made_for(family: str, conditions: Conditions, shape: Sequence[int]) -> dict[str, Any]:
+    """Return what pairs and a distillation must have in common."""
+    prompts = hashlib.sha256("\n".join(conditions.prompts).encode()).hexdigest()
+    return {"family": family, "prompts": prompts, "shape": list(shape)}
+
+
+def _claim(spec: PairsSpec, common: dict[str, Any], out: Path) -> None:
+    path, wanted = out / "pairs.json", asdict(spec) | {"size": list(spec.size)} | common
     if path.is_file() and json.loads(path.read_text()) != wanted:
         raise TrainingError(f"{out} holds pairs that were made otherwise: {path} differs. Name another directory.")
     write_whole(path, (json.dumps(wanted, indent=1) + "\n").encode())

@@ -18,8 +18,9 @@ from torch import nn
 from ...errors import TrainingError
 from ..device import fast_dtype, training_device
 from ..loop import LoopSpec
-from .distil import CdmSpec, Place, updates
+from .distil import Place
 from .families import Family, find_family
+from .spec import CdmSpec, updates
 
 # Multiples of a call without gradient, by the usual count of products: a call with gradient runs forward and twice as
 # much back; checkpointing runs it forward once more.

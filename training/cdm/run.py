@@ -18,13 +18,14 @@ from ..checkpoint import save_half
 from ..device import check_compiler
 from ..loop import LoopSpec
 from ..pretrained import pretrained
-from ..sampling import decode, euler, tiled
+from ..sampling import decode, euler, shift_of, tiled
 from ..state import is_first
 from .conditions import open_kinds
-from .distil import CdmSpec, Distillation, Place, spec_of
+from .distil import Distillation, Place
 from .families import find_family
 from .networks import FullNetworks, LoraNetworks, Networks, load_teacher
-from .pairs import Pairs
+from .pairs import Pairs, made_for
+from .spec import CdmSpec, spec_of, updates
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -80,7 +81,7 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
     if spec.rank:
         networks = LoraNetworks(teacher.to(state.device), family, spec.checkpointing, spec.rank, spec.alpha)
     else:
-        begun = load_teacher(Path(spec.start), family) if spec.start else None
+        begun = load_teacher(Path(spec.start), family, "cdm.start") if spec.start else None
         networks = FullNetworks(
             teacher, family, spec.checkpointing, state.device, _mesh(spec, place, state.device), begun
         )
@@ -88,10 +89,10 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
             check_compiler()
             networks.compile()
     pairs = Pairs(Path(spec.pairs)) if spec.pairs else None
-    if pairs and len(kinds) > 1:
+    if pairs and (len(kinds) > 1 or pairs.made_for != made_for(spec.family, kinds[0], shape)):
         raise TrainingError(
-            f"[cdm] pairs: {spec.conditions} has {len(kinds)} kinds of samples, and pairs are of one. Leave pairs and "
-            "[cdm.terms] regression out."
+            f"[cdm] pairs = {spec.pairs!r} were made for {pairs.made_for}, and this is {len(kinds)} x "
+            f"{made_for(spec.family, kinds[0], shape)}. Write them again with segue pairs, or name others."
         )
     return CdmRun(networks, kinds, shape, spec, loop, state.device, place, pairs)
 
@@ -106,6 +107,12 @@ def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
         raise TrainingError(
             f"[cdm] pairs = {spec.pairs!r} and [cdm.terms] regression = {spec.terms.regression}: one needs the other. "
             "Write the pairs with segue pairs and name their directory, or leave both out."
+        )
+    steps = recipe["loop"].get("steps", 0)
+    if not updates(spec, steps) or (spec.fake_lead and not spec.terms.matches):
+        raise TrainingError(
+            f"[cdm] fake_lead = {spec.fake_lead} leaves {updates(spec, steps)} updates of the student in {steps} "
+            "iterations, or no fake teacher that could learn first. Mend fake_lead, loop.steps or the terms."
         )
     if spec.start and spec.rank:
         raise TrainingError("[cdm] has rank and start: adapters begin on the teacher. Leave one out.")
@@ -124,15 +131,11 @@ def _check_loop(table: dict[str, Any]) -> None:
 
 
 def _check_shift(teacher: Path, spec: CdmSpec) -> None:
-    path = teacher / "scheduler/scheduler_config.json"
-    if not path.is_file():
-        return
-    scheduler = json.loads(path.read_text())
-    shift = scheduler.get("shift", 1.0)
-    if not scheduler.get("use_dynamic_shifting") and shift != spec.schedule.shift:
+    shift = shift_of(teacher)
+    if shift not in (None, spec.schedule.shift):
         raise TrainingError(
-            f"[cdm.schedule] shift = {spec.schedule.shift:g}, but {path} has {shift:g}, with which the student will be "
-            f"sampled. Write shift = {shift:g}."
+            f"[cdm.schedule] shift = {spec.schedule.shift:g}, but the scheduler of {teacher} has {shift:g}, with which "
+            f"the student will be sampled. Write shift = {shift:g}."
         )
 
 

@@ -21,7 +21,7 @@ from ..device import fast_dtype, training_device
 from ..metrics.nets import Lite0
 from ..metrics.scores import kid, nearest_lpips
 from ..pictures import Pictures
-from ..sampling import Pipeline, load_pipeline
+from ..sampling import Pipeline, load_pipeline, shift_of
 from ..text_encoders import picture_features
 from .measures import Classifier, Interval, diversity, interval, lpips, saturation
 
@@ -82,7 +82,8 @@ class Student:
 
 def settings_of(teacher: Path) -> dict[str, Any]:
     """Return how the checkpoint is meant to be sampled, as keys of EvalSpec; what it does not say is left out."""
-    said = _table(teacher / "scheduler/scheduler_config.json") | _table(teacher / "segue.json")
+    shift = shift_of(teacher)
+    said = _table(teacher / "segue.json") | ({} if shift is None else {"shift": shift})
     return {key: said[key] for key in ("steps", "guidance", "shift") if key in said}
 
 

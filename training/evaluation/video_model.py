@@ -14,17 +14,19 @@ from torch import Tensor
 
 from ...errors import TrainingError
 from ...export.families.wan_segment import SegmentTransformer
+from ...runtime.animation import DETAIL, MOTION
 from ...runtime.noise import philox_normal
 from ...runtime.sampler import Schedule, custom_schedule, default_schedule
 from ...runtime.segments import SegmentSpec
 from ..device import mixed_precision
 from ..pretrained import pretrained
+from ..sampling import shift_of
 from ..video.latents import FrozenCodec
 from ..video.references import MotionModel, spliced
 from ..video.windows import Window, generate
 
-Drawn = Callable[[tuple[int, ...]], Tensor]
-"""drawn(shape of one sample) to the noise of all (B, …)."""
+Drawn = Callable[[tuple[int, ...], int], Tensor]
+"""drawn(shape of one sample, stream) to the noise of all (B, …); each stage has its own stream, as in the runtime."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Noise:
     seed: int
     clips: Sequence[int]
 
-    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+    def __call__(self, shape: tuple[int, ...], stream: int) -> Tensor:
         """Return noise (B, …) float32 of samples of `shape`."""
-        return torch.from_numpy(np.stack([philox_normal(shape, self.seed, clip) for clip in self.clips]))
+        return torch.from_numpy(np.stack([philox_normal(shape, self.seed, clip, stream) for clip in self.clips]))
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class VideoModel:
         given = self.motion.codec.encode(torch.cat([still, grey], 2))
         levels = torch.from_numpy(self.settings.motion.sigmas).to(given)[:, None].expand(-1, len(image))
         latents = self.motion.denoise(
-            noise(tuple(given.shape[1:])).to(given), given, captions, levels, self.settings.motion_guidance
+            noise(tuple(given.shape[1:]), MOTION).to(given), given, captions, levels, self.settings.motion_guidance
         )
         return self.motion.codec.decode(latents).clamp(-1, 1)
 
@@ -86,7 +88,7 @@ class VideoModel:
                 return self.detail(given.latents, given.timesteps, text, given.positions).float()
 
         latents = generate(
-            velocity, reference[:, :, :1], reference, noise(tuple(reference.shape[1:])).to(reference),
+            velocity, reference[:, :, :1], reference, noise(tuple(reference.shape[1:]), DETAIL).to(reference),
             self.settings.segments, self.settings.detail,
         )  # fmt: skip
         return self.codec.decode(latents).clamp(-1, 1)
@@ -96,7 +98,7 @@ def settings_of(folder: Path) -> Settings:
     """Return how the model in `folder` is sampled; raises TrainingError where its files do not say."""
     try:
         said = json.loads((folder / "segue.json").read_text())
-        shift = json.loads((folder / "scheduler/scheduler_config.json").read_text())["shift"]
+        shift = shift_of(folder) or 1.0
         video = said["video"]
 
         def schedule(table: dict[str, Any], prefix: str) -> Schedule:

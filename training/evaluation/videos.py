@@ -62,9 +62,13 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
     loaded = {name: VideoModel(path, device) for name, path in models.items()}
     first = next(iter(loaded.values()))
     clips, frames = Clips(data, HELD_OUT), first.settings.frames
-    differing = [name for name, model in loaded.items() if model.settings.frames != frames]
+    scale = first.settings.scale
+    differing = [n for n, m in loaded.items() if (m.settings.frames, m.settings.scale) != (frames, scale)]
     if differing:
-        raise TrainingError(f"{differing[0]} draws other than {frames} frames. Compare models of one length.")
+        raise TrainingError(
+            f"{differing[0]} does not draw {frames} frames from ones {scale} times smaller, as the first model does. "
+            "Compare models of one kind."
+        )
     which, start = places(clips, frames, 1)
     chosen = torch.randperm(len(which), generator=torch.Generator().manual_seed(0))[: spec.clips]
     anime = AnimeVideo(first.settings.scale) if first.settings.scale in FACTORS else None

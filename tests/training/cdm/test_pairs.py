@@ -10,13 +10,14 @@ import torch
 
 from segue.errors import TrainingError
 from segue.runtime.sampler import default_schedule
-from segue.training.cdm.conditions import Conditions, permuted
+from segue.training.cdm.conditions import Conditions, permuted, write_conditions
 from segue.training.cdm.families import find_family
 from segue.training.cdm.losses import ema_decay
 from segue.training.cdm.networks import load_teacher
 from segue.training.cdm.pairs import Pairs, PairsSpec, pair_noise, write_pairs
-from segue.training.cdm.run import checked_spec
+from segue.training.cdm.run import checked_spec, distillation
 from segue.training.cdm.terms import TermsSpec
+from segue.training.loop import LoopSpec
 
 SPEC = PairsSpec("", "", size=(32, 32), count=6, steps=3, guidance=2.0, seed=5)
 
@@ -135,6 +136,52 @@ def test_the_fake_teacher_may_learn_first(worker, teacher, conditions):
     training.restored(5)
     assert {int(s["step"]) for s in training.optimisers["student"].state.values()} == {1}
     assert {int(s["step"]) for s in training.optimisers["fake"].state.values()} == {5}
+
+
+def test_pairs_of_other_prompts_or_sizes_are_not_taken(teacher, conditions, folder, encode, tmp_path):
+    recipe = {
+        "cdm": {
+            "teacher": str(teacher), "conditions": str(conditions), "pairs": str(folder), "size": [32, 32],
+            "terms": {"regression": 1.0},
+        },
+        "loop": {"steps": 2, "batch": 2, "learning_rate": 1e-3},
+    }  # fmt: skip
+    loop = LoopSpec(steps=2, batch=2, learning_rate=1e-3)
+    assert distillation(recipe, loop).pairs is not None
+    recipe["cdm"]["size"] = [32, 16]
+    with pytest.raises(TrainingError, match="were made for"):
+        distillation(recipe, loop)
+    write_conditions(tmp_path / "others", ["another prompt"], encode)
+    recipe["cdm"] |= {"size": [32, 32], "conditions": str(tmp_path / "others")}
+    with pytest.raises(TrainingError, match="were made for"):
+        distillation(recipe, loop)
+
+
+def test_the_student_may_begin_elsewhere_and_the_teachers_do_not(teacher, conditions, tmp_path):
+    other = load_teacher(teacher, find_family("sd3"))
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.1)
+    other.save_pretrained(tmp_path / "start/transformer")
+    table = {"teacher": str(teacher), "conditions": str(conditions), "size": [32, 32], "start": str(tmp_path / "start")}
+    recipe = {"cdm": table, "loop": {"steps": 2, "batch": 2, "learning_rate": 1e-3}}
+    made = distillation(recipe, LoopSpec(steps=2, batch=2, learning_rate=1e-3))
+    name, begun = next(iter(other.named_parameters()))
+    before = dict(load_teacher(teacher, find_family("sd3")).named_parameters())[name]
+    assert made.parameters["student"][name].equal(begun)
+    assert made.average[name].equal(begun)
+    assert made.parameters["fake"][name].equal(before)
+    assert dict(made.networks.real.named_parameters())[name].equal(before)
+    table["start"] = str(tmp_path)
+    with pytest.raises(TrainingError, match="as cdm\\.start"):
+        distillation(recipe, LoopSpec(steps=2, batch=2, learning_rate=1e-3))
+
+
+def test_a_lead_must_leave_updates_and_have_a_fake_teacher(teacher, conditions):
+    for table in ({"fake_lead": 2}, {"fake_lead": 1, "terms": {"dm": 0.0, "cdm": 0.0}}):
+        recipe = {"cdm": {"teacher": str(teacher), "conditions": str(conditions)} | table, "loop": {"steps": 3}}
+        with pytest.raises(TrainingError, match="fake_lead"):
+            checked_spec(recipe, 1)
 
 
 def test_the_term_and_its_pairs_go_together():

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from segue.training.cdm.distil import CdmSpec
 from segue.training.cdm.draws import ScheduleSpec
 from segue.training.cdm.families import FAMILIES
 from segue.training.cdm.plan import adapter_parameters, counted, make_plan, mean_calls
+from segue.training.cdm.spec import CdmSpec
 from segue.training.cdm.terms import TermsSpec
 from segue.training.loop import LoopSpec
 from segue.training.recipe import find_recipe, plan

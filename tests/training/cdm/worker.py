@@ -15,10 +15,11 @@ from torch.distributed.tensor import DTensor
 
 from segue.training import device
 from segue.training.cdm.conditions import Conditions
-from segue.training.cdm.distil import CdmSpec, Distillation, Place
+from segue.training.cdm.distil import Distillation, Place
 from segue.training.cdm.families import FAMILIES
 from segue.training.cdm.networks import FullNetworks, LoraNetworks, load_teacher
 from segue.training.cdm.pairs import Pairs
+from segue.training.cdm.spec import CdmSpec
 from segue.training.loop import LoopSpec
 
 

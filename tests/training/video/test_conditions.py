@@ -1,6 +1,7 @@
 """SwiftI2V's stages in a distillation: what is encoded, what the networks see, and what is written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,21 @@ def test_a_stage_is_distilled_and_written_beside_the_other(both, encoded, tmp_pa
     }
     for name, (before, after) in weights.items():
         assert any(not before[key].equal(after[key]) for key in before) == (name == family)
+
+
+def test_conditions_of_the_other_stage_are_refused(both, encoded, tmp_path: Path):
+    path = tmp_path / "recipe.toml"
+    family, conditions = "swifti2v-detail", encoded / "swifti2v-motion"
+    path.write_text(RECIPE.format(family=family, teacher=both, conditions=conditions, frames=12, side=128, steps=2))
+    with pytest.raises(TrainingError, match="the transformer takes"):
+        train(path, tmp_path / "run", lambda *_: None)
+
+
+def test_a_second_expert_is_refused(both, tmp_path: Path):
+    shutil.copytree(both, tmp_path / "two")
+    shutil.copytree(both / "transformer", tmp_path / "two/transformer_2")
+    with pytest.raises(TrainingError, match="two experts"):
+        load_teacher(tmp_path / "two", FAMILIES["swifti2v-motion"])
 
 
 def test_a_checkpoint_without_videos_is_refused(clips, tmp_path: Path):

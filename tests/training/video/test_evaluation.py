@@ -89,8 +89,9 @@ def test_a_batch_of_clips_gives_what_each_gives_alone(both: Path, clips: Path, s
 
 
 def test_noise_is_each_clips_own():
-    assert Noise(1, [4, 7])((2, 3))[1].equal(Noise(1, [7])((2, 3))[0])
-    assert not Noise(1, [4])((2, 3)).equal(Noise(2, [4])((2, 3)))
+    assert Noise(1, [4, 7])((2, 3), 1)[1].equal(Noise(1, [7])((2, 3), 1)[0])
+    assert not Noise(1, [4])((2, 3), 1).equal(Noise(2, [4])((2, 3), 1))
+    assert not Noise(1, [4])((2, 3), 1).equal(Noise(1, [4])((2, 3), 2))  # a stage's is its own
 
 
 def test_settings_are_the_checkpoints_own(both: Path, tmp_path: Path):
