@@ -190,7 +190,7 @@ def _evaluate_pictures(
         spec = EvalSpec(prompts=prompts, seeds=seeds, **settings_of(teacher))
         with show.progress("evaluating", "drawings") as update:
             found = run(named, teacher, data, spec, lambda what, done, total: update(done, total))
-        rows = rows_of(found)
+        rows = rows_of(found.figures)
         if not show.as_json:
             table("students and teacher", tuple(rows[0]), [tuple(row.values()) for row in rows])
         write_report(found, spec, compared, new.path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 COLOURS = {"red": (220, 30, 40), "green": (30, 200, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
@@ -34,3 +35,28 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({"rgba": np.stack(rgba)}, folder / "emoji.safetensors")
     (folder / "emoji.json").write_text(json.dumps({"rows": rows, "credits": []}))
     return folder
+
+
+class Features(torch.nn.Module):
+    """Stands in for Lite0: pooled pixels."""
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, (16, 16)).flatten(1)
+        return torch.nn.functional.pad(pooled, (0, 1280 - pooled.shape[1]))
+
+
+class Distance(torch.nn.Module):
+    """Stands in for LPIPS."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).abs().mean((1, 2, 3))
+
+
+@pytest.fixture
+def features() -> type[Features]:
+    return Features
+
+
+@pytest.fixture
+def distance() -> type[Distance]:
+    return Distance

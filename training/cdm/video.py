@@ -23,8 +23,8 @@ SEGMENTS = SegmentSpec()
 
 def motion_velocity(network: nn.Module, latents: Tensor, level: Tensor, condition: dict[str, Tensor]) -> Tensor:
     """Return Stage I's velocity of latents (B, C, f, h, w); "image" of that shape is the image before grey frames."""
-    mask = torch.from_numpy(image_mask(*latents.shape[2:])) if not latents.is_meta else latents[0, :COMPRESSION]
-    given = torch.cat([latents, mask.to(latents).expand(len(latents), -1, -1, -1, -1), condition["image"]], 1)
+    mask = torch.from_numpy(image_mask(*latents.shape[2:])).to(latents)
+    given = torch.cat([latents, mask.expand(len(latents), -1, -1, -1, -1), condition["image"]], 1)
     return network(given, 1000 * level, condition["states"], return_dict=False)[0]
 
 

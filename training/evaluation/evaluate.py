@@ -254,9 +254,6 @@ class Bench:
         return diversity(torch.stack(drawn, 1))
 
 
-def table(evaluation: Evaluation) -> list[dict[str, Any]]:
+def table(figures: dict[str, dict[str, Interval]]) -> list[dict[str, Any]]:
     """Return one row of text for each subject."""
-    return [
-        {"": name, **{measure: str(value) for measure, value in figures.items()}}
-        for name, figures in evaluation.figures.items()
-    ]
+    return [{"": name, **{measure: str(value) for measure, value in found.items()}} for name, found in figures.items()]

@@ -44,8 +44,8 @@ def write_video_report(evaluation: VideoEvaluation, spec: VideoEvalSpec, models:
 <style>{STYLE}</style><h1>Videos from a first frame</h1>
 <p>Models {html.escape(", ".join(models.values()))}. {len(evaluation.clips)} held-out clips, {spec.seeds} seeds.
 Means over clips and seeds, ± half of the 95 % interval over seeds; frames after the first.</p>
-<h2>All clips</h2>{_table(_rows(evaluation.figures))}
-<h2>The half of the clips that moves most</h2>{_table(_rows(evaluation.most))}
+<h2>All clips</h2>{_table(table(evaluation.figures))}
+<h2>The half of the clips that moves most</h2>{_table(table(evaluation.most))}
 <h2>Every eighth frame</h2><p>{html.escape(" | ".join(evaluation.clips[:SHOWN]))}</p>{strips}</html>
 """
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -67,10 +67,6 @@ def _strips(videos: Tensor) -> Tensor:
     """Return a picture in [0, 1] with a row for each clip (N, 3, F, H, W) in [-1, 1], of every eighth frame."""
     rows = [torch.cat(list(video[:, ::8].transpose(0, 1)), -1) for video in videos]
     return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
-
-
-def _rows(figures: dict[str, dict[str, Interval]]) -> list[dict[str, Any]]:
-    return [{"": name, **{measure: str(value) for measure, value in of.items()}} for name, of in figures.items()]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -125,7 +121,7 @@ def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> s
 {evaluation.prompts} prompts, {spec.seeds} seeds, the same noise for every way of drawing.
 Means over seeds, ± half of the 95 % interval.
 The classifier knows {evaluation.classifier_on_real:.1%} of real pictures that were not in its fit.</p>
-{_table(table(evaluation))}
+{_table(table(evaluation.figures))}
 <h2>Calls of the network</h2>{_ladder_plot(evaluation)}
 <h2>Pictures</h2><p>{captions}</p>{figures}</html>
 """

@@ -71,7 +71,7 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
         )
     which, start = places(clips, frames, 1)
     chosen = torch.randperm(len(which), generator=torch.Generator().manual_seed(0))[: spec.clips]
-    anime = AnimeVideo(first.settings.scale) if first.settings.scale in FACTORS else None
+    anime = AnimeVideo(scale) if scale in FACTORS else None
     net, records = Lite0().to(device), []
     sheets: dict[str, list[Tensor]] = {}
     batches = list(chosen.split(spec.batch))
@@ -80,9 +80,11 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
         truth = pixels(torch.stack([clips.take(int(which[i]), int(start[i]), frames) for i in batch]))
         captions = [clips.rows[int(which[i])].name for i in batch]
         for way, made in drawn(loaded, anime, truth, captions, Noise(seed, batch.tolist())):
-            segments = loaded[way.split(",")[0]].settings.segments if way.split(",")[0] in loaded else None
-            for clip, video, true in zip(batch.tolist(), made.transpose(1, 2), truth.transpose(1, 2), strict=True):
-                scores = measured(video, true, segments or first.settings.segments, way.endswith(TRUE))
+            segments = loaded.get(way.split(",")[0], first).settings.segments
+            videos, real = made.transpose(1, 2), truth.transpose(1, 2)
+            distances = lpips(videos[:, 1:].flatten(0, 1), real[:, 1:].flatten(0, 1)).unflatten(0, (len(batch), -1))
+            for clip, video, true, far in zip(batch.tolist(), videos, real, distances.tolist(), strict=True):
+                scores = measured(video, true, far, segments, way.endswith(TRUE))
                 records.append(Record(way, seed, clip, scores, net.features(video[4::8])))
             if not seed and number * spec.batch < SHOWN:
                 sheets.setdefault(way, []).append(made)
@@ -121,7 +123,6 @@ def drawn(
     true_low = scaled(truth, scale)
     for source in (TRUE, MADE):
         for number, (name, model) in enumerate(models.items()):
-            device_image = image.to(model.device)
             if source == TRUE:
                 low = true_low.to(model.device)
             else:
@@ -133,16 +134,18 @@ def drawn(
                 yield f"{BICUBIC}, {source}", up.unflatten(0, frames.shape[:2]).transpose(1, 2)
                 if anime:
                     yield f"{ANIME}, {source}", anime(flat).unflatten(0, frames.shape[:2]).transpose(1, 2)
-            yield f"{name}, {source}", model.high(low, device_image, captions, noise).cpu()
+            yield f"{name}, {source}", model.high(low, image.to(model.device), captions, noise).cpu()
 
 
-def measured(video: Tensor, truth: Tensor, segments: SegmentSpec, follows: bool) -> dict[str, float]:
+def measured(
+    video: Tensor, truth: Tensor, distances: list[float], segments: SegmentSpec, follows: bool
+) -> dict[str, float]:
     """Return the measures of one video (F, 3, H, W) beside the true one, over the frames after the first.
 
-    Where the video `follows` the true motion, so does the flow that it is warped along. What a video has not is left
-    out: a still one has no loop, one of a single segment no seam.
+    `distances` are their LPIPS, frame by frame. Where the video `follows` the true motion, so does the flow that it is
+    warped along. What a video has not is left out: a still one has no loop, one of a single segment no seam.
     """
-    mean, drift = by_frame(lpips(video[1:], truth[1:]).tolist())
+    mean, drift = by_frame(distances)
     errors = (video - truth).square().flatten(1).mean(1)
     found = {
         "LPIPS": mean,

@@ -20,7 +20,6 @@ from .latents import cached_windows
 from .references import ReferenceSpec, cached_references
 from .text import Umt5Conditioner
 
-STAGES = ("swifti2v-motion", "swifti2v-detail")
 EACH = 2  # windows of every clip, as the stages' own training takes
 
 

@@ -30,29 +30,16 @@ from segue.training.sampling import load_pipeline
 from segue.training.teacher import Teacher, TeacherSpec
 
 
-class Features(torch.nn.Module):
-    """Stands in for Lite0: pooled pixels."""
-
-    def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, (16, 16)).flatten(1)
-        return torch.nn.functional.pad(pooled, (0, 1280 - pooled.shape[1]))
-
-
-class Distance(torch.nn.Module):
-    """Stands in for LPIPS."""
-
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (a - b).abs().mean((1, 2, 3))
-
-
 @pytest.fixture
-def checkpoint(pictures: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkpoint(
+    pictures: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features, distance
+) -> Path:
     table = hashlib.sha256((pictures / "emoji.json").read_bytes()).digest()
-    features = torch.randn(8, 1280, generator=torch.Generator().manual_seed(0))
-    save_file({"features": features}, pictures / "lite0.safetensors", {"sources": hashlib.sha256(table).hexdigest()})
-    monkeypatch.setattr(module, "Lite0", Features)
-    monkeypatch.setattr(measures, "Lpips", Distance)
-    monkeypatch.setattr(scores, "Lpips", Distance)
+    of_pictures = torch.randn(8, 1280, generator=torch.Generator().manual_seed(0))
+    save_file({"features": of_pictures}, pictures / "lite0.safetensors", {"sources": hashlib.sha256(table).hexdigest()})
+    monkeypatch.setattr(module, "Lite0", features)
+    monkeypatch.setattr(measures, "Lpips", distance)
+    monkeypatch.setattr(scores, "Lpips", distance)
     monkeypatch.setattr(module, "PROMPTS_OF_DIVERSITY", 2)
     monkeypatch.setattr(module, "PICTURES_OF_DIVERSITY", 2)
     monkeypatch.setattr(module, "LADDER", range(1, 3))

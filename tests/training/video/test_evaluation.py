@@ -13,21 +13,6 @@ from segue.training.evaluation.video_model import Noise, VideoModel, settings_of
 from segue.training.evaluation.videos import VideoEvalSpec, evaluate
 
 
-class Features(torch.nn.Module):
-    """Stands in for Lite0: pooled pixels."""
-
-    def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        pooled = torch.nn.functional.adaptive_avg_pool2d(pictures, (16, 16)).flatten(1)
-        return torch.nn.functional.pad(pooled, (0, 1280 - pooled.shape[1]))
-
-
-class Distance(torch.nn.Module):
-    """Stands in for LPIPS."""
-
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (a - b).abs().mean((1, 2, 3))
-
-
 class Larger:
     """Stands in for the super-resolution network."""
 
@@ -39,10 +24,10 @@ class Larger:
 
 
 @pytest.fixture
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(videos, "Lite0", Features)
+def stand_ins(monkeypatch: pytest.MonkeyPatch, features, distance) -> None:
+    monkeypatch.setattr(videos, "Lite0", features)
     monkeypatch.setattr(videos, "AnimeVideo", Larger)
-    monkeypatch.setattr(measures, "Lpips", Distance)
+    monkeypatch.setattr(measures, "Lpips", distance)
     monkeypatch.setattr(videos, "HELD_OUT", ("train", "held-out name"))
     monkeypatch.setattr(videos, "warp_error", lambda video, truth, every: float(truth is None))  # slow, tested alone
 
