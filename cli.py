@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import cli_train, cli_video
-from .cli_common import Sigmas, Size, opened
+from . import cli_engines, cli_train, cli_video
+from .cli_common import TARGET, Sigmas, Size, opened
 from .console import JSON, Output, guard, need, table
 from .runtime.limits import MAX_COUNT
 
@@ -27,8 +27,8 @@ DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut mediu
 UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity": "comparisons"}  # of export's stages
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a Segue error without a kind of its own; 2 wrong usage; 3 a bad bundle; 4 a bad checkpoint; "
-    "5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 70 a defect of "
-    "Segue; 130 stopped by Ctrl-C; 141 standard output was closed."
+    "5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 9 no engine that "
+    "fits; 70 a defect of Segue; 130 stopped by Ctrl-C; 141 standard output was closed."
 )
 
 
@@ -38,7 +38,7 @@ def cli() -> None:
     """Few-step diffusion: train, export, render."""
 
 
-for command in (*cli_video.COMMANDS, *cli_train.COMMANDS):
+for command in (*cli_video.COMMANDS, *cli_engines.COMMANDS, *cli_train.COMMANDS):
     cli.add_command(command)
 
 
@@ -61,8 +61,11 @@ for command in (*cli_video.COMMANDS, *cli_train.COMMANDS):
     help="torch: the noise of torch's CPU generator, to compare with diffusers.",
 )
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
+@TARGET
 @JSON
-def render(bundle: str, prompt: str, output: Path | None, as_json: bool, threads: int | None, **wanted: Any) -> None:
+def render(
+    bundle: str, prompt: str, output: Path | None, as_json: bool, threads: int | None, target: str, **wanted: Any
+) -> None:
     """Render PROMPT with BUNDLE (a directory, or the name of a shipped one) into a PNG file."""
     from .runtime.image import picture_paths, write_png
     from .runtime.request import Request
@@ -70,7 +73,7 @@ def render(bundle: str, prompt: str, output: Path | None, as_json: bool, threads
     show = Output(as_json)
     paths = picture_paths(output, prompt, wanted["seed"], wanted["count"])
     started = time.perf_counter()
-    with opened(show, bundle, threads) as model, show.progress("rendering") as update:
+    with opened(show, bundle, threads, target) as model, show.progress("rendering") as update:
         pictures = model.pictures(Request(prompt, **wanted), on_step=lambda done, total, _: update(done, total))
         for path, picture in zip(paths, pictures, strict=True):
             write_png(path, picture.image, picture.metadata)
@@ -106,7 +109,7 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
 @cli.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
-@click.option("--precision", type=click.Choice(["keep", "fp16", "fp32"]), default="keep", show_default=True)
+@click.option("--precision", type=click.Choice(["keep", "fp16", "bf16", "fp32"]), default="keep", show_default=True)
 @click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
 @click.option("--name", help="The bundle's name (default: that of the directory).")
 @JSON

@@ -6,11 +6,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .console import Output
+from .engines.targets import DEFAULT, TARGETS
 
 if TYPE_CHECKING:
     from .runtime.pipeline import Model
@@ -31,6 +33,23 @@ class Size(click.ParamType):
         return int(found[2] or found[1]), int(found[1])
 
 
+class Bytes(click.ParamType):
+    """An amount of memory as "8GiB", "512MiB", "6GB" or a number of bytes, to bytes."""
+
+    name = "BYTES"
+    UNITS = MappingProxyType({"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30})
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes, 1 or more."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?(\w*)", str(value))
+        size = int(float(found[1]) * self.UNITS[found[2]]) if found and found[2] in self.UNITS else 0
+        if size < 1:
+            self.fail(f"{value!r} is no amount of memory. Write it as 8GiB, 512MiB or in bytes.", param, ctx)
+        return size
+
+
 class Sigmas(click.ParamType):
     """Noise levels as "1,0.75,0.5", to numbers."""
 
@@ -44,13 +63,20 @@ class Sigmas(click.ParamType):
             self.fail(f"{value!r} is no list of noise levels. Write them as 1,0.75,0.5,0.25.", param, ctx)
 
 
+TARGET = click.option(
+    "--target", type=click.Choice(list(TARGETS)), default=DEFAULT, show_default=True,
+    help="What runs the graphs; tensorrt ones need segue build first.",
+)  # fmt: skip
+
+
 @contextmanager
-def opened(show: Output, bundle: str, threads: int | None) -> Iterator[Model]:
+def opened(show: Output, bundle: str, threads: int | None, target: str = DEFAULT) -> Iterator[Model]:
     """Open a bundle; warnings are told as they come."""
     from .runtime.pipeline import open_model
 
     with show.progress("hashing", "bytes") as update:
-        model = open_model(bundle, threads, lambda _, done, total: update(done, total) if total > LARGE else None)
+        report = lambda _, done, total: update(done, total) if total > LARGE else None  # noqa: E731
+        model = open_model(bundle, threads, report, target)
     with model, warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = lambda message, *_, **__: show.warning(str(message))

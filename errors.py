@@ -53,6 +53,12 @@ class TrainingError(SegueError):
     exit_code = 8
 
 
+class EngineError(SegueError):
+    """An engine that cannot be built, is absent, was altered, or was made for another machine or version."""
+
+    exit_code = 9
+
+
 class Cancelled(SegueError):
     """The caller asked to stop (Ctrl-C, or `cancel` returned true)."""
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or by another of its providers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import psutil
 
-from ..errors import BundleError, SegueError, UsageError
+from ..errors import BundleError, EngineError, SegueError, UsageError
 from .base import TensorSpec, fit_feeds
 
 PROVIDER = "CPUExecutionProvider"
@@ -42,22 +42,23 @@ def check_threads(threads: int | None) -> None:
 
 
 class OrtEngine:
-    """An `Engine` that runs an ONNX file on the CPU.
+    """An `Engine` that runs an ONNX file by one of ONNX Runtime's providers.
 
     `threads` is the number of threads of one call (None: `default_threads()`). The file's external data is read from
     its own directory; check that it stays there (`runtime.bundle` does) before making an engine of it.
 
-    Raises BundleError when ONNX Runtime cannot load the graph, UsageError for a wrong number of threads.
+    Raises BundleError when ONNX Runtime cannot load the graph, UsageError for a wrong number of threads, EngineError
+    where ONNX Runtime would quietly run it by another provider.
     """
 
-    def __init__(self, graph: Path, threads: int | None = None) -> None:
+    def __init__(self, graph: Path, threads: int | None = None, provider: str = PROVIDER) -> None:
         import onnxruntime
 
         check_threads(threads)
         self._where = f"the graph {graph.name} in {graph.parent}"
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(graph), _options(onnxruntime, threads or default_threads()), providers=[PROVIDER]
+                os.fspath(graph), _options(onnxruntime, threads or default_threads()), providers=[provider]
             )
         except Exception as error:  # the bindings raise a dozen unrelated types, all derived from Exception alone
             raise BundleError(
@@ -65,6 +66,11 @@ class OrtEngine:
                 "Run segue verify on the bundle, or export it again."
             ) from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        if self.providers[:1] != (provider,):  # what is compiled in says nothing about what loads
+            raise EngineError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot run {self._where} by {provider}; it would by "
+                f"{self.providers[0]}. Run segue doctor to see what is missing, or use the target ort-cpu."
+            )
         self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
 

@@ -17,7 +17,7 @@ from . import checkpoint, headers
 from . import precision as weights
 from .families.family import Family, find
 
-KINDS = ("keep", "fp16", "fp32")
+KINDS = ("keep", "fp16", "bf16", "fp32")
 VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -48,9 +48,10 @@ def export(
 ) -> manifest.Manifest:
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
 
-    `precision` keeps the weight files as they are, or converts every floating tensor to fp16 or fp32. `parity` compares
-    each graph with PyTorch (docs/export.md). `name` is the bundle's name, by default the last part of `out`. Memory
-    does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at all.
+    `precision` keeps the weight files as they are, or converts every floating tensor to fp16, bf16 or fp32. `parity`
+    compares each graph with PyTorch (docs/export.md). `name` is the bundle's name, by default the last part of `out`.
+    Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
+    all.
 
     Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision.
     """
@@ -151,7 +152,7 @@ def _names_dtype(file: str, found: checkpoint.Checkpoint) -> bool:
 def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) -> bytes:
     """Return a config or shard index with what it says of the dtype brought up to date with converted weights."""
     table: dict[str, Any] = checkpoint.read_json(path, found.root)
-    word = {"fp16": "float16", "fp32": "float32"}[kind]
+    word = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}[kind]
     for key in ("dtype", "torch_dtype"):
         if key in table:
             table[key] = word

@@ -20,7 +20,7 @@ from . import headers
 PIECE = 8 * 2**20
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-MAXIMA = {"F16": 65504.0, "F32": float(np.finfo(np.float32).max)}
+MAXIMA = {"F16": 65504.0, "BF16": 2.0**127 * (2 - 2**-7), "F32": float(np.finfo(np.float32).max)}
 
 
 def place(source: Path, target: Path, count: Callable[[int], None] = lambda n: None) -> str:
@@ -49,9 +49,9 @@ def digest(path: Path) -> str:
 def convert(source: Path, target: Path, precision: str, count: Callable[[int], None] = lambda n: None) -> str:
     """Write the safetensors file `source` to `target` with every floating tensor in `precision`; return its sha256.
 
-    `precision` is "fp32" or "fp16"; other tensors stay as they are. Names and order are kept, metadata is "format":
-    "pt" as transformers wants it. Raises CheckpointError for a finite value beyond the range of `precision`, and for
-    float8; OSError as `place` does.
+    `precision` is "fp32", "fp16" or "bf16"; other tensors stay as they are. Names and order are kept, metadata is
+    "format": "pt" as transformers wants it. Raises CheckpointError for a finite value beyond the range of `precision`,
+    and for float8; OSError as `place` does.
     """
     table = headers.read(source, source.name)
     wanted = DTYPES[precision]
@@ -114,12 +114,18 @@ def _read(file: BinaryIO, size: int, path: Path) -> bytes:
 
 def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
     if tensor.dtype == "BF16":
-        values = (np.frombuffer(piece, "<u2").astype("<u4") << 16).view("<f4")
+        values = _widened(piece)
     else:
         values = np.frombuffer(piece, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
     with np.errstate(over="ignore"):
         # float64 goes to half through float32, as torch does.
-        result = values.astype("<f4", copy=False).astype({"F16": "<f2", "F32": "<f4"}[dtype], copy=False)
+        result = values.astype("<f4", copy=False)
+        if dtype == "BF16":
+            packed = pack(result, dtype)
+            result = _widened(packed)
+        else:
+            result = result.astype({"F16": "<f2", "F32": "<f4"}[dtype], copy=False)
+            packed = result.tobytes()
     lost = np.isfinite(values) & ~np.isfinite(result)
     if lost.any():
         worst = np.abs(values[lost]).max()
@@ -128,8 +134,14 @@ def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
             raise CheckpointError(
                 f"{held} fp32's {MAXIMA['F32']:.6g}, and no graph is in float64. Correct that tensor."
             )
-        raise CheckpointError(f"{held} fp16's {MAXIMA['F16']:.0f}. Export with --precision fp32.")
-    return result.tobytes()
+        kind = {stored: name for name, stored in DTYPES.items()}[dtype]
+        raise CheckpointError(f"{held} {kind}'s {MAXIMA[dtype]:.6g}. Export with --precision fp32.")
+    return packed
+
+
+def _widened(data: bytes) -> np.ndarray:
+    """Return bf16 as float32."""
+    return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
 
 
 def _share_blocks(reader: BinaryIO, writer: BinaryIO) -> bool:

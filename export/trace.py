@@ -33,7 +33,7 @@ PREFIX = "model."  # the wrapper's attribute that holds the model
 BUFFER = "buffer"
 SMALL = 4096  # bytes up to which a constant may be folded
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-NUMPY = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+NUMPY = {"fp32": "float32", "fp16": "float16", "bf16": "float32"}  # of inputs and outputs: numpy has no bf16
 Free = dict[int, Any]  # the free dimensions of one input
 STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
@@ -70,9 +70,10 @@ def trace(graph: Graph, kind: str) -> ir.Model:
         wrapped = graph.wrap(model)
         buffers = {name for name, _ in wrapped.named_buffers()}
         arguments = tuple(
-            torch.empty(p.sized(graph.traced), dtype=dtype if p.dtype == WEIGHT else getattr(torch, p.dtype))
+            torch.empty(p.sized(graph.traced), dtype=getattr(torch, NUMPY[kind] if p.dtype == WEIGHT else p.dtype))
             for p in graph.inputs
         )
+        _border(wrapped, graph, dtype)
         free = tuple(
             {i: torch.export.Dim.DYNAMIC for i, d in enumerate(p.shape) if isinstance(d, str)} for p in graph.inputs
         )
@@ -171,6 +172,22 @@ def _retype(model: torch.nn.Module, dtype: torch.dtype) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_floating_point():
                 module._buffers[name] = torch.empty(buffer.shape, dtype=dtype)
+
+
+def _border(module: torch.nn.Module, graph: Graph, dtype: torch.dtype) -> None:
+    """Let a module take and give floats that numpy has, whatever its own dtype."""
+    if dtype != torch.bfloat16:
+        return
+    inner = [port.dtype == WEIGHT for port in graph.inputs]
+
+    def before(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(a.to(dtype) if narrow else a for a, narrow in zip(arguments, inner, strict=True))
+
+    def after(_: torch.nn.Module, arguments: Any, outputs: Any) -> Any:
+        return tuple(o.float() for o in outputs) if isinstance(outputs, tuple) else outputs.float()
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
 
 
 def _weights_to_inputs(model: ir.Model, graph: Graph) -> None:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..engines import devices
 from ..engines.base import Engine
 from ..engines.ort import OrtEngine, check_threads
-from ..errors import Cancelled, UsageError
-from . import text
+from ..engines.targets import DEFAULT, find_target
+from ..engines.tensorrt import TensorRtEngine
+from ..errors import Cancelled, EngineError, UsageError
+from . import build, text
 from .bundle import Bundle
 
 if TYPE_CHECKING:
@@ -20,10 +23,14 @@ Cancel = Callable[[], bool]
 
 
 class Components:
-    """Engines and tokenizers of `bundle`, by the names that its manifest has for them; `close` frees them all."""
+    """Engines and tokenizers of `bundle`, by the names that its manifest has for them; `close` frees them all.
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    `target` says what runs the graphs (`engines.targets`), `threads` how many threads a call on the CPU has.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, target: str = DEFAULT) -> None:
         check_threads(threads)
+        self._target = find_target(target)
         self.bundle = bundle
         self.closed = False
         self._threads = threads
@@ -33,16 +40,26 @@ class Components:
     def run(self, component: str, cancel: Cancel | None, **feeds: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs of one call by name; `cancel` is asked before it.
 
-        Raises Cancelled, UsageError once `close` was called, BundleError where the component cannot be loaded.
+        Raises Cancelled, UsageError once `close` was called, BundleError where the component cannot be loaded,
+        EngineError where no engine of it fits this machine.
         """
         if cancel is not None and cancel():
             raise Cancelled("rendering was cancelled. Start again when you like.")
         self.check_open()
         if component not in self._engines:
-            spec = self.bundle.manifest.components[component]
-            self.bundle.check_unchanged(spec.graph, *spec.weights)
-            self._engines[component] = OrtEngine(self.bundle.path(spec.graph), self._threads)
+            self._engines[component] = self._open(component)
         return self._engines[component].run(feeds)
+
+    def _open(self, component: str) -> Engine:
+        if self._target.compiled:
+            found = devices.driver()
+            if not found.gpus:
+                raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
+            entry = build.find(self.bundle, component, self._target, found.gpus[0].capability)
+            return TensorRtEngine(entry.plan, self._target.name)
+        spec = self.bundle.manifest.components[component]
+        self.bundle.check_unchanged(spec.graph, *spec.weights)
+        return OrtEngine(self.bundle.path(spec.graph), self._threads, self._target.provider)
 
     def release(self, *components: str) -> None:
         """Free these components' memory; one that is called again is loaded again."""

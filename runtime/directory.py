@@ -48,8 +48,7 @@ class NewDirectory:
         prefix = f".{self.target.name}.partial-"
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            for leaving in self.target.parent.glob(glob.escape(prefix) + "*"):
-                _remove_if_dead(leaving)
+            remove_dead(self.target.parent, glob.escape(self.target.name))
             self.path, self._lock = _make(self.target.parent, prefix)
         except OSError as error:
             raise OutputError(
@@ -90,6 +89,11 @@ class NewDirectory:
     def _is_of_writing(self, error: OSError) -> bool:
         names = [n for n in (error.filename, error.filename2) if isinstance(n, (str, os.PathLike))]
         return error.errno in _FULL or any(Path(n).is_relative_to(self.path) for n in names)
+
+
+def remove_dead(parent: Path, name: str) -> int:
+    """Remove what killed processes left in `parent` of directories whose names match `name`; return how many."""
+    return sum(_remove_if_dead(leaving) for leaving in parent.glob(f".{name}.partial-*"))
 
 
 def _exchange(new: Path, target: Path) -> None:
@@ -157,14 +161,16 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
-def _remove_if_dead(path: Path) -> None:
+def _remove_if_dead(path: Path) -> bool:
     try:
         lock = _lock(path)
     except OSError:
-        return
-    if lock is not None:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
+        return False
+    if lock is None:
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(lock)
+    return True
 
 
 def _flush(path: str) -> None:

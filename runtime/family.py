@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..engines.targets import Target
 from ..errors import BundleError
 from .manifest import Manifest
 
@@ -15,8 +16,8 @@ _VIDEO = (
 )  # fmt: skip
 
 
-def check(content: Manifest) -> None:
-    """Raise BundleError unless the bundle of this manifest is one that the pipelines render."""
+def check(content: Manifest, target: Target) -> None:
+    """Raise BundleError unless the bundle of this manifest is one that the pipelines render with `target`."""
     samplers = [content.sampler, *([content.video.motion.sampler] if content.video else [])]
     other = [sampler.kind for sampler in samplers if sampler.kind != "flow-match-euler"]
     if content.family not in ("sd3", "swifti2v") or other:
@@ -39,7 +40,7 @@ def check(content: Manifest) -> None:
     if missing:
         raise BundleError(f"the bundle {content.name!r} lacks {', '.join(missing)}. Export it again.")
     for name in components:
-        if content.components[name].precision == "bf16":
+        if content.components[name].precision == "bf16" and target.device == "cpu":
             raise BundleError(
                 f"{name} of the bundle {content.name!r} is in bf16, which ONNX Runtime's CPU cannot run. "
                 "Export it again with --precision fp16 or fp32."

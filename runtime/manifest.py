@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 from ..engines.base import TensorSpec
 from ..errors import BundleError
-from . import manifest_values
+from . import manifest_values, typed_json
 
 SCHEMA = 1
 FILE_NAME = "bundle.json"
@@ -161,6 +157,7 @@ class Manifest:
     files: dict[str, File]
     parity: tuple[Parity, ...] = field(default=())
     video: Video | None = None
+    engines: dict[str, str] = field(default_factory=dict)  # directory below engines/ -> sha256 of its engine.json
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -174,7 +171,7 @@ def parse(data: bytes, where: str) -> Manifest:
     Raises BundleError for invalid JSON, a newer schema, unknown, missing or ill-typed fields and unsafe paths.
     """
     try:
-        table = json.loads(data, parse_constant=_no_constant)
+        table = typed_json.read(data)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where} is not valid JSON ({error}). Export or fetch the bundle again.") from None
     schema = table.get("schema") if isinstance(table, dict) else None
@@ -186,7 +183,10 @@ def parse(data: bytes, where: str) -> Manifest:
         raise BundleError(f"{where} has schema {schema}, which never existed. Export or fetch the bundle again.")
     if schema > SCHEMA:
         raise BundleError(f"{where} has schema {schema}; this Segue reads up to {SCHEMA}. Use a newer Segue.")
-    manifest: Manifest = _build(Manifest, table, where)
+    try:
+        manifest: Manifest = typed_json.build(Manifest, table, where)
+    except ValueError as error:
+        raise BundleError(f"{error}. Export the bundle again.") from None
     manifest_values.check(manifest, where)
     for path in manifest.files:
         check_path(path, where)
@@ -208,54 +208,3 @@ def check_path(path: str, where: str) -> None:
             f"{where} names the path {path!r}, which leaves the bundle's directory or is not plain. "
             "Do not use this bundle; export it again from its checkpoint."
         )
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Turn parsed JSON into `kind`, a dataclass, a tuple, a dict, a union or a scalar, checking every type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        required = {
-            f.name
-            for f in dataclasses.fields(kind)
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        }
-        if not isinstance(value, dict) or not required <= value.keys() <= hints.keys():
-            wrong = sorted(required ^ value.keys()) if isinstance(value, dict) else value
-            raise _malformed(where, getattr(kind, "__name__", str(kind)), wrong)
-        return kind(**{name: _build(hints[name], item, f"{where}:{name}") for name, item in value.items()})  # type: ignore[operator]
-    if origin is tuple:
-        if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
-            raise _malformed(where, "list", value)
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _malformed(where, "object", value)
-        return {key: _build(arguments[1], item, f"{where}:{key}") for key, item in value.items()}
-    inner = next((a for a in arguments if dataclasses.is_dataclass(a)), None)
-    if origin is types.UnionType and inner is not None and value is not None:
-        return _build(inner, value, where)
-    accepted = arguments if origin is types.UnionType else (kind,)
-    takes_float = float in accepted
-    if takes_float:
-        accepted = (*accepted, int)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-        raise _malformed(where, getattr(kind, "__name__", str(kind)), value)
-    if not takes_float or value is None:
-        return value
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):  # json reads 1e999 as infinity
-        raise _malformed(where, "a finite float", value)
-    return number
-
-
-def _malformed(where: str, expected: str, value: Any) -> BundleError:
-    return BundleError(f"{where} should be {expected}, found {str(value)[:80]!r}. Export the bundle again.")

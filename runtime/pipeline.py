@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from ..engines.targets import DEFAULT, find_target
 from ..errors import UsageError
 from . import animation, family, sampler, text
 from . import bundle as bundles
@@ -62,10 +63,10 @@ class Model:
     picture's bytes do not depend on what is rendered beside it.
     """
 
-    def __init__(self, bundle: bundles.Bundle, threads: int | None = None) -> None:
-        family.check(bundle.manifest)
+    def __init__(self, bundle: bundles.Bundle, threads: int | None = None, target: str = DEFAULT) -> None:
+        family.check(bundle.manifest, find_target(target))
         self.bundle = bundle
-        self._components = Components(bundle, threads)
+        self._components = Components(bundle, threads, target)
         self._prompts: dict[str, text.Conditioning] = {}
         self._lock = threading.Lock()
 
@@ -289,15 +290,19 @@ class Model:
 
 
 def open_model(
-    name_or_path: str | os.PathLike[str], threads: int | None = None, progress: bundles.Progress | None = None
+    name_or_path: str | os.PathLike[str],
+    threads: int | None = None,
+    progress: bundles.Progress | None = None,
+    target: str = DEFAULT,
 ) -> Model:
     """Open a bundle, given the name of one that ships with Segue or a path, and verify it.
 
     `threads` is the number of processor threads of one network call (None: the cores that this process may use). No
     component is loaded yet. Weight files are hashed at the first open, which takes a second for about a GB:
-    `progress(file, done, total)` is told the bytes hashed and to hash.
+    `progress(file, done, total)` is told the bytes hashed and to hash. `target` is what runs the graphs: "ort-cpu",
+    "ort-cuda", or "tensorrt-rtx" and "tensorrt", of which engines have to be built first (`runtime.build`).
 
     Raises UsageError for an unknown name and BundleError for a bundle that is damaged, altered, unsafe, of a newer
     schema or of a family that this Segue does not run.
     """
-    return Model(bundles.read(name_or_path, progress=progress), threads)
+    return Model(bundles.read(name_or_path, progress=progress), threads, target)

@@ -1,0 +1,186 @@
+"""The commands of `segue` about engines: build them, look after those that are kept, and say what a machine can run."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_common import LARGE, Bytes
+from .console import JSON, Output, table
+
+if TYPE_CHECKING:
+    from .runtime.build import Event, Made
+    from .runtime.bundle import Bundle
+    from .runtime.profiles import SizeRange
+
+COMPILED = ("tensorrt-rtx", "tensorrt")
+
+
+class Sizes(click.ParamType):
+    """Pixels as "128", "192x128" (width x height), or a range of these as "64..256" or "64..128..256"."""
+
+    name = "SIZE[..SIZE]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SizeRange:
+        """Return the range; the usual size of a range of two is the largest one."""
+        from .runtime.profiles import SizeRange
+
+        parts = str(value).split("..")
+        found = [re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", part) for part in parts]
+        if len(parts) > 3 or None in found:
+            self.fail(f"{value!r} is no size or range. Write 128, 192x128, or 64..256.", param, ctx)
+        sizes = [(int(match[2] or match[1]), int(match[1])) for match in found if match is not None]
+        return SizeRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
+
+
+BUILD = (
+    click.option("--sm", type=int, multiple=True, help="Compute capability, tenfold: 89 for an RTX 4090. Repeatable."),
+    click.option(
+        "--shapes", type=Sizes(), multiple=True, help="128, 192x128 or 64..256: one profile each. Repeatable."
+    ),
+    click.option("--budget", type=Bytes(), help="Device memory for each engine, as 8GiB."),
+    click.option("--into-bundle", is_flag=True, help="Put the engines into the bundle as well."),
+)
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--target", type=click.Choice(COMPILED), default=COMPILED[0], show_default=True)
+@click.option("--component", "components", multiple=True, help="Only this one. Repeatable.")
+@JSON
+def build(bundle: str, as_json: bool, **wanted: Any) -> None:
+    """Build the engines of BUNDLE. TensorRT-RTX needs no GPU for that; without --sm it takes the GPU's own."""
+    from .runtime.bundle import read
+
+    show = Output(as_json)
+    with show.progress("hashing", "bytes") as update:
+        opened = read(bundle, progress=lambda _, done, total: update(done, total) if total > LARGE else None)
+    build_engines(show, opened, **wanted)
+
+
+for option in reversed(BUILD):
+    build = option(build)
+
+
+def build_engines(
+    show: Output, opened: Bundle, *, target: str, components: tuple[str, ...] = (), sm: tuple[int, ...] = (),
+    shapes: tuple[SizeRange, ...] = (), budget: int | None = None, into_bundle: bool = False,
+) -> None:  # fmt: skip
+    """Build engines and tell of each."""
+    from .runtime.build import BuildRequest, here, put_into
+    from .runtime.build import build as run
+
+    request = BuildRequest(target, sm or here(target), shapes, components or None, budget)
+    started = time.perf_counter()
+    with show.stages() as update:
+
+        def tell(event: Event) -> None:
+            last = {} if event.before is None else {"last": event.before}
+            update(event.component, "steps", event.done, event.total, **last)
+
+        made = run(opened, request, tell)
+    if into_bundle:
+        put_into(opened, made)
+    for each in made:
+        show.line(described(each))
+        record = dataclasses.asdict(each.entry.record)
+        show.event(
+            "engine", path=str(each.entry.plan), built=each.fresh, **{k: v for k, v in record.items() if k != "built"}
+        )
+    show.event("done", seconds=time.perf_counter() - started)
+
+
+def described(made: Made) -> str:
+    """Return an engine as a line for people."""
+    record = made.entry.record
+    how = f"built in {record.seconds:.1f} s" if made.fresh else "kept from before"
+    attention = (
+        f", attention {record.fused} fused {record.decomposed} decomposed" if record.fused + record.decomposed else ""
+    )
+    return f"{made.component}: {record.bytes / 1e6:.1f} MB, {how}{attention}: {made.entry.plan}"
+
+
+@click.group()
+def cache() -> None:
+    """Look after the engines that are kept in the user's cache directory."""
+
+
+@cache.command("list")
+@JSON
+def listed(as_json: bool) -> None:
+    """Show the engines, the least recently used first."""
+    from .runtime.engine_cache import entries, root
+
+    show, found = Output(as_json), entries(root())
+    rows = []
+    for entry in found:
+        record, of = entry.record, entry.record.fingerprint
+        show.event("engine", path=str(entry.plan), **dataclasses.asdict(record))
+        rows.append(
+            (record.bundle, record.component, f"{of.target} {of.version}", of.precision,
+             ", ".join(map(str, of.capabilities)), f"{record.bytes / 1e6:.1f}", record.built, entry.directory.name[:12])
+        )  # fmt: skip
+    if not as_json:
+        columns = ("bundle", "component", "target", "precision", "SM", "MB", "built", "key")
+        table(f"{root()}: {sum(e.record.bytes for e in found) / 1e6:.1f} MB", columns, rows)
+
+
+@cache.command("verify")
+@JSON
+def verified(as_json: bool) -> None:
+    """Hash every engine; those that are not what their record says are an error."""
+    from .errors import EngineError
+    from .runtime.engine_cache import root, verify
+
+    show = Output(as_json)
+    whole, wrong = verify(root())
+    for why in wrong:
+        show.line(why)
+        show.event("damaged", text=why)
+    show.line(f"{whole} engines are as their records say, {len(wrong)} are not")
+    show.event("verified", engines=whole, damaged=len(wrong))
+    if wrong:
+        raise EngineError(f"{len(wrong)} engines are damaged. Remove them: segue cache clear, then build again.")
+
+
+@cache.command("clear")
+@click.option("--keep", type=Bytes(), default=0, help="Keep the most recently used ones up to this size, as 8GiB.")
+@JSON
+def cleared(keep: int, as_json: bool) -> None:
+    """Remove the engines. Nothing is lost that segue build does not make again."""
+    from .runtime.engine_cache import clear, evict
+
+    show = Output(as_json)
+    count = len(evict(keep)) if keep else clear()
+    show.line(f"{count} engines removed")
+    show.event("cleared", engines=count)
+
+
+@click.command()
+@click.argument("bundle", required=False)
+@JSON
+def doctor(bundle: str | None, as_json: bool) -> None:
+    """Say what this machine can run, what is missing and how to get it; with BUNDLE also whether that fits."""
+    from .errors import EngineError
+    from .runtime.bundle import read
+    from .runtime.doctor import FAULT, examine
+
+    show = Output(as_json)
+    found = examine(None if bundle is None else read(bundle))
+    for finding in found:
+        show.event("finding", **dataclasses.asdict(finding))
+    if not as_json:
+        table("segue doctor", ("", "state", "found", "to do"), [dataclasses.astuple(finding) for finding in found])
+    faults = [finding for finding in found if finding.state == FAULT]
+    if faults:
+        raise EngineError(
+            f"{len(faults)} of {len(found)} checks found a fault: "
+            f"{'; '.join(f'{f.subject}: {f.text}' for f in faults)}. {faults[0].hint or 'See the table.'}."
+        )
+
+
+COMMANDS = (build, cache, doctor)

@@ -1,0 +1,58 @@
+"""What a graph can be run with: the names that commands take, and the packages behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from ..errors import MissingDependencyError, UsageError
+
+
+@dataclass(frozen=True)
+class Target:
+    """One way to run graphs. `compiled` says whether an engine is built of each graph before it can be used."""
+
+    name: str
+    module: str
+    extra: str  # of pyproject.toml; empty: part of the base install
+    compiled: bool
+    device: str  # "cpu" or "gpu"
+    provider: str = ""  # ONNX Runtime's
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("ort-cpu", "onnxruntime", "", False, "cpu", "CPUExecutionProvider"),
+        Target("ort-cuda", "onnxruntime", "gpu", False, "gpu", "CUDAExecutionProvider"),
+        Target("tensorrt-rtx", "tensorrt_rtx", "rtx", True, "gpu"),
+        Target("tensorrt", "tensorrt", "tensorrt", True, "gpu"),
+    )
+}
+DEFAULT = "ort-cpu"
+
+
+def find_target(name: str) -> Target:
+    """Return the target of that name; raises UsageError for another name."""
+    if name not in TARGETS:
+        raise UsageError(f"there is no target {name!r}. Choose one of {', '.join(TARGETS)}.")
+    return TARGETS[name]
+
+
+def installed(target: Target) -> bool:
+    """Return whether the target's package is there; nothing is imported."""
+    return find_spec(target.module) is not None
+
+
+def load(target: Target) -> Any:
+    """Return the target's module; raises MissingDependencyError where it is absent or cannot be imported."""
+    try:
+        return import_module(target.module)
+    except ImportError as error:
+        why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
+        raise MissingDependencyError(
+            f"the target {target.name} needs {target.module}, which {why}. "
+            f"Run, in a clone of Segue: pip install '.[{target.extra}]'"
+        ) from None

@@ -1,0 +1,261 @@
+"""Building the engines of a bundle's components, one after another, and finding the one that fits a machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engines import devices, tensorrt_build
+from ..engines.targets import Target, find_target, load
+from ..engines.tensorrt_child import build_apart
+from ..errors import EngineError, UsageError
+from . import engine_cache, manifest
+from .bundle import Bundle
+from .directory import NewDirectory
+from .engine_cache import Entry, Fingerprint
+from .files import write_whole, writing
+from .profiles import SizeRange, default_range, profiles
+
+RECIPE = 1
+FOLDER = "engines"  # of a bundle
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What engines are built for.
+
+    `capabilities` are tenfold compute capabilities, such as 89 (TensorRT-RTX: at least one; TensorRT: none). Each of
+    `ranges` becomes a profile; none means the bundle's own range. `components` are all of the bundle if None. `budget`
+    bounds the device memory of each engine in bytes: weights that do not fit stay in host memory.
+    """
+
+    target: str
+    capabilities: tuple[int, ...] = ()
+    ranges: tuple[SizeRange, ...] = ()
+    components: tuple[str, ...] | None = None
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is being built: `done` of `total` steps of the builder's `phase`. `before`: seconds that it took last."""
+
+    component: str
+    phase: str
+    done: int
+    total: int
+    before: float | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """An engine that is there now, and whether it was built for this request."""
+
+    component: str
+    entry: Entry
+    fresh: bool
+
+
+def build(
+    bundle: Bundle,
+    request: BuildRequest,
+    on_event: Callable[[Event], None] = lambda event: None,
+    cancel: Callable[[], bool] | None = None,
+) -> list[Made]:
+    """Return the engines of the components asked for, out of the user's cache or built into it.
+
+    Raises UsageError for a request that the target or the bundle cannot meet, EngineError where the builder refuses a
+    graph, MissingDependencyError without its package, OutputError where the cache cannot be written, Cancelled.
+    """
+    target = find_target(request.target)
+    names = _components(bundle.manifest, request.components)
+    if not target.compiled:
+        raise UsageError(f"the target {target.name} runs a bundle's graphs as they are. There is nothing to build.")
+    shapes = profiles(bundle.manifest, request.ranges or (default_range(bundle.manifest),))
+    wanted = {name: _settings(bundle.manifest, name, request, shapes[name]) for name in names}
+    return [Made(name, *_one(bundle, name, wanted[name], target, on_event, cancel)) for name in names]
+
+
+def _one(
+    bundle: Bundle,
+    name: str,
+    settings: tensorrt_build.Settings,
+    target: Target,
+    on_event: Callable[[Event], None],
+    cancel: Callable[[], bool] | None,
+) -> tuple[Entry, bool]:
+    spec = bundle.manifest.components[name]
+    bundle.check_unchanged(spec.graph, *spec.weights)
+    fingerprint = fingerprint_of(bundle, name, settings, target)
+    before = last_seconds(fingerprint)
+
+    def tell(phase: str, done: int, total: int) -> None:
+        on_event(Event(name, phase, done, total, before))
+
+    tell("starting", 0, 1)
+    return engine_cache.obtain(
+        fingerprint,
+        bundle.manifest.name,
+        name,
+        lambda out: build_apart(bundle.path(spec.graph), settings, out, tell, cancel),
+        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        lambda: tell("waiting for another process", 0, 1),
+    )
+
+
+def here(target: str) -> tuple[int, ...]:
+    """Return the compute capabilities to build for where none is named: those of the first GPU, none for TensorRT.
+
+    Raises UsageError for TensorRT-RTX on a machine without a GPU.
+    """
+    if target != "tensorrt-rtx":
+        return ()
+    found = devices.driver()
+    if not found.gpus:
+        raise UsageError(
+            f"no GPU is here ({found.why}), so name one: --sm 89 for an RTX 4090, --sm 120 for an RTX 5090."
+        )
+    return (found.gpus[0].capability,)
+
+
+def _components(content: manifest.Manifest, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
+    unknown = [name for name in chosen or () if name not in content.components]
+    if unknown:
+        raise UsageError(
+            f"the bundle {content.name!r} has no component {unknown[0]!r}. Choose among "
+            f"{', '.join(content.components)}."
+        )
+    return tuple(content.components) if chosen is None else chosen
+
+
+def _settings(
+    content: manifest.Manifest, name: str, request: BuildRequest, shapes: tuple[tensorrt_build.Profile, ...]
+) -> tensorrt_build.Settings:
+    spec = content.components[name]
+    weights = sum(content.files[file].bytes for file in spec.weights)
+    room = None if request.budget is None else request.budget - weights
+    streaming = room is not None and room < request.budget // 4  # type: ignore[operator]
+    if request.budget is not None and streaming:
+        room = request.budget // 2
+    return tensorrt_build.Settings(request.target, request.capabilities, shapes, room, streaming)
+
+
+def fingerprint_of(bundle: Bundle, name: str, settings: tensorrt_build.Settings, target: Target) -> Fingerprint:
+    """Return everything that decides the engine of the component `name`."""
+    spec, files = bundle.manifest.components[name], bundle.manifest.files
+    gpu = driver = ""
+    if target.name == "tensorrt":  # it tunes kernels on the GPU at hand
+        found = devices.driver()
+        if not found.gpus:
+            raise EngineError(
+                f"TensorRT builds on a GPU, and none is here: {found.why}. The target tensorrt-rtx needs none."
+            )
+        gpu, driver = found.gpus[0].name, found.version
+    return Fingerprint(
+        graph=files[spec.graph].sha256,
+        weights={file: files[file].sha256 for file in spec.weights},
+        precision=spec.precision,
+        target=settings.target,
+        version=load(target).__version__,
+        capabilities=settings.capabilities,
+        profiles=tuple({k: tuple(v) for k, v in profile.items()} for profile in settings.profiles),
+        workspace=settings.workspace,
+        streaming=settings.streaming,
+        system=f"{platform.system()}-{platform.machine()}",
+        gpu=gpu,
+        driver=driver,
+        recipe=RECIPE,
+    )
+
+
+def last_seconds(fingerprint: Fingerprint) -> float | None:
+    """Return how long the newest engine of the same graph and target took to build, if one is kept."""
+    same = [
+        entry.record.seconds
+        for entry in engine_cache.entries(engine_cache.root())
+        if (entry.record.fingerprint.graph, entry.record.fingerprint.target) == (fingerprint.graph, fingerprint.target)
+    ]
+    return same[-1] if same else None
+
+
+def put_into(bundle: Bundle, made: Sequence[Made]) -> None:
+    """Copy engines into the bundle's folder `engines`, and name them in its bundle.json.
+
+    That changes the bundle's own hash: a journal of before does not go on with it. Raises OutputError.
+    """
+    listed = dict(bundle.manifest.engines)
+    for each in made:
+        each.entry.check(again=True)
+        target = bundle.directory / FOLDER / each.entry.directory.name
+        with NewDirectory(target, replace=True) as new:
+            for file in each.entry.directory.iterdir():
+                shutil.copyfile(file, new.path / file.name)
+            new.commit()
+        listed[target.name] = _digest(target)
+    content = dataclasses.replace(bundle.manifest, engines=dict(sorted(listed.items())))
+    path = bundle.directory / manifest.FILE_NAME
+    with writing(path):
+        write_whole(path, manifest.dump(content))
+
+
+def find(bundle: Bundle, name: str, target: Target, capability: int) -> Entry:
+    """Return the checked engine of a component for a GPU of that capability: of the user's cache, else the bundle's.
+
+    Of several the one used last. Raises EngineError where none fits, which names what differs in the nearest one.
+    """
+    spec = bundle.manifest.components[name]
+    files = bundle.manifest.files
+    version, system = load(target).__version__, f"{platform.system()}-{platform.machine()}"
+    nearest: list[str] | None = None
+    for entry in [*reversed(engine_cache.entries(engine_cache.root())), *_in(bundle)]:
+        have = entry.record.fingerprint
+        if entry.record.component != name or have.target != target.name:
+            continue
+        here = dataclasses.replace(
+            have,
+            graph=files[spec.graph].sha256,
+            weights={file: files[file].sha256 for file in spec.weights},
+            precision=spec.precision,
+            version=version,
+            capabilities=have.capabilities
+            if capability in have.capabilities or not have.capabilities
+            else (capability,),
+            system=system,
+            recipe=RECIPE,
+        )
+        if target.name == "tensorrt":
+            found = devices.driver()
+            here = dataclasses.replace(here, gpu=found.gpus[0].name if found.gpus else "none", driver=found.version)
+        wrong = list(engine_cache.differences(have, here))
+        if not wrong:
+            entry.check()
+            entry.touch()
+            return entry
+        if nearest is None or len(wrong) < len(nearest):
+            nearest = wrong
+    why = f"the nearest has {'; '.join(nearest)}" if nearest else "none was built"
+    sm = f" --sm {capability}" if target.name == "tensorrt-rtx" else ""
+    raise EngineError(
+        f"there is no {target.name} engine of {name} for the bundle {bundle.manifest.name!r} on this machine: {why}. "
+        f"Run segue build '{bundle.directory}' --target {target.name}{sm}"
+    )
+
+
+def _in(bundle: Bundle) -> list[Entry]:
+    """Return the engines that came with the bundle and whose records have the hashes that bundle.json names."""
+    found = []
+    for entry in engine_cache.entries(bundle.directory / FOLDER):
+        known = bundle.manifest.engines.get(entry.directory.name)
+        if known is not None and known == _digest(entry.directory):
+            found.append(entry)
+    return found
+
+
+def _digest(directory: Path) -> str:
+    return hashlib.sha256((directory / engine_cache.RECORD).read_bytes()).hexdigest()

@@ -1,0 +1,171 @@
+"""What this machine can run a bundle with, and why not, without running anything.
+
+No deserialiser of engines is called: without a driver one can end the process.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..engines import devices, targets
+from ..engines.ort import default_threads
+from ..errors import MissingDependencyError, SegueError
+from . import engine_cache
+from .build import find
+from .bundle import Bundle
+from .cache import cache_directory
+
+OK, NOTE, FAULT = "ok", "note", "fault"
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+# What the CUDA provider of onnxruntime-gpu 1.31 loads beside the driver (its wheel is built for CUDA 13, cuDNN 9)
+LIBRARIES = (
+    "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcufft.so.12", "libcurand.so.10", "libcudnn.so.9",
+)  # fmt: skip
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "i8mm")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `state`: "ok", "note" (nothing needs it to be better) or "fault"."""
+
+    subject: str
+    state: str
+    text: str
+    hint: str = ""
+
+
+def examine(bundle: Bundle | None = None) -> list[Finding]:
+    """Return what is found about this machine, and about `bundle` on it; never raises for what is missing."""
+    driver = devices.driver()
+    found = [_processor(), _memory(), _runtimes(), *_driver(driver)]
+    usable = {}
+    for target in targets.TARGETS.values():
+        finding = _target(target, driver)
+        usable[target.name] = finding.state == OK
+        found.append(finding)
+    found.append(_cache())
+    if bundle is not None:
+        found += [_fit(bundle, target, driver) for target in targets.TARGETS.values() if usable[target.name]]
+    return found
+
+
+def _processor() -> Finding:
+    flags: set[str] = set()
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.partition(":")[0].strip() in ("flags", "Features"):
+                flags = set(line.partition(":")[2].split())
+                break
+    known = [feature for feature in FEATURES if feature in flags]
+    text = f"{platform.machine()}, {default_threads()} cores, {' '.join(known) or 'features unknown'}"
+    return Finding("processor", OK, text)
+
+
+def _memory() -> Finding:
+    memory = psutil.virtual_memory()
+    return Finding("memory", OK, f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
+
+
+def _runtimes() -> Finding:
+    there = {name: version for name in RUNTIMES if (version := _version(name))}
+    text = ", ".join(f"{name} {version}" for name, version in there.items())
+    if len(there) == 2:
+        return Finding(
+            "ONNX Runtime", FAULT, f"{text}: both write into one folder and break each other",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one that you want",
+        )  # fmt: skip
+    if not there:
+        return Finding("ONNX Runtime", FAULT, "not installed", "pip install onnxruntime")
+    return Finding("ONNX Runtime", OK, text)
+
+
+def _driver(driver: devices.Driver) -> list[Finding]:
+    if not driver.gpus:
+        missing = devices.library(devices.cuda_library())
+        text = f"none: {driver.why}" + (f"; {missing}" if missing else "")
+        return [Finding("GPU", NOTE, text, "install NVIDIA's driver if the machine has one of its GPUs")]
+    return [
+        Finding(
+            f"GPU {index}", OK,
+            f"{gpu.name}, {gpu.memory / 2**30:.1f} GiB, SM {gpu.capability // 10}.{gpu.capability % 10}, "
+            f"driver {driver.version}",
+        )
+        for index, gpu in enumerate(driver.gpus)
+    ]  # fmt: skip
+
+
+def _target(target: targets.Target, driver: devices.Driver) -> Finding:
+    subject = f"target {target.name}"
+    install = f"pip install '.[{target.extra}]' in a clone of Segue"
+    try:
+        module = targets.load(target)
+    except MissingDependencyError as error:
+        return Finding(subject, NOTE, str(error).partition(". Run")[0], install)
+    except Exception as error:  # a library that breaks while it is imported
+        return Finding(subject, FAULT, f"{target.module} cannot be imported: {error}", f"{install} again")
+    text = f"{target.module} {getattr(module, '__version__', '')}"
+    if target.device == "cpu":
+        return Finding(subject, OK, text)
+    if target.provider and target.provider not in module.get_available_providers():
+        return Finding(subject, NOTE, f"{text} is built without {target.provider}", _gpu_hint())
+    if not driver.gpus:
+        builds = "; it builds engines here, and runs none" if target.name == "tensorrt-rtx" else ""
+        return Finding(subject, NOTE, f"{text}, and no GPU{builds}")
+    if target.provider and platform.system() == "Linux":
+        lacking = {name: why for name in LIBRARIES if (why := devices.library(name))}
+        if lacking:
+            return Finding(
+                subject, FAULT, f"{text} lacks {', '.join(lacking)}", "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+    return Finding(subject, OK, text)
+
+
+def _gpu_hint() -> str:
+    return "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+def _cache() -> Finding:
+    place = cache_directory()
+    there = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    kept = engine_cache.entries(engine_cache.root())
+    engines = f"{len(kept)} engines of {sum(e.record.bytes for e in kept) / 1e6:.0f} MB"
+    try:
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding("cache", FAULT, f"{place}: {error}", "set XDG_CACHE_HOME to a directory that can be written")
+    return Finding("cache", OK if free > 2**30 else NOTE, f"{place}: {engines}, {free / 2**30:.1f} GiB free")
+
+
+def _fit(bundle: Bundle, target: targets.Target, driver: devices.Driver) -> Finding:
+    content, subject = bundle.manifest, f"{bundle.manifest.name} on {target.name}"
+    weights = sum(content.files[file].bytes for file in {f for c in content.components.values() for f in c.weights})
+    room = psutil.virtual_memory().total if target.device == "cpu" else driver.gpus[0].memory
+    narrow = [name for name, c in content.components.items() if c.precision == "bf16"] if target.device == "cpu" else []
+    if narrow:
+        return Finding(
+            subject, FAULT, f"{', '.join(narrow)} in bf16, which the CPU cannot run", "export with --precision fp16"
+        )
+    if weights > room:
+        text = f"{weights / 2**30:.1f} GiB of weights, {room / 2**30:.1f} GiB of memory"
+        return Finding(subject, NOTE, text, "components are loaded one after another; the largest has to fit")
+    if target.compiled:
+        try:
+            for name in content.components:
+                find(bundle, name, target, driver.gpus[0].capability)
+        except SegueError as error:
+            return Finding(subject, NOTE, str(error).partition(". Run ")[0], str(error).partition(". Run ")[2])
+    return Finding(subject, OK, f"{weights / 2**20:.0f} MiB of weights")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,128 @@
+"""The shapes that an engine is built for: for each component, what its free dimensions are at the sizes asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..engines.tensorrt_build import Profile
+from ..errors import UsageError
+from .manifest import Manifest
+from .segments import SegmentSpec, count_segments, latent_frames, window_frames
+
+Three = tuple[int, int, int]  # the smallest, the usual and the largest
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """Pictures or videos from one size to another, tuned for the one between, each (height, width) in pixels."""
+
+    smallest: tuple[int, int]
+    usual: tuple[int, int]
+    largest: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where the three are not in order."""
+        for sides in zip(self.smallest, self.usual, self.largest, strict=True):
+            if list(sides) != sorted(sides):
+                raise UsageError(
+                    f"the sizes {self.smallest}, {self.usual}, {self.largest} (height, width) are not in order. "
+                    "Name the smallest, the usual and the largest."
+                )
+
+
+def default_range(content: Manifest) -> SizeRange:
+    """Return the range that the bundle says it can draw."""
+    sizes = content.sizes
+    return SizeRange((sizes.minimum,) * 2, sizes.default, (sizes.maximum,) * 2)
+
+
+def profiles(content: Manifest, ranges: Sequence[SizeRange]) -> dict[str, tuple[Profile, ...]]:
+    """Return for each component one profile for each of `ranges`, those that are equal once.
+
+    Pictures and videos are made one at a time: the batch is 1, and up to 2 where guidance may ask for a second call.
+    Raises UsageError for a size that the bundle cannot draw.
+    """
+    for wanted in ranges:
+        for size in (wanted.smallest, wanted.usual, wanted.largest):
+            _check_size(content, size)
+    made = {}
+    for name in content.components:
+        unique: list[Profile] = []
+        for wanted in ranges:
+            profile = _profile(content, name, wanted)
+            if profile not in unique:
+                unique.append(profile)
+        made[name] = tuple(unique)
+    return made
+
+
+def _check_size(content: Manifest, size: tuple[int, int]) -> None:
+    sizes = content.sizes
+    for side in size:
+        if side % sizes.multiple or not sizes.minimum <= side <= sizes.maximum:
+            raise UsageError(
+                f"the bundle {content.name!r} draws sides of {sizes.minimum} to {sizes.maximum} pixels in multiples of "
+                f"{sizes.multiple}, not {side}. Name such a size."
+            )
+
+
+def _profile(content: Manifest, component: str, wanted: SizeRange) -> Profile:
+    dims: dict[str, Three] = {"batch": _batch(content, component)}
+    for axis, side in enumerate(("height", "width")):
+        divisor = _pixels(content, component)
+        small, usual, large = (size[axis] // divisor for size in (wanted.smallest, wanted.usual, wanted.largest))
+        dims[side] = (small, usual, large)
+    length = content.tokenizers["tokenizer"].length
+    dims["length"] = (length,) * 3
+    dims["text"] = (length + content.t5_tokens,) * 3
+    if content.video is not None:
+        dims["frames"] = _frames(content, component)
+    return {
+        spec.name: tuple(tuple(_sized(part, dims, level, component) for part in spec.shape) for level in range(3))  # type: ignore[misc]
+        for spec in content.components[component].inputs
+    }
+
+
+def _sized(part: int | str, dims: Mapping[str, Three], level: int, component: str) -> int:
+    """Return one dimension: a number, a name of `dims`, or such a name times or over a number, as caches have them."""
+    if isinstance(part, int):
+        return part
+    found = re.fullmatch(r"(\w+?)(?:_(by|over)_(\d+))?", part)
+    if found is None or found[1] not in dims:
+        raise UsageError(
+            f"the graph of {component} has the free dimension {part!r}, for which Segue knows no size. "
+            "Export the bundle again with this Segue."
+        )
+    size, factor = dims[found[1]][level], int(found[3] or 1)
+    return size // factor if found[2] == "over" else size * factor
+
+
+def _batch(content: Manifest, component: str) -> Three:
+    if component not in ("transformer", "transformer_2"):
+        return (1, 1, 1)
+    sampler: Any = content.sampler if content.video is None else content.video.motion.sampler
+    return (1, 2, 2) if sampler.guidance > 1 else (1, 1, 1)
+
+
+def _pixels(content: Manifest, component: str) -> int:
+    """Return how many pixels of the output one unit of the component's height and width stands for."""
+    video, latent = content.video, content.latents.factor
+    if video is None:
+        return 1 if component == "vae_encoder" else latent
+    if component.startswith("detail_"):
+        return 1 if "_encoder_" in component else latent
+    return video.scale * (1 if "_encoder_" in component else video.motion.factor)
+
+
+def _frames(content: Manifest, component: str) -> Three:
+    assert content.video is not None
+    video = content.video
+    latent = latent_frames(video.frames)
+    if component != "detail_transformer":
+        return (latent,) * 3
+    spec = SegmentSpec(video.targets, video.before, video.after)
+    counts = [window_frames(index, latent, spec) for index in range(count_segments(latent, spec))] or [1]
+    return min(counts), max(counts), max(counts)

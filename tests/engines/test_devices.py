@@ -1,0 +1,33 @@
+from segue.engines import devices
+
+
+class Nvml:
+    """Stands in for NVIDIA's library, which answers only where its driver is."""
+
+    def __init__(self, failing=""):
+        self.failing = failing
+
+    def __getattr__(self, name):
+        if name == self.failing:
+            raise RuntimeError(f"{name} failed")
+        values = {
+            "nvmlSystemGetDriverVersion": b"580.95", "nvmlDeviceGetCount": 1, "nvmlDeviceGetName": "RTX 4090",
+            "nvmlDeviceGetCudaComputeCapability": (8, 9), "nvmlDeviceGetMemoryInfo": type("M", (), {"total": 24 << 30}),
+        }  # fmt: skip
+        return lambda *_: values.get(name)
+
+
+def test_a_gpu_is_named_with_its_capability_and_memory(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", Nvml())
+    assert devices.driver() == devices.Driver("580.95", (devices.Gpu("RTX 4090", 89, 24 << 30),))
+
+
+def test_a_driver_that_does_not_answer_is_no_driver(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", Nvml("nvmlDeviceGetCount"))
+    found = devices.driver()
+    assert found.gpus == ()
+    assert "nvmlDeviceGetCount failed" in found.why
+
+
+def test_a_library_that_is_absent_says_so():
+    assert devices.library("libnosuchthing.so.9")

@@ -1,0 +1,144 @@
+"""Engines of whole bundles, built by TensorRT-RTX."""
+
+import json
+import shutil
+
+import pytest
+
+from segue.engines import devices
+from segue.engines.targets import TARGETS
+from segue.errors import BundleError, EngineError, UsageError
+from segue.runtime import build, bundle, engine_cache, manifest
+from segue.runtime.build import BuildRequest
+from segue.runtime.pipeline import open_model
+from segue.runtime.profiles import SizeRange
+
+RTX = TARGETS["tensorrt-rtx"]
+SMALL = (SizeRange(*[(64, 64)] * 3),)
+GPU = devices.Gpu("NVIDIA GeForce RTX 4090", 89, 24 * 2**30)
+
+
+@pytest.fixture
+def opened(half, tmp_path):
+    """A copy of the tiny bundle in half precision."""
+    shutil.copytree(half, tmp_path / "tiny")
+    return bundle.read(tmp_path / "tiny")
+
+
+@pytest.fixture
+def engines(opened):
+    """Engines of its text encoder and its decoder for an RTX 4090."""
+    return build.build(opened, BuildRequest("tensorrt-rtx", (89,), SMALL, ("text_encoder", "vae_decoder")))
+
+
+def test_all_components_become_engines_for_several_gpus(opened):
+    seen = []
+    request = BuildRequest("tensorrt-rtx", (80, 86, 89, 120))
+    made = build.build(opened, request, lambda event: seen.append(event.component))
+    assert [m.component for m in made] == list(opened.manifest.components)
+    assert set(seen) == set(opened.manifest.components)
+    assert all(m.fresh and m.entry.record.bytes == m.entry.plan.stat().st_size for m in made)
+    again = build.build(opened, request)
+    assert not any(m.fresh for m in again)
+
+
+def test_bfloat16_becomes_engines_whose_inputs_numpy_has(tiny_checkpoint, tmp_path):
+    from segue.export.export import export
+
+    made = export(tiny_checkpoint, tmp_path / "b", precision="bf16", parity=False)
+    dtypes = {spec.dtype for c in made.components.values() for spec in (*c.inputs, *c.outputs)}
+    assert dtypes == {"float32", "int64"}
+    engines = build.build(bundle.read(tmp_path / "b"), BuildRequest("tensorrt-rtx", (89,), SMALL))
+    assert len(engines) == len(made.components)
+
+
+def test_all_graphs_of_a_video_bundle_become_engines(make_video_checkpoint, tmp_path):
+    from segue.export.export import export
+
+    export(make_video_checkpoint(), tmp_path / "v", precision="fp16", parity=False)
+    opened = bundle.read(tmp_path / "v")
+    made = build.build(opened, BuildRequest("tensorrt-rtx", (89,)))
+    assert len(made) == len(opened.manifest.components) == 11
+
+
+def test_the_engine_that_fits_is_found(opened, engines):
+    assert build.find(opened, "vae_decoder", RTX, 89).directory == engines[1].entry.directory
+
+
+def test_what_differs_in_the_nearest_engine_is_named(opened, engines, monkeypatch):
+    with pytest.raises(EngineError, match=r"capabilities \(89,\) instead of \(120,\).*--sm 120"):
+        build.find(opened, "vae_decoder", RTX, 120)
+    with pytest.raises(EngineError, match=r"of transformer.*none was built"):
+        build.find(opened, "transformer", RTX, 89)
+    monkeypatch.setattr(build, "load", lambda target: type("T", (), {"__version__": "9.9"}))
+    with pytest.raises(EngineError, match=r"version .* instead of 9\.9"):
+        build.find(opened, "vae_decoder", RTX, 89)
+
+
+def test_an_engine_of_another_graph_is_not_taken(opened, engines):
+    spec = opened.manifest.components["vae_decoder"]
+    table = json.loads((opened.directory / manifest.FILE_NAME).read_bytes())
+    path = opened.path(spec.graph)
+    path.write_bytes(path.read_bytes() + b"\x3a\x00")  # an empty field more: another file, the same graph
+    digest = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    table["files"][spec.graph] |= {"sha256": digest, "bytes": path.stat().st_size}
+    (opened.directory / manifest.FILE_NAME).write_text(json.dumps(table))
+    with pytest.raises(EngineError, match="the nearest has graph"):
+        build.find(bundle.read(opened.directory), "vae_decoder", RTX, 89)
+
+
+def test_a_graph_that_changed_since_the_bundle_was_opened_is_not_built(opened):
+    path = opened.path(opened.manifest.components["vae_decoder"].graph)
+    path.write_bytes(path.read_bytes() + b"\x3a\x00")
+    with pytest.raises(BundleError, match="was changed since"):
+        build.build(opened, BuildRequest("tensorrt-rtx", (89,), SMALL, ("vae_decoder",)))
+
+
+def test_engines_travel_with_a_bundle_that_names_their_hashes(opened, engines, tmp_path):
+    build.put_into(opened, engines)
+    engine_cache.clear()
+    again = bundle.read(opened.directory)
+    found = build.find(again, "vae_decoder", RTX, 89)
+    assert found.directory.parent == opened.directory / "engines"
+    record = found.directory / engine_cache.RECORD
+    record.write_bytes(record.read_bytes().replace(b'"seconds": ', b'"seconds": 1'))
+    with pytest.raises(EngineError, match="none was built"):
+        build.find(again, "vae_decoder", RTX, 89)
+    shutil.rmtree(opened.directory / "engines")
+    assert bundle.verify(opened.directory).manifest.engines  # safe to delete
+
+
+def test_a_target_without_engines_has_nothing_to_build(opened):
+    with pytest.raises(UsageError, match="nothing to build"):
+        build.build(opened, BuildRequest("ort-cpu"))
+
+
+def test_an_unknown_component_is_refused(opened):
+    with pytest.raises(UsageError, match="no component 'unet'"):
+        build.build(opened, BuildRequest("tensorrt-rtx", (89,), components=("unet",)))
+
+
+def test_a_budget_bounds_scratch_memory_and_streams_weights_that_do_not_fit(opened):
+    spec = opened.manifest.components["transformer"]
+    weights = sum(opened.manifest.files[file].bytes for file in spec.weights)
+    found = {}
+    for budget in (4 * weights, weights):
+        request = BuildRequest("tensorrt-rtx", (89,), SMALL, ("transformer",), budget)
+        of = build.build(opened, request)[0].entry.record.fingerprint
+        found[budget] = (of.workspace, of.streaming)
+    assert found == {4 * weights: (3 * weights, False), weights: (weights // 2, True)}
+
+
+def test_without_a_gpu_an_engine_is_not_run(opened, engines, monkeypatch):
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("", (), "no driver"))
+    with open_model(opened.directory, target="tensorrt-rtx") as model, pytest.raises(EngineError, match="no driver"):
+        model.generate("red", size=64)
+
+
+def test_the_capability_comes_from_the_gpu_at_hand(monkeypatch):
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580", (GPU,)))
+    assert build.here("tensorrt-rtx") == (89,)
+    assert build.here("tensorrt") == ()
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("", (), "no driver"))
+    with pytest.raises(UsageError, match=r"no driver.*--sm 89"):
+        build.here("tensorrt-rtx")

@@ -1,0 +1,63 @@
+import importlib.metadata
+
+import pytest
+
+from segue.engines import devices
+from segue.runtime import bundle, doctor
+from segue.runtime.doctor import FAULT, NOTE, OK, examine
+
+
+def of(found):
+    return {finding.subject: finding for finding in found}
+
+
+def test_the_processor_alone_runs_a_bundle(exported):
+    found = of(examine(bundle.read(exported)))
+    assert found["target ort-cpu"].state == OK
+    assert found["tiny on ort-cpu"].state == OK
+    assert found["processor"].text
+
+
+def test_without_a_driver_rtx_builds_and_runs_nothing(monkeypatch):
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("", (), "no driver here"))
+    found = of(examine())
+    assert "no driver here" in found["GPU"].text
+    assert found["target tensorrt-rtx"].state == NOTE
+    assert "builds engines here, and runs none" in found["target tensorrt-rtx"].text
+
+
+def test_both_packages_of_onnx_runtime_are_a_fault(monkeypatch):
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda n: "1.31.1" if n == "onnxruntime-gpu" else real(n))
+    found = of(examine())["ONNX Runtime"]
+    assert found.state == FAULT
+    assert "break each other" in found.text
+    assert found.hint.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
+
+
+def test_a_gpu_with_engines_missing_says_what_to_run(exported, monkeypatch):
+    gpu = devices.Gpu("NVIDIA GeForce RTX 4090", 89, 24 * 2**30)
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580.95", (gpu,)))
+    found = of(examine(bundle.read(exported)))
+    assert found["GPU 0"].text == "NVIDIA GeForce RTX 4090, 24.0 GiB, SM 8.9, driver 580.95"
+    fit = found["tiny on tensorrt-rtx"]
+    assert fit.state == NOTE
+    assert "segue build" in fit.hint
+
+
+def test_a_broken_package_is_a_fault(monkeypatch):
+    def breaks(target):
+        raise RuntimeError("undefined symbol")
+
+    monkeypatch.setattr(doctor.targets, "load", breaks)
+    found = of(examine())
+    assert found["target ort-cpu"].state == FAULT
+    assert "undefined symbol" in found["target ort-cpu"].text
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_bfloat16_does_not_fit_the_processor(edit, precision):
+    path = edit(lambda table: table["components"]["transformer"].update(precision=precision))
+    fit = of(examine(bundle.read(path)))["tiny on ort-cpu"]
+    assert fit.state == FAULT
+    assert "transformer" in fit.text

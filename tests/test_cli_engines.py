@@ -1,0 +1,68 @@
+"""The commands about engines as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from segue import cli
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def run(*arguments):
+    """Return the exit code, the events and the text of a command."""
+    result = CliRunner().invoke(cli.cli, [str(a) for a in arguments], standalone_mode=False)
+    return result
+
+
+def events(result):
+    assert result.exception is None, result.exception
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_build_list_verify_and_clear(half: Path) -> None:
+    options = ("--sm", 89, "--shapes", 64, "--component", "text_encoder", "--json")
+    made = [e for e in events(run("build", half, *options)) if e["event"] == "engine"]
+    assert [(e["component"], e["built"]) for e in made] == [("text_encoder", True)]
+    assert Path(made[0]["path"]).is_file()
+    kept = [e for e in events(run("build", half, *options)) if e["event"] == "engine"]
+    assert [(e["path"], e["built"]) for e in kept] == [(made[0]["path"], False)]
+    (listed,) = events(run("cache", "list", "--json"))
+    assert listed["fingerprint"]["capabilities"] == [89]
+    assert events(run("cache", "verify", "--json"))[-1] == {"event": "verified", "engines": 1, "damaged": 0}
+    Path(made[0]["path"]).write_bytes(b"evil")
+    damaged = run("cache", "verify")
+    assert damaged.exception is not None
+    assert damaged.exception.exit_code == 9
+    assert "was altered" in damaged.stdout
+    assert events(run("cache", "clear", "--json"))[-1]["engines"] == 1
+    assert events(run("cache", "list", "--json")) == []
+
+
+def test_doctor_finds_no_fault_here_and_shows_a_table(half: Path) -> None:
+    shown = run("doctor", half)
+    assert shown.exception is None
+    assert "ort-cpu" in shown.stdout
+    states = {e["subject"]: e["state"] for e in events(run("doctor", half, "--json"))}
+    assert states["ONNX Runtime"] == "ok"
+
+
+@pytest.mark.parametrize("text", ["128x", "64..96..128..160", "a..b"])
+def test_shapes_that_are_none_are_refused(half: Path, text: str) -> None:
+    failed = run("build", half, "--sm", 89, "--shapes", text)
+    assert "is no size or range" in str(failed.exception)
+
+
+def test_amounts_of_memory_have_units() -> None:
+    from segue.cli_common import Bytes
+
+    convert = Bytes().convert
+    assert [convert(t, None, None) for t in ("8GiB", "1.5 MB", "77")] == [8 * 2**30, 1_500_000, 77]
+    for text in ("8 gigs", "0", "GiB"):
+        with pytest.raises(Exception, match="is no amount of memory"):
+            convert(text, None, None)
