@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,13 @@ def export(
         provenance=_provenance(found),
         files={file: manifest.File("", 0, True) for file in found.files},
         video=facts.video,
+        zero_negative=facts.zero_negative,
     )
     _encode(draft, source)  # what no reader would open is known before the work
     with new:
         files = _copy(found, new.path, precision, progress)
-        length = found.settings.video.text_tokens if facts.video else None
-        tokenizers = _tokenizers(new.path, family.tokenizers, length, files, progress)
+        length = found.settings.video.text_tokens if facts.video else family.tokens
+        tokenizers = _tokenizers(new.path, family, length, files, progress)
         components = _graphs(family, found, new.path, kinds, files, progress)
         results: tuple[manifest.Parity, ...] = ()
         if parity:
@@ -168,7 +169,7 @@ def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) 
 
 def _tokenizers(
     target: Path,
-    classes: Mapping[str, str],
+    family: Family,
     length: int | None,
     files: dict[str, manifest.File],
     progress: Progress,
@@ -176,13 +177,13 @@ def _tokenizers(
     from . import tokenizer
 
     result: dict[str, manifest.Tokenizer] = {}
-    for done, (folder, kind) in enumerate(classes.items()):
-        progress(Event("tokenizer", folder, done, len(classes)))
-        written = tokenizer.write(target, folder, length, kind)
+    for done, (folder, kind) in enumerate(family.tokenizers.items()):
+        progress(Event("tokenizer", folder, done, len(family.tokenizers)))
+        written = tokenizer.write(target, folder, length, kind, special=family.template is None)
         length = written.length
         if written.added:
             files[written.file] = _added(target, written.file)
-        result[folder] = manifest.Tokenizer(written.file, written.length, written.pad_id)
+        result[folder] = manifest.Tokenizer(written.file, written.length, written.pad_id, family.template)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The oracle: the same request through diffusers' StableDiffusion3Pipeline and through the exported bundle.
+"""The oracle: the same request through diffusers' own pipeline and through the exported bundle.
 
 Both get the same initial latents, prompts, steps and guidance. diffusers computes in float32, from the bundle's own
 weight files, whatever the bundle's precision.
@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.manifest import Manifest
 from ..runtime.noise import philox_normal
 from ..runtime.pipeline import open_model
 from ..runtime.request import Request
+from .checkpoint import read_index
 
 
 @dataclass(frozen=True)
@@ -60,34 +62,51 @@ def compare(bundle: Path, cases: Sequence[Case], threads: int | None = None) -> 
                     latents=noise,
                 )
             )
-            options: dict[str, Any] = {"sigmas": list(case.sigmas)} if case.sigmas else {}
-            latents = pipeline(
-                prompt=case.prompt,
-                negative_prompt=case.negative,
-                height=case.size[0],
-                width=case.size[1],
-                num_inference_steps=case.steps or len(case.sigmas or ()),
-                guidance_scale=case.guidance,
-                latents=torch.from_numpy(noise.copy()),
-                max_sequence_length=manifest.t5_tokens,
-                output_type="latent",
-                **options,
-            ).images
-            scaled = latents / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
+            latents = _latents(pipeline, manifest, case, torch.from_numpy(noise.copy()))
+            scaled = latents / pipeline.vae.config.scaling_factor + (pipeline.vae.config.shift_factor or 0)
             decoded = pipeline.vae.decode(scaled, return_dict=False)[0]
             picture = np.asarray(pipeline.image_processor.postprocess(decoded, output_type="pil")[0])
             yield Difference(case, relative_l2(ours.latents, latents.numpy()), psnr(ours.images[0], picture))
 
 
+def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
+    """Return the final latents of diffusers' pipeline, [1, channels, height, width]."""
+    options: dict[str, Any] = {"sigmas": list(case.sigmas)} if case.sigmas else {}
+    height, width = case.size
+    if manifest.family == "sd3":
+        options["max_sequence_length"] = manifest.t5_tokens
+    elif manifest.family == "longcat-image":
+        options["enable_prompt_rewrite"] = False  # by a language model, which is not part of drawing
+        noise = pipeline._pack_latents(noise, *noise.shape)
+    latents = pipeline(
+        prompt=case.prompt,
+        negative_prompt=case.negative or (None if manifest.zero_negative else ""),
+        height=height,
+        width=width,
+        num_inference_steps=case.steps or len(case.sigmas or ()),
+        guidance_scale=case.guidance,
+        latents=noise,
+        output_type="latent",
+        **options,
+    ).images
+    if manifest.family == "longcat-image":
+        latents = pipeline._unpack_latents(latents, height, width, manifest.latents.factor)
+    return latents
+
+
 def load_pipeline(checkpoint: Path) -> Any:
     """Return diffusers' own pipeline over a checkpoint or bundle directory, in float32, without progress bars."""
+    import diffusers
     import torch
-    from diffusers import StableDiffusion3Pipeline
 
-    pipeline = StableDiffusion3Pipeline.from_pretrained(
+    name = str(read_index(checkpoint)["_class_name"])
+    absent = {
+        "StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3"),
+        "LongCatImagePipeline": ("text_processor",),
+    }
+    pipeline = getattr(diffusers, name).from_pretrained(
         checkpoint,
-        text_encoder_3=None,
-        tokenizer_3=None,
+        **dict.fromkeys(absent.get(name, ())),
         torch_dtype=torch.float32,
         local_files_only=True,
         use_safetensors=True,

@@ -27,11 +27,12 @@ class Written:
     pad_id: int
 
 
-def write(bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokenizer") -> Written:
+def write(bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokenizer", special: bool = True) -> Written:
     """Make sure that the bundle at `bundle` has a tokenizers file for the tokenizer in `folder`, of class `kind`.
 
     `length` is the length in tokens that prompts are padded to; None takes the tokenizer's own model_max_length (SD3's
-    pipeline pads both encoders' prompts to the first tokenizer's). Raises CheckpointError for a tokenizer that cannot
+    pipeline pads both encoders' prompts to the first tokenizer's). `special` says whether prompts get a begin and an
+    end token. Raises CheckpointError for a tokenizer that cannot
     be loaded, and where no file gives transformers' ids on the probes.
     """
     import transformers
@@ -57,6 +58,13 @@ def write(bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokeni
         fast.no_padding()
         fast.no_truncation()
         for text in PROBES:
+            if not special:
+                if (
+                    fast.encode(text, add_special_tokens=False).ids
+                    != reference(text, add_special_tokens=False).input_ids
+                ):
+                    return False
+                continue
             expected = reference(text, padding="max_length", max_length=length, truncation=True).input_ids
             ids = fast.encode(text).ids
             if len(ids) > length:

@@ -99,13 +99,18 @@ def trace(graph: Graph, kind: str) -> ir.Model:
     return traced
 
 
-def write(graph: Graph, kind: str, tensors: Mapping[str, Tensor], path: Path) -> Written:
+def write(graph: Graph, kind: str, tensors: dict[str, Tensor], path: Path) -> Written:
     """Trace `graph` in `kind` (fp32, fp16, bf16) and write it to `path`, its initialisers pointing at `tensors`.
 
     Buffers that no file holds go into a safetensors file beside it. Raises CheckpointError as trace and attach do, and
     for a weight that is in no file.
     """
     model = trace(graph, kind)
+    tensors = tensors | {
+        name: tensors[graph.alias(name)]
+        for name in _weights(model)
+        if name not in tensors and graph.alias(name) in tensors
+    }
     computed = {n: graph.buffer(n) for n in _weights(model) if n not in tensors}
     absent = [n for n, value in computed.items() if value is None]
     if absent:
@@ -149,7 +154,8 @@ def attach(model: ir.Model, tensors: Mapping[str, Tensor], graph: Graph, kind: s
         model.graph.register_initializer(value)
         used[name] = tensor
         parameters += 0 if value.meta.get(BUFFER) else math.prod(shape)
-    return Written(tuple(sorted({t.file for t in used.values()})), frozenset(used), parameters)
+    names = frozenset(used) | {graph.alias(name) for name in used}
+    return Written(tuple(sorted({t.file for t in used.values()})), names, parameters)
 
 
 def _weights(model: ir.Model) -> dict[str, ir.Value]:

@@ -208,9 +208,8 @@ class Animator:
         states = []
         for done, prompt in enumerate(texts):
             self._tell(Event("text", 0, done, len(texts)))
-            ids = self._components.tokens("tokenizer", prompt).ids
-            mask = (ids != self._content.tokenizers["tokenizer"].pad_id).astype(np.int64)
-            found = self._components.run("text_encoder", self._cancel, input_ids=ids, attention_mask=mask)
+            tokens = self._components.tokens("tokenizer", prompt)
+            found = self._components.run("text_encoder", self._cancel, input_ids=tokens.ids, attention_mask=tokens.mask)
             states.append(found["states"])
         self._components.release("text_encoder")
         return states

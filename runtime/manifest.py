@@ -44,24 +44,58 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Template:
+    """Texts that a prompt is encoded between; what stands in quotation marks goes in character by character."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizers file, the length in tokens that prompts are padded or cut to, and the token id of the padding."""
+    """A tokenizers file, the length in tokens that prompts are padded or cut to, and the token id of the padding.
+
+    With a `template` the length is that of the prompt alone, which has no begin and end token of its own.
+    """
 
     file: str
     length: int
     pad_id: int
+    template: Template | None = None
+
+
+@dataclass(frozen=True)
+class TokenShift:
+    """A shift exp(mu) that grows with the picture: mu is `mu[0]` at `tokens[0]` tokens, `mu[1]` at `tokens[1]`."""
+
+    tokens: tuple[int, int]
+    mu: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class NoisePrediction:
+    """How a network that predicts noise was trained and is sampled, see `sampler.exploding_schedule`."""
+
+    betas: tuple[float, float]
+    spacing: str  # "trailing", "leading" or "linspace"
+    offset: int
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Flow-matching Euler: the static shift of the noise levels, and the defaults of a request."""
+    """Euler steps: the static shift of the noise levels, and the defaults of a request.
 
-    kind: str  # "flow-match-euler"
+    `token_shift` stands in place of the shift; `noise` is there for the kind "euler" alone.
+    """
+
+    kind: str  # "flow-match-euler", or "euler" of a network that predicts noise
     shift: float
     train_timesteps: int  # the network's time input is sigma times this
     steps: int
     guidance: float
     sigmas: tuple[float, ...] = ()  # levels of a few-step student, before the shift; empty: diffusers' default grid
+    token_shift: TokenShift | None = None
+    noise: NoisePrediction | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +180,7 @@ class Manifest:
 
     schema: int
     name: str
-    family: str  # "sd3" or "swifti2v"
+    family: str  # "sd3", "longcat-image", "sdxl" or "swifti2v"
     components: dict[str, Component]
     tokenizers: dict[str, Tokenizer]
     sampler: Sampler
@@ -157,6 +191,7 @@ class Manifest:
     files: dict[str, File]
     parity: tuple[Parity, ...] = field(default=())
     video: Video | None = None
+    zero_negative: bool = False  # an empty negative text is zeros in place of the encoders' states (SDXL)
     engines: dict[str, str] = field(default_factory=dict)  # directory below engines/ -> sha256 of its engine.json
 
 

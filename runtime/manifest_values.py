@@ -10,7 +10,7 @@ from ..errors import BundleError
 from .limits import COMPRESSION, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_WIDTH, MIN_FPS
 
 if TYPE_CHECKING:
-    from .manifest import Latents, Manifest, Video
+    from .manifest import Latents, Manifest, Sampler, Video
 
 _TINY = 1e-6
 
@@ -33,6 +33,9 @@ def check(manifest: Manifest, where: str) -> None:
         "sizes.multiple": (1, sizes.multiple, MAX_SIDE),
         "t5_tokens": (0, manifest.t5_tokens, MAX_TOKENS),
     }
+    ranges |= _sampler_ranges("sampler", sampler)
+    if manifest.video is not None:
+        ranges |= _sampler_ranges("video.motion.sampler", manifest.video.motion.sampler)
     for name, tokenizer in manifest.tokenizers.items():
         ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # the begin and the end token at least
         ranges[f"tokenizers.{name}.pad_id"] = (0, tokenizer.pad_id, 2**31 - 1)
@@ -70,6 +73,23 @@ def check(manifest: Manifest, where: str) -> None:
         )
     if not all(sizes.minimum <= side <= sizes.maximum for side in sizes.default):
         raise BundleError(f"{where} has a default size outside its own range: {sizes}. Export the bundle again.")
+
+
+def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float, float]]:
+    ranges: dict[str, tuple[float, float, float]] = {}
+    if sampler.token_shift is not None:
+        (low, high), mu = sampler.token_shift.tokens, sampler.token_shift.mu
+        ranges |= {
+            f"{name}.token_shift.tokens[0]": (1, low, 2**24),
+            f"{name}.token_shift.tokens[1]": (low + 1, high, 2**25),
+        }
+        ranges |= {f"{name}.token_shift.mu[{i}]": (-10, value, 10) for i, value in enumerate(mu)}
+    if sampler.noise is not None:
+        ranges |= {f"{name}.noise.betas[{i}]": (_TINY, value, 0.5) for i, value in enumerate(sampler.noise.betas)}
+        ranges[f"{name}.noise.offset"] = (0, sampler.noise.offset, 1)
+        known = ("trailing", "leading", "linspace")
+        ranges[f"{name}.noise.spacing, counted in {', '.join(known)},"] = (1, known.count(sampler.noise.spacing), 1)
+    return ranges
 
 
 def _video_ranges(video: Video, latents: Latents) -> dict[str, tuple[float, float, float]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..engines.targets import DEFAULT, find_target
 from ..errors import UsageError
-from . import animation, family, sampler, text
+from . import animation, family, pictures, sampler, text
 from . import bundle as bundles
 from . import latents as latent_space
 from .components import Cancel, Components
@@ -67,7 +67,7 @@ class Model:
         family.check(bundle.manifest, find_target(target))
         self.bundle = bundle
         self._components = Components(bundle, threads, target)
-        self._prompts: dict[str, text.Conditioning] = {}
+        self._prompts: dict[str, pictures.Feeds] = {}
         self._lock = threading.Lock()
 
     def generate(
@@ -181,7 +181,7 @@ class Model:
             )
         prepared = prepare(request, self.bundle.manifest)
         prompts = (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
-        self._warn_of_cuts(family.TEXT_ENCODERS.values(), prompts)
+        self._warn_of_cuts(pictures.find(self.bundle.manifest).tokenizers.values(), prompts)
         return self._busy(self._pictures(prepared, on_step, cancel))
 
     def _pictures(self, prepared: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
@@ -196,7 +196,7 @@ class Model:
 
             conditioning = self._condition(prompt, prepared, cancel)
             latents = sampler.sample_euler(
-                lambda x, t, known=conditioning: self._velocity(x, t, known, prepared, cancel),  # type: ignore[misc]
+                lambda x, t, known=conditioning: self._predict(x, t, known, prepared, cancel),  # type: ignore[misc]
                 prepared.initial(index),
                 prepared.schedule,
                 report,
@@ -215,26 +215,26 @@ class Model:
         finally:
             self._lock.release()
 
-    def _condition(self, prompt: str, prepared: Prepared, cancel: Cancel | None) -> text.Conditioning:
-        """Return the conditioning of one network call: the prompt's, below the negative's when guidance runs."""
-        positive = self._encode(prompt, cancel)
+    def _condition(self, prompt: str, prepared: Prepared, cancel: Cancel | None) -> pictures.Feeds:
+        """Return what the denoiser is told at each call: of the prompt, below the negative's when guidance runs."""
+        positive = self._encode(prompt, cancel) | pictures.find(self.bundle.manifest).beside(
+            prepared.height, prepared.width
+        )
         if not prepared.guided:
             return positive
-        negative = self._encode(prepared.negative, cancel)
-        return text.Conditioning(
-            np.concatenate([negative.sequence, positive.sequence]), np.concatenate([negative.pooled, positive.pooled])
-        )
+        if self.bundle.manifest.zero_negative and not prepared.negative:
+            negative = {name: np.zeros_like(array) for name, array in self._encode(prompt, cancel).items()}
+        else:
+            negative = self._encode(prepared.negative, cancel)
+        return {name: np.concatenate([negative.get(name, array), array]) for name, array in positive.items()}
 
-    def _encode(self, prompt: str, cancel: Cancel | None) -> text.Conditioning:
+    def _encode(self, prompt: str, cancel: Cancel | None) -> pictures.Feeds:
         if prompt not in self._prompts:
-            encoded = []
-            for component, name in family.TEXT_ENCODERS.items():
-                out = self._components.run(component, cancel, input_ids=self._components.tokens(name, prompt).ids)
-                encoded.append((out["hidden_states"], out["pooled"]))
-            joined = text.assemble(encoded, family.joint_width(self.bundle.manifest), self.bundle.manifest.t5_tokens)
+            content = self.bundle.manifest
+            encoded = pictures.find(content).encode(self._components, content, prompt, cancel)
             while len(self._prompts) >= _REMEMBERED_PROMPTS:
                 del self._prompts[next(iter(self._prompts))]
-            self._prompts[prompt] = joined
+            self._prompts[prompt] = encoded
         return self._prompts[prompt]
 
     def _warn_of_cuts(self, tokenizers: Iterable[str], prompts: Iterable[str]) -> None:
@@ -248,24 +248,23 @@ class Model:
                     stacklevel=4,  # the caller of generate, render or pictures
                 )
 
-    def _velocity(
+    def _predict(
         self,
         latents: np.ndarray,
         timestep: np.float32,
-        known: text.Conditioning,
+        known: pictures.Feeds,
         prepared: Prepared,
         cancel: Cancel | None,
     ) -> np.ndarray:
-        batch = 2 if prepared.guided else 1
-        velocity = self._components.run(
-            "transformer",
+        batch, of = 2 if prepared.guided else 1, pictures.find(self.bundle.manifest)
+        made = self._components.run(
+            of.denoiser,
             cancel,
             hidden_states=np.repeat(latents, batch, axis=0),
-            encoder_hidden_states=known.sequence,
-            pooled_projections=known.pooled,
             timestep=np.full(batch, timestep, np.float32),
-        )["velocity"]
-        return sampler.guide(velocity[:1], velocity[1:], prepared.guidance) if prepared.guided else velocity
+            **known,
+        )[of.output]
+        return of.guide(made[:1], made[1:], prepared.guidance, self.bundle.manifest) if prepared.guided else made
 
     def _decode(self, latents: np.ndarray, cancel: Cancel | None) -> np.ndarray:
         scaled = latent_space.for_decoder(latents, self.bundle.manifest.latents)

@@ -90,7 +90,7 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
         height // manifest.latents.factor,
         width // manifest.latents.factor,
     )
-    schedule = _schedule(request, manifest)
+    schedule = _schedule(request, manifest, height, width)
     return Prepared(
         prompts=tuple(text for text in texts for _ in range(count)),
         negative=request.negative,
@@ -138,14 +138,30 @@ def check_size(size: int | tuple[int, int] | None, sizes: Sizes) -> tuple[int, i
     return int(sides[0]), int(sides[1])
 
 
-def _schedule(request: Request, manifest: Manifest) -> sampler.Schedule:
+def _schedule(request: Request, manifest: Manifest, height: int, width: int) -> sampler.Schedule:
     spec = manifest.sampler
+    steps = _whole("steps", spec.steps if request.steps is None else request.steps, 1, MAX_STEPS)
+    if spec.noise is not None:
+        if request.sigmas is not None:
+            raise UsageError(
+                f"sigmas = {request.sigmas!r}: the bundle {manifest.name!r} predicts noise, and its levels follow from "
+                "the number of steps. Give steps alone."
+            )
+        return sampler.exploding_schedule(
+            steps, spec.noise.betas, spec.train_timesteps, spec.noise.spacing, spec.noise.offset
+        )
+    shift = spec.shift
+    if spec.token_shift is not None:
+        unit = manifest.latents.factor * manifest.latents.patch
+        tokens = (height // unit) * (width // unit)
+        shift = sampler.token_shift(tokens, spec.token_shift.tokens, spec.token_shift.mu)
     if request.sigmas is None and spec.sigmas and request.steps in (None, spec.steps):
-        return sampler.custom_schedule(spec.sigmas, spec.shift, spec.train_timesteps)
+        return sampler.custom_schedule(spec.sigmas, shift, spec.train_timesteps)
+    if request.sigmas is None and spec.token_shift is not None:  # LongCat-Image's pipeline names levels of its own
+        return sampler.custom_schedule(np.linspace(1, 1 / steps, steps), shift, spec.train_timesteps)  # type: ignore[arg-type]
     if request.sigmas is None:
-        steps = _whole("steps", spec.steps if request.steps is None else request.steps, 1, MAX_STEPS)
-        return sampler.default_schedule(steps, spec.shift, spec.train_timesteps)
-    schedule = sampler.custom_schedule(request.sigmas, spec.shift, spec.train_timesteps)
+        return sampler.default_schedule(steps, shift, spec.train_timesteps)
+    schedule = sampler.custom_schedule(request.sigmas, shift, spec.train_timesteps)
     if request.steps not in (None, schedule.steps):
         raise UsageError(f"steps = {request.steps}, but {schedule.steps} sigmas are given. Leave steps out.")
     _whole("the number of sigmas", schedule.steps, 1, MAX_STEPS)

@@ -1,12 +1,15 @@
-"""Flow-matching Euler with a static shift, to the bit the noise levels and steps of diffusers 0.42.1.
+"""Euler steps and their noise levels: flow matching with a shift, and the variance-exploding levels of SDXL.
 
-The noise levels follow `diffusers.FlowMatchEulerDiscreteScheduler` (Esser et al. 2024, "Scaling Rectified Flow
-Transformers for High-Resolution Image Synthesis", section 5.3.2 for the shift). Everything here is a plain function of
-numpy arrays, so training calls the same code.
+The flow-matching levels and steps are to the bit those of `diffusers.FlowMatchEulerDiscreteScheduler` 0.42.1 with a
+static shift (Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", section
+5.3.2); the others follow `EulerDiscreteScheduler` (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based
+Generative Models", algorithm 1 without churn). Everything here is a plain function of numpy arrays, so training calls
+the same code.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,12 +25,16 @@ Levels = TypeVar("Levels")  # a numpy array, a torch tensor or a float
 class Schedule:
     """Noise levels of one run.
 
-    `sigmas` float32 [steps + 1] in [0, 1], from noise to picture, the last one 0; `timesteps` float32 [steps], the
-    network's time input, sigma times `train_timesteps`.
+    `sigmas` float32 [steps + 1], from noise to picture, the last one 0; `timesteps` float32 [steps], the network's time
+    input. Of flow matching the levels are in [0, 1] and the timesteps those times `train_timesteps`. Where noise is
+    added to the picture (`exploding`), the network sees latents over sqrt(sigma^2 + 1), and the initial noise is
+    multiplied by `scale`.
     """
 
     sigmas: np.ndarray
     timesteps: np.ndarray
+    exploding: bool = False
+    scale: float = 1.0
 
     @property
     def steps(self) -> int:
@@ -79,6 +86,41 @@ def custom_schedule(sigmas: Sequence[float], shift: float, train_timesteps: int)
     return _close(shift_sigmas(levels.astype(np.float32), shift), train_timesteps)
 
 
+def token_shift(tokens: int, range_of_tokens: tuple[int, int], range_of_mu: tuple[float, float]) -> float:
+    """Return the shift exp(mu) of a picture of `tokens` tokens, mu on the line through the two points given.
+
+    Esser et al. 2024, section 5.3.2, as diffusers' `calculate_shift` and exponential time shift have it.
+    """
+    (low, high), (least, most) = range_of_tokens, range_of_mu
+    slope = (most - least) / (high - low)
+    return math.exp(tokens * slope + (least - slope * low))
+
+
+def exploding_schedule(
+    steps: int, betas: tuple[float, float], train_timesteps: int, spacing: str, offset: int
+) -> Schedule:
+    """Return the levels sqrt((1 - a) / a) of a network that was trained to predict noise, for `steps` steps.
+
+    `betas` are the ends of the scaled-linear schedule whose cumulated products are a; `spacing` is "trailing",
+    "leading" (moved by `offset`) or "linspace" (Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are
+    Flawed", table 2). Raises UsageError for steps that are none of 1 to `train_timesteps`.
+    """
+    if not 1 <= steps <= train_timesteps:
+        raise UsageError(f"steps = {steps} is none of 1 to {train_timesteps}. Ask for a number in that range.")
+    roots = np.linspace(betas[0] ** 0.5, betas[1] ** 0.5, train_timesteps)
+    kept = np.cumprod(1 - roots**2)
+    levels = np.sqrt((1 - kept) / kept)
+    if spacing == "trailing":
+        timesteps = np.arange(train_timesteps, 0, -train_timesteps / steps).round() - 1
+    elif spacing == "leading":
+        timesteps = (np.arange(steps) * (train_timesteps // steps))[::-1] + float(offset)
+    else:
+        timesteps = np.linspace(0, train_timesteps - 1, steps)[::-1]
+    sigmas = np.append(np.interp(timesteps, np.arange(train_timesteps), levels), 0).astype(np.float32)
+    scale = math.sqrt(float(sigmas[0]) ** 2 + 1) if spacing == "leading" else float(sigmas[0])
+    return Schedule(sigmas, timesteps.astype(np.float32), True, scale)
+
+
 def euler_step(latents: np.ndarray, velocity: np.ndarray, sigma: np.float32, sigma_next: np.float32) -> np.ndarray:
     """Return the latents at `sigma_next`, float32, from those at `sigma` and the velocity d latents / d sigma there."""
     return latents.astype(np.float32) + (sigma_next - sigma) * velocity.astype(np.float32)
@@ -90,14 +132,16 @@ def sample_euler(
     schedule: Schedule,
     callback: Callable[[int, np.ndarray], None] | None = None,
 ) -> np.ndarray:
-    """Carry `latents` (any shape, at the schedule's first noise level) down to sigma 0; returns float32.
+    """Carry `latents` (any shape, noise of deviation 1 at the schedule's first level) down to sigma 0; returns float32.
 
-    `denoise(latents, timestep)` gives the velocity, of the same shape. `callback(step, latents)` is called after each
-    step with the number of steps done; whatever it raises ends the run.
+    `denoise(latents, timestep)` gives d latents / d sigma, of the same shape: the velocity, or the noise predicted.
+    `callback(step, latents)` is called after each step with the number of steps done; whatever it raises ends the run.
     """
-    latents = latents.astype(np.float32)
+    latents = latents.astype(np.float32) * np.float32(schedule.scale)
     for i, timestep in enumerate(schedule.timesteps):
-        latents = euler_step(latents, denoise(latents, timestep), schedule.sigmas[i], schedule.sigmas[i + 1])
+        sigma = schedule.sigmas[i]
+        seen = latents / np.sqrt(sigma**2 + 1) if schedule.exploding else latents
+        latents = euler_step(latents, denoise(seen, timestep), sigma, schedule.sigmas[i + 1])
         if callback is not None:
             callback(i + 1, latents)
     return latents
@@ -107,6 +151,22 @@ def guide(unconditional: np.ndarray, conditional: np.ndarray, guidance: float) -
     """Return the velocity of classifier-free guidance, float32 (Ho & Salimans 2022, in diffusers' form)."""
     unconditional = unconditional.astype(np.float32)
     return unconditional + np.float32(guidance) * (conditional.astype(np.float32) - unconditional)
+
+
+def guide_renormalised(unconditional: np.ndarray, conditional: np.ndarray, guidance: float, patch: int) -> np.ndarray:
+    """Return guided velocities whose tokens are no longer than the conditional ones', as LongCat-Image's pipeline.
+
+    The arrays are [n, channels, height, width]; a token is a `patch` x `patch` square of all channels.
+    """
+    guided = guide(unconditional, conditional, guidance)
+    scale = _token_norms(conditional.astype(np.float32), patch) / (_token_norms(guided, patch) + np.float32(1e-8))
+    return guided * np.minimum(scale, 1).repeat(patch, -2).repeat(patch, -1)
+
+
+def _token_norms(latents: np.ndarray, patch: int) -> np.ndarray:
+    count, channels, height, width = latents.shape
+    tokens = latents.reshape(count, channels, height // patch, patch, width // patch, patch)
+    return np.sqrt((tokens**2).sum((1, 3, 5)))[:, None]
 
 
 def _close(sigmas: np.ndarray, train_timesteps: int) -> Schedule:

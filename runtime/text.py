@@ -1,9 +1,10 @@
-"""From a prompt to the two conditioning arrays of an SD3 transformer, as diffusers' pipeline builds them."""
+"""From a prompt to tokens, and from what text encoders give to a condition, as diffusers' pipelines have them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,23 +21,23 @@ class PromptTruncated(UserWarning):
     """A prompt was longer than the tokenizer's limit; the message names the part that was cut."""
 
 
+# Pairs of quotation marks, straight and curly; a straight single one inside a word is an apostrophe
+_QUOTED = re.compile(r"'[^']*?'|\"[^\"]*?\"|\u2018[^\u2018\u2019]*?\u2019|\u201c[^\u201c\u201d]*?\u201d")
+_APOSTROPHE = re.compile(r"(?<=[a-zA-Z])'(?=[a-zA-Z])")
+_STAND_IN = "\ue000"  # a private code point for an apostrophe while quotations are looked for
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised prompt: `ids` int64 [1, length], and the end of the prompt that did not fit (empty when all did)."""
+    """A tokenised prompt: `ids` int64 [1, length], and the end of the prompt that did not fit (empty when all did).
+
+    `mask` int64 [1, length] is 1 where a token is no padding. `inner` are the places whose states the network sees.
+    """
 
     ids: np.ndarray
     cut: str
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the transformer knows of one prompt.
-
-    `sequence` [1, tokens, joint width] and `pooled` [1, pooled width], both in the text encoders' dtype.
-    """
-
-    sequence: np.ndarray
-    pooled: np.ndarray
+    mask: np.ndarray
+    inner: slice = field(default_factory=lambda: slice(None))
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -55,31 +56,67 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def tokenise(tokenizer: Tokenizer, spec: manifest.Tokenizer, prompt: str) -> Tokens:
     """Return `prompt` as begin token, words, end token and padding, `spec.length` in all.
 
-    A longer prompt loses its last words, never its end token, as in diffusers.
+    A longer prompt loses its last words, never its end token, as in diffusers. With a template it is the text before,
+    words, padding, and the text after.
     """
+    if spec.template is not None:
+        return _between(tokenizer, spec, spec.template, prompt)
     encoding = tokenizer.encode(prompt)
     ids, cut = list(encoding.ids), ""
     if len(ids) > spec.length:
         cut = prompt[encoding.offsets[spec.length - 1][0] :].strip()
         ids = [*ids[: spec.length - 1], ids[-1]]
-    ids += [spec.pad_id] * (spec.length - len(ids))
-    return Tokens(np.array([ids], np.int64), cut)
+    missing = spec.length - len(ids)
+    mask = [1] * len(ids) + [0] * missing
+    return Tokens(np.array([ids + [spec.pad_id] * missing], np.int64), cut, np.array([mask], np.int64))
 
 
-def assemble(encoded: Sequence[tuple[np.ndarray, np.ndarray]], joint_width: int, t5_tokens: int) -> Conditioning:
-    """Join what the text encoders gave into one conditioning.
+def _between(tokenizer: Tokenizer, spec: manifest.Tokenizer, template: manifest.Template, prompt: str) -> Tokens:
+    """Return a prompt in its template, as LongCat-Image's pipeline does: the padding stands between the two texts."""
 
-    `encoded` holds, for each encoder in order, the penultimate hidden states [1, length, width] and the projected
-    embedding [1, projection]. The hidden states are joined along the width and padded with zeros to `joint_width`; then
-    come `t5_tokens` zero tokens in place of the absent T5 (Esser et al. 2024, section 4). Raises BundleError when the
-    encoders' widths exceed `joint_width`, which diffusers would crop silently.
+    def plain(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    ids: list[int] = []
+    cut = ""
+    for part, quoted in quotations(prompt):
+        for piece in part if quoted else [part]:
+            more = plain(piece)
+            cut += piece if len(ids) + len(more) > spec.length else ""
+            ids += more
+    ids = ids[: spec.length]
+    before, after = plain(template.before), plain(template.after)
+    missing = spec.length - len(ids)
+    mask = [1] * (len(before) + len(ids)) + [0] * missing + [1] * len(after)
+    row = [*before, *ids, *[spec.pad_id] * missing, *after]
+    inner = slice(len(before), len(before) + spec.length)
+    return Tokens(np.array([row], np.int64), cut.strip(), np.array([mask], np.int64), inner)
+
+
+def quotations(prompt: str) -> Iterator[tuple[str, bool]]:
+    """Yield the prompt in parts that are not empty, with whether a part is a quotation, its marks included."""
+    hidden, end = _APOSTROPHE.sub(_STAND_IN, prompt), 0
+    for found in _QUOTED.finditer(hidden):
+        for start, stop, quoted in ((end, found.start(), False), (found.start(), found.end(), True)):
+            if start < stop:
+                yield prompt[start:stop], quoted
+        end = found.end()
+    if end < len(prompt):
+        yield prompt[end:], False
+
+
+def joined(states: Sequence[np.ndarray], joint_width: int, t5_tokens: int) -> np.ndarray:
+    """Join the penultimate states [1, length, width] of text encoders, in order, as Stable Diffusion 3 takes them.
+
+    They are joined along the width and padded with zeros to `joint_width`; then come `t5_tokens` zero tokens in place
+    of the absent T5 (Esser et al. 2024, section 4). Raises BundleError when the encoders' widths exceed `joint_width`,
+    which diffusers would crop silently.
     """
-    hidden = np.concatenate([states for states, _ in encoded], axis=-1)
+    hidden = np.concatenate(states, axis=-1)
     missing = joint_width - hidden.shape[-1]
     if missing < 0:
         raise BundleError(
             f"the text encoders give {hidden.shape[-1]} features a token, the transformer takes {joint_width}. "
             "Export the bundle again from a checkpoint whose joint_attention_dim holds both."
         )
-    sequence = np.pad(hidden, ((0, 0), (0, t5_tokens), (0, missing)))
-    return Conditioning(sequence, np.concatenate([pooled for _, pooled in encoded], axis=-1))
+    return np.pad(hidden, ((0, 0), (0, t5_tokens), (0, missing)))

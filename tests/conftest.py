@@ -215,3 +215,120 @@ def video_bundle(video_checkpoint, tmp_path_factory):
     bundle = tmp_path_factory.mktemp("video-bundle") / "tiny"
     export(video_checkpoint, bundle)
     return bundle
+
+
+def save_parts(root: Path, parts: dict, index: dict, settings: dict) -> Path:
+    """Write models, whose parameters are moved off zero and one, with model_index.json and segue.json."""
+    import torch
+
+    for folder, model in parts.items():
+        for parameter in model.parameters():  # zero biases and unit scales would hide a tensor put in the wrong place
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        model.save_pretrained(root / folder)
+    (root / "model_index.json").write_text(json.dumps(index | {"_diffusers_version": "0.42.1"}, indent=2))
+    (root / "segue.json").write_text(json.dumps(settings | {"source": "tests"}))
+    return root
+
+
+def tiny_autoencoder(channels: int, **changed):
+    """Return an AutoencoderKL of four levels."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=channels, norm_num_groups=4,
+        sample_size=128, **changed,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def sdxl_checkpoint(tmp_path_factory):
+    """Directory of a tiny random Stable Diffusion XL checkpoint. Do not change it."""
+    import torch
+    from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    root = tmp_path_factory.mktemp("sdxl")
+    torch.manual_seed(0)
+    vocabulary = write_tokenizer(root / "tokenizer", pad="<|endoftext|>")
+    write_tokenizer(root / "tokenizer_2", pad="!")
+
+    def text(width: int, kind, act: str):
+        return kind(
+            CLIPTextConfig(
+                vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3,
+                num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=width, hidden_act=act,
+                bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=1,
+            )
+        )  # fmt: skip
+
+    parts = {
+        "text_encoder": text(16, CLIPTextModel, "quick_gelu"),
+        "text_encoder_2": text(24, CLIPTextModelWithProjection, "gelu"),
+        "unet": UNet2DConditionModel(
+            sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), norm_num_groups=4, cross_attention_dim=40,
+            attention_head_dim=(2, 4), use_linear_projection=True, transformer_layers_per_block=(1, 2),
+            addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=72,
+        ),
+        "vae": tiny_autoencoder(4, scaling_factor=0.13025),
+    }  # fmt: skip
+    EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing", steps_offset=1
+    ).save_pretrained(root / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"], "tokenizer_2": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }  # fmt: skip
+    return save_parts(root, parts, index, {"steps": 4, "guidance": 1.0})
+
+
+@pytest.fixture(scope="session")
+def longcat_checkpoint(tmp_path_factory):
+    """Directory of a tiny random LongCat-Image checkpoint. Do not change it."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, LongCatImageTransformer2DModel
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+    root = tmp_path_factory.mktemp("longcat")
+    torch.manual_seed(0)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(
+        vocab={letter: n for n, letter in enumerate(letters)}, merges=[], pad_token="<|endoftext|>",
+        eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>", "<|im_end|>"], model_max_length=4096,
+    )  # fmt: skip
+    tokenizer.save_pretrained(root / "tokenizer")
+    text = {
+        "vocab_size": len(tokenizer) + 3, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    parts = {
+        "text_encoder": Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
+        "transformer": LongCatImageTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 6, 6],
+        ),
+        "vae": tiny_autoencoder(
+            4, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
+        ),
+    }  # fmt: skip
+    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15).save_pretrained(
+        root / "scheduler"
+    )
+    index = {
+        "_class_name": "LongCatImagePipeline", "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+        "tokenizer": ["transformers", "Qwen2Tokenizer"],
+        "transformer": ["diffusers", "LongCatImageTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"],
+    }  # fmt: skip
+    return save_parts(root, parts, index, {"steps": 4, "guidance": 4.5, "maximum_size": 256})

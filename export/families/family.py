@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ...runtime.manifest import Latents, Sampler, Sizes, Video
+from ...runtime.manifest import Latents, Sampler, Sizes, Template, Video
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -22,25 +22,31 @@ class Facts:
     latents: Latents
     sizes: Sizes
     video: Video | None = None
+    zero_negative: bool = False
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family: its name in bundles, the folders with weights, and what reads them."""
+    """One family: its name in bundles, the module of its graphs, the folders with weights, and what reads them.
+
+    `template` and `tokens` are set where prompts are encoded inside a text of the pipeline's own.
+    """
 
     name: str
+    module: str
     folders: tuple[str, ...]
     optional: tuple[str, ...]  # folders that a checkpoint may have
     tokenizers: Mapping[str, str]  # folder -> class of transformers
     check: Callable[[dict[str, Any]], None]  # of a model_index.json; raises CheckpointError
     facts: Callable[[Checkpoint], Facts]
+    template: Template | None = None
+    tokens: int | None = None
 
     def graphs(self, configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
         """Return the graphs of the checkpoint with those config.json files, by folder; imports torch."""
         from importlib import import_module
 
-        module = {"sd3": "sd3", "swifti2v": "wan"}[self.name]
-        graphs: tuple[Graph, ...] = import_module(f".{module}", __package__).graphs(configs)
+        graphs: tuple[Graph, ...] = import_module(f".{self.module}", __package__).graphs(configs)
         return graphs
 
 
@@ -49,7 +55,7 @@ def find(pipeline: object) -> Family:
     known = families()
     if pipeline not in known:
         raise CheckpointError(
-            f"The checkpoint is of {str(pipeline)[:80]!r}; Segue exports {' and '.join(known)}. "
+            f"The checkpoint is of {str(pipeline)[:80]!r}; Segue exports {', '.join(known)}. "
             "Name a checkpoint of one of these pipelines."
         )
     return known[str(pipeline)]
@@ -57,15 +63,18 @@ def find(pipeline: object) -> Family:
 
 def families() -> dict[str, Family]:
     """Return the families by the pipelines of diffusers that they are checkpoints of."""
-    from . import sd3_facts, wan_facts
+    from . import longcat_facts, sd3_facts, sdxl_facts, wan_facts
 
+    clip = dict.fromkeys(("tokenizer", "tokenizer_2"), "CLIPTokenizer")
     return {
-        sd3_facts.PIPELINE: Family(
-            "sd3", sd3_facts.FOLDERS, (), dict.fromkeys(sd3_facts.TOKENIZERS, "CLIPTokenizer"), sd3_facts.check,
-            sd3_facts.facts,
+        sd3_facts.PIPELINE: Family("sd3", "sd3", sd3_facts.FOLDERS, (), clip, sd3_facts.check, sd3_facts.facts),
+        longcat_facts.PIPELINE: Family(
+            "longcat-image", "longcat", longcat_facts.FOLDERS, (), {"tokenizer": "Qwen2Tokenizer"}, longcat_facts.check,
+            longcat_facts.facts, longcat_facts.TEMPLATE, longcat_facts.TOKENS,
         ),
+        sdxl_facts.PIPELINE: Family("sdxl", "sdxl", sdxl_facts.FOLDERS, (), clip, sdxl_facts.check, sdxl_facts.facts),
         wan_facts.PIPELINE: Family(
-            "swifti2v", wan_facts.FOLDERS, (wan_facts.SECOND_EXPERT,), {"tokenizer": "T5Tokenizer"}, wan_facts.check,
-            wan_facts.facts,
+            "swifti2v", "wan", wan_facts.FOLDERS, (wan_facts.SECOND_EXPERT,), {"tokenizer": "T5Tokenizer"},
+            wan_facts.check, wan_facts.facts,
         ),
     }  # fmt: skip

@@ -38,7 +38,8 @@ class Graph:
     `build()` makes the model in diffusers' or transformers' own class with its first weights, `load(folder)` the same
     with those of a checkpoint's folder in float32. `wrap(model)` is a module whose parameters carry the checkpoint's
     names after `model.` and whose positional inputs are `inputs`. `buffer(name)` computes a buffer that no file may
-    hold (float32), or returns None for a name that it does not know.
+    hold (float32), or returns None for a name that it does not know. `alias(name)` is the name that a parameter has in
+    checkpoints of another age.
     `traced` has sizes of 2 or more everywhere: torch.export turns a 1 into a constant. `trials` are the sizes of the
     parity check and differ from `traced`. `feed(rng, sizes)` draws inputs for a trial as numpy arrays, floats as
     float32.
@@ -57,3 +58,4 @@ class Graph:
     trials: tuple[Mapping[str, int], ...]
     feed: Callable[[np.random.Generator, Mapping[str, int]], dict[str, np.ndarray]]
     buffer: Callable[[str], np.ndarray | None]
+    alias: Callable[[str], str] = lambda name: name

@@ -92,17 +92,53 @@ def test_a_file_that_is_no_tokenizer_is_a_bundle_error(tmp_path):
 def test_the_conditioning_is_put_together_as_diffusers_does(spare, t5_tokens, dtype):
     rng = np.random.default_rng(spare)
     hidden = [rng.standard_normal((1, 7, width)).astype(dtype) for width in (4, 6)]
-    pooled = [rng.standard_normal((1, width)).astype(dtype) for width in (3, 5)]
     joint = 10 + spare
     clip = torch.cat([torch.from_numpy(h) for h in hidden], dim=-1)
     clip = torch.nn.functional.pad(clip, (0, joint - clip.shape[-1]))
     sequence = torch.cat([clip, torch.zeros(1, t5_tokens, joint, dtype=clip.dtype)], dim=-2)
-    found = text.assemble(list(zip(hidden, pooled, strict=True)), joint, t5_tokens)
-    assert np.array_equal(found.sequence, sequence.numpy())
-    assert np.array_equal(found.pooled, np.concatenate(pooled, axis=-1))
-    assert found.sequence.dtype == found.pooled.dtype == dtype
+    found = text.joined(hidden, joint, t5_tokens)
+    assert np.array_equal(found, sequence.numpy())
+    assert found.dtype == dtype
 
 
 def test_encoders_wider_than_the_transformer_are_refused():
     with pytest.raises(BundleError, match="give 10 features a token, the transformer takes 9"):
-        text.assemble([(np.zeros((1, 2, 10)), np.zeros((1, 3)))], 9, 0)
+        text.joined([np.zeros((1, 2, 10))], 9, 0)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "", "plain", "say 'hello' loudly", 'a sign "OPEN"', "it's \u2018caf\u00e9\u2019 and \u201cbar\u201d",
+        "'start' and end 'end'", "'' empty ''", "one ' alone", "'a' 'b'", "写着“你好”的牌子",
+    ],
+)  # fmt: skip
+def test_quotations_are_found_as_longcats_pipeline_finds_them(prompt):
+    from diffusers.pipelines.longcat_image.pipeline_longcat_image import split_quotation
+
+    assert list(text.quotations(prompt)) == split_quotation(prompt)
+
+
+def test_two_words_with_apostrophes_stay_what_they_are():
+    """diffusers 0.42.1 turns the first of them into the second."""
+    assert list(text.quotations("it's John's 'bar'")) == [("it's John's ", False), ("'bar'", True)]
+
+
+def test_a_template_stands_around_the_padding(tokenizer):
+    spec = manifest.Tokenizer("t", 6, 0, manifest.Template("the", "moon on"))
+    found = text.tokenise(tokenizer, spec, "red heart")
+    plain = {
+        word: tokenizer.encode(word, add_special_tokens=False).ids for word in ("the", "red", "heart", "moon", "on")
+    }
+    words = [*plain["red"], *plain["heart"]]
+    assert found.ids.tolist() == [[*plain["the"], *words, 0, 0, 0, 0, *plain["moon"], *plain["on"]]]
+    assert found.mask.tolist() == [[1, 1, 1, 0, 0, 0, 0, 1, 1]]
+    assert found.inner == slice(1, 7)
+    assert found.cut == ""
+
+
+def test_a_prompt_too_long_for_its_template_is_cut_and_says_what(tokenizer):
+    spec = manifest.Tokenizer("t", 2, 0, manifest.Template("the", "moon"))
+    found = text.tokenise(tokenizer, spec, "red heart 'cat'")
+    assert found.ids.shape == (1, 4)
+    assert found.cut.endswith("'cat'")

@@ -1,0 +1,114 @@
+"""What differs between the families of models that draw pictures; the loop over steps is the same for all.
+
+Sources: diffusers 0.42.1's StableDiffusion3Pipeline, LongCatImagePipeline and StableDiffusionXLPipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import BundleError
+from . import sampler, text
+from .components import Cancel, Components
+from .manifest import Manifest
+
+Feeds = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class PictureFamily:
+    """One family.
+
+    `tokenizers` are those that its text encoders need, by component. `encode` gives what the `denoiser` is told of a
+    prompt, one array [1, ...] for each of its inputs; `beside` what it is told of a picture's (height, width), [1,
+    ...]. The denoiser takes `hidden_states` and `timestep` as well, and gives `output`, d latents / d sigma. `guide`
+    makes one prediction of that without and with the prompt.
+    """
+
+    tokenizers: Mapping[str, str]
+    denoiser: str
+    output: str
+    encode: Callable[[Components, Manifest, str, Cancel | None], Feeds]
+    beside: Callable[[int, int], Feeds]
+    guide: Callable[[np.ndarray, np.ndarray, float, Manifest], np.ndarray]
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Return the components that a picture needs."""
+        return (*self.tokenizers, self.denoiser, "vae_decoder")
+
+
+def find(content: Manifest) -> PictureFamily:
+    """Return the family of a bundle that draws pictures, which `family.check` has seen."""
+    return FAMILIES[content.family]
+
+
+def joint_width(content: Manifest) -> int:
+    """Return the width of the denoiser's text input; raises BundleError where it has none."""
+    name = FAMILIES[content.family].denoiser
+    for spec in content.components[name].inputs:
+        if spec.name == "encoder_hidden_states" and len(spec.shape) == 3 and isinstance(spec.shape[2], int):
+            return spec.shape[2]
+    raise BundleError(
+        f"the {name} of the bundle {content.name!r} has no input encoder_hidden_states [batch, text, width] of fixed "
+        "width. Export it again."
+    )
+
+
+def _clip(components: Components, prompt: str, cancel: Cancel | None) -> list[Feeds]:
+    """Return what both of CLIP's encoders make of a prompt."""
+    return [
+        components.run(component, cancel, input_ids=components.tokens(name, prompt).ids)
+        for component, name in CLIP.items()
+    ]
+
+
+def _sd3(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    encoded = _clip(components, prompt, cancel)
+    states = text.joined([e["hidden_states"] for e in encoded], joint_width(content), content.t5_tokens)
+    return {
+        "encoder_hidden_states": states,
+        "pooled_projections": np.concatenate([e["pooled"] for e in encoded], axis=-1),
+    }
+
+
+def _sdxl(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    first, second = _clip(components, prompt, cancel)
+    states = text.joined([first["hidden_states"], second["hidden_states"]], joint_width(content), 0)
+    return {"encoder_hidden_states": states, "text_embeds": second["pooled"]}
+
+
+def _longcat(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    tokens = components.tokens("tokenizer", prompt)
+    found = components.run("text_encoder", cancel, input_ids=tokens.ids, attention_mask=tokens.mask)
+    return {"encoder_hidden_states": found["states"][:, tokens.inner]}
+
+
+def _nothing(height: int, width: int) -> Feeds:
+    return {}
+
+
+def _time_ids(height: int, width: int) -> Feeds:
+    """Return SDXL's micro-conditions: the picture's own size, not cropped (Podell et al. 2023, section 2.2)."""
+    return {"time_ids": np.array([[height, width, 0, 0, height, width]], np.float32)}
+
+
+def _guide(negative: np.ndarray, positive: np.ndarray, guidance: float, content: Manifest) -> np.ndarray:
+    return sampler.guide(negative, positive, guidance)
+
+
+def _guide_longcat(negative: np.ndarray, positive: np.ndarray, guidance: float, content: Manifest) -> np.ndarray:
+    return sampler.guide_renormalised(negative, positive, guidance, content.latents.patch)
+
+
+CLIP = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+FAMILIES = {
+    "sd3": PictureFamily(CLIP, "transformer", "velocity", _sd3, _nothing, _guide),
+    "longcat-image": PictureFamily(
+        {"text_encoder": "tokenizer"}, "transformer", "velocity", _longcat, _nothing, _guide_longcat
+    ),
+    "sdxl": PictureFamily(CLIP, "unet", "noise", _sdxl, _time_ids, _guide),
+}

@@ -1,0 +1,123 @@
+"""LongCat-Image and Stable Diffusion XL: the bundle draws what diffusers' own pipelines draw."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from segue.errors import CheckpointError, UsageError
+from segue.export import oracle
+from segue.export.export import export
+from segue.export.oracle import Case
+from segue.runtime.pipeline import open_model
+
+GATE = 60  # dB
+
+
+def bundle_of(checkpoint, tmp_path_factory):
+    bundle = tmp_path_factory.mktemp("bundle") / checkpoint.name
+    export(checkpoint, bundle)
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def sdxl(sdxl_checkpoint, tmp_path_factory):
+    return bundle_of(sdxl_checkpoint, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def longcat(longcat_checkpoint, tmp_path_factory):
+    return bundle_of(longcat_checkpoint, tmp_path_factory)
+
+
+def check(bundle, cases):
+    found = list(oracle.compare(bundle, cases))
+    assert len(found) == len(cases)
+    assert min(d.psnr for d in found) >= GATE, found
+    assert max(d.latents for d in found) < 1e-3, found
+
+
+def test_sdxl_draws_as_diffusers_does(sdxl):
+    cases = [
+        Case("a red heart", (128, 128), 1.0, steps=4),
+        Case("a red heart", (96, 160), 5.0, steps=3),  # no negative text: zeros stand for it
+        Case("a red heart", (64, 64), 2.0, steps=1, negative="re"),
+    ]
+    check(sdxl, cases)
+
+
+def test_longcat_draws_as_diffusers_does(longcat):
+    cases = [
+        Case("a red heart", (128, 128), 4.5, steps=4),
+        Case("a sign 'OPEN' in the caf\u00e9's window", (64, 160), 1.0, steps=3),
+        Case("写着“你好”的牌子", (128, 96), 3.0, sigmas=(1.0, 0.6, 0.2), negative="blurred"),
+        Case("", (64, 64), 1.0, steps=1),
+    ]
+    check(longcat, cases)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_other_spacings_of_sdxls_steps(sdxl_checkpoint, sdxl, tmp_path, spacing):
+    shutil.copytree(sdxl, tmp_path / "b")
+    path = tmp_path / "b/scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"timestep_spacing": spacing}))
+    table = json.loads((tmp_path / "b/bundle.json").read_text())
+    table["sampler"]["noise"]["spacing"] = spacing
+    data = path.read_bytes()
+    digest = __import__("hashlib").sha256(data).hexdigest()
+    table["files"]["scheduler/scheduler_config.json"] |= {"sha256": digest, "bytes": len(data)}
+    (tmp_path / "b/bundle.json").write_text(json.dumps(table))
+    check(tmp_path / "b", [Case("a red heart", (64, 64), 1.0, steps=5)])
+
+
+def test_sdxl_takes_steps_and_no_levels(sdxl):
+    with open_model(sdxl) as model:
+        with pytest.raises(UsageError, match="predicts noise"):
+            model.generate("red", sigmas=(1.0, 0.5))
+        with pytest.raises(UsageError, match="multiples of 16"):
+            model.generate("red", size=72)
+
+
+def test_a_long_prompt_of_longcat_is_cut_with_a_warning(longcat):
+    from segue.runtime.text import PromptTruncated
+
+    with open_model(longcat) as model, pytest.warns(PromptTruncated, match="longer than 512"):
+        image = model.generate("word " * 200, size=64, steps=1)
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "why"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "prediction_type to 'v_prediction'"),
+        ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "use_karras_sigmas"),
+        ("unet/config.json", {"cross_attention_dim": 32}, "the text encoders give 40"),
+        ("segue.json", {"sigmas": [1.0, 0.5], "steps": 2}, "has sigmas"),
+        ("model_index.json", {"scheduler": ["diffusers", "DDIMScheduler"]}, "DDIMScheduler"),
+    ],
+)
+def test_an_sdxl_that_the_runtime_does_not_follow_is_refused(sdxl_checkpoint, tmp_path, file, change, why):
+    refused(sdxl_checkpoint, tmp_path, file, change, why)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "why"),
+    [
+        ("scheduler/scheduler_config.json", {"time_shift_type": "linear"}, "time_shift_type to 'linear'"),
+        ("transformer/config.json", {"in_channels": 8}, "need 16"),
+        ("transformer/config.json", {"joint_attention_dim": 48}, "gives 32"),
+        ("model_index.json", {"text_encoder": ["transformers", "T5EncoderModel"]}, "T5EncoderModel"),
+    ],
+)
+def test_a_longcat_that_the_runtime_does_not_follow_is_refused(longcat_checkpoint, tmp_path, file, change, why):
+    refused(longcat_checkpoint, tmp_path, file, change, why)
+
+
+def refused(checkpoint, tmp_path, file, change, why):
+    shutil.copytree(checkpoint, tmp_path / "c")
+    path = tmp_path / "c" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=why):
+        export(tmp_path / "c", tmp_path / "b", parity=False)
