@@ -187,7 +187,7 @@ def inspect(bundle: str, as_json: bool) -> None:
         ("sampler", f"{sampler.kind}, shift {sampler.shift:g}, {sampler.steps} steps, guidance {sampler.guidance:g}"),
         ("levels", ", ".join(f"{level:g}" for level in sampler.sigmas) or "the default grid"),
         ("sizes", f"{sizes.default[1]}x{sizes.default[0]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
-        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} for the absent T5"),
+        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros where it is absent)"),
         ("source", f"{source.source}, revision {source.revision}"),
         ("licence", source.licence),
         *(("credit", credit) for credit in source.credits),

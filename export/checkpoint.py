@@ -91,6 +91,11 @@ class Checkpoint:
     settings: Settings
     files: tuple[str, ...]
 
+    def has(self, component: str) -> bool:
+        """Return whether model_index.json names a class for the component."""
+        entry = self.index.get(component)
+        return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+
 
 def read_index(root: Path) -> dict[str, Any]:
     """Return the model_index.json of the checkpoint at `root`; raises CheckpointError where it is no checkpoint."""

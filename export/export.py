@@ -79,7 +79,7 @@ def export(
         sampler=facts.sampler,
         latents=facts.latents,
         sizes=facts.sizes,
-        t5_tokens=found.settings.t5_tokens,
+        t5_tokens=found.settings.t5_tokens if family.name == "sd3" else 0,
         provenance=_provenance(found),
         files={file: manifest.File("", 0, True) for file in found.files},
         video=facts.video,
@@ -88,8 +88,7 @@ def export(
     _encode(draft, source)  # what no reader would open is known before the work
     with new:
         files = _copy(found, new.path, precision, progress)
-        length = found.settings.video.text_tokens if facts.video else family.tokens
-        tokenizers = _tokenizers(new.path, family, length, files, progress)
+        tokenizers = _tokenizers(new.path, family, found, files, progress)
         components = _graphs(family, found, new.path, kinds, files, progress)
         results: tuple[manifest.Parity, ...] = ()
         if parity:
@@ -170,20 +169,23 @@ def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) 
 def _tokenizers(
     target: Path,
     family: Family,
-    length: int | None,
+    found: checkpoint.Checkpoint,
     files: dict[str, manifest.File],
     progress: Progress,
 ) -> dict[str, manifest.Tokenizer]:
     from . import tokenizer
 
     result: dict[str, manifest.Tokenizer] = {}
-    for done, (folder, kind) in enumerate(family.tokenizers.items()):
-        progress(Event("tokenizer", folder, done, len(family.tokenizers)))
-        written = tokenizer.write(target, folder, length, kind, special=family.template is None)
-        length = written.length
+    classes = {folder: kind for folder, kind in family.tokenizers.items() if found.has(folder)}
+    length = found.settings.video.text_tokens if family.name == "swifti2v" else family.tokens
+    for done, (folder, kind) in enumerate(classes.items()):
+        progress(Event("tokenizer", folder, done, len(classes)))
+        own = found.settings.t5_tokens if folder == "tokenizer_3" else length
+        written = tokenizer.write(target, folder, own, kind, family.template)
+        length = length or written.length
         if written.added:
             files[written.file] = _added(target, written.file)
-        result[folder] = manifest.Tokenizer(written.file, written.length, written.pad_id, family.template)
+        result[folder] = manifest.Tokenizer(written.file, written.length, written.pad_id, written.template)
     return result
 
 

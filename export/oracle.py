@@ -100,13 +100,12 @@ def load_pipeline(checkpoint: Path) -> Any:
     import torch
 
     name = str(read_index(checkpoint)["_class_name"])
-    absent = {
-        "StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3"),
-        "LongCatImagePipeline": ("text_processor",),
-    }
+    optional = {
+        "StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3"), "LongCatImagePipeline": ("text_processor",),
+    }.get(name, ())  # fmt: skip
     pipeline = getattr(diffusers, name).from_pretrained(
         checkpoint,
-        **dict.fromkeys(absent.get(name, ())),
+        **{part: None for part in optional if not (checkpoint / part).is_dir()},
         torch_dtype=torch.float32,
         local_files_only=True,
         use_safetensors=True,

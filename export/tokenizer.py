@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..runtime.manifest import Template
 
 FILE = "tokenizer.json"
 OWN_FILE = "segue_tokenizer.json"  # where the checkpoint ships a tokenizer.json that gives other ids
@@ -25,14 +27,17 @@ class Written:
     added: bool
     length: int
     pad_id: int
+    template: Template | None = None
 
 
-def write(bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokenizer", special: bool = True) -> Written:
+def write(
+    bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokenizer", template: Template | None = None
+) -> Written:
     """Make sure that the bundle at `bundle` has a tokenizers file for the tokenizer in `folder`, of class `kind`.
 
     `length` is the length in tokens that prompts are padded to; None takes the tokenizer's own model_max_length (SD3's
-    pipeline pads both encoders' prompts to the first tokenizer's). `special` says whether prompts get a begin and an
-    end token. Raises CheckpointError for a tokenizer that cannot
+    pipeline pads both encoders' prompts to the first tokenizer's). With a `template` prompts get no
+    begin and end token. Raises CheckpointError for a tokenizer that cannot
     be loaded, and where no file gives transformers' ids on the probes.
     """
     import transformers
@@ -52,13 +57,16 @@ def write(bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokeni
             "Add the text encoder's max_position_embeddings there."
         )
     pad = reference.pad_token_id
+    if template is not None:
+        texts = [reference(text, add_special_tokens=False).input_ids for text in (template.before, template.after)]
+        template = dataclasses.replace(template, tokens=sum(map(len, texts)))
 
     def agrees(path: Path) -> bool:
         fast = Tokenizer.from_file(str(path))
         fast.no_padding()
         fast.no_truncation()
         for text in PROBES:
-            if not special:
+            if template is not None:
                 if (
                     fast.encode(text, add_special_tokens=False).ids
                     != reference(text, add_special_tokens=False).input_ids
@@ -76,7 +84,7 @@ def write(bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokeni
     shipped = bundle / folder / FILE
     if shipped.exists():
         if agrees(shipped):
-            return Written(f"{folder}/{FILE}", False, length, pad)
+            return Written(f"{folder}/{FILE}", False, length, pad, template)
         shipped = bundle / folder / OWN_FILE
     backend = reference.backend_tokenizer
     backend.no_padding()
@@ -91,4 +99,4 @@ def write(bundle: Path, folder: str, length: int | None, kind: str = "CLIPTokeni
             f"The tokenizer in {folder} gives other ids through the tokenizers library than through transformers. "
             f"Save it again with transformers 5 ({kind}.from_pretrained(...).save_pretrained(...)) and export."
         )
-    return Written(f"{folder}/{shipped.name}", True, length, pad)
+    return Written(f"{folder}/{shipped.name}", True, length, pad, template)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..engines.targets import Target
 from ..errors import BundleError
 from .manifest import Manifest
-from .pictures import FAMILIES, joint_width
+from .pictures import FAMILIES, T5, joint_width
 
 SECOND_EXPERT = "transformer_2"
 _HALVES = ("encoder_first", "encoder_next", "decoder_first", "decoder_next")
@@ -36,6 +36,8 @@ def check(content: Manifest, target: Target) -> None:
     components: tuple[str, ...] = _VIDEO if moving else FAMILIES[content.family].components
     components += tuple(name for name in (SECOND_EXPERT,) if moving and name in content.components)
     tokenizers = ("tokenizer",) if moving else FAMILIES[content.family].tokenizers.values()
+    if content.family == "sd3" and T5 in content.components:
+        components, tokenizers = (*components, T5), (*tokenizers, "tokenizer_3")
     missing = [name for name in components if name not in content.components]
     missing += [name for name in tokenizers if name not in content.tokenizers]
     if moving and content.video is None:

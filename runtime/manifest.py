@@ -45,10 +45,14 @@ class Component:
 
 @dataclass(frozen=True)
 class Template:
-    """Texts that a prompt is encoded between; what stands in quotation marks goes in character by character."""
+    """Texts that a prompt is encoded between; what stands in quotation marks goes in character by character.
+
+    `tokens` is how many the two texts have together.
+    """
 
     before: str
     after: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,13 @@ def _clip(components: Components, prompt: str, cancel: Cancel | None) -> list[Fe
 
 def _sd3(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
     encoded = _clip(components, prompt, cancel)
-    states = text.joined([e["hidden_states"] for e in encoded], joint_width(content), content.t5_tokens)
+    clip, width = [e["hidden_states"] for e in encoded], joint_width(content)
+    if T5 in content.components:
+        ids = components.tokens("tokenizer_3", prompt).ids
+        t5 = components.run(T5, cancel, input_ids=ids)["states"]
+        states = np.concatenate([text.joined(clip, width, 0), t5], axis=1)
+    else:
+        states = text.joined(clip, width, content.t5_tokens)
     return {
         "encoder_hidden_states": states,
         "pooled_projections": np.concatenate([e["pooled"] for e in encoded], axis=-1),
@@ -104,6 +110,7 @@ def _guide_longcat(negative: np.ndarray, positive: np.ndarray, guidance: float, 
     return sampler.guide_renormalised(negative, positive, guidance, content.latents.patch)
 
 
+T5 = "text_encoder_3"  # of Stable Diffusion 3, which does without as well
 CLIP = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 FAMILIES = {
     "sd3": PictureFamily(CLIP, "transformer", "velocity", _sd3, _nothing, _guide),

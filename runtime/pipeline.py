@@ -16,11 +16,12 @@ import numpy as np
 
 from ..engines.targets import DEFAULT, find_target
 from ..errors import UsageError
-from . import animation, family, pictures, sampler, text
+from . import animation, family, sampler, text
 from . import bundle as bundles
 from . import latents as latent_space
 from .components import Cancel, Components
 from .journal import check_job, open_journal
+from .pictures import Feeds, find
 from .request import Prepared, Request, prepare
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class Model:
         family.check(bundle.manifest, find_target(target))
         self.bundle = bundle
         self._components = Components(bundle, threads, target)
-        self._prompts: dict[str, pictures.Feeds] = {}
+        self._prompts: dict[str, Feeds] = {}
         self._lock = threading.Lock()
 
     def generate(
@@ -181,7 +182,7 @@ class Model:
             )
         prepared = prepare(request, self.bundle.manifest)
         prompts = (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
-        self._warn_of_cuts(pictures.find(self.bundle.manifest).tokenizers.values(), prompts)
+        self._warn_of_cuts(find(self.bundle.manifest).tokenizers.values(), prompts)
         return self._busy(self._pictures(prepared, on_step, cancel))
 
     def _pictures(self, prepared: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
@@ -215,11 +216,9 @@ class Model:
         finally:
             self._lock.release()
 
-    def _condition(self, prompt: str, prepared: Prepared, cancel: Cancel | None) -> pictures.Feeds:
+    def _condition(self, prompt: str, prepared: Prepared, cancel: Cancel | None) -> Feeds:
         """Return what the denoiser is told at each call: of the prompt, below the negative's when guidance runs."""
-        positive = self._encode(prompt, cancel) | pictures.find(self.bundle.manifest).beside(
-            prepared.height, prepared.width
-        )
+        positive = self._encode(prompt, cancel) | find(self.bundle.manifest).beside(prepared.height, prepared.width)
         if not prepared.guided:
             return positive
         if self.bundle.manifest.zero_negative and not prepared.negative:
@@ -228,10 +227,10 @@ class Model:
             negative = self._encode(prepared.negative, cancel)
         return {name: np.concatenate([negative.get(name, array), array]) for name, array in positive.items()}
 
-    def _encode(self, prompt: str, cancel: Cancel | None) -> pictures.Feeds:
+    def _encode(self, prompt: str, cancel: Cancel | None) -> Feeds:
         if prompt not in self._prompts:
             content = self.bundle.manifest
-            encoded = pictures.find(content).encode(self._components, content, prompt, cancel)
+            encoded = find(content).encode(self._components, content, prompt, cancel)
             while len(self._prompts) >= _REMEMBERED_PROMPTS:
                 del self._prompts[next(iter(self._prompts))]
             self._prompts[prompt] = encoded
@@ -252,11 +251,11 @@ class Model:
         self,
         latents: np.ndarray,
         timestep: np.float32,
-        known: pictures.Feeds,
+        known: Feeds,
         prepared: Prepared,
         cancel: Cancel | None,
     ) -> np.ndarray:
-        batch, of = 2 if prepared.guided else 1, pictures.find(self.bundle.manifest)
+        batch, of = 2 if prepared.guided else 1, find(self.bundle.manifest)
         made = self._components.run(
             of.denoiser,
             cancel,

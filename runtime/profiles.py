@@ -75,9 +75,11 @@ def _profile(content: Manifest, component: str, wanted: SizeRange) -> Profile:
         divisor = _pixels(content, component)
         small, usual, large = (size[axis] // divisor for size in (wanted.smallest, wanted.usual, wanted.largest))
         dims[side] = (small, usual, large)
-    length = content.tokenizers["tokenizer"].length
-    dims["length"] = (length,) * 3
-    dims["text"] = (length + content.t5_tokens,) * 3
+    first = content.tokenizers["tokenizer"]
+    own = content.tokenizers.get(component.replace("text_encoder", "tokenizer"), first)
+    template = own.template if component == "text_encoder" else None
+    dims["length"] = (own.length + (template.tokens if template else 0),) * 3
+    dims["text"] = (first.length + content.t5_tokens,) * 3
     if content.video is not None:
         dims["frames"] = _frames(content, component)
     return {

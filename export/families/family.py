@@ -36,7 +36,7 @@ class Family:
     module: str
     folders: tuple[str, ...]
     optional: tuple[str, ...]  # folders that a checkpoint may have
-    tokenizers: Mapping[str, str]  # folder -> class of transformers
+    tokenizers: Mapping[str, str]  # folder, which a checkpoint may lack -> class of transformers
     check: Callable[[dict[str, Any]], None]  # of a model_index.json; raises CheckpointError
     facts: Callable[[Checkpoint], Facts]
     template: Template | None = None
@@ -66,8 +66,11 @@ def families() -> dict[str, Family]:
     from . import longcat_facts, sd3_facts, sdxl_facts, wan_facts
 
     clip = dict.fromkeys(("tokenizer", "tokenizer_2"), "CLIPTokenizer")
+    three = {**clip, "tokenizer_3": "T5Tokenizer"}
     return {
-        sd3_facts.PIPELINE: Family("sd3", "sd3", sd3_facts.FOLDERS, (), clip, sd3_facts.check, sd3_facts.facts),
+        sd3_facts.PIPELINE: Family(
+            "sd3", "sd3", sd3_facts.FOLDERS, (sd3_facts.T5,), three, sd3_facts.check, sd3_facts.facts
+        ),
         longcat_facts.PIPELINE: Family(
             "longcat-image", "longcat", longcat_facts.FOLDERS, (), {"tokenizer": "Qwen2Tokenizer"}, longcat_facts.check,
             longcat_facts.facts, longcat_facts.TEMPLATE, longcat_facts.TOKENS,

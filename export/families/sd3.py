@@ -42,6 +42,11 @@ class _TextEncoder(Wrapper):
         return result.hidden_states[-2], result.text_embeds
 
 
+class _T5(Wrapper):
+    def forward(self, input_ids):  # type: ignore[no-untyped-def]
+        return self.model(input_ids).last_hidden_state
+
+
 class _Decoder(Wrapper):
     def forward(self, latents):  # type: ignore[no-untyped-def]
         return self.model.decode(latents, return_dict=False)[0]
@@ -54,7 +59,7 @@ class _Encoder(Wrapper):
 
 
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
-    """Return the five graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
+    """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder: five, six with T5.
 
     Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
     """
@@ -62,6 +67,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
         return (
             text_encoder("text_encoder", configs["text_encoder"]),
             text_encoder("text_encoder_2", configs["text_encoder_2"]),
+            *([t5(configs["text_encoder_3"])] if "text_encoder_3" in configs else []),
             transformer(configs["transformer"]),
             *autoencoder(configs["vae"]),
         )
@@ -167,6 +173,36 @@ def text_encoder(folder: str, config: dict[str, Any]) -> Graph:
         trials=({"batch": 1, "length": longest}, {"batch": 3, "length": max(longest // 3, 2)}),
         feed=feed,
         buffer=lambda name: None,
+    )
+
+
+def t5(config: dict[str, Any]) -> Graph:
+    """Return the graph of a T5EncoderModel: input_ids int64 [batch, length] -> states [batch, length, width].
+
+    Padding is not masked, as in Stable Diffusion 3's pipeline.
+    """
+    from transformers import T5Config, T5EncoderModel
+
+    width, vocabulary = config["d_model"], config["vocab_size"]
+
+    def feed(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        return {"input_ids": rng.integers(0, vocabulary, (sizes["batch"], sizes["length"]))}
+
+    return Graph(
+        component="text_encoder_3",
+        folder="text_encoder_3",
+        file="model.onnx",
+        opset=FUSED_ATTENTION,
+        build=lambda: T5EncoderModel._from_config(T5Config(**config)),
+        load=lambda path: T5EncoderModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True),
+        wrap=_T5,
+        inputs=(Port("input_ids", "int64", ("batch", "length")),),
+        outputs=(Port("states", WEIGHT, ("batch", "length", width)),),
+        traced={"batch": 2, "length": 12},
+        trials=({"batch": 1, "length": 24}, {"batch": 3, "length": 7}),
+        feed=feed,
+        buffer=lambda name: None,
+        alias=lambda name: "shared.weight" if name == "encoder.embed_tokens.weight" else name,
     )
 
 

@@ -13,7 +13,8 @@ from .family import Facts
 
 PIPELINE = "StableDiffusion3Pipeline"
 FOLDERS = ("text_encoder", "text_encoder_2", "transformer", "vae")
-TOKENIZERS = ("tokenizer", "tokenizer_2")
+T5 = "text_encoder_3"
+T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
 CLASSES = {
     "text_encoder": "CLIPTextModelWithProjection",
     "text_encoder_2": "CLIPTextModelWithProjection",
@@ -36,12 +37,12 @@ NEUTRAL = {
 
 
 def check(index: dict[str, Any]) -> None:
-    """Raise CheckpointError unless `index`, a model_index.json, is of a Stable Diffusion 3 without T5."""
-    if class_of(index, "text_encoder_3") is not None:
+    """Raise CheckpointError unless `index`, a model_index.json, is of a Stable Diffusion 3, with T5 or without."""
+    given = {name: class_of(index, name) for name in (T5, "tokenizer_3")}
+    if any(given.values()) and (given[T5] != "T5EncoderModel" or given["tokenizer_3"] not in T5_TOKENIZERS):
         raise CheckpointError(
-            "The checkpoint has a text_encoder_3 (T5), which the runtime does not use yet. Save it without: "
-            "StableDiffusion3Pipeline.from_pretrained(DIRECTORY, text_encoder_3=None, tokenizer_3=None)"
-            ".save_pretrained(OTHER), and export OTHER."
+            f"model_index.json gives {T5} as {given[T5]!r} and tokenizer_3 as {given['tokenizer_3']!r}; Segue exports "
+            "T5EncoderModel and T5TokenizerFast, or neither. Name a checkpoint with both."
         )
     for name, wanted in CLASSES.items():
         found = class_of(index, name)
@@ -91,6 +92,8 @@ def facts(found: Checkpoint) -> Facts:
         _fit(transformer, "joint_attention_dim", ">=", sum(e["hidden_size"] for e in encoders))
         _fit(transformer, "pooled_projection_dim", "==", sum(e["projection_dim"] for e in encoders))
         _fit(transformer, "in_channels", "==", vae["latent_channels"])
+        if T5 in found.parts:
+            _fit(transformer, "joint_attention_dim", "==", found.parts[T5].config["d_model"])
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise unusable(error) from None
     return Facts(sampler, latents, sizes)

@@ -31,6 +31,35 @@ def longcat(longcat_checkpoint, tmp_path_factory):
     return bundle_of(longcat_checkpoint, tmp_path_factory)
 
 
+@pytest.fixture(scope="module")
+def with_t5(make_checkpoint, tmp_path_factory):
+    """The bundle of a Stable Diffusion 3 with its third text encoder."""
+    import torch
+    from transformers import T5Config, T5EncoderModel
+
+    from segue.training.video.text import make_tokenizer
+
+    root = make_checkpoint(seed=3)
+    torch.manual_seed(3)
+    tokenizer = make_tokenizer(["a red heart", "beating", "a hare"], 60, 8)
+    tokenizer.save_pretrained(root / "tokenizer_3")
+    config = T5Config(vocab_size=len(tokenizer), d_model=48, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    T5EncoderModel(config).save_pretrained(root / "text_encoder_3")
+    added = {"text_encoder_3": ["transformers", "T5EncoderModel"], "tokenizer_3": ["transformers", "T5Tokenizer"]}
+    for name, more in (("model_index.json", added), ("segue.json", {"t5_tokens": 8})):
+        path = root / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    return bundle_of(root, tmp_path_factory)
+
+
+def test_stable_diffusion_3_with_t5_draws_as_diffusers_does(with_t5):
+    cases = [
+        Case("a red heart", (128, 128), 5.0, steps=3),
+        Case("a red heart of a hare that is longer than eight tokens", (64, 96), 1.0, steps=2),
+    ]
+    check(with_t5, cases)
+
+
 def check(bundle, cases):
     found = list(oracle.compare(bundle, cases))
     assert len(found) == len(cases)
