@@ -152,6 +152,24 @@ def unpack(bundle: str, output: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("bundle")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
+@JSON
+def quantize(bundle: str, output: Path, as_json: bool) -> None:
+    """Make of BUNDLE one in int8, which is smaller, and faster on processors with VNNI."""
+    need("onnxscript", "export")
+    from .export.quantize import quantize as run
+    from .runtime.bundle import resolve
+
+    show = Output(as_json)
+    with show.progress("quantizing") as update:
+        made = run(resolve(bundle), output, progress=lambda what, done, total: update(done, total))
+    assert made.fidelity is not None
+    show.line(f"{output}: {_megabytes(made)} MB, pictures at {made.fidelity.psnr:.1f} dB to those of {bundle}")
+    show.event("bundle", path=str(output), fidelity=dataclasses.asdict(made.fidelity))
+
+
+@cli.command()
+@click.argument("bundle")
 @JSON
 def inspect(bundle: str, as_json: bool) -> None:
     """Show what BUNDLE holds: components, parity, sampler, sizes, provenance."""

@@ -18,10 +18,11 @@ from polygraphy.comparator import Comparator, IterationResult, RunResults, Simpl
 from polygraphy.logger import G_LOGGER
 
 from ..runtime.manifest import Parity
-from . import checkpoint, headers, memory, precision, trace
+from . import checkpoint, memory, trace
 from .families.family import find
 from .families.graph import Graph
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER, GATES, NO_MEMORY, TWIN
+from .twin import write_twin
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
             results = [Parity(graph.component, {}, None, None, None, NO_MEMORY)]
         elif kind == "bf16":
             with tempfile.TemporaryDirectory(dir=request["scratch"]) as twin:
-                path = _twin(graph, bundle, Path(twin))
+                path = write_twin(graph, bundle, Path(twin))
                 results = _compare(graph, bundle, path, "float32", GATES[kind], TWIN)
         else:
             path = bundle / graph.folder / graph.file
@@ -110,19 +111,6 @@ def _judge(
 def _finite(value: float) -> float:
     """Return `value`, or the largest float in place of NaN and infinity, which JSON does not have."""
     return float(value) if np.isfinite(value) else sys.float_info.max
-
-
-def _twin(graph: Graph, bundle: Path, scratch: Path) -> Path:
-    """Export the component again in float32 under `scratch`, weights included, and return its graph."""
-    part = checkpoint.read_part(bundle, graph.folder)
-    (scratch / graph.folder).mkdir()
-    tensors: dict[str, headers.Tensor] = {}
-    for file in part.weights:
-        precision.convert(bundle / file, scratch / file, "fp32")
-        tensors.update(headers.read(scratch / file, file))
-    path = scratch / graph.folder / graph.file
-    trace.write(graph, "fp32", tensors, path)
-    return path
 
 
 if __name__ == "__main__":

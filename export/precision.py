@@ -8,6 +8,7 @@ whose link count is above 1, and ONNX Runtime refuses a link that leaves the dir
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -34,9 +35,13 @@ def place(source: Path, target: Path, count: Callable[[int], None] = lambda n: N
         digest = hashlib.sha256()
         while piece := _read(writer if shared else reader, PIECE, target if shared else source):
             digest.update(piece)
-            if not shared:
+            if not shared and piece.count(0) == len(piece):
+                writer.seek(len(piece), os.SEEK_CUR)  # a hole stays one
+            elif not shared:
                 writer.write(piece)
             count(len(piece))
+        if not shared:
+            writer.truncate()
     return digest.hexdigest()
 
 

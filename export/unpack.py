@@ -21,6 +21,11 @@ def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = 
     """
     opened = read(bundle)
     files = {path: f for path, f in opened.manifest.files.items() if f.origin}
+    if not files:
+        raise BundleError(
+            f"the bundle {opened.manifest.name!r} was quantized and holds no checkpoint. Unpack the one that it was "
+            "made from."
+        )
     total = sum(f.bytes for f in files.values())
     done = 0
     with NewDirectory(out) as new:

@@ -36,7 +36,7 @@ class Component:
 
     graph: str
     weights: tuple[str, ...]
-    precision: str  # "fp32", "fp16" or "bf16"
+    precision: str  # "fp32", "fp16", "bf16", or "int8" of the large matrices
     parameters: int
     opset: int
     inputs: tuple[TensorSpec, ...]
@@ -168,6 +168,19 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """Pictures of a quantized bundle beside those of the bundle (`against`, its sha256) that it was made from.
+
+    `psnr` in dB over all pixels of `pictures` pictures from the same noise; a bundle below `gate` is not made.
+    """
+
+    against: str
+    pictures: int
+    psnr: float
+    gate: float
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the weights come from, under which licence, and what exported them."""
 
@@ -196,6 +209,7 @@ class Manifest:
     parity: tuple[Parity, ...] = field(default=())
     video: Video | None = None
     zero_negative: bool = False  # an empty negative text is zeros in place of the encoders' states (SDXL)
+    fidelity: Fidelity | None = None
     engines: dict[str, str] = field(default_factory=dict)  # directory below engines/ -> sha256 of its engine.json
 
 

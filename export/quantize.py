@@ -1,0 +1,193 @@
+"""Make of a bundle one whose large matrices are int8, for processors with dot products of bytes (VNNI).
+
+Weights are quantized per output channel, activations at each call from their own range (ONNX Runtime's dynamic
+quantization: DynamicQuantizeLinear and MatMulInteger), embedding tables as a whole. Autoencoders stay as they are:
+their convolutions lose more than they gain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import BundleError, ParityError
+from ..runtime import bundle as bundles
+from ..runtime import manifest
+from ..runtime.directory import NewDirectory
+from ..runtime.pipeline import open_model
+from ..runtime.request import Request
+from . import checkpoint, headers, precision, trace
+from .families.family import find
+from .oracle import psnr
+from .twin import write_twin
+
+GATE = 30.0  # dB of the pictures against those of the bundle it is made from
+PROMPTS = ("a red heart", "a dog", "pizza", "a house with a garden", "the moon", "a green tree", "a ship", "a clock")
+WEIGHTS = "int8.safetensors"
+OPERATORS = ["MatMul", "Gather"]
+STORED = {
+    ir.DataType.FLOAT: "F32", ir.DataType.INT8: "I8", ir.DataType.UINT8: "U8", ir.DataType.INT64: "I64",
+    ir.DataType.INT32: "I32", ir.DataType.BOOL: "BOOL", ir.DataType.FLOAT16: "F16",
+}  # fmt: skip
+Progress = Callable[[str, int, int], None]  # what is done, steps done and to do
+
+
+def quantize(
+    source: Path,
+    out: Path,
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    gate: float = GATE,
+    progress: Progress = lambda what, done, total: None,
+) -> manifest.Manifest:
+    """Write the bundle directory `source` with int8 weights to the new directory `out`; return its manifest.
+
+    Pictures of `prompts` are drawn by both from the same noise; the ratio of signal to noise between them goes into the
+    manifest. Raises BundleError for a bundle that is quantized already or draws videos, ParityError where the pictures
+    are below `gate` dB, OutputError for `out`.
+    """
+    opened = bundles.read(source)
+    content = opened.manifest
+    chosen = [name for name in content.components if "vae" not in name]
+    if content.video is not None or any(content.components[name].precision == "int8" for name in chosen):
+        raise BundleError(
+            f"the bundle {content.name!r} {'draws videos' if content.video else 'is in int8 already'}; it is not "
+            "quantized. Name a bundle that draws pictures, in fp16 or fp32."
+        )
+    replaced = {content.components[name].graph for name in chosen}
+    replaced |= {file for name in chosen for file in content.components[name].weights}
+    kept = [file for file in content.files if file not in replaced]
+    total = len(chosen) + len(prompts) + 1
+    with NewDirectory(out) as new:
+        progress("copying", 0, total)
+        files = {}
+        for file in kept:
+            target = new.path / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            digest = precision.place(opened.path(file), target)
+            files[file] = manifest.File(digest, target.stat().st_size, False)
+        components = dict(content.components)
+        family = find(checkpoint.read_index(opened.directory).get("_class_name"))
+        folders = {content.components[name].graph.partition("/")[0] for name in content.components}
+        configs = {f: checkpoint.read_json(opened.directory / f / "config.json", opened.directory) for f in folders}
+        graphs = {graph.component: graph for graph in family.graphs(configs)}
+        for done, name in enumerate(chosen):
+            progress(name, 1 + done, total)
+            with tempfile.TemporaryDirectory(dir=new.path) as scratch:
+                twin = write_twin(graphs[name], opened.directory, Path(scratch))
+                folder, graph = content.components[name].graph.split("/")
+                weights = f"{folder}/{WEIGHTS}"
+                _write(twin, Path(scratch), new.path / folder / graph, new.path / weights)
+            for file in (f"{folder}/{graph}", weights):
+                files[file] = manifest.File(precision.digest(new.path / file), (new.path / file).stat().st_size, False)
+            components[name] = _component(content.components[name], weights)
+        made = dataclasses.replace(
+            content,
+            components=components,
+            files=dict(sorted(files.items())),
+            parity=tuple(p for p in content.parity if p.component not in chosen),
+        )
+        (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
+        found = _fidelity(
+            opened.directory, new.path, prompts, lambda n: progress("drawing", total - len(prompts) + n, total)
+        )
+        if found < gate:
+            raise ParityError(
+                f"No bundle was made: pictures in int8 are at {found:.1f} dB to those of {content.name!r}, below the "
+                f"gate of {gate:g}. Use the bundle as it is."
+            )
+        made = dataclasses.replace(made, fidelity=manifest.Fidelity(opened.digest, len(prompts), found, gate))
+        (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
+        new.commit()
+    return made
+
+
+def _component(spec: manifest.Component, weights: str) -> manifest.Component:
+    """Return the entry of a component in int8, which takes and gives float32."""
+    inputs, outputs = (
+        tuple(dataclasses.replace(p, dtype="float32" if p.dtype.startswith("float") else p.dtype) for p in ports)
+        for ports in (spec.inputs, spec.outputs)
+    )
+    return dataclasses.replace(spec, weights=(weights,), precision="int8", inputs=inputs, outputs=outputs)
+
+
+def _write(twin: Path, scratch: Path, graph: Path, weights: Path) -> None:
+    """Quantize the float32 graph `twin`; write the graph and the safetensors file that it points into."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = ir.load(twin)
+    _fold_transposes(model)
+    plain, narrow = scratch / "plain.onnx", scratch / "int8.onnx"
+    ir.save(model, plain, external_data="plain.data")
+    with _without_advice():
+        quantize_dynamic(
+            plain, narrow, OPERATORS, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=True
+        )
+    made = ir.external_data.load_to_model(ir.load(narrow))
+    arrays = {
+        name: value.const_value
+        for name, value in made.graph.initializers.items()
+        if value.const_value is not None and value.const_value.nbytes > trace.SMALL
+    }
+    head = headers.encode([(n, STORED[a.dtype], tuple(a.shape.numpy()), a.nbytes) for n, a in arrays.items()])
+    offset = len(head)
+    with weights.open("xb") as file:
+        file.write(head)
+        for name, array in arrays.items():
+            file.write(array.tobytes())
+            made.graph.initializers[name].const_value = ir.ExternalTensor(
+                weights.name, offset, array.nbytes, array.dtype, shape=array.shape, name=name
+            )
+            offset += array.nbytes
+    made.producer_name, made.producer_version = "segue", ""
+    ir.save(made, graph)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Silence the advice to fold shapes first, which export did."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _fold_transposes(model: ir.Model) -> None:
+    """Put transposed weights in place of weights that the graph transposes: the quantizer looks for constants."""
+    graph = model.graph
+    for node in list(graph):
+        value = node.inputs[0] if node.op_type == "Transpose" else None
+        if value is None or value.const_value is None or not value.is_initializer():
+            continue
+        order = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
+        array = np.ascontiguousarray(value.const_value.numpy().transpose(order))
+        folded = ir.Value(name=f"{node.outputs[0].name}_folded", const_value=ir.tensor(array))
+        folded.shape, folded.dtype = ir.Shape(array.shape), value.const_value.dtype
+        graph.register_initializer(folded)
+        ir.convenience.replace_all_uses_with(node.outputs[0], folded)
+        graph.remove(node, safe=True)
+        if not value.uses():
+            del graph.initializers[str(value.name)]
+
+
+def _fidelity(before: Path, after: Path, prompts: Sequence[str], told: Callable[[int], None]) -> float:
+    """Return the PSNR in dB of pictures of both bundles from the same noise, over all pixels of all pictures."""
+    drawn = []
+    for number, path in enumerate((before, after)):
+        with open_model(path) as model:
+            pictures = []
+            for done, picture in enumerate(model.pictures(Request(list(prompts)))):
+                pictures.append(picture.image)
+                if number:
+                    told(done)
+            drawn.append(np.stack(pictures))
+    return psnr(drawn[1], drawn[0])
