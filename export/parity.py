@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..errors import ParityError
+from ..errors import ParityError, UsageError
 from ..runtime.manifest import Component, Parity
 
 GATES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 1e-4}  # bf16 is compared through its fp32 twin
@@ -41,6 +41,11 @@ def check(
     process left. The fp32 twins of bf16 components are made in `scratch`, by default the system's temporary directory,
     and removed. Raises ParityError for a comparison above its gate, and where the child process fails.
     """
+    if any(component.precision == "int8" for component in components.values()):
+        raise UsageError(
+            f"{bundle} was quantized and holds no weights for PyTorch. Compare the bundle that it was made from; its "
+            "pictures against that one's are in bundle.json."
+        )
     done: list[Parity] = []
     # The child may leave through the kernel's out-of-memory killer: the twins are the parent's to remove.
     with tempfile.TemporaryDirectory(prefix="segue-parity-", dir=scratch) as twins, tempfile.TemporaryFile() as errors:

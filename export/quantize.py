@@ -1,8 +1,8 @@
 """Make of a bundle one whose large matrices are int8, for processors with dot products of bytes (VNNI).
 
 Weights are quantized per output channel, activations at each call from their own range (ONNX Runtime's dynamic
-quantization: DynamicQuantizeLinear and MatMulInteger), embedding tables as a whole. Autoencoders stay as they are:
-their convolutions lose more than they gain.
+quantization: DynamicQuantizeLinear and MatMulInteger), embedding tables as a whole. Of autoencoders the weights alone
+are int8, and ONNX Runtime widens them when it loads the graph: convolutions of bytes would be slower, and coarser.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .twin import write_twin
 
 GATE = 30.0  # dB of the pictures against those of the bundle it is made from
 PROMPTS = ("a red heart", "a dog", "pizza", "a house with a garden", "the moon", "a green tree", "a ship", "a clock")
-WEIGHTS = "int8.safetensors"
+WEIGHTS = "int8.safetensors"  # after the graph's own name
 OPERATORS = ["MatMul", "Gather"]
 STORED = {
     ir.DataType.FLOAT: "F32", ir.DataType.INT8: "I8", ir.DataType.UINT8: "U8", ir.DataType.INT64: "I64",
@@ -55,15 +55,13 @@ def quantize(
     """
     opened = bundles.read(source)
     content = opened.manifest
-    chosen = [name for name in content.components if "vae" not in name]
+    chosen = list(content.components)
     if content.video is not None or any(content.components[name].precision == "int8" for name in chosen):
         raise BundleError(
             f"the bundle {content.name!r} {'draws videos' if content.video else 'is in int8 already'}; it is not "
             "quantized. Name a bundle that draws pictures, in fp16 or fp32."
         )
-    replaced = {content.components[name].graph for name in chosen}
-    replaced |= {file for name in chosen for file in content.components[name].weights}
-    kept = [file for file in content.files if file not in replaced]
+    kept = [tokenizer.file for tokenizer in content.tokenizers.values()]
     total = len(chosen) + len(prompts) + 1
     with NewDirectory(out) as new:
         progress("copying", 0, total)
@@ -80,19 +78,25 @@ def quantize(
         graphs = {graph.component: graph for graph in family.graphs(configs)}
         for done, name in enumerate(chosen):
             progress(name, 1 + done, total)
+            folder, graph = content.components[name].graph.split("/")
+            weights = f"{folder}/{Path(graph).stem}_{WEIGHTS}"
+            (new.path / folder).mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=new.path) as scratch:
-                twin = write_twin(graphs[name], opened.directory, Path(scratch))
-                folder, graph = content.components[name].graph.split("/")
-                weights = f"{folder}/{WEIGHTS}"
-                _write(twin, Path(scratch), new.path / folder / graph, new.path / weights)
+                if "vae" in name:
+                    model = ir.load(opened.path(content.components[name].graph))
+                    narrowed = _narrow(model)
+                else:
+                    twin = write_twin(graphs[name], opened.directory, Path(scratch))
+                    narrowed = _dynamic(twin, Path(scratch))
+                _save(narrowed, new.path / folder / graph, new.path / weights)
             for file in (f"{folder}/{graph}", weights):
                 files[file] = manifest.File(precision.digest(new.path / file), (new.path / file).stat().st_size, False)
-            components[name] = _component(content.components[name], weights)
+            components[name] = _component(content.components[name], weights, "vae" not in name)
         made = dataclasses.replace(
             content,
             components=components,
             files=dict(sorted(files.items())),
-            parity=tuple(p for p in content.parity if p.component not in chosen),
+            parity=(),
         )
         (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
         found = _fidelity(
@@ -109,17 +113,19 @@ def quantize(
     return made
 
 
-def _component(spec: manifest.Component, weights: str) -> manifest.Component:
-    """Return the entry of a component in int8, which takes and gives float32."""
-    inputs, outputs = (
-        tuple(dataclasses.replace(p, dtype="float32" if p.dtype.startswith("float") else p.dtype) for p in ports)
-        for ports in (spec.inputs, spec.outputs)
-    )
-    return dataclasses.replace(spec, weights=(weights,), precision="int8", inputs=inputs, outputs=outputs)
+def _component(spec: manifest.Component, weights: str, widened: bool) -> manifest.Component:
+    """Return the entry of a component in int8; `widened` if its graph takes and gives float32 now."""
+    if widened:
+        inputs, outputs = (
+            tuple(dataclasses.replace(p, dtype="float32" if p.dtype.startswith("float") else p.dtype) for p in ports)
+            for ports in (spec.inputs, spec.outputs)
+        )
+        spec = dataclasses.replace(spec, inputs=inputs, outputs=outputs)
+    return dataclasses.replace(spec, weights=(weights,), precision="int8")
 
 
-def _write(twin: Path, scratch: Path, graph: Path, weights: Path) -> None:
-    """Quantize the float32 graph `twin`; write the graph and the safetensors file that it points into."""
+def _dynamic(twin: Path, scratch: Path) -> ir.Model:
+    """Return the float32 graph at `twin` with matrices and tables in int8, quantized by ONNX Runtime's own tool."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = ir.load(twin)
@@ -130,24 +136,50 @@ def _write(twin: Path, scratch: Path, graph: Path, weights: Path) -> None:
         quantize_dynamic(
             plain, narrow, OPERATORS, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=True
         )
-    made = ir.external_data.load_to_model(ir.load(narrow))
-    arrays = {
-        name: value.const_value
-        for name, value in made.graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes > trace.SMALL
-    }
+    return ir.external_data.load_to_model(ir.load(narrow))
+
+
+def _narrow(model: ir.Model) -> ir.Model:
+    """Return a graph with its large weights in int8, each widened again by a DequantizeLinear of its own."""
+    graph = ir.external_data.load_to_model(model).graph
+    for name, value in list(graph.initializers.items()):
+        held = value.const_value
+        if held is None or not held.dtype.is_floating_point() or len(held.shape) < 2 or held.nbytes <= trace.SMALL:
+            continue
+        array = held.numpy().astype(np.float32)
+        largest = np.abs(array).max(axis=tuple(range(1, array.ndim)))
+        scale = (np.maximum(largest, np.finfo(np.float16).tiny * 127) / 127).astype(held.numpy().dtype)
+        steps = array / scale.astype(np.float32).reshape(-1, *[1] * (array.ndim - 1))
+        parts = []
+        for suffix, data in (("quantized", steps.round().clip(-127, 127).astype(np.int8)), ("scale", scale)):
+            part = ir.Value(name=f"{name}_{suffix}", const_value=ir.tensor(data))
+            part.shape, part.dtype = ir.Shape(data.shape), ir.DataType.INT8 if suffix == "quantized" else held.dtype
+            graph.register_initializer(part)
+            parts.append(part)
+        node = ir.node("DequantizeLinear", parts, attributes={"axis": 0})
+        node.outputs[0].name = f"{name}_widened"
+        ir.convenience.replace_all_uses_with(value, node.outputs[0])
+        graph.insert_before(graph[0], node)
+        del graph.initializers[name]
+    return model
+
+
+def _save(model: ir.Model, graph: Path, weights: Path) -> None:
+    """Write a graph, and the safetensors file of its initializers above SMALL, which it points into."""
+    initializers = model.graph.initializers
+    arrays = {n: v.const_value for n, v in initializers.items() if v.const_value and v.const_value.nbytes > trace.SMALL}
     head = headers.encode([(n, STORED[a.dtype], tuple(a.shape.numpy()), a.nbytes) for n, a in arrays.items()])
     offset = len(head)
     with weights.open("xb") as file:
         file.write(head)
         for name, array in arrays.items():
             file.write(array.tobytes())
-            made.graph.initializers[name].const_value = ir.ExternalTensor(
+            initializers[name].const_value = ir.ExternalTensor(
                 weights.name, offset, array.nbytes, array.dtype, shape=array.shape, name=name
             )
             offset += array.nbytes
-    made.producer_name, made.producer_version = "segue", ""
-    ir.save(made, graph)
+    model.producer_name, model.producer_version = "segue", ""
+    ir.save(model, graph)
 
 
 @contextmanager

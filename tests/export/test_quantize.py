@@ -1,0 +1,84 @@
+"""int8 bundles: smaller, near to what they were made from, and honest about it."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from segue.errors import BundleError, ParityError, UsageError
+from segue.export import quantize as q
+from segue.export.parity import check as parity
+from segue.export.quantize import quantize
+from segue.export.unpack import unpack
+from segue.runtime import bundle
+from segue.runtime.pipeline import open_model
+
+PROMPTS = ("a red heart", "a hare")
+
+
+@pytest.fixture(scope="module")
+def narrow(exported, tmp_path_factory):
+    out = tmp_path_factory.mktemp("int8") / "tiny"
+    quantize(exported, out, prompts=PROMPTS, gate=20)
+    return out
+
+
+def test_every_component_is_in_int8_and_the_pictures_are_near(exported, narrow):
+    made = bundle.verify(narrow).manifest
+    assert {c.precision for c in made.components.values()} == {"int8"}
+    assert made.fidelity is not None
+    assert made.fidelity.psnr >= made.fidelity.gate == 20
+    assert (made.fidelity.against, made.fidelity.pictures) == (bundle.read(exported).digest, 2)
+    with open_model(exported) as before, open_model(narrow) as after:
+        images = [model.generate("a red heart", size=64) for model in (before, after)]
+    assert not np.array_equal(*images)
+    assert q.psnr(*images) > 15
+
+
+def test_matrices_are_multiplied_as_integers_and_convolutions_are_not(narrow):
+    kinds = {}
+    for name in ("transformer/model.onnx", "vae/decoder.onnx"):
+        kinds[name] = {node.op_type for node in ir.load(narrow / name).graph}
+    assert "MatMulInteger" in kinds["transformer/model.onnx"]
+    assert {"Conv", "DequantizeLinear"} <= kinds["vae/decoder.onnx"]
+    assert "ConvInteger" not in kinds["vae/decoder.onnx"]
+
+
+def test_weights_lie_in_safetensors_files_of_bytes(narrow):
+    from safetensors.numpy import load_file
+
+    arrays = load_file(narrow / "text_encoder/model_int8.safetensors")
+    assert {str(a.dtype) for a in arrays.values()} & {"int8", "uint8"}
+
+
+def test_pictures_below_the_gate_make_no_bundle(exported, tmp_path):
+    with pytest.raises(ParityError, match="below the gate of 90"):
+        quantize(exported, tmp_path / "out", prompts=PROMPTS[:1], gate=90)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantized_bundle_is_no_source(narrow, tmp_path):
+    with pytest.raises(BundleError, match="in int8 already"):
+        quantize(narrow, tmp_path / "out")
+    with pytest.raises(BundleError, match="was quantized"):
+        unpack(narrow, tmp_path / "out")
+    with pytest.raises(UsageError, match="was quantized"):
+        parity(narrow, bundle.read(narrow).manifest.components)
+
+
+def test_a_video_bundle_is_refused(video_bundle, tmp_path):
+    with pytest.raises(BundleError, match="draws videos"):
+        quantize(video_bundle, tmp_path / "out")
+
+
+def test_a_weight_of_zeros_stays_zero():
+    value = ir.Value(name="w", const_value=ir.tensor(np.zeros((64, 64), np.float16)))
+    value.shape, value.dtype = ir.Shape((64, 64)), ir.DataType.FLOAT16
+    x = ir.Input("x", ir.Shape((1, 64)), ir.TensorType(ir.DataType.FLOAT16))
+    node = ir.node("MatMul", [x, value])
+    node.outputs[0].name = "y"
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[value], opset_imports={"": 20}, name="g")
+    model = q._narrow(ir.Model(graph, ir_version=10))
+    scale = model.graph.initializers["w_scale"].const_value.numpy()
+    assert scale.dtype == np.float16
+    assert np.all(scale > 0)
+    assert not model.graph.initializers["w_quantized"].const_value.numpy().any()
