@@ -16,6 +16,7 @@ import click
 
 from . import cli_engines, cli_train, cli_video
 from .cli_common import TARGET, Sigmas, Size, opened
+from .cli_engines import COMPILED, build_engines, building, compare_engines
 from .console import JSON, Output, guard, need, table
 from .runtime.limits import MAX_COUNT
 
@@ -112,9 +113,22 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
 @click.option("--precision", type=click.Choice(["keep", "fp16", "bf16", "fp32"]), default="keep", show_default=True)
 @click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
 @click.option("--name", help="The bundle's name (default: that of the directory).")
+@click.option("--target", type=click.Choice(COMPILED), help="Build its engines as well, as segue build does.")
+@building
 @JSON
-def export(checkpoint: Path, output: Path, precision: str, parity: bool, name: str | None, as_json: bool) -> None:
+def export(
+    checkpoint: Path,
+    output: Path,
+    precision: str,
+    parity: bool,
+    name: str | None,
+    target: str | None,
+    as_json: bool,
+    **wanted: Any,
+) -> None:
     """Export the diffusers CHECKPOINT directory as a bundle, without loading its weights."""
+    if target is None and any(wanted.values()):
+        raise click.UsageError("--sm, --shapes, --budget and --into-bundle are those of --target. Give it as well.")
     need("onnxscript", "export")
     from .export.export import export as run
 
@@ -130,6 +144,10 @@ def export(checkpoint: Path, output: Path, precision: str, parity: bool, name: s
         made = run(checkpoint, output, precision=precision, parity=parity, name=name, progress=report)
     show.line(f"{output}: {len(made.components)} components, {_megabytes(made)} MB")
     show.event("bundle", path=str(output), parity=[dataclasses.asdict(p) for p in made.parity])
+    if target is not None:
+        from .runtime.bundle import read
+
+        build_engines(show, read(output), target=target, **wanted)
 
 
 @cli.command()
@@ -216,9 +234,10 @@ def inspect(bundle: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("bundle")
 @click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs the export extra).")
+@click.option("--engines", is_flag=True, help="Also draw one picture with every target that works here.")
 @JSON
-def verify(bundle: str, parity: bool, as_json: bool) -> None:
-    """Hash every file of BUNDLE; with --parity compare its graphs with PyTorch as well."""
+def verify(bundle: str, parity: bool, engines: bool, as_json: bool) -> None:
+    """Hash every file of BUNDLE; compare its graphs with PyTorch, and what runs them here with one another."""
     from .runtime.bundle import verify as run
 
     show = Output(as_json)
@@ -240,6 +259,8 @@ def verify(bundle: str, parity: bool, as_json: bool) -> None:
 
             results = check(opened.directory, opened.manifest.components, report)
         show.event("parity", parity=[dataclasses.asdict(p) for p in results])
+    if engines:
+        compare_engines(show, opened)
 
 
 def _megabytes(made: Any) -> str:

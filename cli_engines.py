@@ -47,8 +47,16 @@ BUILD = (
 )
 
 
+def building(command: Any) -> Any:
+    """Add the options of BUILD to a command."""
+    for option in reversed(BUILD):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("bundle")
+@building
 @click.option("--target", type=click.Choice(COMPILED), default=COMPILED[0], show_default=True)
 @click.option("--component", "components", multiple=True, help="Only this one. Repeatable.")
 @JSON
@@ -60,10 +68,6 @@ def build(bundle: str, as_json: bool, **wanted: Any) -> None:
     with show.progress("hashing", "bytes") as update:
         opened = read(bundle, progress=lambda _, done, total: update(done, total) if total > LARGE else None)
     build_engines(show, opened, **wanted)
-
-
-for option in reversed(BUILD):
-    build = option(build)
 
 
 def build_engines(
@@ -102,6 +106,41 @@ def described(made: Made) -> str:
         f", attention {record.fused} fused {record.decomposed} decomposed" if record.fused + record.decomposed else ""
     )
     return f"{made.component}: {record.bytes / 1e6:.1f} MB, {how}{attention}: {made.entry.plan}"
+
+
+def compare_engines(show: Output, opened: Bundle) -> None:
+    """Compare every target that works here with the processor, and tell of each."""
+    from .errors import EngineError, SegueError
+    from .runtime.compare import REFERENCE, compare, store
+    from .runtime.doctor import OK, examine
+    from .runtime.request import Request
+
+    working = [
+        f.subject.removeprefix("target ") for f in examine() if f.subject.startswith("target ") and f.state == OK
+    ]
+    found = []
+    with show.progress("comparing", "targets") as update:
+        for target in working:
+            if target != REFERENCE:
+                try:
+                    found += compare(
+                        opened, [target], Request("a red heart"), lambda _, done, total: update(done, total)
+                    )
+                except SegueError as error:
+                    show.warning(f"{target}: {error}")
+    if not found:
+        raise EngineError(
+            f"nothing but {REFERENCE} runs {opened.manifest.name!r} here, so there is nothing to compare. "
+            "Run segue doctor to see what is missing."
+        )
+    for each in found:
+        parts = ", ".join(f"{name} {value:.1e}" for name, value in each.components.items())
+        picture = "equal" if each.psnr is None else f"{each.psnr:.1f} dB"
+        show.line(f"{each.target} against {REFERENCE}: {parts}; latents {each.steps[-1]:.1e} after {len(each.steps)} "
+                  f"steps, {each.growth:.1f} times the first; picture {picture}")  # fmt: skip
+        show.event("comparison", **dataclasses.asdict(each))
+    path = store(opened, found)
+    show.line(f"written to {path}")
 
 
 @click.group()

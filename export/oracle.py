@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.differences import psnr, relative_l2
 from ..runtime.manifest import Manifest
 from ..runtime.noise import philox_normal
 from ..runtime.pipeline import open_model
@@ -112,15 +113,3 @@ def load_pipeline(checkpoint: Path) -> Any:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def relative_l2(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return |found - expected| / |expected| in float64."""
-    difference = found.astype(np.float64) - expected.astype(np.float64)
-    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
-
-
-def psnr(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of uint8 pictures in dB; infinite for equal ones."""
-    error = np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))

@@ -20,12 +20,12 @@ import onnx_ir as ir
 from ..errors import BundleError, ParityError
 from ..runtime import bundle as bundles
 from ..runtime import manifest
+from ..runtime.differences import psnr
 from ..runtime.directory import NewDirectory
 from ..runtime.pipeline import open_model
 from ..runtime.request import Request
 from . import checkpoint, headers, precision, trace
 from .families.family import find
-from .oracle import psnr
 from .twin import write_twin
 
 GATE = 30.0  # dB of the pictures against those of the bundle it is made from

@@ -20,15 +20,21 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Cancel = Callable[[], bool]
+Feeds = dict[str, np.ndarray]
+OnCall = Callable[[str, Feeds, Feeds], None]  # a component, what it was given and what it gave
 
 
 class Components:
     """Engines and tokenizers of `bundle`, by the names that its manifest has for them; `close` frees them all.
 
-    `target` says what runs the graphs (`engines.targets`), `threads` how many threads a call on the CPU has.
+    `target` says what runs the graphs (`engines.targets`), `threads` how many threads a call on the CPU has. `on_call`
+    is told of every call.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, target: str = DEFAULT) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int | None = None, target: str = DEFAULT, on_call: OnCall | None = None
+    ) -> None:
+        self._on_call = on_call
         check_threads(threads)
         self._target = find_target(target)
         self.bundle = bundle
@@ -48,7 +54,10 @@ class Components:
         self.check_open()
         if component not in self._engines:
             self._engines[component] = self._open(component)
-        return self._engines[component].run(feeds)
+        made = self._engines[component].run(feeds)
+        if self._on_call is not None:
+            self._on_call(component, feeds, made)
+        return made
 
     def _open(self, component: str) -> Engine:
         if self._target.compiled:

@@ -12,10 +12,8 @@ import numpy as np
 
 from ..errors import BundleError
 from . import sampler, text
-from .components import Cancel, Components
+from .components import Cancel, Components, Feeds
 from .manifest import Manifest
-
-Feeds = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +19,9 @@ from ..errors import UsageError
 from . import animation, family, sampler, text
 from . import bundle as bundles
 from . import latents as latent_space
-from .components import Cancel, Components
+from .components import Cancel, Components, Feeds, OnCall
 from .journal import check_job, open_journal
-from .pictures import Feeds, find
+from .pictures import find
 from .request import Prepared, Request, prepare
 
 T = TypeVar("T")
@@ -64,10 +64,16 @@ class Model:
     picture's bytes do not depend on what is rendered beside it.
     """
 
-    def __init__(self, bundle: bundles.Bundle, threads: int | None = None, target: str = DEFAULT) -> None:
+    def __init__(
+        self,
+        bundle: bundles.Bundle,
+        threads: int | None = None,
+        target: str = DEFAULT,
+        on_call: OnCall | None = None,
+    ) -> None:
         family.check(bundle.manifest, find_target(target))
         self.bundle = bundle
-        self._components = Components(bundle, threads, target)
+        self._components = Components(bundle, threads, target, on_call)
         self._prompts: dict[str, Feeds] = {}
         self._lock = threading.Lock()
 
@@ -160,6 +166,15 @@ class Model:
                     kept.close()
 
         return self._busy(frames())
+
+    def call(self, component: str, feeds: Mapping[str, np.ndarray]) -> Feeds:
+        """Return what one component makes of `feeds`, by name; the manifest tells its inputs and outputs."""
+        if component not in self.bundle.manifest.components:
+            raise UsageError(
+                f"the bundle {self.bundle.manifest.name!r} has no component {component!r}. Choose among "
+                f"{', '.join(self.bundle.manifest.components)}."
+            )
+        return self._components.run(component, None, **feeds)
 
     def close(self) -> None:
         """Free every component. Closing twice is allowed."""

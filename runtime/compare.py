@@ -1,0 +1,96 @@
+"""The same noise through several targets: how far each is from the first, by component, by step and in the picture."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError
+from .bundle import Bundle
+from .cache import cache_directory
+from .components import Feeds
+from .differences import psnr, relative_l2
+from .files import write_whole, writing
+from .pipeline import Model
+from .request import Request
+
+REFERENCE = "ort-cpu"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One target beside the reference, for one picture of one noise.
+
+    `components`: relative L2 of each component's outputs, the worst of them, when both get the reference's inputs.
+    `steps`: relative L2 of the latents after each step, each side going on with its own; `growth`: the last over the
+    first. `psnr` of the pictures in dB, None where they are equal.
+    """
+
+    target: str
+    components: dict[str, float]
+    steps: tuple[float, ...]
+    growth: float
+    psnr: float | None
+
+
+def compare(
+    bundle: Bundle,
+    targets: Sequence[str],
+    request: Request,
+    progress: Callable[[str, int, int], None] = lambda target, done, total: None,
+) -> list[Comparison]:
+    """Return the comparison of each of `targets` with the reference, `ort-cpu`.
+
+    `request` is for one picture. Raises UsageError for a bundle of videos, and what opening and rendering with a target
+    raise.
+    """
+    if bundle.manifest.video is not None:
+        raise UsageError(f"the bundle {bundle.manifest.name!r} draws videos; pictures are compared. Name another one.")
+    progress(REFERENCE, 0, len(targets) + 1)
+    calls: dict[str, tuple[Feeds, Feeds]] = {}
+    with Model(
+        bundle, target=REFERENCE, on_call=lambda name, feeds, made: calls.setdefault(name, (feeds, made))
+    ) as model:
+        expected, before = _drawn(model, request)
+    found = []
+    for number, target in enumerate(targets):
+        progress(target, number + 1, len(targets) + 1)
+        seen: dict[str, float] = {}
+        with Model(bundle, target=target) as model:
+            for name, (feeds, outputs) in calls.items():
+                made = model.call(name, feeds)
+                seen[name] = max(relative_l2(made[output], outputs[output]) for output in outputs)
+            image, after = _drawn(model, request)
+        steps = tuple(relative_l2(a, b) for a, b in zip(after, before, strict=True))
+        ratio = psnr(image, expected)
+        growth = steps[-1] / steps[0] if steps[0] else 1.0
+        found.append(Comparison(target, seen, steps, growth, ratio if np.isfinite(ratio) else None))
+    return found
+
+
+def _drawn(model: Model, request: Request) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the picture, and the latents after each step."""
+    steps: list[np.ndarray] = []
+    (picture,) = model.pictures(request, on_step=lambda done, total, latents: steps.append(latents.copy()))
+    return picture.image, steps
+
+
+def store(bundle: Bundle, found: Sequence[Comparison]) -> Path:
+    """Write the comparisons to the user's cache, under the bundle's hash, and return the file; raises OutputError."""
+    path = cache_directory() / "parity" / f"{bundle.digest}.json"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        table = {
+            "bundle": bundle.manifest.name,
+            "reference": REFERENCE,
+            "when": when,
+            "found": [asdict(c) for c in found],
+        }
+        write_whole(path, (json.dumps(table, indent=1) + "\n").encode())
+    return path

@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import pytest
+
+from segue.errors import UsageError
+from segue.runtime import bundle, compare, differences
+from segue.runtime.components import Components
+from segue.runtime.request import Request
+
+REQUEST = Request("red heart", steps=3)
+
+
+def test_a_target_is_as_near_as_itself(tiny_bundle):
+    opened = bundle.read(tiny_bundle)
+    (found,) = compare.compare(opened, ["ort-cpu"], REQUEST)
+    assert set(found.components) == {"text_encoder", "text_encoder_2", "transformer", "vae_decoder"}
+    assert set(found.components.values()) == {0.0}
+    assert found.steps == (0.0, 0.0, 0.0)
+    assert (found.growth, found.psnr) == (1.0, None)
+
+
+def test_what_one_component_does_otherwise_shows_in_steps_and_picture(tiny_bundle, monkeypatch):
+    opened = bundle.read(tiny_bundle)
+    plain, models = Components.run, []
+
+    def run(self, component, cancel, **feeds):
+        made = plain(self, component, cancel, **feeds)
+        if self not in models:
+            models.append(self)
+        if component == "transformer" and models.index(self) == 1:
+            made = {name: array * np.float32(1.01) for name, array in made.items()}
+        return made
+
+    monkeypatch.setattr(Components, "run", run)
+    (found,) = compare.compare(opened, ["ort-cpu"], REQUEST)
+    assert found.components["transformer"] == pytest.approx(0.01, rel=1e-3)
+    assert found.components["text_encoder"] == 0
+    assert all(0 < step < 0.1 for step in found.steps)
+    assert found.psnr is None or found.psnr > 20
+
+
+def test_the_report_is_kept_under_the_bundles_hash(tiny_bundle):
+    opened = bundle.read(tiny_bundle)
+    path = compare.store(opened, [compare.Comparison("ort-cuda", {"transformer": 1e-3}, (1e-3, 2e-3), 2.0, 50.0)])
+    assert path.stem == opened.digest
+    assert json.loads(path.read_text())["found"][0]["steps"] == [1e-3, 2e-3]
+
+
+def test_videos_are_not_compared(video_bundle):
+    with pytest.raises(UsageError, match="draws videos"):
+        compare.compare(bundle.read(video_bundle), ["ort-cpu"], REQUEST)
+
+
+def test_psnr_of_equal_pictures_is_infinite_and_of_one_level_is_48_db():
+    black, grey = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4, 3), np.uint8)
+    assert differences.psnr(black, black) == float("inf")
+    assert differences.psnr(grey, black) == pytest.approx(48.13, abs=0.01)
