@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_engines, cli_train, cli_video
-from .cli_common import TARGET, Sigmas, Size, opened
+from .cli_common import TARGET, Scaled, Sigmas, Size, opened
 from .cli_engines import COMPILED, build_engines, building, compare_engines
 from .console import JSON, Output, guard, need, table
 from .runtime.limits import MAX_COUNT
@@ -113,6 +113,7 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
 @click.option("--precision", type=click.Choice(["keep", "fp16", "bf16", "fp32"]), default="keep", show_default=True)
 @click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
 @click.option("--name", help="The bundle's name (default: that of the directory).")
+@click.option("--lora", "loras", type=Scaled(), multiple=True, help="Merge a LoRA file, as FILE=0.8. Repeatable.")
 @click.option("--target", type=click.Choice(COMPILED), help="Build its engines as well, as segue build does.")
 @building
 @JSON
@@ -122,6 +123,7 @@ def export(
     precision: str,
     parity: bool,
     name: str | None,
+    loras: tuple[tuple[Path, float], ...],
     target: str | None,
     as_json: bool,
     **wanted: Any,
@@ -131,6 +133,7 @@ def export(
         raise click.UsageError("--sm, --shapes, --budget and --into-bundle are those of --target. Give it as well.")
     need("onnxscript", "export")
     from .export.export import export as run
+    from .export.lora import Lora
 
     show = Output(as_json)
     with show.stages() as update:
@@ -141,7 +144,8 @@ def export(
             if event.stage in ("parity", "note"):
                 show.line(event.text)
 
-        made = run(checkpoint, output, precision=precision, parity=parity, name=name, progress=report)
+        merged = [Lora(path, scale) for path, scale in loras]
+        made = run(checkpoint, output, precision=precision, parity=parity, name=name, loras=merged, progress=report)
     show.line(f"{output}: {len(made.components)} components, {_megabytes(made)} MB")
     show.event("bundle", path=str(output), parity=[dataclasses.asdict(p) for p in made.parity])
     if target is not None:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,20 @@ class Bytes(click.ParamType):
         if size < 1:
             self.fail(f"{value!r} is no amount of memory. Write it as 8GiB, 512MiB or in bytes.", param, ctx)
         return size
+
+
+class Scaled(click.ParamType):
+    """A file with a factor, as "style.safetensors=0.8" (1 where it is left out), to (path, factor)."""
+
+    name = "FILE[=FACTOR]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float]:
+        """Return the path and the factor."""
+        path, mark, factor = str(value).rpartition("=")
+        try:
+            return (Path(path), float(factor)) if mark else (Path(factor), 1.0)
+        except ValueError:
+            self.fail(f"{factor!r} in {value!r} is no number. Write FILE=0.8.", param, ctx)
 
 
 class Sigmas(click.ParamType):

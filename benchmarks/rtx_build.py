@@ -1,7 +1,7 @@
 """Build TensorRT-RTX engines without a GPU: of a bundle's components, and of SD3-Medium's full transformer.
 
     python benchmarks/rtx_build.py bundle bundles/emoji       # every component, fp16 and bf16, SM 80, 86, 89 and 120
-    python benchmarks/rtx_build.py full [--directory DIR]     # 2.03 B random weights in fp16; DIR needs 9 GB, memory 14 GB
+    python benchmarks/rtx_build.py full [--directory DIR]     # 2.03 B random weights: 9 GB in DIR, 14 GB of memory
 
 Prints and writes to benchmarks/results/rtx_build.json seconds, peak memory of the building process, bytes of engine and
 weights, layers, and how many attention layers were fused. The engines go to a cache of their own, which is removed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..runtime.directory import NewDirectory
 from . import checkpoint, headers
 from . import precision as weights
 from .families.family import Family, find
+from .lora import Lora, merge
 
 KINDS = ("keep", "fp16", "bf16", "fp32")
 VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -44,12 +45,14 @@ def export(
     precision: str = "keep",
     parity: bool = True,
     name: str | None = None,
+    loras: Sequence[Lora] = (),
     progress: Progress = lambda event: None,
 ) -> manifest.Manifest:
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
 
     `precision` keeps the weight files as they are, or converts every floating tensor to fp16, bf16 or fp32. `parity`
     compares each graph with PyTorch (docs/export.md). `name` is the bundle's name, by default the last part of `out`.
+    `loras` are merged: what they change lies in a patch file, and the checkpoint's own weights stay as they are.
     Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
     all.
 
@@ -89,7 +92,12 @@ def export(
     with new:
         files = _copy(found, new.path, precision, progress)
         tokenizers = _tokenizers(new.path, family, found, files, progress)
-        components = _graphs(family, found, new.path, kinds, files, progress)
+        # The files as written, since converting moves every offset.
+        tensors = {folder: dict(checkpoint.read_part(new.path, folder).tensors) for folder in found.parts}
+        for folder, patch in merge(loras, tensors, kinds, new.path).items():
+            files[patch] = _added(new.path, patch)
+            tensors[folder] |= headers.read(new.path / patch, patch)
+        components = _graphs(family, found, new.path, kinds, tensors, files, progress)
         results: tuple[manifest.Parity, ...] = ()
         if parity:
             results = _parity(new.path, components, progress)
@@ -194,6 +202,7 @@ def _graphs(
     found: checkpoint.Checkpoint,
     target: Path,
     kinds: dict[str, str],
+    tensors: dict[str, dict[str, headers.Tensor]],
     files: dict[str, manifest.File],
     progress: Progress,
 ) -> dict[str, manifest.Component]:
@@ -201,8 +210,6 @@ def _graphs(
 
     graphs = family.graphs({folder: part.config for folder, part in found.parts.items()})
     components = {}
-    # The files as written, since converting moves every offset.
-    tensors = {folder: checkpoint.read_part(target, folder).tensors for folder in found.parts}
     unused = {folder: set(table) for folder, table in tensors.items()}
     for done, graph in enumerate(graphs):
         progress(Event("trace", graph.component, done, len(graphs)))

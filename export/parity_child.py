@@ -22,7 +22,7 @@ from . import checkpoint, memory, trace
 from .families.family import find
 from .families.graph import Graph
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER, GATES, NO_MEMORY, TWIN
-from .twin import write_twin
+from .twin import apply_patch, write_twin
 
 
 def main() -> None:
@@ -65,9 +65,11 @@ def _compare(graph: Graph, bundle: Path, path: Path, dtype: str, gate: float, no
         weight_like = {p.name for p in graph.inputs if p.dtype == "weight"}
         feeds.append({k: v.astype(dtype) if k in weight_like else v for k, v in drawn.items()})
     with torch.inference_mode():
-        model = graph.wrap(graph.load(str(bundle / graph.folder)).eval().float())
+        loaded = graph.load(str(bundle / graph.folder)).eval().float()
+        apply_patch(loaded, bundle / graph.folder)
+        model = graph.wrap(loaded)
         expected = [_torch_outputs(model, graph, feed) for feed in feeds]
-        del model
+        del model, loaded
     gc.collect()
     with OnnxrtRunner(SessionFromOnnx(str(path), providers=["cpu"])) as runner:
         found = [{k: np.array(v) for k, v in runner.infer(feed).items()} for feed in feeds]

@@ -100,6 +100,18 @@ def write(target: Path, arrays: dict[str, np.ndarray], precision: str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def read_tensor(path: Path, tensor: headers.Tensor) -> np.ndarray:
+    """Return a floating tensor of the safetensors file at `path`, float32; raises CheckpointError for other dtypes."""
+    if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
+        raise CheckpointError(
+            f"{path} holds {tensor.name!r} in {tensor.dtype}, no floating type. Fetch the file again."
+        )
+    with path.open("rb") as file:
+        file.seek(tensor.offset)
+        data = _read(file, tensor.length, path)
+    return _floats(data, tensor.dtype).astype(np.float32).reshape(tensor.shape)
+
+
 def pack(array: np.ndarray, dtype: str) -> bytes:
     """Return float32 `array` as little-endian bytes in safetensors `dtype`; BF16 is rounded to nearest even."""
     if dtype == "F16":
@@ -118,10 +130,7 @@ def _read(file: BinaryIO, size: int, path: Path) -> bytes:
 
 
 def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
-    if tensor.dtype == "BF16":
-        values = _widened(piece)
-    else:
-        values = np.frombuffer(piece, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
+    values = _floats(piece, tensor.dtype)
     with np.errstate(over="ignore"):
         # float64 goes to half through float32, as torch does.
         result = values.astype("<f4", copy=False)
@@ -142,6 +151,12 @@ def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
         kind = {stored: name for name, stored in DTYPES.items()}[dtype]
         raise CheckpointError(f"{held} {kind}'s {MAXIMA[dtype]:.6g}. Export with --precision fp32.")
     return packed
+
+
+def _floats(data: bytes, dtype: str) -> np.ndarray:
+    if dtype == "BF16":
+        return _widened(data)
+    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
 
 
 def _widened(data: bytes) -> np.ndarray:

@@ -175,7 +175,7 @@ def _save(model: ir.Model, graph: Path, weights: Path) -> None:
         for name, array in arrays.items():
             file.write(array.tobytes())
             initializers[name].const_value = ir.ExternalTensor(
-                weights.name, offset, array.nbytes, array.dtype, shape=array.shape, name=name
+                weights.name, offset, array.nbytes, array.dtype, shape=ir.Shape(array.shape.numpy()), name=name
             )
             offset += array.nbytes
     model.producer_name, model.producer_version = "segue", ""

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
 from . import checkpoint, headers, precision, trace
 from .families.graph import Graph
+from .lora import PATCH
+
+
+def apply_patch(model: torch.nn.Module, folder: Path) -> None:
+    """Put the weights that LoRA files changed, where a bundle's folder has some, into the model that PyTorch loaded."""
+    if (folder / PATCH).is_file():
+        changed = load_file(folder / PATCH)
+        left = model.load_state_dict(changed, strict=False)
+        assert not left.unexpected_keys, left
 
 
 def write_twin(graph: Graph, bundle: Path, scratch: Path) -> Path:
@@ -13,7 +25,8 @@ def write_twin(graph: Graph, bundle: Path, scratch: Path) -> Path:
     part = checkpoint.read_part(bundle, graph.folder)
     (scratch / graph.folder).mkdir(exist_ok=True)
     tensors: dict[str, headers.Tensor] = {}
-    for file in part.weights:
+    patch = f"{graph.folder}/{PATCH}"
+    for file in (*part.weights, *([patch] if (bundle / patch).is_file() else [])):
         precision.convert(bundle / file, scratch / file, "fp32")
         tensors.update(headers.read(scratch / file, file))
     path = scratch / graph.folder / graph.file

@@ -53,9 +53,11 @@ def compare(
         raise UsageError(f"the bundle {bundle.manifest.name!r} draws videos; pictures are compared. Name another one.")
     progress(REFERENCE, 0, len(targets) + 1)
     calls: dict[str, tuple[Feeds, Feeds]] = {}
-    with Model(
-        bundle, target=REFERENCE, on_call=lambda name, feeds, made: calls.setdefault(name, (feeds, made))
-    ) as model:
+
+    def keep(name: str, feeds: Feeds, made: Feeds) -> None:
+        calls.setdefault(name, (feeds, made))
+
+    with Model(bundle, target=REFERENCE, on_call=keep) as model:
         expected, before = _drawn(model, request)
     found = []
     for number, target in enumerate(targets):

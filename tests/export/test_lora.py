@@ -1,0 +1,122 @@
+"""LoRA files merged at export draw what diffusers draws with them; the checkpoint's own weights stay."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from segue.errors import CheckpointError
+from segue.export import oracle
+from segue.export.export import export
+from segue.export.lora import PATCH, Lora
+from segue.export.unpack import unpack
+from segue.runtime import bundle
+from segue.runtime.noise import philox_normal
+from segue.runtime.pipeline import open_model
+
+MODULE = "transformer_blocks.0.attn.to_q"
+
+
+def lora(path, alpha=None, metadata=None, prefix="transformer", rank=2):
+    """A LoRA of two linears of the tiny transformer, which has a width of 32."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for module, given, taken in ((MODULE, 32, 32), ("transformer_blocks.1.ff.net.2", 32, 128)):
+        tensors[f"{prefix}.{module}.lora_A.weight"] = torch.randn(rank, taken, generator=generator)
+        tensors[f"{prefix}.{module}.lora_B.weight"] = torch.randn(given, rank, generator=generator)
+        if alpha is not None:
+            tensors[f"{prefix}.{module}.alpha"] = torch.tensor(float(alpha))
+    save_file(tensors, path, metadata)
+    return path
+
+
+def test_a_bundle_draws_what_diffusers_draws_with_the_lora(tiny_checkpoint, tmp_path):
+    file = lora(tmp_path / "l.safetensors")
+    export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 0.5)])
+    pipeline = oracle.load_pipeline(tiny_checkpoint)
+    plain = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
+    pipeline.load_lora_weights(file)
+    pipeline.set_adapters(pipeline.get_active_adapters(), 0.5)
+    noise = philox_normal((8, 8, 8), 0, image=0)[None]
+    options = {"height": 64, "width": 64, "num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
+    with torch.no_grad():
+        expected = pipeline(
+            "a red heart", latents=torch.from_numpy(noise.copy()), max_sequence_length=3, **options
+        ).images.numpy()
+    with open_model(tmp_path / "b") as model:
+        found = next(model.pictures(_request(noise)))
+    assert oracle.relative_l2(found.latents[None], expected) < 1e-4
+    unpack(tmp_path / "b", tmp_path / "again")
+    kept = load_file(tmp_path / "again/transformer/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in plain.items() if name in kept)
+    assert not (tmp_path / "again/transformer" / PATCH).exists()
+
+
+def _request(noise):
+    from segue.runtime.request import Request
+
+    return Request("a red heart", steps=2, guidance=1.0, size=64, latents=noise)
+
+
+def test_the_patch_holds_the_changed_weights_alone(tiny_checkpoint, tmp_path):
+    file = lora(tmp_path / "l.safetensors")
+    made = export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file), Lora(file, -0.25)], parity=False)
+    assert f"transformer/{PATCH}" in made.components["transformer"].weights
+    patch = load_file(tmp_path / "b/transformer" / PATCH)
+    assert set(patch) == {f"{MODULE}.weight", "transformer_blocks.1.ff.net.2.weight"}
+    base = load_file(tiny_checkpoint / "transformer/diffusion_pytorch_model.safetensors")[f"{MODULE}.weight"]
+    tensors = load_file(file)
+    change = tensors[f"transformer.{MODULE}.lora_B.weight"] @ tensors[f"transformer.{MODULE}.lora_A.weight"]
+    assert torch.allclose(patch[f"{MODULE}.weight"], base + 0.75 * change, atol=1e-5)
+    bundle.verify(tmp_path / "b")
+
+
+def test_alpha_may_stand_in_diffusers_metadata(tiny_checkpoint, tmp_path):
+    said = {"lora_adapter_metadata": json.dumps({"transformer.r": 2, "transformer.lora_alpha": 4})}
+    patches = []
+    for name, options in (("a", {"alpha": 4}), ("b", {"metadata": said})):
+        file = lora(tmp_path / f"{name}.safetensors", **options)
+        export(tiny_checkpoint, tmp_path / name, loras=[Lora(file)], parity=False, precision="fp16")
+        patches.append(load_file(tmp_path / name / "transformer" / PATCH)[f"{MODULE}.weight"])
+    assert patches[0].dtype == torch.float16
+    assert torch.equal(*patches)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda t: {k.replace("transformer.", "prior."): v for k, v in t.items()}, "which the checkpoint lacks"),
+        (lambda t: {k: v for k, v in t.items() if "lora_B" not in k}, "has no second half"),
+        (lambda t: {k: v[:, :-1].contiguous() if "lora_A" in k else v for k, v in t.items()}, "a weight of"),
+        (lambda t: t | {"lora_unet_down.lokr_w1": torch.ones(2)}, "no part of a LoRA"),
+        (lambda t: {}, "holds 'nothing'|holds nothing"),
+        (lambda t: {k: v * 1e30 for k, v in t.items()}, "infinite"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(tiny_checkpoint, tmp_path, change, why):
+    file = lora(tmp_path / "l.safetensors")
+    save_file(change(load_file(file)), file)
+    with pytest.raises(CheckpointError, match=why):
+        export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file)], parity=False)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "said", ['{"transformer.alpha_pattern": {"x": 1}}', '{"transformer.use_dora": true}', "[]", "no json"]
+)
+def test_metadata_that_cannot_be_followed_is_refused(tiny_checkpoint, tmp_path, said):
+    file = lora(tmp_path / "l.safetensors", metadata={"lora_adapter_metadata": said})
+    with pytest.raises(CheckpointError, match="cannot be followed"):
+        export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file)], parity=False)
+
+
+def test_parity_and_a_bfloat16_twin_see_the_patch(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "c")
+    file = lora(tmp_path / "l.safetensors")
+    made = export(tmp_path / "c", tmp_path / "b", loras=[Lora(file, 0.1)], precision="bf16")
+    found = [p for p in made.parity if p.component == "transformer"]
+    assert len(found) == 2
+    assert all(np.isfinite(p.relative_l2) for p in found)
