@@ -108,7 +108,7 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
 @click.option("--precision", type=click.Choice(["keep", "fp16", "bf16", "fp32"]), default="keep", show_default=True)
 @click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
@@ -118,7 +118,7 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
 @building
 @JSON
 def export(
-    checkpoint: Path,
+    checkpoint: str,
     output: Path,
     precision: str,
     parity: bool,
@@ -128,13 +128,18 @@ def export(
     as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Export the diffusers CHECKPOINT directory as a bundle, without loading its weights."""
+    """Export CHECKPOINT, a directory in diffusers' format or ORG/NAME[@REVISION] of the hub, as a bundle.
+
+    No weight is loaded.
+    """
     if target is None and any(wanted.values()):
         raise click.UsageError("--sm, --shapes, --budget and --into-bundle are those of --target. Give it as well.")
     need("onnxscript", "export")
     from .export.export import export as run
+    from .export.hub import locate
     from .export.lora import Lora
 
+    source, origin = locate(checkpoint)
     show = Output(as_json)
     with show.stages() as update:
 
@@ -145,7 +150,9 @@ def export(
                 show.line(event.text)
 
         merged = [Lora(path, scale) for path, scale in loras]
-        made = run(checkpoint, output, precision=precision, parity=parity, name=name, loras=merged, progress=report)
+        made = run(
+            source, output, origin=origin, precision=precision, parity=parity, name=name, loras=merged, progress=report
+        )
     show.line(f"{output}: {len(made.components)} components, {_megabytes(made)} MB")
     show.event("bundle", path=str(output), parity=[dataclasses.asdict(p) for p in made.parity])
     if target is not None:

@@ -16,6 +16,7 @@ from ..runtime.directory import NewDirectory
 from . import checkpoint, headers
 from . import precision as weights
 from .families.family import Family, find
+from .hub import Origin
 from .lora import Lora, merge
 
 KINDS = ("keep", "fp16", "bf16", "fp32")
@@ -46,6 +47,7 @@ def export(
     parity: bool = True,
     name: str | None = None,
     loras: Sequence[Lora] = (),
+    origin: Origin | None = None,
     progress: Progress = lambda event: None,
 ) -> manifest.Manifest:
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
@@ -53,6 +55,7 @@ def export(
     `precision` keeps the weight files as they are, or converts every floating tensor to fp16, bf16 or fp32. `parity`
     compares each graph with PyTorch (docs/export.md). `name` is the bundle's name, by default the last part of `out`.
     `loras` are merged: what they change lies in a patch file, and the checkpoint's own weights stay as they are.
+    `origin` is where the checkpoint was fetched from.
     Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
     all.
 
@@ -83,7 +86,7 @@ def export(
         latents=facts.latents,
         sizes=facts.sizes,
         t5_tokens=found.settings.t5_tokens if family.name == "sd3" else 0,
-        provenance=_provenance(found),
+        provenance=_provenance(found, origin),
         files={file: manifest.File("", 0, True) for file in found.files},
         video=facts.video,
         zero_negative=facts.zero_negative,
@@ -268,8 +271,10 @@ def _added(target: Path, file: str) -> manifest.File:
     return manifest.File(weights.digest(target / file), (target / file).stat().st_size, False)
 
 
-def _provenance(found: checkpoint.Checkpoint) -> manifest.Provenance:
+def _provenance(found: checkpoint.Checkpoint, origin: Origin | None) -> manifest.Provenance:
     settings = found.settings
+    if origin is not None:
+        settings = dataclasses.replace(settings, source=origin.name, revision=origin.commit)
     source = settings.source if settings.source not in ("", "unknown") else found.root.resolve().name
     versions = {package: importlib.metadata.version(package) for package in VERSIONS}
     return manifest.Provenance(source, settings.revision, settings.licence, settings.credits, versions)

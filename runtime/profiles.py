@@ -103,7 +103,7 @@ def _sized(part: int | str, dims: Mapping[str, Three], level: int, component: st
 
 
 def _batch(content: Manifest, component: str) -> Three:
-    if component not in ("transformer", "transformer_2"):
+    if component not in ("transformer", "transformer_2", "unet"):
         return (1, 1, 1)
     sampler: Any = content.sampler if content.video is None else content.video.motion.sampler
     return (1, 2, 2) if sampler.guidance > 1 else (1, 1, 1)
