@@ -89,7 +89,7 @@ def build(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(os.fspath(graph)):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        what = "; ".join(f"{e.node_operator or 'graph'}: {e.desc()}" for e in errors[:3]) or logger.last()
+        what = "; ".join(f"{e.node_operator() or 'graph'}: {e.desc()}" for e in errors[:3]) or logger.last()
         raise EngineError(
             f"{_named(trt)} does not take the graph {graph}: {what}. Use the target ort-cuda for it, or report it."
         )

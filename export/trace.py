@@ -229,11 +229,45 @@ def _simplify(model: ir.Model) -> None:
         common.CommonSubexpressionEliminationPass()(model)
         RewritePass([rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.no_op_cast_rule])(model)
         common.IdentityEliminationPass()(model)
+    _split_plainly(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.DeduplicateInitializersPass(size_limit=2**20)(model)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.OutputFixPass()(model)
+
+
+def _split_plainly(model: ir.Model) -> None:
+    """Replace SplitToSequence, of which elements are taken one by one, by Split: engines have no sequences."""
+    for node in list(model.graph.all_nodes()):
+        if node.op_type != "SplitToSequence":
+            continue
+        sizes, taken = node.inputs[1], [use.node for use in node.outputs[0].uses()]
+        places = [ir.convenience.get_const_tensor(n.inputs[1]) for n in taken if n.op_type == "SequenceAt"]
+        count = _length(sizes)
+        if len(places) < len(taken) or None in places or count is None:
+            continue
+        split = ir.node(
+            "Split", [node.inputs[0], sizes], attributes={"axis": node.attributes["axis"]}, num_outputs=count
+        )
+        assert node.graph is not None
+        node.graph.insert_before(node, split)
+        for number, output in enumerate(split.outputs):
+            output.name = f"{node.outputs[0].name}_{number}"
+        for element, place in zip(taken, places, strict=True):
+            ir.convenience.replace_all_uses_with(element.outputs[0], split.outputs[int(place.numpy().item())])
+            node.graph.remove(element, safe=True)
+        node.graph.remove(node, safe=True)
+
+
+def _length(sizes: ir.Value | None) -> int | None:
+    """Return how many numbers a vector holds: by its shape, or as many as are joined, which torch does one by one."""
+    if sizes is None:
+        return None
+    if sizes.shape is not None and isinstance(sizes.shape[0], int):
+        return sizes.shape[0]
+    made = sizes.producer()
+    return len(made.inputs) if made is not None and made.op_type == "Concat" else None
 
 
 def _sign(model: ir.Model, graph: Graph) -> None:

@@ -24,7 +24,8 @@ class _UNet(Wrapper):
             hidden_states,
             timestep,
             encoder_hidden_states,
-            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
+            # both in float32, as the sine table of the sizes is: a Concat takes one type
+            added_cond_kwargs={"text_embeds": text_embeds.float(), "time_ids": time_ids},
             return_dict=False,
         )[0]
 
