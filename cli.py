@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_engines, cli_train, cli_video
-from .cli_common import TARGET, Scaled, Sigmas, Size, opened
-from .cli_engines import COMPILED, build_engines, building, compare_engines
+from .cli_common import TARGET, TRUST, Scaled, Sigmas, Size, opened
+from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
 from .runtime.limits import MAX_COUNT
 
@@ -63,9 +63,17 @@ for command in (*cli_video.COMMANDS, *cli_engines.COMMANDS, *cli_train.COMMANDS)
 )
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
 @TARGET
+@TRUST
 @JSON
 def render(
-    bundle: str, prompt: str, output: Path | None, as_json: bool, threads: int | None, target: str, **wanted: Any
+    bundle: str,
+    prompt: str,
+    output: Path | None,
+    as_json: bool,
+    threads: int | None,
+    target: str,
+    trust_engines: bool,
+    **wanted: Any,
 ) -> None:
     """Render PROMPT with BUNDLE (a directory, or the name of a shipped one) into a PNG file."""
     from .runtime.image import picture_paths, write_png
@@ -74,7 +82,7 @@ def render(
     show = Output(as_json)
     paths = picture_paths(output, prompt, wanted["seed"], wanted["count"])
     started = time.perf_counter()
-    with opened(show, bundle, threads, target) as model, show.progress("rendering") as update:
+    with opened(show, bundle, threads, target, trust_engines) as model, show.progress("rendering") as update:
         pictures = model.pictures(Request(prompt, **wanted), on_step=lambda done, total, _: update(done, total))
         for path, picture in zip(paths, pictures, strict=True):
             write_png(path, picture.image, picture.metadata)
@@ -128,12 +136,14 @@ def export(
     as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Export CHECKPOINT, a directory in diffusers' format or ORG/NAME[@REVISION] of the hub, as a bundle.
+    """Export CHECKPOINT, a directory in diffusers' format or hf:ORG/NAME[@REVISION], as a bundle.
 
     No weight is loaded.
     """
     if target is None and any(wanted.values()):
         raise click.UsageError("--sm, --shapes, --budget and --into-bundle are those of --target. Give it as well.")
+    if target is not None:  # known before the export
+        wanted["sm"] = checked(target, wanted["sm"])
     need("onnxscript", "export")
     from .export.export import export as run
     from .export.hub import locate
@@ -255,7 +265,12 @@ def verify(bundle: str, parity: bool, engines: bool, as_json: bool) -> None:
     with show.progress("hashing", "bytes") as update:
         opened = run(bundle, lambda _, done, total: update(done, total))
     show.line(f"{opened.directory}: {len(opened.manifest.files)} files are as bundle.json says")
-    show.event("verified", files=len(opened.manifest.files), sha256=opened.digest)
+    from .runtime.build import verify_engines
+
+    held = verify_engines(opened)
+    if held:
+        show.line(f"{held} engines in it are as they were built")
+    show.event("verified", files=len(opened.manifest.files), engines=held, sha256=opened.digest)
     if parity:
         need("onnxscript", "export")
         from .export.export import describe

@@ -82,16 +82,19 @@ TARGET = click.option(
     "--target", type=click.Choice(list(TARGETS)), default=DEFAULT, show_default=True,
     help="What runs the graphs; tensorrt ones need segue build first.",
 )  # fmt: skip
+TRUST = click.option("--trust-engines", is_flag=True, help="Run engines that came with the bundle: its maker's code.")
 
 
 @contextmanager
-def opened(show: Output, bundle: str, threads: int | None, target: str = DEFAULT) -> Iterator[Model]:
+def opened(
+    show: Output, bundle: str, threads: int | None, target: str = DEFAULT, trust: bool = False
+) -> Iterator[Model]:
     """Open a bundle; warnings are told as they come."""
     from .runtime.pipeline import open_model
 
     with show.progress("hashing", "bytes") as update:
         report = lambda _, done, total: update(done, total) if total > LARGE else None  # noqa: E731
-        model = open_model(bundle, threads, report, target)
+        model = open_model(bundle, threads, report, target, trust)
     with model, warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = lambda message, *_, **__: show.warning(str(message))

@@ -70,15 +70,25 @@ def build(bundle: str, as_json: bool, **wanted: Any) -> None:
     build_engines(show, opened, **wanted)
 
 
+def checked(target: str, sm: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the compute capabilities to build for; raises what building for them would, before any work."""
+    from .engines.targets import find_target, load
+    from .engines.tensorrt_build import Settings
+    from .runtime.build import here
+
+    load(find_target(target))
+    return Settings(target, sm or here(target), ()).capabilities
+
+
 def build_engines(
     show: Output, opened: Bundle, *, target: str, components: tuple[str, ...] = (), sm: tuple[int, ...] = (),
     shapes: tuple[SizeRange, ...] = (), budget: int | None = None, into_bundle: bool = False,
 ) -> None:  # fmt: skip
     """Build engines and tell of each."""
-    from .runtime.build import BuildRequest, here, put_into
+    from .runtime.build import BuildRequest, put_into
     from .runtime.build import build as run
 
-    request = BuildRequest(target, sm or here(target), shapes, components or None, budget)
+    request = BuildRequest(target, checked(target, sm), shapes, components or None, budget)
     started = time.perf_counter()
     with show.stages() as update:
 
@@ -110,37 +120,34 @@ def described(made: Made) -> str:
 
 def compare_engines(show: Output, opened: Bundle) -> None:
     """Compare every target that works here with the processor, and tell of each."""
-    from .errors import EngineError, SegueError
+    from .errors import EngineError, ParityError
     from .runtime.compare import REFERENCE, compare, store
     from .runtime.doctor import OK, examine
     from .runtime.request import Request
 
-    working = [
-        f.subject.removeprefix("target ") for f in examine() if f.subject.startswith("target ") and f.state == OK
-    ]
-    found = []
-    with show.progress("comparing", "targets") as update:
-        for target in working:
-            if target != REFERENCE:
-                try:
-                    found += compare(
-                        opened, [target], Request("a red heart"), lambda _, done, total: update(done, total)
-                    )
-                except SegueError as error:
-                    show.warning(f"{target}: {error}")
-    if not found:
+    fine = [finding.subject for finding in examine() if finding.state == OK]
+    working = [subject.removeprefix("target ") for subject in fine if subject.startswith("target ")]
+    others = [target for target in working if target != REFERENCE]
+    if not others:
         raise EngineError(
-            f"nothing but {REFERENCE} runs {opened.manifest.name!r} here, so there is nothing to compare. "
-            "Run segue doctor to see what is missing."
+            f"nothing but {REFERENCE} runs here, so there is nothing to compare. Run segue doctor to see what is "
+            "missing."
         )
+    with show.progress("comparing", "targets") as update:
+        found = compare(opened, others, Request("a red heart"), lambda _, done, total: update(done, total))
+    faults = []
     for each in found:
         parts = ", ".join(f"{name} {value:.1e}" for name, value in each.components.items())
         picture = "equal" if each.psnr is None else f"{each.psnr:.1f} dB"
-        show.line(f"{each.target} against {REFERENCE}: {parts}; latents {each.steps[-1]:.1e} after {len(each.steps)} "
-                  f"steps, {each.growth:.1f} times the first; picture {picture}")  # fmt: skip
+        show.line(
+            f"{each.target} against {REFERENCE}: {parts}; latents {each.steps[-1]:.1e} after {len(each.steps)} steps, "
+            f"{each.growth:.1f} times the first; picture {picture}"
+        )
         show.event("comparison", **dataclasses.asdict(each))
-    path = store(opened, found)
-    show.line(f"written to {path}")
+        faults += [f"{each.target}: {fault}" for fault in each.faults(opened)]
+    show.line(f"written to {store(opened, found)}")
+    if faults:
+        raise ParityError(f"{'; '.join(faults)}. Do not use that target for this bundle, and report it.")
 
 
 @click.group()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .cli_common import TARGET, Size, opened
+from .cli_common import TARGET, TRUST, Size, opened
 from .console import JSON, Output
 from .errors import UsageError
 
@@ -37,6 +37,7 @@ from .errors import UsageError
 @click.option("--resume", is_flag=True, help="Go on where the same command was stopped.")
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
 @TARGET
+@TRUST
 @JSON
 def animate(
     bundle: str,
@@ -47,6 +48,7 @@ def animate(
     resume: bool,
     threads: int | None,
     target: str,
+    trust_engines: bool,
     as_json: bool,
     **wanted: Any,
 ) -> None:
@@ -70,7 +72,7 @@ def animate(
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
     request = AnimationRequest(read_image(picture), tiling=tiling, **wanted)
     started, done = time.perf_counter(), 0
-    with opened(show, bundle, threads, target) as model, show.stages() as update:
+    with opened(show, bundle, threads, target, trust_engines) as model, show.stages() as update:
         journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
         made = model.animate(
             request,

@@ -1,4 +1,4 @@
-"""One network call and one picture of a bundle in int8 beside the same in its own precision, interleaved.
+"""One picture of a bundle in int8 beside the same in its own precision, interleaved.
 
     segue quantize emoji -o runs/emoji-int8
     python benchmarks/int8_speed.py emoji runs/emoji-int8

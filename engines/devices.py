@@ -1,15 +1,22 @@
-"""The NVIDIA GPUs of this machine and their driver, asked without CUDA and without touching a GPU's state."""
+"""The NVIDIA GPUs of this machine and their driver, asked without touching a GPU's state."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 from dataclasses import dataclass
+from typing import Any
+
+import psutil
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its name, tenfold compute capability (89 is 8.9) and memory in bytes."""
+    """One GPU: its name, tenfold compute capability (89 is 8.9) and memory in bytes.
+
+    Where it has no memory of its own, as on DGX Spark, that is the machine's.
+    """
 
     name: str
     capability: int
@@ -18,7 +25,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What NVIDIA's driver says: its version (empty: there is none, `why` says so) and the GPUs, in its order."""
+    """What NVIDIA's driver says: its version (empty: there is none, `why` says so) and the GPUs.
+
+    The first GPU is CUDA's device 0 where cuda-python is installed; else the first one by its place on the bus.
+    """
 
     version: str
     gpus: tuple[Gpu, ...]
@@ -35,17 +45,43 @@ def driver() -> Driver:
         return Driver("", (), f"NVIDIA's management library does not start ({error})")
     try:
         version = _text(pynvml.nvmlSystemGetDriverVersion())
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-            found.append(Gpu(_text(pynvml.nvmlDeviceGetName(handle)), 10 * major + minor, memory))
-        return Driver(version, tuple(found), "" if found else "the driver sees no GPU")
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        found = [gpu for handle in handles if (gpu := _gpu(pynvml, handle)) is not None]
+        first = _first(pynvml)
+        if first is not None:
+            found.sort(key=lambda gpu: gpu != first)
+        return Driver(version, tuple(found), "" if found else "the driver sees no GPU that it describes")
     except Exception as error:
         return Driver("", (), f"NVIDIA's management library does not answer ({error})")
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(Exception):
+            pynvml.nvmlShutdown()
+
+
+def _gpu(pynvml: Any, handle: Any) -> Gpu | None:
+    try:
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        name = _text(pynvml.nvmlDeviceGetName(handle))
+    except Exception:  # one that is broken does not hide the others
+        return None
+    try:
+        memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except Exception:  # not supported where the memory is the machine's
+        memory = psutil.virtual_memory().total
+    return Gpu(name, 10 * major + minor, memory)
+
+
+def _first(pynvml: Any) -> Gpu | None:
+    """Return CUDA's device 0, which heeds CUDA_VISIBLE_DEVICES and orders by speed; None without cuda-python."""
+    try:
+        from cuda.bindings import runtime
+
+        status, place = runtime.cudaDeviceGetPCIBusId(32, 0)
+        if int(status) != 0:
+            return None
+        return _gpu(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(place.rstrip(b"\0")))
+    except Exception:
+        return None
 
 
 def library(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,9 @@ class OrtEngine:
         import onnxruntime
 
         check_threads(threads)
+        if provider != PROVIDER and hasattr(onnxruntime, "preload_dlls"):
+            with contextlib.suppress(Exception):  # the session says below whether it went well
+                onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are on no loader's path
         self._where = f"the graph {graph.name} in {graph.parent}"
         try:
             self._session: Any = onnxruntime.InferenceSession(

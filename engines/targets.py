@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from ..errors import MissingDependencyError, UsageError
@@ -16,7 +15,7 @@ class Target:
 
     name: str
     module: str
-    extra: str  # of pyproject.toml; empty: part of the base install
+    install: str  # the command that brings its package
     compiled: bool
     device: str  # "cpu" or "gpu"
     provider: str = ""  # ONNX Runtime's
@@ -25,12 +24,16 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("ort-cpu", "onnxruntime", "", False, "cpu", "CPUExecutionProvider"),
-        Target("ort-cuda", "onnxruntime", "gpu", False, "gpu", "CUDAExecutionProvider"),
-        Target("tensorrt-rtx", "tensorrt_rtx", "rtx", True, "gpu"),
-        Target("tensorrt", "tensorrt", "tensorrt", True, "gpu"),
+        Target("ort-cpu", "onnxruntime", "pip install onnxruntime", False, "cpu", "CPUExecutionProvider"),
+        Target(
+            "ort-cuda", "onnxruntime",
+            "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.31'", False, "gpu",
+            "CUDAExecutionProvider",
+        ),
+        Target("tensorrt-rtx", "tensorrt_rtx", "pip install '.[rtx]' in a clone of Segue", True, "gpu"),
+        Target("tensorrt", "tensorrt", "pip install '.[tensorrt]' in a clone of Segue", True, "gpu"),
     )
-}
+}  # fmt: skip
 DEFAULT = "ort-cpu"
 
 
@@ -41,11 +44,6 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
-def installed(target: Target) -> bool:
-    """Return whether the target's package is there; nothing is imported."""
-    return find_spec(target.module) is not None
-
-
 def load(target: Target) -> Any:
     """Return the target's module; raises MissingDependencyError where it is absent or cannot be imported."""
     try:
@@ -53,6 +51,5 @@ def load(target: Target) -> Any:
     except ImportError as error:
         why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
         raise MissingDependencyError(
-            f"the target {target.name} needs {target.module}, which {why}. "
-            f"Run, in a clone of Segue: pip install '.[{target.extra}]'"
+            f"the target {target.name} needs {target.module}, which {why}. Run: {target.install}"
         ) from None

@@ -56,7 +56,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Built:
-    """What a build gave: seconds, layers, attention layers with a fused kernel and without one, the builder's log.
+    """What a build gave: seconds, layers, attention layers by whether the target has a fused kernel, the builder's log.
 
     `peak` is the most memory in bytes that the building process ever had; 0 where the system does not say.
     """
@@ -83,7 +83,7 @@ def build(
     """
     trt = targets.load(targets.find_target(settings.target))
     started = time.perf_counter()
-    logger = _logger(trt)
+    logger = make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -115,14 +115,15 @@ def build(
 
 
 def has_fused_attention(target: str, dtype: str, head: int, capabilities: tuple[int, ...]) -> bool:
-    """Return whether the target has one kernel for attention of this dtype and head size on these GPUs.
+    """Return whether the target has one kernel for attention of this dtype and head size on these GPUs, without a mask.
 
-    Found out by building that layer alone, for a tenth of a second; remembered in this process.
+    Found out by building that layer alone, for a tenth of a second; remembered in this process. Whether the builder
+    uses it in a whole graph it does not say without a GPU.
     """
     key = (target, dtype, head, capabilities)
     if key not in _KNOWN:
         trt = targets.load(targets.find_target(target))
-        logger = _logger(trt)
+        logger = make_logger(trt)
         builder = trt.Builder(logger)
         network = builder.create_network(_flags(trt))
         shape = (1, 2, PROBE, head)
@@ -186,7 +187,9 @@ def _capability_names(settings: Settings) -> str:
     return ", ".join(f"SM {c // 10}.{c % 10}" for c in settings.capabilities) or "this machine's GPU"
 
 
-def _logger(trt: Any) -> Any:
+def make_logger(trt: Any) -> Any:
+    """Return a logger of the target's that prints nothing: `lines` are what it heard, `last()` is the last error."""
+
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         """Keeps what the builder says; it may say it from threads of its own."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,12 @@ def export(
         )
     kinds = {f: checkpoint.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
     facts = family.facts(found)
+    wanted = dict.fromkeys(found.parts, precision)
+    for folder in facts.wide:
+        if kinds[folder] == "fp16":
+            wanted[folder] = kinds[folder] = "fp32"
+            text = f"{folder} is written in fp32: its activations overflow fp16, and diffusers widens it as well"
+            progress(Event("note", text, 0, 0))
     new = NewDirectory(out)
     draft = manifest.Manifest(
         schema=manifest.SCHEMA,
@@ -86,14 +92,14 @@ def export(
         latents=facts.latents,
         sizes=facts.sizes,
         t5_tokens=found.settings.t5_tokens if family.name == "sd3" else 0,
-        provenance=_provenance(found, origin),
+        provenance=_provenance(found, origin, loras),
         files={file: manifest.File("", 0, True) for file in found.files},
         video=facts.video,
         zero_negative=facts.zero_negative,
     )
     _encode(draft, source)  # what no reader would open is known before the work
     with new:
-        files = _copy(found, new.path, precision, progress)
+        files = _copy(found, new.path, wanted, progress)
         tokenizers = _tokenizers(new.path, family, found, files, progress)
         # The files as written, since converting moves every offset.
         tensors = {folder: dict(checkpoint.read_part(new.path, folder).tensors) for folder in found.parts}
@@ -127,8 +133,10 @@ def _encode(content: manifest.Manifest, source: Path) -> bytes:
     return data
 
 
-def _copy(found: checkpoint.Checkpoint, target: Path, kind: str, progress: Progress) -> dict[str, manifest.File]:
-    """Put the checkpoint's files into `target`; return them with their hashes."""
+def _copy(
+    found: checkpoint.Checkpoint, target: Path, wanted: Mapping[str, str], progress: Progress
+) -> dict[str, manifest.File]:
+    """Put the checkpoint's files into `target`, the weights of each folder as `wanted`; return them with their hashes."""
     heavy = {file for part in found.parts.values() for file in part.weights}
     with headers.reading(found.root):
         total = sum((found.root / file).stat().st_size for file in found.files)
@@ -136,6 +144,7 @@ def _copy(found: checkpoint.Checkpoint, target: Path, kind: str, progress: Progr
     files = {}
     for file in found.files:
         origin, copy = found.root / file, target / file
+        kind = wanted.get(file.partition("/")[0], "keep")
         copy.parent.mkdir(parents=True, exist_ok=True)
 
         def count(n: int, file: str = file) -> None:
@@ -271,10 +280,14 @@ def _added(target: Path, file: str) -> manifest.File:
     return manifest.File(weights.digest(target / file), (target / file).stat().st_size, False)
 
 
-def _provenance(found: checkpoint.Checkpoint, origin: Origin | None) -> manifest.Provenance:
+def _provenance(found: checkpoint.Checkpoint, origin: Origin | None, loras: Sequence[Lora]) -> manifest.Provenance:
     settings = found.settings
     if origin is not None:
         settings = dataclasses.replace(settings, source=origin.name, revision=origin.commit)
     source = settings.source if settings.source not in ("", "unknown") else found.root.resolve().name
     versions = {package: importlib.metadata.version(package) for package in VERSIONS}
-    return manifest.Provenance(source, settings.revision, settings.licence, settings.credits, versions)
+    merged = []
+    for lora in loras:
+        with headers.reading(lora.path):
+            merged.append(manifest.Merged(lora.path.name, weights.digest(lora.path), lora.scale))
+    return manifest.Provenance(source, settings.revision, settings.licence, settings.credits, versions, tuple(merged))

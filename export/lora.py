@@ -63,7 +63,13 @@ def merge(
         with (bundle / file).open("xb") as out:
             out.write(head)
             for tensor in tensors:
-                out.write(precision.pack(_merged(bundle, tensor, of[tensor.name]), dtype))
+                merged = _merged(bundle, tensor, of[tensor.name])
+                if not np.isfinite(merged).all() or np.abs(merged).max() > precision.MAXIMA[dtype]:
+                    raise CheckpointError(
+                        f"{of[tensor.name][0].path} makes {tensor.name!r} larger than {kinds[folder]} holds. Lower its "
+                        "factor, or export with --precision fp32."
+                    )
+                out.write(precision.pack(merged, dtype))
         written[folder] = file
     return written
 
@@ -73,8 +79,6 @@ def _merged(bundle: Path, tensor: Tensor, changes: Sequence[_Change]) -> np.ndar
     for change in changes:
         down, up = (precision.read_tensor(change.path, t) for t in (change.down, change.up))
         weight = weight + np.float32(change.factor) * (up @ down)
-    if not np.isfinite(weight).all():
-        raise CheckpointError(f"{changes[0].path} makes {tensor.name!r} infinite. Lower its scale, or leave it out.")
     return weight
 
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UsageError
 from ..runtime.differences import psnr, relative_l2
 from ..runtime.manifest import Manifest
 from ..runtime.noise import philox_normal
 from ..runtime.pipeline import open_model
 from ..runtime.request import Request
 from .checkpoint import read_index
+from .lora import PATCH
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ def compare(bundle: Path, cases: Sequence[Case], threads: int | None = None) -> 
     """Yield the difference of each case; `bundle` is a bundle directory, which diffusers loads as a checkpoint."""
     import torch
 
+    if any(bundle.glob(f"*/{PATCH}")):
+        raise UsageError(f"{bundle} has LoRA files merged, which diffusers would leave out. Compare one without.")
     pipeline = load_pipeline(bundle)
     with open_model(bundle, threads) as model, torch.no_grad():
         manifest = model.bundle.manifest

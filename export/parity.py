@@ -55,7 +55,7 @@ def check(
             "components": {name: [c.precision, c.parameters] for name, c in components.items()},
         }
         child = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.parity_child"],
+            [sys.executable, "-P", "-m", f"{__package__}.parity_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

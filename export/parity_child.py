@@ -66,7 +66,7 @@ def _compare(graph: Graph, bundle: Path, path: Path, dtype: str, gate: float, no
         feeds.append({k: v.astype(dtype) if k in weight_like else v for k, v in drawn.items()})
     with torch.inference_mode():
         loaded = graph.load(str(bundle / graph.folder)).eval().float()
-        apply_patch(loaded, bundle / graph.folder)
+        apply_patch(loaded, graph, bundle / graph.folder)
         model = graph.wrap(loaded)
         expected = [_torch_outputs(model, graph, feed) for feed in feeds]
         del model, loaded

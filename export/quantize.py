@@ -61,7 +61,14 @@ def quantize(
             f"the bundle {content.name!r} {'draws videos' if content.video else 'is in int8 already'}; it is not "
             "quantized. Name a bundle that draws pictures, in fp16 or fp32."
         )
+    narrow = [name for name in chosen if content.components[name].precision == "bf16"]
+    if narrow:
+        raise BundleError(
+            f"{', '.join(narrow)} of {content.name!r} are in bf16, which the processor cannot compare with. Export "
+            "with --precision fp16 first."
+        )
     kept = [tokenizer.file for tokenizer in content.tokenizers.values()]
+    kept += [file for file in content.files if Path(file).name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
     total = len(chosen) + len(prompts) + 1
     with NewDirectory(out) as new:
         progress("copying", 0, total)
@@ -97,6 +104,7 @@ def quantize(
             components=components,
             files=dict(sorted(files.items())),
             parity=(),
+            engines={},
         )
         (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
         found = _fidelity(

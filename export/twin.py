@@ -7,17 +7,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from ..errors import CheckpointError
 from . import checkpoint, headers, precision, trace
 from .families.graph import Graph
 from .lora import PATCH
 
 
-def apply_patch(model: torch.nn.Module, folder: Path) -> None:
+def apply_patch(model: torch.nn.Module, graph: Graph, folder: Path) -> None:
     """Put the weights that LoRA files changed, where a bundle's folder has some, into the model that PyTorch loaded."""
     if (folder / PATCH).is_file():
+        known = model.state_dict().keys()
+        named = {name: name for name in known} | {graph.alias(name): name for name in known}
         changed = load_file(folder / PATCH)
-        left = model.load_state_dict(changed, strict=False)
-        assert not left.unexpected_keys, left
+        absent = changed.keys() - named.keys()
+        if absent:
+            raise CheckpointError(f"{folder / PATCH} holds {min(absent)!r}, which the model lacks. Export it again.")
+        model.load_state_dict({named[name]: value for name, value in changed.items()}, strict=False)
 
 
 def write_twin(graph: Graph, bundle: Path, scratch: Path) -> Path:

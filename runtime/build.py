@@ -7,12 +7,13 @@ import datetime
 import hashlib
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines import devices, tensorrt_build
 from ..engines.targets import Target, find_target, load
+from ..engines.tensorrt import covers
 from ..engines.tensorrt_child import build_apart
 from ..errors import EngineError, UsageError
 from . import engine_cache, manifest
@@ -32,7 +33,8 @@ class BuildRequest:
 
     `capabilities` are tenfold compute capabilities, such as 89 (TensorRT-RTX: at least one; TensorRT: none). Each of
     `ranges` becomes a profile; none means the bundle's own range. `components` are all of the bundle if None. `budget`
-    bounds the device memory of each engine in bytes: weights that do not fit stay in host memory.
+    bounds weights and the builder's scratch memory of each engine, in bytes: where the weights leave less than a
+    quarter of it, they get half, and the rest of them stays in host memory.
     """
 
     target: str
@@ -185,11 +187,17 @@ def last_seconds(fingerprint: Fingerprint) -> float | None:
 
 
 def put_into(bundle: Bundle, made: Sequence[Made]) -> None:
-    """Copy engines into the bundle's folder `engines`, and name them in its bundle.json.
+    """Copy engines into the bundle's folder `engines`, in place of others of the same components and target.
 
+       Its bundle.json names them then.
     That changes the bundle's own hash: a journal of before does not go on with it. Raises OutputError.
     """
     listed = dict(bundle.manifest.engines)
+    new_ones = {(each.component, each.entry.record.fingerprint.target) for each in made}
+    for old in _in(bundle):
+        if (old.record.component, old.record.fingerprint.target) in new_ones:
+            del listed[old.directory.name]
+            engine_cache.remove(old.directory)
     for each in made:
         each.entry.check(again=True)
         target = bundle.directory / FOLDER / each.entry.directory.name
@@ -204,16 +212,27 @@ def put_into(bundle: Bundle, made: Sequence[Made]) -> None:
         write_whole(path, manifest.dump(content))
 
 
-def find(bundle: Bundle, name: str, target: Target, capability: int) -> Entry:
-    """Return the checked engine of a component for a GPU of that capability: of the user's cache, else the bundle's.
+def find(
+    bundle: Bundle,
+    name: str,
+    target: Target,
+    capability: int,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    trust: bool = False,
+) -> Entry:
+    """Return the checked engine of a component for a GPU of that capability, the one used last of several.
 
-    Of several the one used last. Raises EngineError where none fits, which names what differs in the nearest one.
+    It has to have room for `shapes`, of the component's inputs, if they are given. Engines of the user's cache come
+    first; those of the bundle are looked at with `trust` alone. Raises EngineError where none fits, which names what
+    differs in the nearest one.
     """
+    engine_cache.check_root()
     spec = bundle.manifest.components[name]
     files = bundle.manifest.files
     version, system = load(target).__version__, f"{platform.system()}-{platform.machine()}"
     nearest: list[str] | None = None
-    for entry in [*reversed(engine_cache.entries(engine_cache.root())), *_in(bundle)]:
+    entries = [*reversed(engine_cache.entries(engine_cache.root())), *(_in(bundle) if trust else [])]
+    for entry in entries:
         have = entry.record.fingerprint
         if entry.record.component != name or have.target != target.name:
             continue
@@ -233,13 +252,21 @@ def find(bundle: Bundle, name: str, target: Target, capability: int) -> Entry:
             found = devices.driver()
             here = dataclasses.replace(here, gpu=found.gpus[0].name if found.gpus else "none", driver=found.version)
         wrong = list(engine_cache.differences(have, here))
+        if not wrong and shapes is not None and not any(_covered(profile, shapes) for profile in have.profiles):
+            wrong = [f"no profile with room for {', '.join(f'{k} {list(v)}' for k, v in shapes.items())}"]
         if not wrong:
-            entry.check()
-            entry.touch()
-            return entry
+            try:
+                entry.check()
+            except EngineError as error:
+                wrong = [f"bytes that were altered ({error})"]
+            else:
+                entry.touch()
+                return entry
         if nearest is None or len(wrong) < len(nearest):
             nearest = wrong
     why = f"the nearest has {'; '.join(nearest)}" if nearest else "none was built"
+    if bundle.manifest.engines and not trust:
+        why += "; those in the bundle were not looked at, which --trust-engines does"
     sm = f" --sm {capability}" if target.name == "tensorrt-rtx" else ""
     raise EngineError(
         f"there is no {target.name} engine of {name} for the bundle {bundle.manifest.name!r} on this machine: {why}. "
@@ -247,14 +274,41 @@ def find(bundle: Bundle, name: str, target: Target, capability: int) -> Entry:
     )
 
 
+def _covered(profile: Mapping[str, engine_cache.Shapes], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return all(name in profile and covers(profile[name], shape) for name, shape in shapes.items())
+
+
 def _in(bundle: Bundle) -> list[Entry]:
-    """Return the engines that came with the bundle and whose records have the hashes that bundle.json names."""
+    """Return the engines that came with the bundle, no links, and whose records have the hashes that it names."""
     found = []
-    for entry in engine_cache.entries(bundle.directory / FOLDER):
-        known = bundle.manifest.engines.get(entry.directory.name)
-        if known is not None and known == _digest(entry.directory):
+    place = bundle.directory / FOLDER
+    if place.is_symlink():
+        return []
+    for entry in engine_cache.entries(place):
+        parts = (entry.directory, entry.plan, entry.directory / engine_cache.RECORD)
+        if any(part.is_symlink() for part in parts):
+            continue
+        if bundle.manifest.engines.get(entry.directory.name) == _digest(entry.directory):
             found.append(entry)
     return found
+
+
+def verify_engines(bundle: Bundle) -> int:
+    """Hash the engines that the bundle names and has; return how many. Raises EngineError for one that was altered."""
+    count = 0
+    for key, digest in bundle.manifest.engines.items():
+        directory = bundle.directory / FOLDER / key
+        if not directory.exists():
+            continue  # they may be removed
+        entry = engine_cache.read(directory)
+        if _digest(directory) != digest:
+            raise EngineError(
+                f"the record of the engine {directory} was altered. Remove the directory, or run segue build with "
+                "--into-bundle again."
+            )
+        entry.check(again=True)
+        count += 1
+    return count
 
 
 def _digest(directory: Path) -> str:

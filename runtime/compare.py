@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +22,10 @@ from .pipeline import Model
 from .request import Request
 
 REFERENCE = "ort-cpu"
+# Relative L2 that a component's outputs may differ by, by its precision: GPUs multiply fp32 in TF32 and sum in another
+# order; what the processor computes of fp16 is mostly fp32
+GATES = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1}
+PICTURE = 25.0  # dB
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,17 @@ class Comparison:
     growth: float
     psnr: float | None
 
+    def faults(self, bundle: Bundle) -> list[str]:
+        """Return what is beyond the gates, as texts."""
+        found = [
+            f"{name} differs by {value:.1e} (gate {GATES[bundle.manifest.components[name].precision]:g})"
+            for name, value in self.components.items()
+            if not value <= GATES[bundle.manifest.components[name].precision]
+        ]
+        if self.psnr is not None and not self.psnr >= PICTURE:
+            found.append(f"the picture is at {self.psnr:.1f} dB (gate {PICTURE:g})")
+        return found
+
 
 def compare(
     bundle: Bundle,
@@ -51,6 +68,10 @@ def compare(
     """
     if bundle.manifest.video is not None:
         raise UsageError(f"the bundle {bundle.manifest.name!r} draws videos; pictures are compared. Name another one.")
+    if any(component.precision == "bf16" for component in bundle.manifest.components.values()):
+        raise UsageError(
+            f"the bundle {bundle.manifest.name!r} is in bf16, which {REFERENCE} cannot run. Compare it in fp16 or fp32."
+        )
     progress(REFERENCE, 0, len(targets) + 1)
     calls: dict[str, tuple[Feeds, Feeds]] = {}
 
@@ -66,13 +87,18 @@ def compare(
         with Model(bundle, target=target) as model:
             for name, (feeds, outputs) in calls.items():
                 made = model.call(name, feeds)
-                seen[name] = max(relative_l2(made[output], outputs[output]) for output in outputs)
+                seen[name] = max(_finite(relative_l2(made[output], outputs[output])) for output in outputs)
             image, after = _drawn(model, request)
-        steps = tuple(relative_l2(a, b) for a, b in zip(after, before, strict=True))
+        steps = tuple(_finite(relative_l2(a, b)) for a, b in zip(after, before, strict=True))
         ratio = psnr(image, expected)
         growth = steps[-1] / steps[0] if steps[0] else 1.0
         found.append(Comparison(target, seen, steps, growth, ratio if np.isfinite(ratio) else None))
     return found
+
+
+def _finite(value: float) -> float:
+    """Return `value`, or the largest float in place of NaN and infinity, which JSON and `max` do not have."""
+    return value if math.isfinite(value) else sys.float_info.max
 
 
 def _drawn(model: Model, request: Request) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,12 +28,18 @@ class Components:
     """Engines and tokenizers of `bundle`, by the names that its manifest has for them; `close` frees them all.
 
     `target` says what runs the graphs (`engines.targets`), `threads` how many threads a call on the CPU has. `on_call`
-    is told of every call.
+    is told of every call. With `trust_engines` engines that came with the bundle are run, which is running its code.
     """
 
     def __init__(
-        self, bundle: Bundle, threads: int | None = None, target: str = DEFAULT, on_call: OnCall | None = None
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        target: str = DEFAULT,
+        on_call: OnCall | None = None,
+        trust_engines: bool = False,
     ) -> None:
+        self._trust = trust_engines
         self._on_call = on_call
         check_threads(threads)
         self._target = find_target(target)
@@ -52,20 +58,26 @@ class Components:
         if cancel is not None and cancel():
             raise Cancelled("rendering was cancelled. Start again when you like.")
         self.check_open()
+        shapes = {name: array.shape for name, array in feeds.items()}
+        held = self._engines.get(component)
+        if isinstance(held, TensorRtEngine) and not held.fits(shapes):
+            self.release(component)  # another engine may be the one for these shapes
         if component not in self._engines:
-            self._engines[component] = self._open(component)
+            self._engines[component] = self._open(component, shapes)
         made = self._engines[component].run(feeds)
         if self._on_call is not None:
             self._on_call(component, feeds, made)
         return made
 
-    def _open(self, component: str) -> Engine:
+    def _open(self, component: str, shapes: Mapping[str, tuple[int, ...]]) -> Engine:
         if self._target.compiled:
             found = devices.driver()
             if not found.gpus:
                 raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
-            entry = build.find(self.bundle, component, self._target, found.gpus[0].capability)
-            return TensorRtEngine(entry.plan, self._target.name)
+            capability = found.gpus[0].capability
+            entry = build.find(self.bundle, component, self._target, capability, shapes, self._trust)
+            of = entry.record.fingerprint
+            return TensorRtEngine(entry.plan, self._target.name, of.workspace if of.streaming else None)
         spec = self.bundle.manifest.components[component]
         self.bundle.check_unchanged(spec.graph, *spec.weights)
         return OrtEngine(self.bundle.path(spec.graph), self._threads, self._target.provider)

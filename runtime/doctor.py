@@ -5,16 +5,20 @@ No deserialiser of engines is called: without a driver one can end the process.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from ..engines import devices, targets
 from ..engines.ort import default_threads
+from ..engines.tensorrt_build import CAPABILITIES
 from ..errors import MissingDependencyError, SegueError
 from . import engine_cache
 from .build import find
@@ -102,8 +106,7 @@ def _driver(driver: devices.Driver) -> list[Finding]:
 
 
 def _target(target: targets.Target, driver: devices.Driver) -> Finding:
-    subject = f"target {target.name}"
-    install = f"pip install '.[{target.extra}]' in a clone of Segue"
+    subject, install = f"target {target.name}", target.install
     try:
         module = targets.load(target)
     except MissingDependencyError as error:
@@ -114,21 +117,29 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
     if target.device == "cpu":
         return Finding(subject, OK, text)
     if target.provider and target.provider not in module.get_available_providers():
-        return Finding(subject, NOTE, f"{text} is built without {target.provider}", _gpu_hint())
+        return Finding(subject, NOTE, f"{text} is built without {target.provider}", install)
     if not driver.gpus:
         builds = "; it builds engines here, and runs none" if target.name == "tensorrt-rtx" else ""
         return Finding(subject, NOTE, f"{text}, and no GPU{builds}")
+    if target.compiled and find_spec("cuda") is None:
+        return Finding(subject, FAULT, f"{text}, and no cuda-python to run its engines", install)
+    capability = driver.gpus[0].capability
+    if target.name == "tensorrt-rtx" and capability not in CAPABILITIES:
+        return Finding(
+            subject, NOTE, f"{text} builds for SM {_dotted(CAPABILITIES)}, and this GPU is SM {_dotted([capability])}"
+        )
+    if target.provider and hasattr(module, "preload_dlls"):
+        with contextlib.suppress(Exception):
+            module.preload_dlls()  # CUDA and cuDNN as pip installs them are on no loader's path
     if target.provider and platform.system() == "Linux":
         lacking = {name: why for name in LIBRARIES if (why := devices.library(name))}
         if lacking:
-            return Finding(
-                subject, FAULT, f"{text} lacks {', '.join(lacking)}", "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            )
+            return Finding(subject, FAULT, f"{text} lacks {', '.join(lacking)}", install)
     return Finding(subject, OK, text)
 
 
-def _gpu_hint() -> str:
-    return "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+def _dotted(capabilities: Iterable[int]) -> str:
+    return ", ".join(f"{c // 10}.{c % 10}" for c in capabilities)
 
 
 def _cache() -> Finding:
@@ -154,7 +165,9 @@ def _fit(bundle: Bundle, target: targets.Target, driver: devices.Driver) -> Find
         )
     if weights > room:
         text = f"{weights / 2**30:.1f} GiB of weights, {room / 2**30:.1f} GiB of memory"
-        return Finding(subject, NOTE, text, "components are loaded one after another; the largest has to fit")
+        return Finding(
+            subject, NOTE, text, "not all components fit at once: render on a machine with more memory, or in int8"
+        )
     if target.compiled:
         try:
             for name in content.components:

@@ -1,8 +1,9 @@
 """Engines on disk: each in a directory that is named by the hash of everything that decides what it computes.
 
-An engine is executable code, so none is trusted because it exists: its record has to hash to its directory's name, and
-its bytes to what the record says, before a deserialiser sees it. Engines come from the user's own cache, or from a
-bundle whose bundle.json names the hash of the record.
+An engine is executable code, so none is trusted because it exists. What it was built from has to hash to its
+directory's name, and its bytes to what its record says, before a deserialiser sees it: that finds damage and mistakes.
+Whom to trust is another matter: the user's own cache is refused where others may write to it, and a bundle's engines
+are left alone unless the user asks for them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +78,8 @@ class Record:
     bytes: int
     seconds: float
     layers: int
-    fused: int  # attention layers with one kernel of their own
-    decomposed: int  # and those without
+    fused: int  # attention layers for which the target has one kernel
+    decomposed: int  # and those for which it has none
     peak: int  # the most memory of the process that built it, bytes; 0: not known
     built: str  # UTC, ISO 8601
 
@@ -110,8 +112,8 @@ class Entry:
             raise EngineError(f"{self.plan} cannot be read: {error}. Run segue build again.") from None
         if found != self.record.sha256:
             raise EngineError(
-                f"{self.plan} was altered: its sha256 is {found}, {RECORD} says {self.record.sha256}. Remove it with "
-                "segue cache clear, and run segue build again."
+                f"{self.plan} was altered: its sha256 is {found}, {RECORD} says {self.record.sha256}. Run segue build "
+                "again, which replaces it."
             )
         verified.remember([(status, found)])
 
@@ -182,6 +184,21 @@ def get(fingerprint: Fingerprint) -> Entry | None:
     return entry
 
 
+def check_root() -> None:
+    """Raise EngineError where the user's cache of engines is another user's, or others may write to it."""
+    if os.name == "nt":
+        return
+    try:
+        status = os.stat(root())
+    except FileNotFoundError:
+        return
+    if status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise EngineError(
+            f"{root()} belongs to another user, or others may write to it, so its engines could be anyone's. "
+            f"Run: chmod go-w '{root()}', or set XDG_CACHE_HOME to a directory of your own."
+        )
+
+
 def obtain(
     fingerprint: Fingerprint,
     bundle: str,
@@ -198,6 +215,7 @@ def obtain(
     place = root()
     with writing(place):
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_root()
     with _locked(place / f"{fingerprint.key}.lock", waiting):
         found = get(fingerprint)
         if found is not None:

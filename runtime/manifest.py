@@ -181,14 +181,24 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
+class Merged:
+    """A LoRA file that was merged at export: its name, its sha256, and the factor."""
+
+    file: str
+    sha256: str
+    factor: float
+
+
+@dataclass(frozen=True)
 class Provenance:
-    """Where the weights come from, under which licence, and what exported them."""
+    """Where the weights come from, under which licence, what exported them, and what was merged into them."""
 
     source: str
     revision: str
     licence: str
     credits: tuple[str, ...]
     exporter: dict[str, str]  # package name -> version
+    merged: tuple[Merged, ...] = ()
 
 
 @dataclass(frozen=True)

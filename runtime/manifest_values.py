@@ -84,6 +84,8 @@ def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float
             f"{name}.token_shift.tokens[1]": (low + 1, high, 2**25),
         }
         ranges |= {f"{name}.token_shift.mu[{i}]": (-10, value, 10) for i, value in enumerate(mu)}
+        slope = (mu[1] - mu[0]) / max(high - low, 1)
+        ranges[f"{name}.token_shift's growth a token"] = (-1e-2, slope, 1e-2)
     if sampler.noise is not None:
         ranges |= {f"{name}.noise.betas[{i}]": (_TINY, value, 0.5) for i, value in enumerate(sampler.noise.betas)}
         ranges[f"{name}.noise.offset"] = (0, sampler.noise.offset, 1)

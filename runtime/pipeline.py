@@ -70,10 +70,11 @@ class Model:
         threads: int | None = None,
         target: str = DEFAULT,
         on_call: OnCall | None = None,
+        trust_engines: bool = False,
     ) -> None:
         family.check(bundle.manifest, find_target(target))
         self.bundle = bundle
-        self._components = Components(bundle, threads, target, on_call)
+        self._components = Components(bundle, threads, target, on_call, trust_engines)
         self._prompts: dict[str, Feeds] = {}
         self._lock = threading.Lock()
 
@@ -253,7 +254,8 @@ class Model:
 
     def _warn_of_cuts(self, tokenizers: Iterable[str], prompts: Iterable[str]) -> None:
         for prompt in dict.fromkeys(prompts):
-            cut, name = max((self._components.tokens(name, prompt).cut, name) for name in tokenizers)
+            cuts = [(self._components.tokens(name, prompt).cut, name) for name in tokenizers]
+            cut, name = max(cuts, key=lambda found: len(found[0]))
             if cut:
                 limit = self.bundle.manifest.tokenizers[name].length
                 warnings.warn(
@@ -307,15 +309,17 @@ def open_model(
     threads: int | None = None,
     progress: bundles.Progress | None = None,
     target: str = DEFAULT,
+    trust_engines: bool = False,
 ) -> Model:
     """Open a bundle, given the name of one that ships with Segue or a path, and verify it.
 
     `threads` is the number of processor threads of one network call (None: the cores that this process may use). No
     component is loaded yet. Weight files are hashed at the first open, which takes a second for about a GB:
     `progress(file, done, total)` is told the bytes hashed and to hash. `target` is what runs the graphs: "ort-cpu",
-    "ort-cuda", or "tensorrt-rtx" and "tensorrt", of which engines have to be built first (`runtime.build`).
+    "ort-cuda", or "tensorrt-rtx" and "tensorrt", of which engines have to be built first (`runtime.build`). With
+    `trust_engines` engines that came with the bundle are run as well: an engine is code of whoever made it.
 
     Raises UsageError for an unknown name and BundleError for a bundle that is damaged, altered, unsafe, of a newer
     schema or of a family that this Segue does not run.
     """
-    return Model(bundles.read(name_or_path, progress=progress), threads, target)
+    return Model(bundles.read(name_or_path, progress=progress), threads, target, trust_engines=trust_engines)

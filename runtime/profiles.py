@@ -42,7 +42,7 @@ def default_range(content: Manifest) -> SizeRange:
 def profiles(content: Manifest, ranges: Sequence[SizeRange]) -> dict[str, tuple[Profile, ...]]:
     """Return for each component one profile for each of `ranges`, those that are equal once.
 
-    Pictures and videos are made one at a time: the batch is 1, and up to 2 where guidance may ask for a second call.
+    Pictures and videos are made one at a time: the batch is 1, and 2 where guidance is on, which a request may ask for.
     Raises UsageError for a size that the bundle cannot draw.
     """
     for wanted in ranges:
@@ -106,7 +106,7 @@ def _batch(content: Manifest, component: str) -> Three:
     if component not in ("transformer", "transformer_2", "unet"):
         return (1, 1, 1)
     sampler: Any = content.sampler if content.video is None else content.video.motion.sampler
-    return (1, 2, 2) if sampler.guidance > 1 else (1, 1, 1)
+    return (1, 2 if sampler.guidance > 1 else 1, 2)
 
 
 def _pixels(content: Manifest, component: str) -> int:

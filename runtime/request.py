@@ -157,7 +157,7 @@ def _schedule(request: Request, manifest: Manifest, height: int, width: int) -> 
         shift = sampler.token_shift(tokens, spec.token_shift.tokens, spec.token_shift.mu)
     if request.sigmas is None and spec.sigmas and request.steps in (None, spec.steps):
         return sampler.custom_schedule(spec.sigmas, shift, spec.train_timesteps)
-    if request.sigmas is None and spec.token_shift is not None:  # LongCat-Image's pipeline names levels of its own
+    if request.sigmas is None and manifest.family == "longcat-image":  # whose pipeline names levels of its own
         return sampler.custom_schedule(np.linspace(1, 1 / steps, steps), shift, spec.train_timesteps)  # type: ignore[arg-type]
     if request.sigmas is None:
         return sampler.default_schedule(steps, shift, spec.train_timesteps)

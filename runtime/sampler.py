@@ -93,7 +93,7 @@ def token_shift(tokens: int, range_of_tokens: tuple[int, int], range_of_mu: tupl
     """
     (low, high), (least, most) = range_of_tokens, range_of_mu
     slope = (most - least) / (high - low)
-    return math.exp(tokens * slope + (least - slope * low))
+    return math.exp(min(max(tokens * slope + (least - slope * low), -50.0), 50.0))
 
 
 def exploding_schedule(
@@ -111,7 +111,8 @@ def exploding_schedule(
     kept = np.cumprod(1 - roots**2)
     levels = np.sqrt((1 - kept) / kept)
     if spacing == "trailing":
-        timesteps = np.arange(train_timesteps, 0, -train_timesteps / steps).round() - 1
+        # not more than `steps`: for some, such as 61, diffusers makes one more of a rounding error
+        timesteps = np.arange(train_timesteps, 0, -train_timesteps / steps)[:steps].round() - 1
     elif spacing == "leading":
         timesteps = (np.arange(steps) * (train_timesteps // steps))[::-1] + float(offset)
     else:

@@ -81,9 +81,11 @@ def _between(tokenizer: Tokenizer, spec: manifest.Tokenizer, template: manifest.
     cut = ""
     for part, quoted in quotations(prompt):
         for piece in part if quoted else [part]:
-            more = plain(piece)
-            cut += piece if len(ids) + len(more) > spec.length else ""
-            ids += more
+            encoding = tokenizer.encode(piece, add_special_tokens=False)
+            room = spec.length - len(ids)
+            if room < len(encoding.ids):
+                cut += piece[encoding.offsets[max(room, 0)][0] :]
+            ids += encoding.ids
     ids = ids[: spec.length]
     before, after = plain(template.before), plain(template.after)
     missing = spec.length - len(ids)

@@ -33,7 +33,9 @@ def build(kind: Any, value: Any, where: str) -> Any:
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         }
         if not isinstance(value, dict) or not required <= value.keys() <= hints.keys():
-            wrong = sorted(required ^ value.keys()) if isinstance(value, dict) else value
+            wrong = (
+                sorted((required - value.keys()) | (value.keys() - hints.keys())) if isinstance(value, dict) else value
+            )
             raise _malformed(where, getattr(kind, "__name__", str(kind)), wrong)
         return kind(**{name: build(hints[name], item, f"{where}:{name}") for name, item in value.items()})  # type: ignore[operator]
     if origin is tuple:

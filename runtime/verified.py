@@ -1,8 +1,8 @@
 """What was hashed before: large files whose sha256 need not be computed again.
 
 `verified.json` in the user's cache directory holds one line for each file that once had the hash its bundle names,
-keyed by (device, inode, size, mtime_ns, sha256). It only saves time: an absent, corrupt or unwritable cache means
-hashing.
+keyed by (device, inode, size, mtime_ns, ctime_ns, sha256). It only saves time: an absent, corrupt or unwritable cache
+means hashing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _RACY_NS = 2 * 10**9  # a file younger than this may change again without a new 
 
 def key(status: os.stat_result, sha256: str) -> str:
     """Return the entry for a file of this status and hash."""
-    return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{sha256}"
+    changed = status.st_ctime_ns  # which no one can set, unlike the mtime
+    return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{changed}-{sha256}"
 
 
 def load() -> list[str]:

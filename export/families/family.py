@@ -23,6 +23,7 @@ class Facts:
     sizes: Sizes
     video: Video | None = None
     zero_negative: bool = False
+    wide: tuple[str, ...] = ()  # folders whose activations overflow fp16
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,26 @@ def text_encoder(folder: str, config: dict[str, Any]) -> Graph:
     )
 
 
+class _Wide(torch.nn.Linear):
+    """A linear layer that computes in float32, whatever its weight is stored in."""
+
+    def forward(self, states):  # type: ignore[no-untyped-def]
+        return torch.nn.functional.linear(states.float(), self.weight.float())
+
+
+def widen_outputs(model: Any) -> Any:
+    """Let the last layers of T5's feed-forward blocks, `wo`, compute in float32; return the model.
+
+    What they add to overflows fp16, and transformers keeps them in float32 as well.
+    """
+    for block in list(model.modules()):
+        if hasattr(block, "wo"):
+            wide = _Wide(block.wo.in_features, block.wo.out_features, bias=False)
+            wide.weight = block.wo.weight
+            block.wo = wide
+    return model
+
+
 def t5(config: dict[str, Any]) -> Graph:
     """Return the graph of a T5EncoderModel: input_ids int64 [batch, length] -> states [batch, length, width].
 
@@ -193,7 +213,7 @@ def t5(config: dict[str, Any]) -> Graph:
         folder="text_encoder_3",
         file="model.onnx",
         opset=FUSED_ATTENTION,
-        build=lambda: T5EncoderModel._from_config(T5Config(**config)),
+        build=lambda: widen_outputs(T5EncoderModel._from_config(T5Config(**config))),
         load=lambda path: T5EncoderModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True),
         wrap=_T5,
         inputs=(Port("input_ids", "int64", ("batch", "length")),),

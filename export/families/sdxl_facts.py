@@ -89,4 +89,6 @@ def facts(found: Checkpoint) -> Facts:
         raise CheckpointError("segue.json has sigmas, and this sampler's levels follow from the steps. Remove them.")
     sizes = Sizes((side, side), min(-(-64 // unit) * unit, side), maximum, unit)
     zeros = found.index.get("force_zeros_for_empty_prompt", True) is True
-    return Facts(sampler, latents, sizes, zero_negative=zeros)
+    # diffusers' pipeline widens the autoencoder of such a checkpoint before it decodes
+    wide = ("vae",) if vae.get("force_upcast", True) else ()
+    return Facts(sampler, latents, sizes, zero_negative=zeros, wide=wide)

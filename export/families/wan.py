@@ -15,7 +15,7 @@ import torch
 
 from ...runtime.segments import COMPRESSION
 from .graph import WEIGHT, Graph, Port
-from .sd3 import FUSED_ATTENTION, PLAIN, Wrapper
+from .sd3 import FUSED_ATTENTION, PLAIN, Wrapper, widen_outputs
 from .sd3_facts import unusable
 from .wan_segment import SegmentTransformer
 from .wan_streams import Decode, Encode, Stream
@@ -78,7 +78,7 @@ def text_encoder(config: dict[str, Any]) -> Graph:
         folder="text_encoder",
         file="model.onnx",
         opset=FUSED_ATTENTION,
-        build=lambda: UMT5EncoderModel._from_config(UMT5Config(**config)),
+        build=lambda: widen_outputs(UMT5EncoderModel._from_config(UMT5Config(**config))),
         load=lambda path: UMT5EncoderModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True),
         wrap=_TextEncoder,
         inputs=(Port("input_ids", "int64", ("batch", "length")), Port("attention_mask", "int64", ("batch", "length"))),

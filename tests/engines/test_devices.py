@@ -1,3 +1,7 @@
+import sys
+
+import psutil
+
 from segue.engines import devices
 
 
@@ -18,15 +22,28 @@ class Nvml:
 
 
 def test_a_gpu_is_named_with_its_capability_and_memory(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", Nvml())
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml())
     assert devices.driver() == devices.Driver("580.95", (devices.Gpu("RTX 4090", 89, 24 << 30),))
 
 
 def test_a_driver_that_does_not_answer_is_no_driver(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", Nvml("nvmlDeviceGetCount"))
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml("nvmlDeviceGetCount"))
     found = devices.driver()
     assert found.gpus == ()
     assert "nvmlDeviceGetCount failed" in found.why
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machines(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml("nvmlDeviceGetMemoryInfo"))
+    (gpu,) = devices.driver().gpus
+    assert gpu.memory == psutil.virtual_memory().total
+
+
+def test_a_broken_gpu_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml("nvmlDeviceGetName"))
+    found = devices.driver()
+    assert found.gpus == ()
+    assert found.version == "580.95"
 
 
 def test_a_library_that_is_absent_says_so():

@@ -4,11 +4,13 @@ import json
 import shutil
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from segue.errors import CheckpointError, UsageError
-from segue.export import oracle
+from segue.export import oracle, trace
 from segue.export.export import export
+from segue.export.families import sd3
 from segue.export.oracle import Case
 from segue.runtime.pipeline import open_model
 
@@ -84,6 +86,26 @@ def test_longcat_draws_as_diffusers_does(longcat):
         Case("", (64, 64), 1.0, steps=1),
     ]
     check(longcat, cases)
+
+
+def test_what_overflows_half_precision_stays_wide(sdxl_checkpoint, with_t5, tmp_path):
+    notes = []
+    made = export(
+        sdxl_checkpoint, tmp_path / "b", precision="fp16", parity=False, progress=lambda e: notes.append(e.text)
+    )
+    precisions = {name: component.precision for name, component in made.components.items()}
+    assert precisions["unet"] == "fp16"
+    assert {precisions[name] for name in ("vae_decoder", "vae_encoder")} == {"fp32"}
+    assert any("activations overflow fp16" in note for note in notes)
+    t5 = trace.trace(sd3.t5(json.loads((with_t5 / "text_encoder_3/config.json").read_text())), "fp16")
+    outputs = [v for v in t5.graph.inputs if v.name.endswith(".wo.weight")]
+    assert len(outputs) == 2
+    for value in outputs:
+        seen = [use.node for use in value.uses()]
+        while seen and seen[0].op_type == "Transpose":
+            seen = [use.node for use in seen[0].outputs[0].uses()]
+        assert [node.op_type for node in seen] == ["Cast"]
+        assert seen[0].attributes["to"].as_int() == ir.DataType.FLOAT
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace"])

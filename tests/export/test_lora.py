@@ -1,9 +1,10 @@
 """LoRA files merged at export draw what diffusers draws with them; the checkpoint's own weights stay."""
 
+import hashlib
 import json
-import shutil
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from segue.errors import CheckpointError
 from segue.export import oracle
 from segue.export.export import export
+from segue.export.families import sd3
 from segue.export.lora import PATCH, Lora
+from segue.export.twin import write_twin
 from segue.export.unpack import unpack
 from segue.runtime import bundle
 from segue.runtime.noise import philox_normal
@@ -93,7 +96,7 @@ def test_alpha_may_stand_in_diffusers_metadata(tiny_checkpoint, tmp_path):
         (lambda t: {k: v[:, :-1].contiguous() if "lora_A" in k else v for k, v in t.items()}, "a weight of"),
         (lambda t: t | {"lora_unet_down.lokr_w1": torch.ones(2)}, "no part of a LoRA"),
         (lambda t: {}, "holds 'nothing'|holds nothing"),
-        (lambda t: {k: v * 1e30 for k, v in t.items()}, "infinite"),
+        (lambda t: {k: v * 1e30 for k, v in t.items()}, "larger than fp32 holds"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(tiny_checkpoint, tmp_path, change, why):
@@ -102,6 +105,19 @@ def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(tiny_checkpoint,
     with pytest.raises(CheckpointError, match=why):
         export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file)], parity=False)
     assert not (tmp_path / "b").exists()
+
+
+def test_what_overflows_half_precision_is_refused(tiny_checkpoint, tmp_path):
+    file = lora(tmp_path / "l.safetensors")
+    with pytest.raises(CheckpointError, match="larger than fp16 holds"):
+        export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 1e5)], parity=False, precision="fp16")
+
+
+def test_the_bundle_says_what_was_merged(tiny_checkpoint, tmp_path):
+    file = lora(tmp_path / "l.safetensors")
+    made = export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 0.5)], parity=False)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert [(m.file, m.sha256, m.factor) for m in made.provenance.merged] == [("l.safetensors", digest, 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -113,10 +129,30 @@ def test_metadata_that_cannot_be_followed_is_refused(tiny_checkpoint, tmp_path, 
         export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file)], parity=False)
 
 
-def test_parity_and_a_bfloat16_twin_see_the_patch(tiny_checkpoint, tmp_path):
-    shutil.copytree(tiny_checkpoint, tmp_path / "c")
+@pytest.mark.parametrize("module", ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"])
+def test_parity_sees_the_patch_of_a_text_encoder_whose_model_names_it_otherwise(sdxl_checkpoint, tmp_path, module):
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        f"{module}.lora_A.weight": torch.randn(2, 16, generator=generator),
+        f"{module}.lora_B.weight": torch.randn(16, 2, generator=generator),
+    }
+    save_file(tensors, tmp_path / "l.safetensors")
+    made = export(sdxl_checkpoint, tmp_path / "b", loras=[Lora(tmp_path / "l.safetensors")])
+    checked = [p for p in made.parity if p.component == "text_encoder"]
+    assert len(checked) == 2
+    assert all(p.relative_l2 < p.gate for p in checked)
+    patch = load_file(tmp_path / "b/text_encoder" / PATCH)
+    before = load_file(sdxl_checkpoint / "text_encoder/model.safetensors")
+    assert all(not torch.equal(value, before[name]) for name, value in patch.items())
+
+
+def test_the_bfloat16_twin_has_the_patch(tiny_checkpoint, tmp_path):
     file = lora(tmp_path / "l.safetensors")
-    made = export(tmp_path / "c", tmp_path / "b", loras=[Lora(file, 0.1)], precision="bf16")
-    found = [p for p in made.parity if p.component == "transformer"]
-    assert len(found) == 2
-    assert all(np.isfinite(p.relative_l2) for p in found)
+    export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 0.1)], precision="bf16", parity=False)
+    (tmp_path / "twin").mkdir()
+    config = json.loads((tmp_path / "b/transformer/config.json").read_text())
+    path = write_twin(sd3.transformer(config), tmp_path / "b", tmp_path / "twin")
+    patch = load_file(tmp_path / "b/transformer" / PATCH)[f"{MODULE}.weight"].float().numpy()
+    found = [v.const_value for n, v in ir.load(path).graph.initializers.items() if n.endswith(f"{MODULE}.weight")]
+    assert len(found) == 1
+    assert np.array_equal(found[0].numpy(), patch)

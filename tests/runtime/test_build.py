@@ -1,6 +1,7 @@
 """Engines of whole bundles, built by TensorRT-RTX."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -86,6 +87,35 @@ def test_what_differs_in_the_nearest_engine_is_named(opened, engines, monkeypatc
         build.find(opened, "vae_decoder", RTX, 89)
 
 
+def test_the_engine_has_to_have_room_for_the_shapes(opened, engines):
+    fits, wide = {"latents": (1, 8, 8, 8)}, {"latents": (1, 8, 16, 16)}
+    assert build.find(opened, "vae_decoder", RTX, 89, fits).directory == engines[1].entry.directory
+    with pytest.raises(EngineError, match=r"no profile with room for latents \[1, 8, 16, 16\]"):
+        build.find(opened, "vae_decoder", RTX, 89, wide)
+    large = BuildRequest("tensorrt-rtx", (89,), (SizeRange((64, 64), (64, 64), (128, 128)),), ("vae_decoder",))
+    (made,) = build.build(opened, large)
+    assert build.find(opened, "vae_decoder", RTX, 89, wide).directory == made.entry.directory
+
+
+def test_newer_engines_take_the_place_of_older_ones_in_a_bundle(opened, engines):
+    build.put_into(opened, engines)
+    again = bundle.read(opened.directory)
+    large = BuildRequest("tensorrt-rtx", (89,), (SizeRange((64, 64), (64, 64), (128, 128)),), ("vae_decoder",))
+    build.put_into(again, build.build(again, large))
+    kept = bundle.read(opened.directory).manifest.engines
+    assert len(kept) == 2
+    assert set(kept) == {path.name for path in (opened.directory / "engines").iterdir()}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of directories are POSIX's")
+def test_a_cache_that_others_may_write_to_is_not_trusted(opened, engines):
+    engine_cache.root().chmod(0o777)
+    with pytest.raises(EngineError, match=r"others may write to it.*chmod go-w"):
+        build.find(opened, "vae_decoder", RTX, 89)
+    with pytest.raises(EngineError, match="others may write"):
+        build.build(opened, BuildRequest("tensorrt-rtx", (89,), SMALL, ("text_encoder",)))
+
+
 def test_an_engine_of_another_graph_is_not_taken(opened, engines):
     spec = opened.manifest.components["vae_decoder"]
     table = json.loads((opened.directory / manifest.FILE_NAME).read_bytes())
@@ -109,12 +139,17 @@ def test_engines_travel_with_a_bundle_that_names_their_hashes(opened, engines, t
     build.put_into(opened, engines)
     engine_cache.clear()
     again = bundle.read(opened.directory)
-    found = build.find(again, "vae_decoder", RTX, 89)
+    with pytest.raises(EngineError, match=r"none was built; those in the bundle were not looked at.*--trust-engines"):
+        build.find(again, "vae_decoder", RTX, 89)
+    found = build.find(again, "vae_decoder", RTX, 89, trust=True)
+    assert build.verify_engines(again) == 2
     assert found.directory.parent == opened.directory / "engines"
     record = found.directory / engine_cache.RECORD
     record.write_bytes(record.read_bytes().replace(b'"seconds": ', b'"seconds": 1'))
     with pytest.raises(EngineError, match="none was built"):
-        build.find(again, "vae_decoder", RTX, 89)
+        build.find(again, "vae_decoder", RTX, 89, trust=True)
+    with pytest.raises(EngineError, match=r"record of the engine .* was altered"):
+        build.verify_engines(again)
     shutil.rmtree(opened.directory / "engines")
     assert bundle.verify(opened.directory).manifest.engines  # safe to delete
 

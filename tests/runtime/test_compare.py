@@ -40,6 +40,28 @@ def test_what_one_component_does_otherwise_shows_in_steps_and_picture(tiny_bundl
     assert found.psnr is None or found.psnr > 20
 
 
+def test_what_is_beyond_the_gates_is_named(tiny_bundle):
+    opened = bundle.read(tiny_bundle)
+    fine = compare.Comparison("ort-cuda", {"transformer": 1e-3}, (1e-3, 2e-3), 2.0, 50.0)
+    assert fine.faults(opened) == []
+    wrong = compare.Comparison("ort-cuda", {"transformer": 0.5}, (0.5,), 1.0, 12.0)
+    assert [fault.split()[0] for fault in wrong.faults(opened)] == ["transformer", "the"]
+
+
+def test_a_nan_is_beyond_every_gate(tiny_bundle, monkeypatch):
+    opened = bundle.read(tiny_bundle)
+    monkeypatch.setattr(compare, "relative_l2", lambda found, expected: float("nan"))
+    (found,) = compare.compare(opened, ["ort-cpu"], REQUEST)
+    assert len(found.faults(opened)) == 4
+    assert json.loads(json.dumps(found.components, allow_nan=False))
+
+
+def test_bfloat16_has_no_reference(edit):
+    path = edit(lambda table: table["components"]["transformer"].update(precision="bf16"))
+    with pytest.raises(UsageError, match="in bf16"):
+        compare.compare(bundle.read(path), ["ort-cuda"], REQUEST)
+
+
 def test_the_report_is_kept_under_the_bundles_hash(tiny_bundle):
     opened = bundle.read(tiny_bundle)
     path = compare.store(opened, [compare.Comparison("ort-cuda", {"transformer": 1e-3}, (1e-3, 2e-3), 2.0, 50.0)])

@@ -45,6 +45,23 @@ def test_a_gpu_with_engines_missing_says_what_to_run(exported, monkeypatch):
     assert "segue build" in fit.hint
 
 
+def test_a_gpu_that_rtx_does_not_build_for_is_told(monkeypatch):
+    gpu = devices.Gpu("NVIDIA H100", 90, 80 * 2**30)
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580.95", (gpu,)))
+    found = of(examine())["target tensorrt-rtx"]
+    assert found.state == NOTE
+    assert "this GPU is SM 9.0" in found.text
+
+
+def test_engines_need_cuda_python(monkeypatch):
+    gpu = devices.Gpu("NVIDIA GeForce RTX 4090", 89, 24 * 2**30)
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580.95", (gpu,)))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    found = of(examine())["target tensorrt-rtx"]
+    assert found.state == FAULT
+    assert "no cuda-python" in found.text
+
+
 def test_a_broken_package_is_a_fault(monkeypatch):
     def breaks(target):
         raise RuntimeError("undefined symbol")

@@ -82,3 +82,47 @@ def test_guidance_is_the_pipelines_formula_to_the_bit():
 def test_shift_takes_torch_tensors_too():
     levels = torch.linspace(0, 1, 11)
     assert np.array_equal(sampler.shift_sigmas(levels, 3.0).numpy(), sampler.shift_sigmas(levels.numpy(), 3.0))
+
+
+@given(st.integers(1, 1000), st.sampled_from(["trailing", "leading", "linspace"]))
+def test_exploding_levels_are_as_many_as_asked_for_and_fall(steps, spacing):
+    schedule = sampler.exploding_schedule(steps, (0.00085, 0.012), 1000, spacing, 1 if spacing == "leading" else 0)
+    assert schedule.steps == steps == len(schedule.sigmas) - 1
+    assert np.all(np.diff(schedule.sigmas) < 0)
+    assert schedule.sigmas[-1] == 0
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize("steps", [1, 4, 7, 30])
+def test_exploding_levels_are_those_of_diffusers(steps, spacing):
+    from diffusers import EulerDiscreteScheduler
+
+    theirs = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing=spacing, steps_offset=1
+    )
+    theirs.set_timesteps(steps)
+    ours = sampler.exploding_schedule(steps, (0.00085, 0.012), 1000, spacing, 1)
+    assert np.allclose(ours.sigmas, theirs.sigmas.numpy(), rtol=1e-5)
+    assert np.allclose(ours.timesteps, theirs.timesteps.numpy())
+    assert ours.scale == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
+
+
+@given(st.integers(4, 5000))
+def test_a_shift_from_tokens_is_that_of_diffusers(tokens):
+    from diffusers.pipelines.longcat_image.pipeline_longcat_image import calculate_shift
+
+    ours = sampler.token_shift(tokens, (256, 4096), (0.5, 1.15))
+    assert ours == pytest.approx(np.exp(calculate_shift(tokens)), rel=1e-9)
+
+
+def test_guided_tokens_are_no_longer_than_conditional_ones():
+    rng = np.random.default_rng(0)
+    negative, positive = rng.standard_normal((2, 1, 4, 4, 6)).astype(np.float32)
+    found = sampler.guide_renormalised(negative, positive, 4.0, 2)
+    plain = sampler.guide(negative, positive, 4.0)
+    for row in range(0, 4, 2):
+        for column in range(0, 6, 2):
+            where = (0, slice(None), slice(row, row + 2), slice(column, column + 2))
+            most, have = np.linalg.norm(positive[where]), np.linalg.norm(found[where])
+            assert have <= most * (1 + 1e-5)
+            assert np.allclose(found[where] / have, plain[where] / np.linalg.norm(plain[where]), atol=1e-5)
