@@ -136,7 +136,7 @@ def _encode(content: manifest.Manifest, source: Path) -> bytes:
 def _copy(
     found: checkpoint.Checkpoint, target: Path, wanted: Mapping[str, str], progress: Progress
 ) -> dict[str, manifest.File]:
-    """Put the checkpoint's files into `target`, the weights of each folder as `wanted`; return them with their hashes."""
+    """Put the checkpoint's files into `target`, each folder's weights as `wanted`; return them with their hashes."""
     heavy = {file for part in found.parts.values() for file in part.weights}
     with headers.reading(found.root):
         total = sum((found.root / file).stat().st_size for file in found.files)

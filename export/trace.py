@@ -243,9 +243,9 @@ def _split_plainly(model: ir.Model) -> None:
         if node.op_type != "SplitToSequence":
             continue
         sizes, taken = node.inputs[1], [use.node for use in node.outputs[0].uses()]
-        places = [ir.convenience.get_const_tensor(n.inputs[1]) for n in taken if n.op_type == "SequenceAt"]
+        places = [place for n in taken if n.op_type == "SequenceAt" and (place := _number(n.inputs[1])) is not None]
         count = _length(sizes)
-        if len(places) < len(taken) or None in places or count is None:
+        if len(places) < len(taken) or count is None:
             continue
         split = ir.node(
             "Split", [node.inputs[0], sizes], attributes={"axis": node.attributes["axis"]}, num_outputs=count
@@ -255,9 +255,14 @@ def _split_plainly(model: ir.Model) -> None:
         for number, output in enumerate(split.outputs):
             output.name = f"{node.outputs[0].name}_{number}"
         for element, place in zip(taken, places, strict=True):
-            ir.convenience.replace_all_uses_with(element.outputs[0], split.outputs[int(place.numpy().item())])
+            ir.convenience.replace_all_uses_with(element.outputs[0], split.outputs[place])
             node.graph.remove(element, safe=True)
         node.graph.remove(node, safe=True)
+
+
+def _number(value: ir.Value | None) -> int | None:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else int(tensor.numpy().item())
 
 
 def _length(sizes: ir.Value | None) -> int | None:
