@@ -152,12 +152,15 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
 @click.option("--data", type=click.Path(path_type=Path), help="Directory of real pictures, or of clips.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the report.")
 @click.option("--prompts", type=click.IntRange(2), default=1000, show_default=True, help="Of pictures.")
+@click.option(
+    "--ladder-prompts", type=click.IntRange(2), default=300, show_default=True, help="Of pictures in 1 to 8 calls."
+)
 @click.option("--clips", type=click.IntRange(2), default=96, show_default=True, help="Of videos.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @JSON
 def evaluate(
-    students: tuple[Path, ...], teacher: Path | None, data: Path | None, out: Path, prompts: int, clips: int,
-    seeds: int, as_json: bool,
+    students: tuple[Path, ...], teacher: Path | None, data: Path | None, out: Path, prompts: int, ladder_prompts: int,
+    clips: int, seeds: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure STUDENTS (checkpoints or bundles) and write a report.
 
@@ -171,13 +174,16 @@ def evaluate(
     elif teacher is None:
         raise UsageError("pictures are measured beside their teacher. Name its checkpoint or bundle with --teacher.")
     else:
-        _evaluate_pictures(show, students, teacher, data or Path("runs/data/emoji"), out, prompts, seeds)
+        _evaluate_pictures(
+            show, students, teacher, data or Path("runs/data/emoji"), out, (prompts, ladder_prompts), seeds
+        )
     show.line(f"{out}/report.html")
 
 
 def _evaluate_pictures(
-    show: Output, students: tuple[Path, ...], teacher: Path, data: Path, out: Path, prompts: int, seeds: int
-) -> None:
+    show: Output, students: tuple[Path, ...], teacher: Path, data: Path, out: Path,
+    prompts: tuple[int, int], seeds: int,
+) -> None:  # fmt: skip
     from .runtime.directory import NewDirectory
     from .training.evaluation.evaluate import EvalSpec, names_of, settings_of
     from .training.evaluation.evaluate import evaluate as run
@@ -187,7 +193,7 @@ def _evaluate_pictures(
     named = names_of(students)
     compared = {"students": {name: str(path) for name, path in named.items()}, "teacher": str(teacher)}
     with NewDirectory(out) as new:  # a place that cannot be written to is found out before the work
-        spec = EvalSpec(prompts=prompts, seeds=seeds, **settings_of(teacher))
+        spec = EvalSpec(prompts=prompts[0], ladder_prompts=prompts[1], seeds=seeds, **settings_of(teacher))
         with show.progress("evaluating", "drawings") as update:
             found = run(named, teacher, data, spec, lambda what, done, total: update(done, total))
         rows = rows_of(found.figures)
