@@ -1,6 +1,6 @@
 """What three networks of a distillation hold in memory: full, and as two adapters on one base.
 
-    python benchmarks/cdm_lora.py bundles/emoji [--rank 16]
+    python benchmarks/cdm_lora.py bundles/emoji-teacher [--rank 16]
 
 Each way is built in a process of its own and does four iterations. Weights are counted by their storage, so what two
 networks share counts once. Writes benchmarks/results/cdm_lora.json.

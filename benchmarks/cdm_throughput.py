@@ -1,6 +1,6 @@
 """How much the distillation loop adds to its network calls: both timed in turns, in one run.
 
-    python benchmarks/cdm_throughput.py bundles/emoji [--iterations 12] [--batch 32]
+    python benchmarks/cdm_throughput.py bundles/emoji-teacher [--iterations 12] [--batch 32]
 
 One side is `Distillation.iterate`; the other makes the same calls of the same networks on the same shapes, without
 draws, losses, optimisers and averages: as many without gradient, as many with a backward pass. The first turn of each

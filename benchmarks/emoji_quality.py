@@ -1,6 +1,6 @@
 """Quality of the emoji bundle, rendered by Segue's runtime at its default 28 steps and guidance.
 
-    python benchmarks/emoji_quality.py emoji --data runs/data/emoji
+    python benchmarks/emoji_quality.py emoji-teacher --data runs/data/emoji
 
 On class-balanced prompts of each split it reports the KID (EfficientNet-Lite0, x 1e3) against the real pictures of the
 same prompts, and the LPIPS to the nearest training picture (memorisation); for 3-D prompts the R@10 of the

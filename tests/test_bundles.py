@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 import segue
 
 MEGABYTE = 1_000_000
@@ -13,20 +15,36 @@ def size(folder: Path) -> int:
 
 
 def test_the_shipped_bundles_stay_small() -> None:
-    assert size(BUNDLES / "emoji") <= 70 * MEGABYTE
     assert size(BUNDLES) <= 150 * MEGABYTE
 
 
-def test_the_shipped_bundle_passed_parity_and_bears_its_name() -> None:
-    with segue.open("emoji") as model:
+@pytest.mark.parametrize("name", ["emoji", "emoji-teacher"])
+def test_a_shipped_bundle_passed_parity_and_bears_its_name(name: str) -> None:
+    assert size(BUNDLES / name) <= 70 * MEGABYTE
+    with segue.open(name) as model:
         manifest = model.bundle.manifest
-    assert manifest.name == "emoji"
+    assert manifest.name == name
     assert {p.component for p in manifest.parity} == set(manifest.components)
     assert all(p.relative_l2 is not None and p.relative_l2 <= p.gate for p in manifest.parity)
     assert manifest.t5_tokens == 0
 
 
-def test_the_shipped_bundle_tells_no_path_of_the_machine_that_made_it() -> None:
-    texts = [path.read_text() for path in (BUNDLES / "emoji").rglob("*.json")]
+def test_the_student_draws_in_four_calls_and_its_teacher_in_28_with_guidance() -> None:
+    with segue.open("emoji") as student, segue.open("emoji-teacher") as teacher:
+        few, many = student.bundle.manifest.sampler, teacher.bundle.manifest.sampler
+        seen: list[int] = []
+        image = student.render(segue.Request("a red heart"), on_step=lambda done, total, _: seen.append(total)).images[
+            0
+        ]
+    assert (few.steps, few.guidance, len(few.sigmas)) == (4, 1.0, 4)
+    assert (many.steps, many.guidance) == (28, 3.0)
+    assert seen == [4] * 4
+    red, green, _ = image[48:80, 48:80].reshape(-1, 3).mean(0)
+    assert red > 150
+    assert green < 120
+
+
+def test_the_shipped_bundles_tell_no_path_of_the_machine_that_made_them() -> None:
+    texts = [path.read_text() for path in BUNDLES.rglob("*.json")]
     assert texts
     assert not any("_name_or_path" in text or "/root/" in text for text in texts)
