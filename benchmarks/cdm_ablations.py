@@ -57,8 +57,10 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path("runs/cdm-ablations"))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=2e-5)
+    parser.add_argument("--fake-learning-rate", type=float, default=2e-4)
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/cdm_ablations.json")
@@ -77,6 +79,7 @@ def main() -> None:
         "seeds": options.seeds,
         "iterations": options.iterations,
         "batch": options.batch,
+        "rates": [options.learning_rate, options.fake_learning_rate],
         "prompts": options.prompts,
         "longest run (s)": round(max(runs["seconds"] for of in found.values() for runs in of)),
         "device": str(training_device()),
@@ -118,7 +121,6 @@ def scored(options: argparse.Namespace, variant: str, seed: int) -> dict[str, An
     out.mkdir(exist_ok=True)
     recipe = out / "recipe.toml"
     recipe.write_text(written(recipe_of(options, variant, seed)))
-    torch.compiler.reset()  # this process may have compiled another run's networks
     started = time.perf_counter()
     try:
         train(recipe, out / "run", lambda step, steps, figures: None)
@@ -142,15 +144,15 @@ def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str,
             "conditions": str(options.conditions),
             "size": [128, 128],
             "tokens": 24,
-            "compile": True,
-            "fake_learning_rate": 5e-4,
+            "student_every": 1,
+            "fake_learning_rate": options.fake_learning_rate,
             "schedule": {"longest": 8, "lowest": 0.25, "highest": 0.95, "shift": 3.0} | changed.get("schedule", {}),
             "terms": {"guidance": 3.0} | changed.get("terms", {}),
         },
         "loop": {
             "steps": options.iterations,
             "batch": options.batch,
-            "learning_rate": 1e-4,
+            "learning_rate": options.learning_rate,
             "beta2": 0.99,
             "warmup": 50,
             "decay": options.iterations // 3,
