@@ -94,7 +94,7 @@ def _read(lora: Lora, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[s
             continue
         stem = name.removesuffix(pair[0])
         folder, _, module = stem.partition(".")
-        target = parts.get(folder, {}).get(f"{module}.weight")
+        target = _weight(parts.get(folder, {}), module)
         up = table.get(stem + pair[1])
         if target is None or up is None:
             raise CheckpointError(
@@ -114,7 +114,7 @@ def _read(lora: Lora, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[s
             alpha = float(precision.read_tensor(lora.path, table[f"{stem}.alpha"]).reshape(-1)[0])
             used.add(f"{stem}.alpha")
         used |= {name, up.name}
-        found[folder, f"{module}.weight"] = _Change(down, up, lora.scale * alpha / rank, lora.path)
+        found[folder, target.name] = _Change(down, up, lora.scale * alpha / rank, lora.path)
     unused = table.keys() - used
     if unused or not found:
         raise CheckpointError(
@@ -122,6 +122,13 @@ def _read(lora: Lora, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[s
             "format. Convert it with diffusers: load_lora_weights, then save_lora_weights."
         )
     return found
+
+
+def _weight(tensors: Mapping[str, Tensor], module: str) -> Tensor | None:
+    """Return a module's weight; CLIP's text model has a prefix in checkpoints of transformers 4 and none from 5 on."""
+    bare = module.removeprefix("text_model.")
+    names = (f"{module}.weight", f"{bare}.weight", f"text_model.{bare}.weight")
+    return next((tensors[name] for name in names if name in tensors), None)
 
 
 def _metadata(path: Path) -> dict[str, float]:

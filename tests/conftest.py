@@ -332,3 +332,24 @@ def longcat_checkpoint(tmp_path_factory):
         "transformer": ["diffusers", "LongCatImageTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"],
     }  # fmt: skip
     return save_parts(root, parts, index, {"steps": 4, "guidance": 4.5, "maximum_size": 256})
+
+
+def exported_once(checkpoint: Path, tmp_path_factory) -> Path:
+    """Export a checkpoint in its own precision, parity checked, and return the bundle."""
+    from segue.export.export import export
+
+    bundle = tmp_path_factory.mktemp("bundle") / checkpoint.name
+    export(checkpoint, bundle)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def sdxl_bundle(sdxl_checkpoint, tmp_path_factory):
+    """Directory of the bundle of `sdxl_checkpoint`. Do not change it."""
+    return exported_once(sdxl_checkpoint, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def longcat_bundle(longcat_checkpoint, tmp_path_factory):
+    """Directory of the bundle of `longcat_checkpoint`. Do not change it."""
+    return exported_once(longcat_checkpoint, tmp_path_factory)

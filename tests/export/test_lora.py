@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import onnx_ir as ir
@@ -10,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segue.errors import CheckpointError
-from segue.export import oracle
+from segue.export import headers, oracle, precision
 from segue.export.export import export
-from segue.export.families import sd3
-from segue.export.lora import PATCH, Lora
-from segue.export.twin import write_twin
+from segue.export.families import sd3, sdxl
+from segue.export.lora import PATCH, Lora, merge
+from segue.export.twin import apply_patch, write_twin
 from segue.export.unpack import unpack
 from segue.runtime import bundle
 from segue.runtime.noise import philox_normal
@@ -36,9 +37,22 @@ def lora(path, alpha=None, metadata=None, prefix="transformer", rank=2):
     return path
 
 
+def merged(checkpoint, tmp_path, loras, kind="fp32"):
+    """Merge files into the transformer of a checkpoint and return the patch; nothing is traced."""
+    (tmp_path / "transformer").mkdir(parents=True)
+    file = "transformer/diffusion_pytorch_model.safetensors"
+    precision.convert(checkpoint / file, tmp_path / file, kind)
+    merge(loras, {"transformer": headers.read(tmp_path / file, file)}, {"transformer": kind}, tmp_path)
+    return load_file(tmp_path / "transformer" / PATCH)
+
+
 def test_a_bundle_draws_what_diffusers_draws_with_the_lora(tiny_checkpoint, tmp_path):
     file = lora(tmp_path / "l.safetensors")
-    export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 0.5)])
+    made = export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 0.5)], parity=False)
+    bundle.verify(tmp_path / "b")
+    assert f"transformer/{PATCH}" in made.components["transformer"].weights
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert [(m.file, m.sha256, m.factor) for m in made.provenance.merged] == [("l.safetensors", digest, 0.5)]
     pipeline = oracle.load_pipeline(tiny_checkpoint)
     plain = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
     pipeline.load_lora_weights(file)
@@ -66,15 +80,12 @@ def _request(noise):
 
 def test_the_patch_holds_the_changed_weights_alone(tiny_checkpoint, tmp_path):
     file = lora(tmp_path / "l.safetensors")
-    made = export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file), Lora(file, -0.25)], parity=False)
-    assert f"transformer/{PATCH}" in made.components["transformer"].weights
-    patch = load_file(tmp_path / "b/transformer" / PATCH)
+    patch = merged(tiny_checkpoint, tmp_path / "b", [Lora(file), Lora(file, -0.25)])
     assert set(patch) == {f"{MODULE}.weight", "transformer_blocks.1.ff.net.2.weight"}
     base = load_file(tiny_checkpoint / "transformer/diffusion_pytorch_model.safetensors")[f"{MODULE}.weight"]
     tensors = load_file(file)
     change = tensors[f"transformer.{MODULE}.lora_B.weight"] @ tensors[f"transformer.{MODULE}.lora_A.weight"]
     assert torch.allclose(patch[f"{MODULE}.weight"], base + 0.75 * change, atol=1e-5)
-    bundle.verify(tmp_path / "b")
 
 
 def test_alpha_may_stand_in_diffusers_metadata(tiny_checkpoint, tmp_path):
@@ -82,8 +93,7 @@ def test_alpha_may_stand_in_diffusers_metadata(tiny_checkpoint, tmp_path):
     patches = []
     for name, options in (("a", {"alpha": 4}), ("b", {"metadata": said})):
         file = lora(tmp_path / f"{name}.safetensors", **options)
-        export(tiny_checkpoint, tmp_path / name, loras=[Lora(file)], parity=False, precision="fp16")
-        patches.append(load_file(tmp_path / name / "transformer" / PATCH)[f"{MODULE}.weight"])
+        patches.append(merged(tiny_checkpoint, tmp_path / name, [Lora(file)], "fp16")[f"{MODULE}.weight"])
     assert patches[0].dtype == torch.float16
     assert torch.equal(*patches)
 
@@ -99,25 +109,17 @@ def test_alpha_may_stand_in_diffusers_metadata(tiny_checkpoint, tmp_path):
         (lambda t: {k: v * 1e30 for k, v in t.items()}, "larger than fp32 holds"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(tiny_checkpoint, tmp_path, change, why):
+def test_a_file_that_does_not_fit_is_refused(tiny_checkpoint, tmp_path, change, why):
     file = lora(tmp_path / "l.safetensors")
     save_file(change(load_file(file)), file)
     with pytest.raises(CheckpointError, match=why):
-        export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file)], parity=False)
-    assert not (tmp_path / "b").exists()
+        merged(tiny_checkpoint, tmp_path / "b", [Lora(file)])
 
 
 def test_what_overflows_half_precision_is_refused(tiny_checkpoint, tmp_path):
     file = lora(tmp_path / "l.safetensors")
     with pytest.raises(CheckpointError, match="larger than fp16 holds"):
-        export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 1e5)], parity=False, precision="fp16")
-
-
-def test_the_bundle_says_what_was_merged(tiny_checkpoint, tmp_path):
-    file = lora(tmp_path / "l.safetensors")
-    made = export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 0.5)], parity=False)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert [(m.file, m.sha256, m.factor) for m in made.provenance.merged] == [("l.safetensors", digest, 0.5)]
+        merged(tiny_checkpoint, tmp_path / "b", [Lora(file, 1e5)], "fp16")
 
 
 @pytest.mark.parametrize(
@@ -126,30 +128,34 @@ def test_the_bundle_says_what_was_merged(tiny_checkpoint, tmp_path):
 def test_metadata_that_cannot_be_followed_is_refused(tiny_checkpoint, tmp_path, said):
     file = lora(tmp_path / "l.safetensors", metadata={"lora_adapter_metadata": said})
     with pytest.raises(CheckpointError, match="cannot be followed"):
-        export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file)], parity=False)
+        merged(tiny_checkpoint, tmp_path / "b", [Lora(file)])
 
 
-@pytest.mark.parametrize("module", ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj"])
-def test_parity_sees_the_patch_of_a_text_encoder_whose_model_names_it_otherwise(sdxl_checkpoint, tmp_path, module):
-    generator = torch.Generator().manual_seed(1)
+@pytest.mark.parametrize("prefix", ["", "text_model."])  # as checkpoints of transformers 5 and 4 name CLIP's weights
+def test_the_patch_of_a_text_encoder_reaches_the_model_whatever_its_names(sdxl_checkpoint, tmp_path, prefix):
+    module, folder = "encoder.layers.0.self_attn.q_proj", tmp_path / "text_encoder"
     tensors = {
-        f"{module}.lora_A.weight": torch.randn(2, 16, generator=generator),
-        f"{module}.lora_B.weight": torch.randn(16, 2, generator=generator),
+        f"text_encoder.text_model.{module}.lora_A.weight": torch.ones(2, 16),
+        f"text_encoder.text_model.{module}.lora_B.weight": torch.ones(16, 2),
     }
     save_file(tensors, tmp_path / "l.safetensors")
-    made = export(sdxl_checkpoint, tmp_path / "b", loras=[Lora(tmp_path / "l.safetensors")])
-    checked = [p for p in made.parity if p.component == "text_encoder"]
-    assert len(checked) == 2
-    assert all(p.relative_l2 < p.gate for p in checked)
-    patch = load_file(tmp_path / "b/text_encoder" / PATCH)
-    before = load_file(sdxl_checkpoint / "text_encoder/model.safetensors")
-    assert all(not torch.equal(value, before[name]) for name, value in patch.items())
+    shutil.copytree(sdxl_checkpoint / "text_encoder", folder)
+    stored = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("text_model."): value for name, value in stored.items()}
+    save_file({prefix + n: v for n, v in bare.items()}, folder / "model.safetensors", {"format": "pt"})
+    table = {"text_encoder": headers.read(folder / "model.safetensors", "text_encoder/model.safetensors")}
+    merge([Lora(tmp_path / "l.safetensors")], table, {"text_encoder": "fp32"}, tmp_path)
+    graph = sdxl.text_encoder(json.loads((folder / "config.json").read_text()))
+    model = graph.load(str(folder))
+    apply_patch(model, graph, folder)
+    found = next(v for n, v in model.state_dict().items() if n.endswith(f"{module}.weight"))
+    assert torch.allclose(found, bare[f"{module}.weight"] + 2, atol=1e-5)
 
 
-def test_the_bfloat16_twin_has_the_patch(tiny_checkpoint, tmp_path):
-    file = lora(tmp_path / "l.safetensors")
-    export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 0.1)], precision="bf16", parity=False)
+def test_the_float32_twin_has_the_patch(tiny_checkpoint, tmp_path):
+    merged(tiny_checkpoint, tmp_path / "b", [Lora(lora(tmp_path / "l.safetensors"), 0.1)], "bf16")
     (tmp_path / "twin").mkdir()
+    shutil.copy(tiny_checkpoint / "transformer/config.json", tmp_path / "b/transformer")
     config = json.loads((tmp_path / "b/transformer/config.json").read_text())
     path = write_twin(sd3.transformer(config), tmp_path / "b", tmp_path / "twin")
     patch = load_file(tmp_path / "b/transformer" / PATCH)[f"{MODULE}.weight"].float().numpy()
