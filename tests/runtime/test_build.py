@@ -1,9 +1,11 @@
 """Engines of whole bundles, built by TensorRT-RTX."""
 
+import hashlib
 import json
 import os
 import shutil
 
+import onnx
 import pytest
 
 from segue.engines import devices
@@ -108,8 +110,10 @@ def test_an_engine_of_another_graph_is_not_taken(opened, engines):
     spec = opened.manifest.components["vae_decoder"]
     table = json.loads((opened.directory / manifest.FILE_NAME).read_bytes())
     path = opened.path(spec.graph)
-    path.write_bytes(path.read_bytes() + b"\x3a\x00")  # an empty field more: another file, the same graph
-    digest = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    model = onnx.load(path, load_external_data=False)
+    model.doc_string = "another file, the same graph"
+    path.write_bytes(model.SerializeToString())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     table["files"][spec.graph] |= {"sha256": digest, "bytes": path.stat().st_size}
     (opened.directory / manifest.FILE_NAME).write_text(json.dumps(table))
     with pytest.raises(EngineError, match="the nearest has graph"):
@@ -153,14 +157,17 @@ def test_an_unknown_component_is_refused(opened):
 
 
 def test_a_budget_bounds_scratch_memory_and_streams_weights_that_do_not_fit(opened):
-    spec = opened.manifest.components["transformer"]
-    weights = sum(opened.manifest.files[file].bytes for file in spec.weights)
+    content = opened.manifest
+    weights = sum(content.files[file].bytes for file in content.components["transformer"].weights)
     found = {}
     for budget in (4 * weights, weights):
         request = BuildRequest("tensorrt-rtx", (89,), SMALL, ("transformer",), budget)
-        of = build.build(opened, request)[0].entry.record.fingerprint
+        of = build._settings(content, "transformer", request, ())
         found[budget] = (of.workspace, of.streaming)
     assert found == {4 * weights: (3 * weights, False), weights: (weights // 2, True)}
+    request = BuildRequest("tensorrt-rtx", (89,), SMALL, ("text_encoder",), 2**28)
+    (made,) = build.build(opened, request)
+    assert made.entry.record.fingerprint.workspace is not None
 
 
 def test_without_a_gpu_an_engine_is_not_run(opened, engines, monkeypatch):

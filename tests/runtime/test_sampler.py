@@ -102,9 +102,9 @@ def test_exploding_levels_are_those_of_diffusers(steps, spacing):
     )
     theirs.set_timesteps(steps)
     ours = sampler.exploding_schedule(steps, (0.00085, 0.012), 1000, spacing, 1)
-    assert np.allclose(ours.sigmas, theirs.sigmas.numpy(), rtol=1e-5)
+    assert np.allclose(ours.sigmas, theirs.sigmas.numpy(), rtol=3e-5)  # theirs multiply in float32
     assert np.allclose(ours.timesteps, theirs.timesteps.numpy())
-    assert ours.scale == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
+    assert ours.scale == pytest.approx(float(theirs.init_noise_sigma), rel=3e-5)
 
 
 @given(st.integers(4, 5000))
