@@ -186,7 +186,9 @@ class _Walk:
         """Return the buffer of an input that ends here and has the output's bytes."""
         for taken in filter(None, node.input):
             buffer = owner.get(taken)
-            if buffer in alive and users[buffer] == index and alive[buffer] == self.bytes(name, float_bytes):
+            if buffer is None or buffer not in alive or users[buffer] != index:
+                continue
+            if alive[buffer] == self.bytes(name, float_bytes):
                 return buffer
         return None
 
