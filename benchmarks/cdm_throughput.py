@@ -104,7 +104,7 @@ def inputs(training: Distillation, step: int) -> tuple[Draws, Condition]:
     """Return the draws of an iteration and some text."""
     spec, batch = training.spec, training.loop.batch
     draws = draw(spec.schedule, training.shape, training.loop.seed, step, range(batch), batch).to(training.device)
-    return draws, {name: t.to(training.device) for name, t in training.conditions.empty(batch).items()}
+    return draws, {name: t.to(training.device) for name, t in training.kinds[0].empty(batch).items()}
 
 
 def bare(training: Distillation, step: int, draws: Draws, text: Condition) -> None:

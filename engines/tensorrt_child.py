@@ -107,6 +107,10 @@ def main() -> None:
 
 
 def _peak() -> int:
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux's ru_maxrss counts the parent's memory at the fork
+        lines = status.read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
     try:
         import resource
     except ImportError:  # Windows
