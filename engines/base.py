@@ -46,6 +46,22 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+class Closing:
+    """What is closed when its `with` block ends."""
+
+    def close(self) -> None:
+        """Free what is held. Closing twice is allowed."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """Return `feeds` as contiguous arrays of the dtypes that `specs` name; `where` names the graph in messages.
 

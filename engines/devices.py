@@ -80,7 +80,7 @@ def _first(pynvml: Any) -> Gpu | None:
         if int(status) != 0:
             return None
         return _gpu(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(place.rstrip(b"\0")))
-    except Exception:
+    except Exception:  # no cuda-python, or a driver that does not answer it: the order on the bus stays
         return None
 
 

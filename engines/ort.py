@@ -6,14 +6,13 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import psutil
 
 from ..errors import BundleError, EngineError, SegueError, UsageError
-from .base import TensorSpec, fit_feeds
+from .base import Closing, TensorSpec, fit_feeds
 
 PROVIDER = "CPUExecutionProvider"
 MAX_THREADS = 256
@@ -42,7 +41,7 @@ def check_threads(threads: int | None) -> None:
         raise UsageError(f"threads = {threads!r} is no whole number from 1 to {MAX_THREADS}. Or leave it out.")
 
 
-class OrtEngine:
+class OrtEngine(Closing):
     """An `Engine` that runs an ONNX file by one of ONNX Runtime's providers.
 
     `threads` is the number of threads of one call (None: `default_threads()`). The file's external data is read from
@@ -96,14 +95,6 @@ class OrtEngine:
     def close(self) -> None:
         """Free the session and its weights. Closing twice is allowed."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _spec(self, value: Any) -> TensorSpec:
         if value.type not in _DTYPES:

@@ -7,21 +7,20 @@ import math
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from ..errors import EngineError, MissingDependencyError, SegueError, UsageError
 from . import devices, targets
-from .base import TensorSpec, fit_feeds
+from .base import Closing, TensorSpec, fit_feeds
 from .tensorrt_build import make_logger
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool", "UINT8": "uint8"}
 _SCRATCH = ""  # the name of the scratch buffer among the others
 
 
-class TensorRtEngine:
+class TensorRtEngine(Closing):
     """An `Engine` of a plan, whose bytes were checked by the caller (`runtime.engine_cache`).
 
     `weights` is the device memory in bytes that weights may take, where the plan can stream them (None: all of them).
@@ -122,14 +121,6 @@ class TensorRtEngine:
             with contextlib.suppress(Exception):
                 self._cuda.cudaStreamDestroy(self._stream)
             self._stream = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = self._engine.get_tensor_dtype(name).name

@@ -6,6 +6,7 @@ engine's bytes go to a file as they are made. No plugin is ever loaded.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -114,29 +115,24 @@ def build(
     return Built(seconds, network.num_layers, fused, len(attention) - fused, tuple(logger.lines))
 
 
+@functools.cache
 def has_fused_attention(target: str, dtype: str, head: int, capabilities: tuple[int, ...]) -> bool:
     """Return whether the target has one kernel for attention of this dtype and head size on these GPUs, without a mask.
 
     Found out by building that layer alone, for a tenth of a second; remembered in this process. Whether the builder
     uses it in a whole graph it does not say without a GPU.
     """
-    key = (target, dtype, head, capabilities)
-    if key not in _KNOWN:
-        trt = targets.load(targets.find_target(target))
-        logger = make_logger(trt)
-        builder = trt.Builder(logger)
-        network = builder.create_network(_flags(trt))
-        shape = (1, 2, PROBE, head)
-        query, keys, values = (network.add_input(n, getattr(trt.DataType, dtype), shape) for n in "qkv")
-        attention = network.add_attention(query, keys, values, trt.AttentionNormalizationOp.SOFTMAX, False)
-        network.mark_output(attention.get_output(0))
-        config = builder.create_builder_config()
-        _capabilities(trt, config, capabilities)
-        _KNOWN[key] = builder.build_serialized_network(network, config) is not None
-    return _KNOWN[key]
-
-
-_KNOWN: dict[tuple[str, str, int, tuple[int, ...]], bool] = {}
+    trt = targets.load(targets.find_target(target))
+    logger = make_logger(trt)  # has to outlive the builder
+    builder = trt.Builder(logger)
+    network = builder.create_network(_flags(trt))
+    shape = (1, 2, PROBE, head)
+    query, keys, values = (network.add_input(n, getattr(trt.DataType, dtype), shape) for n in "qkv")
+    attention = network.add_attention(query, keys, values, trt.AttentionNormalizationOp.SOFTMAX, False)
+    network.mark_output(attention.get_output(0))
+    config = builder.create_builder_config()
+    _capabilities(trt, config, capabilities)
+    return builder.build_serialized_network(network, config) is not None
 
 
 def _flags(trt: Any) -> int:

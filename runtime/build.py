@@ -189,8 +189,8 @@ def last_seconds(fingerprint: Fingerprint) -> float | None:
 def put_into(bundle: Bundle, made: Sequence[Made]) -> None:
     """Copy engines into the bundle's folder `engines`, in place of others of the same components and target.
 
-       Its bundle.json names them then.
-    That changes the bundle's own hash: a journal of before does not go on with it. Raises OutputError.
+    Its bundle.json names them then. That changes the bundle's own hash: a journal of before does not go on with it.
+    Raises OutputError.
     """
     listed = dict(bundle.manifest.engines)
     new_ones = {(each.component, each.entry.record.fingerprint.target) for each in made}

@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ..engines.base import Closing
 from ..engines.targets import DEFAULT, find_target
 from ..errors import UsageError
 from . import animation, family, sampler, text
@@ -56,7 +56,7 @@ class Result:
     metadata: tuple[dict[str, Any], ...]
 
 
-class Model:
+class Model(Closing):
     """An opened bundle. Use it as a context manager, or `close` it; one call at a time, another one gives UsageError.
 
     Components are loaded when first needed and stay until `close`. Pictures are rendered one after another, so the
@@ -181,14 +181,6 @@ class Model:
         """Free every component. Closing twice is allowed."""
         self._components.close()
         self._prompts.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
         self._components.check_open()

@@ -9,7 +9,7 @@ from ...runtime.limits import MAX_SIDE
 from ...runtime.manifest import Latents, Sampler, Sizes, Template, TokenShift
 from ..checkpoint import Checkpoint, read_json
 from .family import Facts
-from .sd3_facts import class_of, plain_scheduler, unusable
+from .sd3_facts import check_classes, plain_scheduler, unusable
 
 PIPELINE = "LongCatImagePipeline"
 FOLDERS = ("text_encoder", "transformer", "vae")
@@ -33,12 +33,7 @@ DEFAULT_SIDE = 128  # latents
 
 def check(index: dict[str, Any]) -> None:
     """Raise CheckpointError unless `index`, a model_index.json, is of LongCat-Image."""
-    for name, wanted in CLASSES.items():
-        found = class_of(index, name)
-        if found not in (wanted, f"{wanted}Fast"):
-            raise CheckpointError(
-                f"model_index.json gives {name} as {found!r}; LongCat-Image has {wanted} there. Name such a checkpoint."
-            )
+    check_classes(index, CLASSES)
 
 
 def facts(found: Checkpoint) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ...errors import CheckpointError
@@ -44,10 +45,15 @@ def check(index: dict[str, Any]) -> None:
             f"model_index.json gives {T5} as {given[T5]!r} and tokenizer_3 as {given['tokenizer_3']!r}; Segue exports "
             "T5EncoderModel and T5TokenizerFast, or neither. Name a checkpoint with both."
         )
-    for name, wanted in CLASSES.items():
+    check_classes(index, CLASSES)
+
+
+def check_classes(index: dict[str, Any], classes: Mapping[str, str]) -> None:
+    """Raise CheckpointError unless `index`, a model_index.json, gives each component its class."""
+    for name, wanted in classes.items():
         found = class_of(index, name)
         # transformers 5 has one tokenizer class; 4 wrote CLIPTokenizerFast for the same files
-        if found not in (wanted, wanted + "Fast" if wanted == "CLIPTokenizer" else wanted):
+        if found not in (wanted, wanted + "Fast" if wanted.endswith("Tokenizer") else wanted):
             raise CheckpointError(
                 f"model_index.json gives {name} as {found!r}; Segue exports {wanted}. "
                 "Name a checkpoint with that component."

@@ -10,7 +10,7 @@ from ...runtime.limits import MAX_SIDE
 from ...runtime.manifest import Latents, NoisePrediction, Sampler, Sizes
 from ..checkpoint import Checkpoint, read_json
 from .family import Facts
-from .sd3_facts import class_of, unusable
+from .sd3_facts import check_classes, unusable
 
 PIPELINE = "StableDiffusionXLPipeline"
 FOLDERS = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -34,13 +34,7 @@ DEFAULTS = {"beta_schedule": "linear"}  # of the class, where they are not the n
 
 def check(index: dict[str, Any]) -> None:
     """Raise CheckpointError unless `index`, a model_index.json, is of Stable Diffusion XL with Euler steps."""
-    for name, wanted in CLASSES.items():
-        found = class_of(index, name)
-        if found not in (wanted, wanted + "Fast" if wanted == "CLIPTokenizer" else wanted):
-            raise CheckpointError(
-                f"model_index.json gives {name} as {found!r}; Segue exports {wanted}. "
-                "Name a checkpoint with that component."
-            )
+    check_classes(index, CLASSES)
 
 
 def facts(found: Checkpoint) -> Facts:
