@@ -192,16 +192,20 @@ def unpack(bundle: str, output: Path, as_json: bool) -> None:
 @cli.command()
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
+@click.option(
+    "--kind", type=click.Choice(["int8", "w8a8", "fp8"]), default="int8", show_default=True,
+    help="int8: for processors. w8a8, fp8: the denoiser for GPUs, calibrated; fp8 needs SM 8.9 or above.",
+)  # fmt: skip
 @JSON
-def quantize(bundle: str, output: Path, as_json: bool) -> None:
-    """Make of BUNDLE one in int8, which is smaller, and faster on processors with VNNI."""
+def quantize(bundle: str, output: Path, kind: str, as_json: bool) -> None:
+    """Make of BUNDLE one whose large matrices have 8 bits, which is smaller and faster."""
     need("onnxscript", "export")
     from .export.quantize import quantize as run
     from .runtime.bundle import resolve
 
     show = Output(as_json)
     with show.progress("quantizing") as update:
-        made = run(resolve(bundle), output, progress=lambda what, done, total: update(done, total))
+        made = run(resolve(bundle), output, kind=kind, progress=lambda what, done, total: update(done, total))
     assert made.fidelity is not None
     show.line(f"{output}: {_megabytes(made)} MB, pictures at {made.fidelity.psnr:.1f} dB to those of {bundle}")
     show.event("bundle", path=str(output), fidelity=dataclasses.asdict(made.fidelity))

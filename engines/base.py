@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -19,31 +19,6 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
-
-
-class Engine(Protocol):
-    """One loaded component, ready to run.
-
-    `run` takes one array for every input, casts floating-point feeds to the graph's own dtype and returns one array for
-    every output, in the graph's dtype. It raises UsageError for a missing, unknown or ill-shaped feed and SegueError
-    when the backend fails. An engine is also a context manager; after `close` it cannot run.
-    """
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...  # noqa: D102
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...  # noqa: D102
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...  # noqa: D102
-
-    def close(self) -> None: ...  # noqa: D102
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class Closing:
@@ -62,12 +37,58 @@ class Closing:
         self.close()
 
 
-def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+class Resident(Closing):
+    """An array in the memory of the device that an engine runs on. One that an engine keeps is the engine's to free."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.shape, self.dtype = shape, dtype
+
+    def numpy(self) -> np.ndarray:
+        """Return a copy on the host."""
+        raise NotImplementedError
+
+
+Array = np.ndarray | Resident
+Shape = tuple[int, ...]
+Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # input -> its smallest, usual and largest shape
+
+
+class Engine(Protocol):
+    """One loaded component, ready to run.
+
+    `run` takes one array for every input, casts floating-point feeds to the graph's own dtype and returns one array for
+    every output, in the graph's dtype. Feeds may be resident ones, of exactly that dtype, that an engine of the same
+    target gave; the outputs named in `keep` are returned so, without a copy, and stay what they are until the engine
+    has run twice more or is closed. `put` copies arrays, for the inputs of those names, to the device. They raise
+    UsageError for a missing, unknown or ill-shaped feed and SegueError when the backend fails. An engine is also a
+    context manager; after `close` it cannot run.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...  # noqa: D102
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...  # noqa: D102
+
+    def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]: ...  # noqa: D102
+
+    def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]: ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], where: str) -> dict[str, Any]:
     """Return `feeds` as contiguous arrays of the dtypes that `specs` name; `where` names the graph in messages.
 
-    Only float-to-float and integer-to-integer casts are made: anything else is a caller's mistake. Raises UsageError
-    for a missing or unknown name, a wrong dtype kind, rank or fixed dimension, and for two sizes of one named
-    dimension.
+    Only float-to-float and integer-to-integer casts are made, and none of resident arrays: anything else is a caller's
+    mistake. Raises UsageError for a missing or unknown name, a wrong dtype kind, rank or fixed dimension, and for two
+    sizes of one named dimension.
     """
     expected = {spec.name for spec in specs}
     if feeds.keys() != expected:
@@ -76,9 +97,10 @@ def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, np.ndarray], wh
             f"{where} takes {', '.join(sorted(expected))}; missing or unknown: {wrong}. Feed exactly these."
         )
     free: dict[str, int] = {}
-    fitted = {}
+    fitted: dict[str, Any] = {}
     for spec in specs:
-        array, dtype = np.asarray(feeds[spec.name]), np.dtype(spec.dtype)
+        given, dtype = feeds[spec.name], np.dtype(spec.dtype)
+        array = given if isinstance(given, Resident) else np.asarray(given)
         same = len(array.shape) == len(spec.shape) and all(
             size == (free.setdefault(dim, size) if isinstance(dim, str) else dim)
             for size, dim in zip(array.shape, spec.shape, strict=True)
@@ -88,7 +110,8 @@ def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, np.ndarray], wh
                 f"{where} takes {spec.name} of shape {list(spec.shape)}, got {list(array.shape)}"
                 f"{f' where {free}' if free else ''}. Feed an array of that shape."
             )
-        if array.dtype != dtype and (array.dtype.kind != dtype.kind or dtype.kind not in "fiu"):
+        castable = array.dtype.kind == dtype.kind and dtype.kind in "fiu" and not isinstance(array, Resident)
+        if array.dtype != dtype and not castable:
             raise UsageError(f"{where} takes {spec.name} as {dtype}, got {array.dtype}. Convert the array first.")
-        fitted[spec.name] = np.ascontiguousarray(array, dtype)
+        fitted[spec.name] = array if isinstance(array, Resident) else np.ascontiguousarray(array, dtype)
     return fitted

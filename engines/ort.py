@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from ..errors import BundleError, EngineError, SegueError, UsageError
-from .base import Closing, TensorSpec, fit_feeds
+from ..errors import BundleError, EngineError, MissingDependencyError, SegueError, UsageError
+from .base import Array, Closing, Resident, TensorSpec, fit_feeds
+from .ort_providers import CPU, choose
 
-PROVIDER = "CPUExecutionProvider"
 MAX_THREADS = 256
 _SILENT = 4  # ONNX Runtime's FATAL: whatever it would log as an error also arrives as an exception
 _DTYPES = {
@@ -41,28 +40,47 @@ def check_threads(threads: int | None) -> None:
         raise UsageError(f"threads = {threads!r} is no whole number from 1 to {MAX_THREADS}. Or leave it out.")
 
 
+class OrtResident(Resident):
+    """An OrtValue."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(tuple(value.shape()), np.dtype(_DTYPES[value.data_type()]))
+        self.value = value
+
+    def numpy(self) -> np.ndarray:
+        """Return a copy on the host."""
+        return np.array(self.value.numpy())
+
+    def close(self) -> None:
+        """Let go of the value; ONNX Runtime frees it with its last owner."""
+        self.value = None
+
+
 class OrtEngine(Closing):
     """An `Engine` that runs an ONNX file by one of ONNX Runtime's providers.
 
-    `threads` is the number of threads of one call (None: `default_threads()`). The file's external data is read from
+    `threads` is the number of threads of one call (None: `default_threads()`), `settings` are the provider's options
+    (`ort_providers.provider_options`). The file's external data is read from
     its own directory; check that it stays there (`runtime.bundle` does) before making an engine of it.
 
     Raises BundleError when ONNX Runtime cannot load the graph, UsageError for a wrong number of threads, EngineError
     where ONNX Runtime would quietly run it by another provider.
     """
 
-    def __init__(self, graph: Path, threads: int | None = None, provider: str = PROVIDER) -> None:
+    def __init__(
+        self, graph: Path, threads: int | None = None, provider: str = CPU, settings: Mapping[str, str] | None = None
+    ) -> None:
         import onnxruntime
 
         check_threads(threads)
-        if provider != PROVIDER and hasattr(onnxruntime, "preload_dlls"):
-            with contextlib.suppress(Exception):  # the session says below whether it went well
-                onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are on no loader's path
         self._where = f"the graph {graph.name} in {graph.parent}"
+        self._device = "cpu" if provider == CPU else "cuda"
+        options = _options(onnxruntime, threads or default_threads())
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(graph), _options(onnxruntime, threads or default_threads()), providers=[provider]
-            )
+            chosen = choose(onnxruntime, options, provider, settings or {})
+            self._session: Any = onnxruntime.InferenceSession(os.fspath(graph), options, providers=chosen)
+        except MissingDependencyError:
+            raise
         except Exception as error:  # the bindings raise a dozen unrelated types, all derived from Exception alone
             raise BundleError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {self._where}: {_first_line(error)} "
@@ -77,20 +95,56 @@ class OrtEngine(Closing):
         self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
         """Run the graph once; see `Engine.run`."""
-        if self._session is None:
-            raise UsageError(f"{self._where} was closed. Open the bundle again.")
+        self._check_open()
         fitted = fit_feeds(self.inputs, feeds, self._where)
         try:
-            values = self._session.run(None, fitted)
+            return self._run(fitted, keep)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in fitted.items())
             raise SegueError(
                 f"ONNX Runtime failed in {self._where} on {shapes}: {_first_line(error)} "
                 "If memory ran out, ask for a smaller size; else run segue verify on the bundle."
             ) from error
-        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
+        """Copy arrays to the device; see `Engine`."""
+        import onnxruntime
+
+        self._check_open()
+        fitted = fit_feeds(tuple(spec for spec in self.inputs if spec.name in feeds), feeds, self._where)
+        try:
+            return {
+                name: OrtResident(onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device))
+                for name, array in fitted.items()
+            }
+        except Exception as error:
+            raise SegueError(
+                f"ONNX Runtime cannot copy {', '.join(fitted)} for {self._where} to the device: {_first_line(error)} "
+                "If memory ran out, ask for a smaller size."
+            ) from error
+
+    def _run(self, fitted: Mapping[str, Array], keep: Collection[str]) -> dict[str, Any]:
+        resident = {name: array for name, array in fitted.items() if isinstance(array, OrtResident)}
+        if not resident and not keep:
+            values = self._session.run(None, dict(fitted))
+            return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+        binding = self._session.io_binding()
+        for name, array in fitted.items():
+            if name in resident:
+                binding.bind_ortvalue_input(name, resident[name].value)
+            else:
+                binding.bind_cpu_input(name, array)
+        for spec in self.outputs:
+            binding.bind_output(spec.name, self._device if spec.name in keep else "cpu")
+        self._session.run_with_iobinding(binding)
+        made = dict(zip((spec.name for spec in self.outputs), binding.get_outputs(), strict=True))
+        return {name: OrtResident(value) if name in keep else value.numpy() for name, value in made.items()}
+
+    def _check_open(self) -> None:
+        if self._session is None:
+            raise UsageError(f"{self._where} was closed. Open the bundle again.")
 
     def close(self) -> None:
         """Free the session and its weights. Closing twice is allowed."""

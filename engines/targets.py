@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import MissingDependencyError, UsageError
+from .ort_providers import CPU, CUDA, RTX, TENSORRT
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,20 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("ort-cpu", "onnxruntime", "pip install onnxruntime", False, "cpu", "CPUExecutionProvider"),
+        Target("ort-cpu", "onnxruntime", "pip install onnxruntime", False, "cpu", CPU),
         Target(
             "ort-cuda", "onnxruntime",
             "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.31'", False, "gpu",
-            "CUDAExecutionProvider",
+            CUDA,
+        ),
+        Target(
+            "ort-tensorrt", "onnxruntime",
+            "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.31' 'tensorrt-cu13<11'", False,
+            "gpu", TENSORRT,
+        ),
+        Target(
+            "ort-rtx", "onnxruntime_ep_nv_tensorrt_rtx", "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13", False,
+            "gpu", RTX,
         ),
         Target("tensorrt-rtx", "tensorrt_rtx", "pip install '.[rtx]' in a clone of Segue", True, "gpu"),
         Target("tensorrt", "tensorrt", "pip install '.[tensorrt]' in a clone of Segue", True, "gpu"),

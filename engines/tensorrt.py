@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,43 @@ import numpy as np
 
 from ..errors import EngineError, MissingDependencyError, SegueError, UsageError
 from . import devices, targets
-from .base import Closing, TensorSpec, fit_feeds
+from .base import Array, Closing, Resident, TensorSpec, fit_feeds
+from .cuda_graph import CudaGraph
 from .tensorrt_build import make_logger
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool", "UINT8": "uint8"}
-_SCRATCH = ""  # the name of the scratch buffer among the others
+_SCRATCH, _TURN = "", "\n"  # no names of tensors: the scratch buffer, and what marks the buffers of kept outputs
+Fetch = Callable[[np.ndarray, int], None]  # fills the array from an address on the device
+
+
+class TrtResident(Resident):
+    """Device memory; `free` gives it back, None where an engine owns it."""
+
+    def __init__(
+        self, address: int, shape: tuple[int, ...], dtype: np.dtype, fetch: Fetch, free: Callable[[], None] | None
+    ) -> None:
+        super().__init__(shape, dtype)
+        self.address, self._fetch, self._free = address, fetch, free
+
+    def numpy(self) -> np.ndarray:
+        """Return a copy on the host."""
+        array = np.empty(self.shape, self.dtype)
+        self._fetch(array, self.address)
+        return array
+
+    def close(self) -> None:
+        """Free the memory, unless an engine owns it. Closing twice is allowed."""
+        free, self._free = self._free, None
+        if free is not None:
+            free()
 
 
 class TensorRtEngine(Closing):
     """An `Engine` of a plan, whose bytes were checked by the caller (`runtime.engine_cache`).
 
     `weights` is the device memory in bytes that weights may take, where the plan can stream them (None: all of them).
-    Each run picks the tightest of the plan's profiles that has room for the shapes fed.
+    Each run picks the tightest of the plan's profiles that has room for the shapes fed. What a run asks of the GPU is
+    recorded as a CUDA graph and replayed where shapes and addresses are those of the run before.
 
     Raises EngineError without a GPU, and for a plan that this machine's version or GPU does not take;
     MissingDependencyError without the target's package or cuda-python.
@@ -34,7 +60,10 @@ class TensorRtEngine(Closing):
         self._where = f"the engine {plan}"
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> address and bytes on the device
         self._engine: Any = None
+        self._graph: CudaGraph | None = None
         self._stream: Any = None
+        self._chosen = -1
+        self._turn = 0  # kept outputs have two buffers each, written in turn
         found = devices.driver()
         if not found.gpus:  # the deserialiser may end the process then
             raise EngineError(f"{self._where} needs a GPU: {found.why}. Use the target ort-cpu here.")
@@ -62,9 +91,18 @@ class TensorRtEngine(Closing):
         trt, engine = self._trt, self._engine
         if weights is not None and engine.streamable_weights_size:
             engine.weight_streaming_budget_v2 = min(weights, engine.streamable_weights_size)
-        self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX compiles kernels when they first run, and captures itself
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(ours)
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            self._context = engine.create_execution_context(config)
+        else:
+            self._context = engine.create_execution_context(ours)
         self._must(self._context is not None, "no execution context could be made")
         self._stream = self._did(self._cuda.cudaStreamCreate())
+        if not hasattr(trt, "CudaGraphStrategy"):
+            self._graph = CudaGraph(self._cuda, int(self._stream), self._did)
         specs = [self._spec(engine.get_tensor_name(i)) for i in range(engine.num_io_tensors)]
         modes = [engine.get_tensor_mode(spec.name) for spec in specs]
         self.inputs = tuple(s for s, mode in zip(specs, modes, strict=True) if mode == trt.TensorIOMode.INPUT)
@@ -79,37 +117,69 @@ class TensorRtEngine(Closing):
         """Return whether one of the plan's profiles has room for inputs of these shapes."""
         return bool(self._profiles(shapes))
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
         """Run the engine once; see `Engine.run`."""
-        if self._engine is None:
-            raise UsageError(f"{self._where} was closed. Open the bundle again.")
+        self._check_open()
         fitted = fit_feeds(self.inputs, feeds, self._where)
         cuda, context, stream = self._cuda, self._context, int(self._stream)
         profile = self._profile({name: array.shape for name, array in fitted.items()})
-        self._must(context.set_optimization_profile_async(profile, stream), f"profile {profile} could not be chosen")
-        there, back = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice, cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        if profile != self._chosen:  # again for the same one would void what is recorded
+            self._must(
+                context.set_optimization_profile_async(profile, stream), f"profile {profile} could not be chosen"
+            )
+            self._chosen = profile
+        addresses = {}
         for name, array in fitted.items():
             self._must(context.set_input_shape(name, array.shape), f"{name} does not take {list(array.shape)}")
-            address = self._room(name, array.nbytes)
-            self._must(context.set_tensor_address(name, address), f"{name} has no address")
-            self._did(cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, there, stream))
-        made = {}
+            if isinstance(array, TrtResident):
+                addresses[name] = array.address
+            else:
+                addresses[name] = self._room(name, array.nbytes)
+                self._copy(addresses[name], array)
+        self._turn = 1 - self._turn
+        made: dict[str, Any] = {}
         for spec in self.outputs:
-            array = np.empty(tuple(context.get_tensor_shape(spec.name)), spec.dtype)
-            address = self._room(spec.name, array.nbytes)
-            self._must(context.set_tensor_address(spec.name, address), f"{spec.name} has no address")
-            made[spec.name] = array
+            shape, dtype = tuple(context.get_tensor_shape(spec.name)), np.dtype(spec.dtype)
+            place = f"{spec.name}{_TURN}{self._turn}" if spec.name in keep else spec.name
+            address = addresses[spec.name] = self._room(place, math.prod(shape) * dtype.itemsize)
+            made[spec.name] = TrtResident(address, shape, dtype, self._fetch, None)
+        for name, address in addresses.items():
+            self._must(context.set_tensor_address(name, address), f"{name} has no address")
         scratch = context.update_device_memory_size_for_shapes()
-        context.set_device_memory(self._room(_SCRATCH, scratch), scratch)
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in fitted.items())
-        self._must(context.execute_async_v3(stream), f"it failed on {shapes}")
-        for name, array in made.items():
-            self._did(cuda.cudaMemcpyAsync(array.ctypes.data, self._buffers[name][0], array.nbytes, back, stream))
+        workspace = self._room(_SCRATCH, scratch)
+        context.set_device_memory(workspace, scratch)
+        shapes = {name: tuple(array.shape) for name, array in fitted.items()}
+        execute = partial(self._execute, ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()))
+        if self._graph is None:
+            execute()
+        else:
+            self._graph.run((profile, *shapes.items()), (workspace, *addresses.items()), execute)
         self._did(cuda.cudaStreamSynchronize(stream))
-        return made
+        return {name: array if name in keep else array.numpy() for name, array in made.items()}
+
+    def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
+        """Copy arrays to the device; see `Engine`."""
+        self._check_open()
+        fitted = fit_feeds(tuple(spec for spec in self.inputs if spec.name in feeds), feeds, self._where)
+        placed: dict[str, Resident] = {}
+        try:
+            for name, array in fitted.items():
+                address = int(self._did(self._cuda.cudaMalloc(max(array.nbytes, 1))))
+                free = partial(self._cuda.cudaFree, address)
+                placed[name] = TrtResident(address, array.shape, array.dtype, self._fetch, free)
+                self._copy(address, array)
+            self._did(self._cuda.cudaStreamSynchronize(self._stream))
+        except BaseException:
+            for resident in placed.values():
+                resident.close()
+            raise
+        return placed
 
     def close(self) -> None:
         """Free the engine, its weights and its buffers, whatever state CUDA is in. Closing twice is allowed."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
         self._context = self._engine = None
         with contextlib.suppress(Exception):
             self._cuda.cudaStreamSynchronize(self._stream)
@@ -121,6 +191,21 @@ class TensorRtEngine(Closing):
             with contextlib.suppress(Exception):
                 self._cuda.cudaStreamDestroy(self._stream)
             self._stream = None
+
+    def _execute(self, shapes: str) -> None:
+        self._must(self._context.execute_async_v3(int(self._stream)), f"it failed on {shapes}")
+
+    def _copy(self, address: int, array: np.ndarray) -> None:
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._did(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self._stream))
+
+    def _fetch(self, array: np.ndarray, address: int) -> None:
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._did(self._cuda.cudaMemcpy(array.ctypes.data, address, array.nbytes, kind))
+
+    def _check_open(self) -> None:
+        if self._engine is None:
+            raise UsageError(f"{self._where} was closed. Open the bundle again.")
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = self._engine.get_tensor_dtype(name).name

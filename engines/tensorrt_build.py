@@ -9,20 +9,19 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import Cancelled, EngineError, UsageError
 from . import targets
+from .base import Profile
 
 CAPABILITIES = (75, 80, 86, 89, 120, 121)  # of TensorRT-RTX 1.7: tenfold compute capabilities; none for 90 (Hopper)
 PROBE = 64  # tokens of the attention that is tried
 _SEVERITIES = ("internal error", "error", "warning", "info", "verbose")
 
-Shape = tuple[int, ...]
-Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # input -> its smallest, usual and largest shape
 Report = Callable[[str, int, int], None]  # phase, steps done and to do
 
 

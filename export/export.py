@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ def export(
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
 
     `precision` keeps the weight files as they are, or converts every floating tensor to fp16, bf16 or fp32. `parity`
-    compares each graph with PyTorch (docs/export.md). `name` is the bundle's name, by default the last part of `out`.
+    compares each graph with PyTorch (docs/export.md), and keeps what overflows fp16 in fp32 (`ranges`). `name` is the
+    bundle's name, by default the last part of `out`.
     `loras` are merged: what they change lies in a patch file, and the checkpoint's own weights stay as they are.
     `origin` is where the checkpoint was fetched from.
     Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
@@ -76,11 +78,10 @@ def export(
     kinds = {f: checkpoint.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
     facts = family.facts(found)
     wanted = dict.fromkeys(found.parts, precision)
-    for folder in facts.wide:
-        if kinds[folder] == "fp16":
-            wanted[folder] = kinds[folder] = "fp32"
-            text = f"{folder} is written in fp32: its activations overflow fp16, and diffusers widens it as well"
-            progress(Event("note", text, 0, 0))
+    islands = _islands(found, facts.wide, kinds, precision, parity)
+    for folder, why in islands.items():
+        wanted[folder] = kinds[folder] = "fp32"
+        progress(Event("note", f"{folder} is written in fp32: {why}", 0, 0))
     new = NewDirectory(out)
     draft = manifest.Manifest(
         schema=manifest.SCHEMA,
@@ -96,6 +97,7 @@ def export(
         files={file: manifest.File("", 0, True) for file in found.files},
         video=facts.video,
         zero_negative=facts.zero_negative,
+        islands=islands,
     )
     _encode(draft, source)  # what no reader would open is known before the work
     with new:
@@ -115,6 +117,27 @@ def export(
         (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
         new.commit()
     return result
+
+
+def _islands(
+    found: checkpoint.Checkpoint, known: Sequence[str], kinds: Mapping[str, str], precision: str, checked: bool
+) -> dict[str, str]:
+    """Return the folders that stay in fp32 among those that were to be in fp16, each with the reason."""
+    islands = {
+        folder: "its activations overflow fp16, and diffusers widens it as well"
+        for folder in known
+        if kinds[folder] == "fp16"
+    }
+    narrowed = {
+        folder: sum(math.prod(tensor.shape) for tensor in part.tensors.values())
+        for folder, part in found.parts.items()
+        if precision == "fp16" and folder not in islands and checkpoint.precision(part) != "fp16"
+    }
+    if not checked or not narrowed:
+        return islands
+    from .ranges import overflowing
+
+    return islands | overflowing(found.root, narrowed)
 
 
 def _encode(content: manifest.Manifest, source: Path) -> bytes:

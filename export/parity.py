@@ -8,17 +8,14 @@ signal-to-noise ratio; the maximum is of absolute differences.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import ParityError, UsageError
 from ..runtime.manifest import Component, Parity
+from .child import ask
 
 GATES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 1e-4}  # bf16 is compared through its fp32 twin
 TWIN = "checked through its fp32 twin: ONNX Runtime's CPU kernels do not run bf16"
@@ -41,50 +38,28 @@ def check(
     process left. The fp32 twins of bf16 components are made in `scratch`, by default the system's temporary directory,
     and removed. Raises ParityError for a comparison above its gate, and where the child process fails.
     """
-    if any(component.precision == "int8" for component in components.values()):
+    if any(component.precision in ("int8", "w8a8", "fp8") for component in components.values()):
         raise UsageError(
             f"{bundle} was quantized and holds no weights for PyTorch. Compare the bundle that it was made from; its "
             "pictures against that one's are in bundle.json."
         )
     done: list[Parity] = []
     # The child may leave through the kernel's out-of-memory killer: the twins are the parent's to remove.
-    with tempfile.TemporaryDirectory(prefix="segue-parity-", dir=scratch) as twins, tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryDirectory(prefix="segue-parity-", dir=scratch) as twins:
         request = {
             "bundle": str(bundle),
             "scratch": twins,
             "components": {name: [c.precision, c.parameters] for name, c in components.items()},
         }
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{__package__}.parity_child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, "POLYGRAPHY_AUTOINSTALL_DEPS": "0", "HF_HUB_OFFLINE": "1"},
-            text=True,
-        )
-        try:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status says so below
-                child.stdin.write(json.dumps(request))
-                child.stdin.close()
-            for line in child.stdout:
-                entry = json.loads(line)
-                entry["shapes"] = {k: tuple(v) for k, v in entry["shapes"].items()}
-                done.append(Parity(**entry))
-                report(done[-1])
-            code = child.wait()
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-        if code == -9:
+
+        def answer(entry: dict[str, Any]) -> None:
+            entry["shapes"] = {k: tuple(v) for k, v in entry["shapes"].items()}
+            done.append(Parity(**entry))
+            report(done[-1])
+
+        if not ask("parity_child", request, answer):
             checked = {p.component for p in done}
             done += [Parity(n, {}, None, None, None, KILLED) for n in components if n not in checked]
-        elif code:
-            errors.seek(0)
-            last = (errors.read().decode(errors="replace").strip().splitlines() or [f"exit status {code}"])[-1]
-            raise ParityError(f"The parity check itself failed: {last[:500]}. Report it.")
     for result in done:
         if result.gate is not None and not (result.relative_l2 is not None and result.relative_l2 <= result.gate):
             raise ParityError(

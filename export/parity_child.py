@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from polygraphy.logger import G_LOGGER
 
 from ..runtime.manifest import Parity
 from . import checkpoint, memory, trace
+from .child import answering
 from .families.family import find
 from .families.graph import Graph
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER, GATES, NO_MEMORY, TWIN
@@ -26,11 +26,9 @@ from .twin import apply_patch, write_twin
 
 
 def main() -> None:
-    """Answer the request on stdin. What libraries print goes to stderr, so that stdout carries results only."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    """Answer the request on stdin with one line for each comparison."""
+    request, tell = answering()
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
-    request = json.load(sys.stdin)
     bundle = Path(request["bundle"])
     family = find(checkpoint.read_index(bundle).get("_class_name"))
     folders = [f for f in (*family.folders, *family.optional) if (bundle / f).is_dir()]
@@ -50,8 +48,7 @@ def main() -> None:
             path = bundle / graph.folder / graph.file
             results = _compare(graph, bundle, path, trace.NUMPY[kind], GATES[kind], "")
         for result in results:
-            answers.write(json.dumps(dataclasses.asdict(result)) + "\n")
-        answers.flush()
+            tell(dataclasses.asdict(result))
         gc.collect()
 
 

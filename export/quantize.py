@@ -1,8 +1,9 @@
-"""Make of a bundle one whose large matrices are int8, for processors with dot products of bytes (VNNI).
+"""Make of a bundle one whose large matrices have 8 bits: for processors (int8), or for GPUs (w8a8, fp8; see `qdq`).
 
-Weights are quantized per output channel, activations at each call from their own range (ONNX Runtime's dynamic
-quantization: DynamicQuantizeLinear and MatMulInteger), embedding tables as a whole. Of autoencoders the weights alone
-are int8, and ONNX Runtime widens them when it loads the graph: convolutions of bytes would be slower, and coarser.
+For processors with dot products of bytes (VNNI) all components become int8: weights per output channel, activations at
+each call from their own range (ONNX Runtime's dynamic quantization: DynamicQuantizeLinear and MatMulInteger), embedding
+tables as a whole. Of autoencoders the weights alone are int8, and ONNX Runtime widens them when it loads the graph:
+convolutions of bytes would be slower, and coarser. For GPUs the denoiser alone changes.
 """
 
 from __future__ import annotations
@@ -17,24 +18,29 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import BundleError, ParityError
+from ..errors import BundleError, ParityError, UsageError
 from ..runtime import bundle as bundles
-from ..runtime import manifest
+from ..runtime import manifest, pictures
 from ..runtime.differences import psnr
 from ..runtime.directory import NewDirectory
 from ..runtime.pipeline import open_model
 from ..runtime.request import Request
 from . import checkpoint, headers, precision, trace
+from .constants import fold_transposes
 from .families.family import find
+from .qdq import KINDS, Kind, calibration_feeds, largest_inputs, quantize_products
 from .twin import write_twin
 
 GATE = 30.0  # dB of the pictures against those of the bundle it is made from
 PROMPTS = ("a red heart", "a dog", "pizza", "a house with a garden", "the moon", "a green tree", "a ship", "a clock")
-WEIGHTS = "int8.safetensors"  # after the graph's own name
+CALIBRATION = ("a blue bird", "a face that laughs", "a cup of tea", "a flag", "a car", "a tall tower", "rain", "a cat")
+INT8 = "int8"
+QUANTIZED = (INT8, *KINDS)
 OPERATORS = ["MatMul", "Gather"]
 STORED = {
     ir.DataType.FLOAT: "F32", ir.DataType.INT8: "I8", ir.DataType.UINT8: "U8", ir.DataType.INT64: "I64",
     ir.DataType.INT32: "I32", ir.DataType.BOOL: "BOOL", ir.DataType.FLOAT16: "F16",
+    ir.DataType.FLOAT8E4M3FN: "F8_E4M3",
 }  # fmt: skip
 Progress = Callable[[str, int, int], None]  # what is done, steps done and to do
 
@@ -43,24 +49,31 @@ def quantize(
     source: Path,
     out: Path,
     *,
+    kind: str = INT8,
     prompts: Sequence[str] = PROMPTS,
     gate: float = GATE,
     progress: Progress = lambda what, done, total: None,
 ) -> manifest.Manifest:
-    """Write the bundle directory `source` with int8 weights to the new directory `out`; return its manifest.
+    """Write the bundle directory `source`, quantized as `kind` says, to the new directory `out`; return its manifest.
 
     Pictures of `prompts` are drawn by both from the same noise; the ratio of signal to noise between them goes into the
-    manifest. Raises BundleError for a bundle that is quantized already or draws videos, ParityError where the pictures
-    are below `gate` dB, OutputError for `out`.
+    manifest. For "w8a8" and "fp8" other prompts than those, `CALIBRATION`, give the ranges of activations. Raises
+    UsageError for an unknown kind, BundleError for a bundle that is quantized already or draws videos, ParityError
+    where the pictures are below `gate` dB, OutputError for `out`.
     """
+    if kind not in QUANTIZED:
+        raise UsageError(f"there is no kind {kind!r}. Choose one of {', '.join(QUANTIZED)}.")
     opened = bundles.read(source)
     content = opened.manifest
-    chosen = list(content.components)
-    if content.video is not None or any(content.components[name].precision == "int8" for name in chosen):
+    if kind == INT8:  # a processor does the Euler step in numpy, so graphs without weights are left out
+        content = dataclasses.replace(content, components={n: c for n, c in content.components.items() if c.weights})
+    already = [c.precision for c in content.components.values() if c.precision in QUANTIZED]
+    if content.video is not None or already:
         raise BundleError(
-            f"the bundle {content.name!r} {'draws videos' if content.video else 'is in int8 already'}; it is not "
-            "quantized. Name a bundle that draws pictures, in fp16 or fp32."
+            f"the bundle {content.name!r} {'draws videos' if content.video else f'is in {already[0]} already'}; it is "
+            "not quantized. Name a bundle that draws pictures, in fp16 or fp32."
         )
+    chosen = list(content.components) if kind == INT8 else [pictures.find(content).denoiser]
     narrow = [name for name in chosen if content.components[name].precision == "bf16"]
     if narrow:
         raise BundleError(
@@ -69,11 +82,13 @@ def quantize(
         )
     kept = [tokenizer.file for tokenizer in content.tokenizers.values()]
     kept += [file for file in content.files if Path(file).name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
+    for name in content.components.keys() - chosen:
+        kept += [content.components[name].graph, *content.components[name].weights]
     total = len(chosen) + len(prompts) + 1
     with NewDirectory(out) as new:
         progress("copying", 0, total)
         files = {}
-        for file in kept:
+        for file in dict.fromkeys(kept):
             target = new.path / file
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = precision.place(opened.path(file), target)
@@ -86,10 +101,12 @@ def quantize(
         for done, name in enumerate(chosen):
             progress(name, 1 + done, total)
             folder, graph = content.components[name].graph.split("/")
-            weights = f"{folder}/{Path(graph).stem}_{WEIGHTS}"
+            weights = f"{folder}/{Path(graph).stem}_{kind}.safetensors"
             (new.path / folder).mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=new.path) as scratch:
-                if "vae" in name:
+                if kind != INT8:
+                    narrowed = _static(opened, name, KINDS[kind], Path(scratch))
+                elif "vae" in name:
                     model = ir.load(opened.path(content.components[name].graph))
                     narrowed = _narrow(model)
                 else:
@@ -98,7 +115,7 @@ def quantize(
                 _save(narrowed, new.path / folder / graph, new.path / weights)
             for file in (f"{folder}/{graph}", weights):
                 files[file] = manifest.File(precision.digest(new.path / file), (new.path / file).stat().st_size, False)
-            components[name] = _component(content.components[name], weights, "vae" not in name)
+            components[name] = _component(content.components[name], weights, kind, kind == INT8 and "vae" not in name)
         made = dataclasses.replace(
             content,
             components=components,
@@ -112,7 +129,7 @@ def quantize(
         )
         if found < gate:
             raise ParityError(
-                f"No bundle was made: pictures in int8 are at {found:.1f} dB to those of {content.name!r}, below the "
+                f"No bundle was made: pictures in {kind} are at {found:.1f} dB to those of {content.name!r}, below the "
                 f"gate of {gate:g}. Use the bundle as it is."
             )
         made = dataclasses.replace(made, fidelity=manifest.Fidelity(opened.digest, len(prompts), found, gate))
@@ -121,15 +138,24 @@ def quantize(
     return made
 
 
-def _component(spec: manifest.Component, weights: str, widened: bool) -> manifest.Component:
-    """Return the entry of a component in int8; `widened` if its graph takes and gives float32 now."""
+def _static(bundle: bundles.Bundle, name: str, kind: Kind, scratch: Path) -> ir.Model:
+    """Return the graph of a component with its matrices in 8 bits, calibrated on pictures."""
+    graph = bundle.path(bundle.manifest.components[name].graph)
+    largest = largest_inputs(graph, calibration_feeds(bundle, name, CALIBRATION), scratch)
+    model = ir.external_data.load_to_model(ir.load(graph))
+    quantize_products(model, largest, kind)
+    return model
+
+
+def _component(spec: manifest.Component, weights: str, kind: str, widened: bool) -> manifest.Component:
+    """Return the entry of a quantized component; `widened` if its graph takes and gives float32 now."""
     if widened:
         inputs, outputs = (
             tuple(dataclasses.replace(p, dtype="float32" if p.dtype.startswith("float") else p.dtype) for p in ports)
             for ports in (spec.inputs, spec.outputs)
         )
         spec = dataclasses.replace(spec, inputs=inputs, outputs=outputs)
-    return dataclasses.replace(spec, weights=(weights,), precision="int8")
+    return dataclasses.replace(spec, weights=(weights,), precision=kind)
 
 
 def _dynamic(twin: Path, scratch: Path) -> ir.Model:
@@ -137,7 +163,7 @@ def _dynamic(twin: Path, scratch: Path) -> ir.Model:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = ir.load(twin)
-    _fold_transposes(model)
+    fold_transposes(model)
     plain, narrow = scratch / "plain.onnx", scratch / "int8.onnx"
     ir.save(model, plain, external_data="plain.data")
     with _without_advice():
@@ -199,24 +225,6 @@ def _without_advice() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _fold_transposes(model: ir.Model) -> None:
-    """Put transposed weights in place of weights that the graph transposes: the quantizer looks for constants."""
-    graph = model.graph
-    for node in list(graph):
-        value = node.inputs[0] if node.op_type == "Transpose" else None
-        if value is None or value.const_value is None or not value.is_initializer():
-            continue
-        order = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
-        array = np.ascontiguousarray(value.const_value.numpy().transpose(order))
-        folded = ir.Value(name=f"{node.outputs[0].name}_folded", const_value=ir.tensor(array))
-        folded.shape, folded.dtype = ir.Shape(array.shape), value.const_value.dtype
-        graph.register_initializer(folded)
-        ir.convenience.replace_all_uses_with(node.outputs[0], folded)
-        graph.remove(node, safe=True)
-        if not value.uses():
-            del graph.initializers[str(value.name)]
 
 
 def _fidelity(before: Path, after: Path, prompts: Sequence[str], told: Callable[[int], None]) -> float:

@@ -15,7 +15,7 @@ from .lora import PATCH
 
 def apply_patch(model: torch.nn.Module, graph: Graph, folder: Path) -> None:
     """Put the weights that LoRA files changed, where a bundle's folder has some, into the model that PyTorch loaded."""
-    if (folder / PATCH).is_file():
+    if graph.weighted and (folder / PATCH).is_file():
         known = model.state_dict().keys()
         named = {name: name for name in known} | {graph.alias(name): name for name in known}
         changed = load_file(folder / PATCH)
@@ -27,11 +27,11 @@ def apply_patch(model: torch.nn.Module, graph: Graph, folder: Path) -> None:
 
 def write_twin(graph: Graph, bundle: Path, scratch: Path) -> Path:
     """Export the component again in float32 under `scratch`, weights included, and return its graph."""
-    part = checkpoint.read_part(bundle, graph.folder)
     (scratch / graph.folder).mkdir(exist_ok=True)
     tensors: dict[str, headers.Tensor] = {}
+    files: tuple[str, ...] = checkpoint.read_part(bundle, graph.folder).weights if graph.weighted else ()
     patch = f"{graph.folder}/{PATCH}"
-    for file in (*part.weights, *([patch] if (bundle / patch).is_file() else [])):
+    for file in (*files, *([patch] if graph.weighted and (bundle / patch).is_file() else [])):
         precision.convert(bundle / file, scratch / file, "fp32")
         tensors.update(headers.read(scratch / file, file))
     path = scratch / graph.folder / graph.file

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..errors import UsageError
-from . import csg, motion, noise, sampler
+from . import csg, noise, stages
 from .components import Cancel, Components
 from .journal import Journal
 from .latents import to_bytes
@@ -163,7 +164,6 @@ class Animator:
         low = self._motion(window, image, text)
         reference = Ahead(self._high.encode(hybrid_reference(self._small_frames(window, low), image)))
         first = reference(range(1))
-        levels = schedule(self._content.sampler)
         total = count_segments(latent, self._segments)
         done = self._finished(window, total)
         context = max(self._segments.before, 1)
@@ -177,9 +177,15 @@ class Animator:
                 yield number + 1, kept
                 before = (kept if before is None else np.concatenate([before, kept], 1))[:, -context:]
             made = csg.generate(
-                lambda *given: self._detail(text[-1], *given), first, reference, self._noise(window), latent,
-                self._segments, levels, done, before,
-            )  # fmt: skip
+                partial(stages.denoise_segment, self._components, text[-1], self._cancel),
+                first,
+                reference,
+                self._noise(window),
+                latent,
+                self._segments,
+                done,
+                before,
+            )
             for number, (_, found) in enumerate(made, done):
                 self._keep(f"segment-{window}-{number}", found)
                 self._tell(Event("detail", window, number + 1, total))
@@ -226,28 +232,11 @@ class Animator:
         grey = np.zeros_like(low)
         given = np.concatenate(list(self._low.encode(low if i == 0 else grey for i in range(video.frames))), 1)
         self._low.release()
-        levels = schedule(video.motion.sampler)
-        guidance = video.motion.sampler.guidance
-        states, calls = np.concatenate(text), 0
-
-        def velocity(component: str, latents: np.ndarray, timestep: np.ndarray) -> np.ndarray:
-            nonlocal calls
-            self._tell(Event("motion", window, calls, levels.steps))
-            calls += 1
-            self._components.release(*(name for name in names if name != component))  # levels only fall
-            made = self._components.run(
-                component, self._cancel, latents=latents.repeat(len(states), 0),
-                timestep=timestep.repeat(len(states)), text=states,
-            )["velocity"]  # fmt: skip
-            return sampler.guide(made[:1], made[1:], guidance) if len(states) == 2 else made.astype(np.float32)
-
-        names = [n for n in ("transformer", "transformer_2") if n in self._content.components]
-        made = motion.generate(
-            [lambda x, t, n=name: velocity(n, x, t) for name in names],  # type: ignore[misc]
-            noise.philox_normal(given.shape, self._prepared.seed, window, MOTION), given, levels,
-            video.motion.sampler.train_timesteps,
+        made = stages.denoise_motion(
+            self._components, np.concatenate(text),
+            noise.philox_normal(given.shape, self._prepared.seed, window, MOTION), given, self._cancel,
+            lambda done, total: self._tell(Event("motion", window, done, total)),
         )  # fmt: skip
-        self._components.release(*names)
         self._keep(name, made)
         return made
 
@@ -256,14 +245,6 @@ class Animator:
         for done, frames in enumerate(self._low.decode(np.split(latents, total, 1))):
             self._tell(Event("reference", window, done, total))
             yield from np.clip(frames, -1, 1)
-
-    def _detail(
-        self, text: np.ndarray, latents: np.ndarray, timesteps: np.ndarray, positions: np.ndarray
-    ) -> np.ndarray:
-        found = self._components.run(
-            "detail_transformer", self._cancel, latents=latents, timesteps=timesteps, text=text, positions=positions
-        )
-        return found["velocity"].astype(np.float32)
 
     def _noise(self, window: int) -> csg.Frames:
         """Return the noise of a window's latent frames: each frame's own, whatever segment it falls into."""
@@ -310,12 +291,6 @@ class Ahead:
         while self._held and self._start < before:
             del self._held[0]
             self._start += 1
-
-
-def schedule(spec: Any) -> sampler.Schedule:
-    """Return the noise levels of a manifest's sampler: a student's own, else evenly spaced ones, as Wan's."""
-    levels = spec.sigmas or tuple(1 - i / spec.steps for i in range(spec.steps))
-    return sampler.custom_schedule(levels, spec.shift, spec.train_timesteps)
 
 
 def scaled(image: np.ndarray, factor: int) -> np.ndarray:

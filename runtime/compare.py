@@ -24,7 +24,7 @@ from .request import Request
 REFERENCE = "ort-cpu"
 # Relative L2 that a component's outputs may differ by, by its precision: GPUs multiply fp32 in TF32 and sum in another
 # order; what the processor computes of fp16 is mostly fp32
-GATES = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1}
+GATES = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1, "w8a8": 1e-1, "fp8": 1e-1}
 PICTURE = 25.0  # dB
 
 

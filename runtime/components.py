@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..engines import devices
-from ..engines.base import Engine
+from ..engines.base import Array, Engine, Resident
 from ..engines.ort import OrtEngine, check_threads
+from ..engines.ort_providers import COMPILING, provider_options
 from ..engines.targets import DEFAULT, find_target
 from ..engines.tensorrt import TensorRtEngine
 from ..errors import Cancelled, EngineError, UsageError
 from . import build, text
 from .bundle import Bundle
+from .profiles import default_range, profiles
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Cancel = Callable[[], bool]
 Feeds = dict[str, np.ndarray]
-OnCall = Callable[[str, Feeds, Feeds], None]  # a component, what it was given and what it gave
+OnCall = Callable[[str, dict[str, Any], dict[str, Any]], None]  # a component, what it was given and what it gave
 
 
 class Components:
@@ -49,14 +51,30 @@ class Components:
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
 
-    def run(self, component: str, cancel: Cancel | None, **feeds: np.ndarray) -> dict[str, np.ndarray]:
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the components run on a GPU, where arrays can stay between calls."""
+        return self._target.device == "gpu"
+
+    def run(self, component: str, cancel: Cancel | None, keep: Collection[str] = (), **feeds: Array) -> dict[str, Any]:
         """Return the outputs of one call by name; `cancel` is asked before it.
 
-        Raises Cancelled, UsageError once `close` was called, BundleError where the component cannot be loaded,
-        EngineError where no engine of it fits this machine.
+        Feeds and outputs are numpy's arrays, but for those that `put` or an earlier call with `keep` left on the
+        device (`engines.base.Engine`). Raises Cancelled, UsageError once `close` was called, BundleError where the
+        component cannot be loaded, EngineError where no engine of it fits this machine.
         """
         if cancel is not None and cancel():
             raise Cancelled("rendering was cancelled. Start again when you like.")
+        made = self._engine(component, feeds).run(feeds, keep)
+        if self._on_call is not None:
+            self._on_call(component, feeds, made)
+        return made
+
+    def put(self, component: str, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
+        """Return copies of feeds of `component` in the memory of its device; raises as `run`."""
+        return self._engine(component, feeds).put(feeds)
+
+    def _engine(self, component: str, feeds: Mapping[str, Array]) -> Engine:
         self.check_open()
         shapes = {name: array.shape for name, array in feeds.items()}
         held = self._engines.get(component)
@@ -64,10 +82,7 @@ class Components:
             self.release(component)  # another engine may be the one for these shapes
         if component not in self._engines:
             self._engines[component] = self._open(component, shapes)
-        made = self._engines[component].run(feeds)
-        if self._on_call is not None:
-            self._on_call(component, feeds, made)
-        return made
+        return self._engines[component]
 
     def _open(self, component: str, shapes: Mapping[str, tuple[int, ...]]) -> Engine:
         if self._target.compiled:
@@ -80,7 +95,12 @@ class Components:
             return TensorRtEngine(entry.plan, self._target.name, of.workspace if of.streaming else None)
         spec = self.bundle.manifest.components[component]
         self.bundle.check_unchanged(spec.graph, *spec.weights)
-        return OrtEngine(self.bundle.path(spec.graph), self._threads, self._target.provider)
+        provider, settings = self._target.provider, {}
+        if provider in COMPILING:
+            content = self.bundle.manifest
+            profile = profiles(content, [default_range(content)])[component][0]
+            settings = provider_options(provider, profile, spec.precision)
+        return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings)
 
     def release(self, *components: str) -> None:
         """Free these components' memory; one that is called again is loaded again."""

@@ -19,13 +19,16 @@ Velocity = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 float32, float32 and int64, to float32 [1, channels, frames, height, width]. The second half of the channels is the
 reference."""
 
+Denoise = Callable[[Segment, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""denoise(segment, context, reference, noise) to the segment's targets; `denoise` without its first two arguments."""
+
 Frames = Callable[[range], np.ndarray]
 """frames(range of latent frames) gives them, float32 [channels, frames, height, width]."""
 
 
 def generate(
-    velocity: Velocity, image: np.ndarray, reference: Frames, noise: Frames, latent: int, spec: SegmentSpec,
-    schedule: Schedule, begin: int = 0, before: np.ndarray | None = None,
+    denoise: Denoise, image: np.ndarray, reference: Frames, noise: Frames, latent: int, spec: SegmentSpec,
+    begin: int = 0, before: np.ndarray | None = None,
 ) -> Iterator[tuple[Segment, np.ndarray]]:  # fmt: skip
     """Yield each segment of a clip of `latent` latent frames with what it made, float32 [channels, M, height, width].
 
@@ -37,28 +40,36 @@ def generate(
     for index in range(begin, count_segments(latent, spec)):
         part = segment(index, latent, spec)
         context = np.concatenate([image, made[:, made.shape[1] - len(part.before) :]], 1)
-        found = denoise(velocity, part, context, reference(part.reference), noise(part.targets), schedule)
+        found = denoise(part, context, reference(part.reference), noise(part.targets))
         yield part, found
         made = np.concatenate([made, found], 1)[:, -max(spec.before, 1) :]
 
 
 def denoise(
-    velocity: Velocity, part: Segment, context: np.ndarray, reference: np.ndarray, noise: np.ndarray, schedule: Schedule
+    velocity: Velocity, schedule: Schedule, part: Segment, context: np.ndarray, reference: np.ndarray, noise: np.ndarray
 ) -> np.ndarray:
     """Return the targets of one segment, float32 [channels, M, height, width].
 
     `context` holds the clean frames before the targets, `reference` the motion reference of the targets and of the
     neighbours after them. A clean frame is its own reference.
     """
-    targets = part.targets
-    after = reference[:, len(targets) :]
-    beside = np.concatenate([context, reference], 1)
     positions = np.array([part.frames], np.int64)
-    timesteps = np.zeros(positions.shape, np.float32)
 
     def one(latents: np.ndarray, timestep: np.float32) -> np.ndarray:
-        timesteps[:, part.noisy] = timestep
-        window = np.concatenate([np.concatenate([context, latents, after], 1), beside], 0)
-        return velocity(window[None], timesteps, positions)[0][:, part.noisy]
+        seen = window(part, context, reference, latents)
+        return velocity(seen, timesteps(part, timestep), positions)[0][:, part.noisy]
 
     return sample_euler(one, noise, schedule)
+
+
+def window(part: Segment, context: np.ndarray, reference: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return what the network sees of a segment: [1, 2 channels, frames, height, width], the reference behind."""
+    shown = np.concatenate([context, targets, reference[:, len(part.targets) :]], 1)
+    return np.concatenate([shown, np.concatenate([context, reference], 1)], 0)[None]
+
+
+def timesteps(part: Segment, timestep: np.float32) -> np.ndarray:
+    """Return the timestep of every frame of a segment's window, float32 [1, frames]: 0 for the clean ones."""
+    found = np.zeros((1, len(part.frames)), np.float32)
+    found[:, part.noisy] = timestep
+    return found

@@ -18,6 +18,7 @@ import psutil
 
 from ..engines import devices, targets
 from ..engines.ort import default_threads
+from ..engines.ort_providers import RTX, TENSORRT, rtx_devices
 from ..engines.tensorrt_build import CAPABILITIES
 from ..errors import MissingDependencyError, SegueError
 from . import engine_cache
@@ -31,6 +32,8 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 LIBRARIES = (
     "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcufft.so.12", "libcurand.so.10", "libcudnn.so.9",
 )  # fmt: skip
+TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")  # and the TensorRT provider beside those
+PLUGIN_CAPABILITIES = (86, 89, 120, 121)  # of the plugin 0.5 for ONNX Runtime that TensorRT-RTX has
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "i8mm")
 
 
@@ -116,7 +119,8 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
     text = f"{target.module} {getattr(module, '__version__', '')}"
     if target.device == "cpu":
         return Finding(subject, OK, text)
-    if target.provider and target.provider not in module.get_available_providers():
+    plugin = target.provider == RTX
+    if target.provider and not plugin and target.provider not in module.get_available_providers():
         return Finding(subject, NOTE, f"{text} is built without {target.provider}", install)
     if not driver.gpus:
         builds = "; it builds engines here, and runs none" if target.name == "tensorrt-rtx" else ""
@@ -124,17 +128,32 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
     if target.compiled and find_spec("cuda") is None:
         return Finding(subject, FAULT, f"{text}, and no cuda-python to run its engines", install)
     capability = driver.gpus[0].capability
-    if target.name == "tensorrt-rtx" and capability not in CAPABILITIES:
+    fitting = PLUGIN_CAPABILITIES if plugin else CAPABILITIES
+    if (plugin or target.name == "tensorrt-rtx") and capability not in fitting:
         return Finding(
-            subject, NOTE, f"{text} builds for SM {_dotted(CAPABILITIES)}, and this GPU is SM {_dotted([capability])}"
+            subject, NOTE, f"{text} builds for SM {_dotted(fitting)}, and this GPU is SM {_dotted([capability])}"
         )
+    if plugin:
+        return _plugin(subject, text, install)
     if target.provider and hasattr(module, "preload_dlls"):
         with contextlib.suppress(Exception):
             module.preload_dlls()  # CUDA and cuDNN as pip installs them are on no loader's path
     if target.provider and platform.system() == "Linux":
-        lacking = {name: why for name in LIBRARIES if (why := devices.library(name))}
+        needed = (*LIBRARIES, *(TENSORRT_LIBRARIES if target.provider == TENSORRT else ()))
+        lacking = {name: why for name in needed if (why := devices.library(name))}
         if lacking:
             return Finding(subject, FAULT, f"{text} lacks {', '.join(lacking)}", install)
+    return Finding(subject, OK, text)
+
+
+def _plugin(subject: str, text: str, install: str) -> Finding:
+    """Return whether the plugin for ONNX Runtime that TensorRT-RTX has registers, and sees the GPU."""
+    try:
+        import onnxruntime
+
+        rtx_devices(onnxruntime)
+    except Exception as error:  # of the loader, or of ONNX Runtime's bindings
+        return Finding(subject, FAULT, f"{text} does not work: {error}", install)
     return Finding(subject, OK, text)
 
 

@@ -36,7 +36,7 @@ class Component:
 
     graph: str
     weights: tuple[str, ...]
-    precision: str  # "fp32", "fp16", "bf16", or "int8" of the large matrices
+    precision: str  # "fp32", "fp16", "bf16", or of the large matrices "int8", "w8a8" or "fp8"
     parameters: int
     opset: int
     inputs: tuple[TensorSpec, ...]
@@ -220,6 +220,7 @@ class Manifest:
     video: Video | None = None
     zero_negative: bool = False  # an empty negative text is zeros in place of the encoders' states (SDXL)
     fidelity: Fidelity | None = None
+    islands: dict[str, str] = field(default_factory=dict)  # folder kept in fp32 in a bundle of fp16 -> why
     engines: dict[str, str] = field(default_factory=dict)  # directory below engines/ -> sha256 of its engine.json
 
 

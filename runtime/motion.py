@@ -6,7 +6,8 @@ is given and the latents of the image followed by grey frames; and two experts s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from ..errors import UsageError
 from .sampler import Schedule, sample_euler
 from .segments import COMPRESSION
 
-Velocity = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""velocity(latents [1, in channels, frames, height, width], timestep [1]) to float32 [1, channels, frames, …]."""
+Velocity = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+"""velocity(step, latents [1, in channels, frames, height, width], timestep [1]) to float32 [1, channels, frames, …]."""
 
 BOUNDARY = 0.9  # of the training timesteps: at and above it the first expert works, below it the second
 
@@ -34,17 +35,20 @@ def expert_of(timestep: float, experts: int, train_timesteps: int, boundary: flo
     return 0 if experts == 1 or timestep >= boundary * train_timesteps else 1
 
 
-def generate(
-    experts: Sequence[Velocity], noise: np.ndarray, image: np.ndarray, schedule: Schedule, train_timesteps: int
-) -> np.ndarray:
+def beside(image: np.ndarray) -> np.ndarray:
+    """Return what the network sees behind the noisy latents: the mask, and the latents of image and grey frames."""
+    return np.concatenate([image_mask(*image.shape[1:]), image], 0)
+
+
+def generate(velocity: Velocity, noise: np.ndarray, image: np.ndarray, schedule: Schedule) -> np.ndarray:
     """Return the clip's latents, float32 [channels, frames, height, width], of the shape of `noise`.
 
     `image` are the latents, of that shape too, of the image followed by grey frames.
     """
-    beside = np.concatenate([image_mask(*noise.shape[1:]), image], 0)
+    seen, steps = beside(image), itertools.count()
 
     def one(latents: np.ndarray, timestep: np.float32) -> np.ndarray:
-        expert = experts[expert_of(float(timestep), len(experts), train_timesteps)]
-        return expert(np.concatenate([latents, beside], 0)[None], np.array([timestep], np.float32))[0]
+        shown = np.concatenate([latents, seen], 0)[None]
+        return velocity(next(steps), shown, np.array([timestep], np.float32))[0]
 
     return sample_euler(one, noise, schedule)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BundleError
-from . import sampler, text
+from . import resident, sampler, text
 from .components import Cancel, Components, Feeds
 from .manifest import Manifest
+from .request import Prepared
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,38 @@ class PictureFamily:
 def find(content: Manifest) -> PictureFamily:
     """Return the family of a bundle that draws pictures, which `family.check` has seen."""
     return FAMILIES[content.family]
+
+
+def denoise(
+    components: Components, content: Manifest, prepared: Prepared, index: int, known: Feeds,
+    callback: Callable[[int, np.ndarray], None] | None, cancel: Cancel | None,
+) -> np.ndarray:  # fmt: skip
+    """Return the latents of a request's picture of that number, float32 [1, channels, height, width].
+
+    `known` is what the denoiser is told at each call, for a batch of two where the request is guided; `callback` is
+    that of `sampler.sample_euler`.
+    """
+    of, levels, noise = find(content), prepared.schedule, prepared.initial(index)
+    batch = 2 if prepared.guided else 1
+    if resident.can_stay(components, of.denoiser):
+        times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
+        loop = resident.Loop(
+            [of.denoiser] * levels.steps, resident.step_of(of.denoiser), "hidden_states", of.output, times, known,
+            batch, prepared.guidance, cancel=cancel,
+        )  # fmt: skip
+        return resident.sample_euler(components, loop, noise, levels, callback)
+
+    def predict(latents: np.ndarray, timestep: np.float32) -> np.ndarray:
+        made = components.run(
+            of.denoiser,
+            cancel,
+            hidden_states=np.repeat(latents, batch, axis=0),
+            timestep=np.full(batch, timestep, np.float32),
+            **known,
+        )[of.output]
+        return of.guide(made[:1], made[1:], prepared.guidance, content) if prepared.guided else made
+
+    return sampler.sample_euler(predict, noise, levels, callback)
 
 
 def joint_width(content: Manifest) -> int:

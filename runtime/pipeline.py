@@ -16,12 +16,12 @@ import numpy as np
 from ..engines.base import Closing
 from ..engines.targets import DEFAULT, find_target
 from ..errors import UsageError
-from . import animation, family, sampler, text
+from . import animation, family, text
 from . import bundle as bundles
 from . import latents as latent_space
 from .components import Cancel, Components, Feeds, OnCall
 from .journal import check_job, open_journal
-from .pictures import find
+from .pictures import denoise, find
 from .request import Prepared, Request, prepare
 
 T = TypeVar("T")
@@ -198,17 +198,14 @@ class Model(Closing):
         for index, prompt in enumerate(prepared.prompts):
 
             def report(step: int, latents: np.ndarray, before: int = index * steps) -> None:
-                if on_step is not None:
-                    view = latents.view()
-                    view.flags.writeable = False
-                    on_step(before + step, steps * len(prepared.prompts), view)
+                assert on_step is not None
+                view = latents.view()
+                view.flags.writeable = False
+                on_step(before + step, steps * len(prepared.prompts), view)
 
-            conditioning = self._condition(prompt, prepared, cancel)
-            latents = sampler.sample_euler(
-                lambda x, t, known=conditioning: self._predict(x, t, known, prepared, cancel),  # type: ignore[misc]
-                prepared.initial(index),
-                prepared.schedule,
-                report,
+            known = self._condition(prompt, prepared, cancel)
+            latents = denoise(
+                self._components, self.bundle.manifest, prepared, index, known, report if on_step else None, cancel
             )
             yield Picture(self._decode(latents, cancel)[0], latents[0], self._describe(prepared, index))
 
@@ -255,24 +252,6 @@ class Model(Closing):
                     text.PromptTruncated,
                     stacklevel=4,  # the caller of generate, render or pictures
                 )
-
-    def _predict(
-        self,
-        latents: np.ndarray,
-        timestep: np.float32,
-        known: Feeds,
-        prepared: Prepared,
-        cancel: Cancel | None,
-    ) -> np.ndarray:
-        batch, of = 2 if prepared.guided else 1, find(self.bundle.manifest)
-        made = self._components.run(
-            of.denoiser,
-            cancel,
-            hidden_states=np.repeat(latents, batch, axis=0),
-            timestep=np.full(batch, timestep, np.float32),
-            **known,
-        )[of.output]
-        return of.guide(made[:1], made[1:], prepared.guidance, self.bundle.manifest) if prepared.guided else made
 
     def _decode(self, latents: np.ndarray, cancel: Cancel | None) -> np.ndarray:
         scaled = latent_space.for_decoder(latents, self.bundle.manifest.latents)

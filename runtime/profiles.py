@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..engines.tensorrt_build import Profile
+from ..engines.base import Profile
 from ..errors import UsageError
 from .manifest import Manifest
 from .segments import SegmentSpec, count_segments, latent_frames, window_frames
@@ -103,7 +103,7 @@ def _sized(part: int | str, dims: Mapping[str, Three], level: int, component: st
 
 
 def _batch(content: Manifest, component: str) -> Three:
-    if component not in ("transformer", "transformer_2", "unet"):
+    if component.removesuffix("_step") not in ("transformer", "transformer_2", "unet"):
         return (1, 1, 1)
     sampler: Any = content.sampler if content.video is None else content.video.motion.sampler
     return (1, 2 if sampler.guidance > 1 else 1, 2)
@@ -123,7 +123,7 @@ def _frames(content: Manifest, component: str) -> Three:
     assert content.video is not None
     video = content.video
     latent = latent_frames(video.frames)
-    if component != "detail_transformer":
+    if component.removesuffix("_step") != "detail_transformer":
         return (latent,) * 3
     spec = SegmentSpec(video.targets, video.before, video.after)
     counts = [window_frames(index, latent, spec) for index in range(count_segments(latent, spec))] or [1]

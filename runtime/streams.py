@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from ..engines.base import Array
 from .components import Cancel, Components
 from .segments import COMPRESSION
 from .tiles import Tile, Tiling, joined, lay
@@ -59,7 +60,7 @@ class _Half:
 
     def __init__(self, codec: Codec, half: str, taken: str, given: str) -> None:
         self._codec, self._half, self._taken, self._given = codec, half, taken, given
-        self._caches: dict[Tile, dict[str, np.ndarray]] = {}
+        self._caches: dict[Tile, dict[str, Array]] = {}
 
     @property
     def first(self) -> bool:
@@ -74,7 +75,16 @@ class _Half:
         parts = []
         for tile in laid:
             feeds = {self._taken: tile.cut(array, seen)[None], **self._caches.get(tile, {})}
-            found = codec._components.run(f"{codec._name}_{self._half}_{stage}", codec._cancel, **feeds)
+            component = f"{codec._name}_{self._half}_{stage}"
+            found = codec._components.run(component, codec._cancel, self._kept(component, len(laid)), **feeds)
             parts.append(found.pop(self._given)[0].astype(np.float32))
             self._caches[tile] = {name.removeprefix("next_"): cache for name, cache in found.items()}
         return joined(parts, laid, codec._tiling, made)
+
+    def _kept(self, component: str, tiles: int) -> tuple[str, ...]:
+        """Return the outputs that stay on the device: on a GPU the caches, unless those of many tiles wait there."""
+        components = self._codec._components
+        if not components.on_gpu or tiles > 1:
+            return ()
+        outputs = components.bundle.manifest.components[component].outputs
+        return tuple(spec.name for spec in outputs if spec.name != self._given)

@@ -59,3 +59,5 @@ class Graph:
     feed: Callable[[np.random.Generator, Mapping[str, int]], dict[str, np.ndarray]]
     buffer: Callable[[str], np.ndarray | None]
     alias: Callable[[str], str] = lambda name: name
+    weighted: bool = True  # whether it has weights at all
+    narrow: Callable[[torch.nn.Module], torch.nn.Module] = lambda model: model.half()  # as its graph in fp16 computes

@@ -16,6 +16,7 @@ from .graph import WEIGHT, Graph, Port
 from .longcat_facts import PATCH, TOKENS
 from .sd3 import FUSED_ATTENTION, Wrapper, autoencoder
 from .sd3_facts import unusable
+from .step import with_step
 
 
 class _Transformer(Wrapper):
@@ -65,14 +66,14 @@ class _Rotary(torch.nn.Module):
 
 
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
-    """Return the four graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
+    """Return the five graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
     Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
     """
     try:
         return (
             text_encoder(configs["text_encoder"]),
-            transformer(configs["transformer"]),
+            *with_step(transformer(configs["transformer"]), patch=PATCH),
             *autoencoder(configs["vae"]),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:

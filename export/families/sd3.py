@@ -13,6 +13,7 @@ import torch
 
 from .graph import WEIGHT, Graph, Port
 from .sd3_facts import unusable
+from .step import with_step
 
 # Opsets, on the evidence in docs/export.md: 23 has attention as one operator; 20 runs the autoencoder a fifth faster.
 FUSED_ATTENTION = 23
@@ -59,7 +60,7 @@ class _Encoder(Wrapper):
 
 
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
-    """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder: five, six with T5.
+    """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder: six, seven with T5.
 
     Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
     """
@@ -68,7 +69,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
             text_encoder("text_encoder", configs["text_encoder"]),
             text_encoder("text_encoder_2", configs["text_encoder_2"]),
             *([t5(configs["text_encoder_3"])] if "text_encoder_3" in configs else []),
-            transformer(configs["transformer"]),
+            *with_step(transformer(configs["transformer"])),
             *autoencoder(configs["vae"]),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
@@ -226,6 +227,7 @@ def t5(config: dict[str, Any]) -> Graph:
         feed=feed,
         buffer=lambda name: None,
         alias=lambda name: "shared.weight" if name == "encoder.embed_tokens.weight" else name,
+        narrow=lambda model: widen_outputs(model).half(),
     )
 
 

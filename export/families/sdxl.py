@@ -16,6 +16,7 @@ from .graph import WEIGHT, Graph, Port
 from .sd3 import PLAIN, Wrapper, autoencoder
 from .sd3 import text_encoder as clip
 from .sd3_facts import unusable
+from .step import with_step
 
 
 class _UNet(Wrapper):
@@ -37,7 +38,7 @@ class _TextEncoder(Wrapper):
 
 
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
-    """Return the five graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
+    """Return the six graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
     Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
     """
@@ -45,7 +46,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
         return (
             text_encoder(configs["text_encoder"]),
             clip("text_encoder_2", configs["text_encoder_2"]),
-            unet(configs["unet"]),
+            *with_step(unet(configs["unet"]), exploding=True),
             *autoencoder(configs["vae"]),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:

@@ -17,6 +17,7 @@ from ...runtime.segments import COMPRESSION
 from .graph import WEIGHT, Graph, Port
 from .sd3 import FUSED_ATTENTION, PLAIN, Wrapper, widen_outputs
 from .sd3_facts import unusable
+from .step import with_step
 from .wan_segment import SegmentTransformer
 from .wan_streams import Decode, Encode, Stream
 
@@ -47,8 +48,9 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
     try:
         return (
             text_encoder(configs["text_encoder"]),
-            *(motion(folder, configs[folder]) for folder in ("transformer", "transformer_2") if folder in configs),
-            detail(configs["detail_transformer"]),
+            *with_step(motion("transformer", configs["transformer"])),
+            *([motion("transformer_2", configs["transformer_2"])] if "transformer_2" in configs else []),
+            *with_step(detail(configs["detail_transformer"]), windows=True),
             *streams("vae", configs["vae"]),
             *streams("detail_vae", configs["detail_vae"]),
         )
@@ -87,6 +89,7 @@ def text_encoder(config: dict[str, Any]) -> Graph:
         trials=({"batch": 1, "length": 24}, {"batch": 3, "length": 7}),
         feed=feed,
         buffer=lambda name: None,
+        narrow=lambda model: widen_outputs(model).half(),
     )
 
 

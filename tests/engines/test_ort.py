@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from segue.engines.ort import PROVIDER, OrtEngine, default_threads
+from segue.engines.ort import CPU, OrtEngine, default_threads
 from segue.errors import BundleError, SegueError, UsageError
 
 
@@ -44,7 +44,7 @@ def test_specs_tell_names_dtypes_and_free_dimensions(graph):
         ("a", "float16", ("n", 3)),
         ("shape", "int64", (1,)),
     ]
-    assert engine.providers == (PROVIDER,)
+    assert engine.providers == (CPU,)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_ort_format_flatbuffer_is_not_loaded(graph, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "other.ort")
     options.add_session_config_entry("session.save_model_format", "ORT")
-    onnxruntime.InferenceSession(str(graph), options, providers=[PROVIDER])
+    onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
     with pytest.raises(BundleError):
         OrtEngine(tmp_path / "other.ort")
 

@@ -7,7 +7,7 @@ from segue.errors import MissingDependencyError, UsageError
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"'cuda'.*ort-cpu, ort-cuda, tensorrt-rtx, tensorrt"):
+    with pytest.raises(UsageError, match=r"'cuda'.*ort-cpu, ort-cuda, ort-tensorrt, ort-rtx, tensorrt-rtx, tensorrt"):
         find_target("cuda")
 
 

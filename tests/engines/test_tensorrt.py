@@ -50,6 +50,10 @@ class Cuda:
         ctypes.memmove(target, source, size)
         return (0,)
 
+    def _cudaMemcpy(self, target, source, size, kind):
+        ctypes.memmove(target, source, size)
+        return (0,)
+
 
 class Engine:
     """y = 2 x, for x float32 [n, 2]."""
@@ -186,6 +190,43 @@ def test_weights_are_streamed_within_their_budget(cuda, trt, plan):
     assert trt.engine.weight_streaming_budget_v2 == 60
     opened(plan, weights=600).close()
     assert trt.engine.weight_streaming_budget_v2 == 100
+
+
+def test_arrays_stay_on_the_device_between_calls(cuda, trt, plan):
+    x = np.arange(4, dtype=np.float32).reshape(2, 2)
+    with opened(plan) as engine:
+        placed = engine.put({"x": x})["x"]
+        copies = cuda.log.count("cudaMemcpyAsync")
+        kept = placed
+        for _ in range(3):
+            before, kept = kept, engine.run({"x": kept}, ("y",))["y"]
+        assert cuda.log.count("cudaMemcpyAsync") == copies
+        assert cuda.log.count("cudaMemcpy") == 0
+        assert np.array_equal(kept.numpy(), 8 * x)
+        assert np.array_equal(before.numpy(), 4 * x)  # the one before is not written over
+        assert np.array_equal(engine.run({"x": kept})["y"], 16 * x)
+        placed.close()
+        placed.close()
+    assert cuda.held == {}
+
+
+def test_a_resident_array_is_not_cast(cuda, trt, plan):
+    with opened(plan) as engine:
+        wrong = tensorrt.TrtResident(0, (2, 2), np.dtype(np.float16), None, None)
+        with pytest.raises(UsageError, match="takes x as float32, got float16"):
+            engine.run({"x": wrong})
+
+
+def test_rtx_captures_graphs_itself(cuda, trt, plan):
+    trt.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    config = types.SimpleNamespace(set_execution_context_allocation_strategy=lambda s: setattr(config, "strategy", s))
+    trt.engine.create_runtime_config = lambda: config
+    trt.engine.create_execution_context = lambda given: Context() if given is config else None
+    with opened(plan) as engine:
+        for _ in range(3):
+            assert np.array_equal(engine.run({"x": np.ones((2, 2), np.float32)})["y"], np.full((2, 2), 2))
+    assert (config.strategy, config.cuda_graph_strategy) == ("user managed", "whole")
+    assert "cudaGraphLaunch" not in cuda.log
 
 
 @pytest.mark.parametrize("call", ["cudaMalloc", "cudaMemcpyAsync", "cudaStreamSynchronize"])

@@ -35,10 +35,10 @@ def external(path):
 
 def test_every_component_agrees_with_pytorch_at_shapes_that_were_not_traced(exported):
     results = read(exported).parity
-    components = ["text_encoder", "text_encoder_2", "transformer", "vae_decoder", "vae_encoder"]
+    components = ["text_encoder", "text_encoder_2", "transformer", "transformer_step", "vae_decoder", "vae_encoder"]
     assert sorted(r.component for r in results) == sorted(components * 2)
     assert all(r.relative_l2 < 1e-5 and r.gate == 1e-4 and r.note == "" for r in results)
-    assert len({str(r.shapes) for r in results}) == 8  # both text encoders and both trials of each
+    assert len({str(r.shapes) for r in results}) == 10  # both text encoders and both trials of each
 
 
 def test_weights_stay_in_the_checkpoints_own_file(exported, tiny_checkpoint):
@@ -57,7 +57,14 @@ def test_weights_stay_in_the_checkpoints_own_file(exported, tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    "file", ["text_encoder/model.onnx", "transformer/model.onnx", "vae/decoder.onnx", "vae/encoder.onnx"]
+    "file",
+    [
+        "text_encoder/model.onnx",
+        "transformer/model.onnx",
+        "transformer/step.onnx",
+        "vae/decoder.onnx",
+        "vae/encoder.onnx",
+    ],
 )
 def test_no_weight_is_embedded_in_a_graph(exported, file):
     model = onnx.load(exported / file, load_external_data=False)

@@ -1,5 +1,7 @@
 """The network here is a known function of its window: what a segment was shown can be read from what it made."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -39,7 +41,8 @@ def noise(wanted: range) -> np.ndarray:
 
 def clip(latent: int, spec: SegmentSpec, velocity, **more) -> list[tuple[Segment, np.ndarray]]:
     image, whole = frames(1, 0), frames(latent, 1)
-    return list(generate(velocity, image, lambda r: whole[:, list(r)], noise, latent, spec, SCHEDULE, **more))
+    one = partial(denoise, velocity, SCHEDULE)
+    return list(generate(one, image, lambda r: whole[:, list(r)], noise, latent, spec, **more))
 
 
 @pytest.mark.parametrize("spec", [SegmentSpec(), SegmentSpec(2, 3), SegmentSpec(3, 1, 1), SegmentSpec(4, 0)])
@@ -96,7 +99,7 @@ def test_nothing_is_held_but_the_neighbours() -> None:
         return whole[:, list(wanted)]
 
     seen = Recorder()
-    for _ in generate(seen, frames(1, 0), reference, noise, 40, SegmentSpec(), SCHEDULE):
+    for _ in generate(partial(denoise, seen, SCHEDULE), frames(1, 0), reference, noise, 40, SegmentSpec()):
         assert len(asked) * 3 <= seen.positions[-1].max() + 1  # no segment was begun before it was asked for
     assert [frame for run in asked for frame in run] == list(range(1, 40))
     assert max(window.shape[2] for window in seen.windows) == 5
@@ -104,5 +107,5 @@ def test_nothing_is_held_but_the_neighbours() -> None:
 
 def test_one_segment_alone_is_denoise() -> None:
     part, image, whole = segment(0, 4, SegmentSpec()), frames(1, 0), frames(4, 1)
-    alone = denoise(Recorder(), part, image, whole[:, 1:], noise(part.targets), SCHEDULE)
+    alone = denoise(Recorder(), SCHEDULE, part, image, whole[:, 1:], noise(part.targets))
     assert np.array_equal(alone, clip(4, SegmentSpec(), Recorder())[0][1])

@@ -1,4 +1,6 @@
 import importlib.metadata
+import sys
+import types
 
 import pytest
 
@@ -78,3 +80,14 @@ def test_bfloat16_does_not_fit_the_processor(edit, precision):
     fit = of(examine(bundle.read(path)))["tiny on ort-cpu"]
     assert fit.state == FAULT
     assert "transformer" in fit.text
+
+
+def test_a_plugin_of_onnx_runtime_that_does_not_register_is_a_fault(monkeypatch):
+    gpu = devices.Gpu("NVIDIA GeForce RTX 4090", 89, 24 * 2**30)
+    plugin = types.ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
+    plugin.get_library_path = lambda: "nowhere.so"
+    monkeypatch.setitem(sys.modules, plugin.__name__, plugin)
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580.95", (gpu,)))
+    found = of(examine())["target ort-rtx"]
+    assert found.state == FAULT
+    assert "nowhere.so" in found.text

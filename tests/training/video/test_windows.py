@@ -1,5 +1,7 @@
 """The batch's windows beside the runtime's: one generation of clips, two programs."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -49,13 +51,12 @@ def test_a_batch_is_what_the_runtime_makes_of_each_clip(spec: SegmentSpec) -> No
     assert torch.equal(found[:, :, :1], image)
     for row in range(2):
         expected = csg.generate(
-            of_one,
+            partial(csg.denoise, of_one, SCHEDULE),
             image[row].numpy(),
             lambda wanted, row=row: reference[row, :, list(wanted)].numpy(),
             lambda wanted, row=row: noise[row, :, list(wanted)].numpy(),
             latent,
             spec,
-            SCHEDULE,
         )
         made = np.concatenate([targets for _, targets in expected], 1)
         assert np.allclose(found[row, :, 1:].numpy(), made, atol=1e-4)

@@ -1,0 +1,102 @@
+"""One Euler step as a graph of its own, so that latents stay on the device between a denoiser's calls.
+
+The formulas are those of `runtime/sampler.py`, which the processor runs; `tests/runtime/test_resident.py` holds the two
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from ...runtime.resident import step_of
+from .graph import WEIGHT, Graph, Port
+
+
+class _Step(torch.nn.Module):
+    """Takes `latents` and what the denoiser made of them; see `euler_step`."""
+
+    def __init__(self, patch: int, free: tuple[str, ...]) -> None:
+        super().__init__()
+        self.patch, self.free = patch, free
+
+    def forward(self, latents, made, guidance, change, *others):  # type: ignore[no-untyped-def]
+        given = dict(zip(self.free, others, strict=True))
+        made = made.float()
+        without, told = made[:1], made[-1:]
+        guided = without + guidance * (told - without)
+        if self.patch:
+            scale = self._norms(told) / (self._norms(guided) + 1e-8)
+            guided = guided * scale.clamp(max=1).repeat_interleave(self.patch, -2).repeat_interleave(self.patch, -1)
+        moved = change * guided
+        if "noisy" in given:
+            moved = moved * given["noisy"][None, None, :, None, None]
+        channels = made.shape[1]
+        after = torch.cat([latents[:, :channels] + moved, latents[:, channels:]], 1)
+        seen = after * given["scale"] if "scale" in given else after
+        return after, seen.expand(made.shape[0], *seen.shape[1:])
+
+    def _norms(self, latents):  # type: ignore[no-untyped-def]
+        count, channels, height, width = latents.shape
+        rows, columns = height // self.patch, width // self.patch
+        tokens = latents.reshape(count, channels, rows, self.patch, columns, self.patch)
+        return (tokens**2).sum((1, 3, 5)).sqrt()[:, None]
+
+
+class _Typed(torch.nn.Module):
+    """Gives what a denoiser sees in the denoiser's own dtype."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latents, made, *others):  # type: ignore[no-untyped-def]
+        after, seen = self.model(latents, made, *others)
+        return after, seen.to(made.dtype)
+
+
+def with_step(
+    denoiser: Graph, *, patch: int = 0, exploding: bool = False, windows: bool = False
+) -> tuple[Graph, Graph]:
+    """Return `denoiser`, whose first input are latents, and the graph of the Euler step after its calls.
+
+    latents float32 [1, channels, ...], made [batch, first channels of these, ...], guidance and change (sigma_next -
+    sigma) float32 [1] -> after, float32 as latents, and seen [batch, channels, ...] for the next call. Where made has a
+    batch of two it is guided: without the prompt, with it; with `patch` as LongCat-Image's pipeline does it. An
+    `exploding` schedule takes `scale` float32 [1] for seen; `windows` take noisy float32 [frames], 1 for frames that
+    move and 0 for others.
+    """
+    latents, output = denoiser.inputs[0], denoiser.outputs[0]
+    whole: tuple[int | str, ...] = (1, *latents.shape[1:])
+    extra = (*(("scale",) if exploding else ()), *(("noisy",) if windows else ()))
+    ports = {"scale": Port("scale", "float32", (1,)), "noisy": Port("noisy", "float32", ("frames",))}
+    inputs = (
+        Port("latents", "float32", whole),
+        Port("made", WEIGHT, output.shape),
+        Port("guidance", "float32", (1,)),
+        Port("change", "float32", (1,)),
+        *(ports[name] for name in extra),
+    )
+
+    def feed(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        drawn = {port.name: rng.standard_normal(port.sized(sizes), dtype=np.float32) for port in inputs}
+        return drawn | ({"noisy": (drawn["noisy"] > 0).astype(np.float32)} if windows else {})
+
+    return denoiser, Graph(
+        component=step_of(denoiser.component),
+        folder=denoiser.folder,
+        file="step.onnx",
+        opset=denoiser.opset,
+        build=lambda: _Step(patch, extra),
+        load=lambda folder: _Step(patch, extra),
+        wrap=_Typed,
+        inputs=inputs,
+        outputs=(Port("after", "float32", whole), Port("seen", WEIGHT, latents.shape)),
+        traced=denoiser.traced,
+        trials=denoiser.trials,
+        feed=feed,
+        buffer=lambda name: None,
+        weighted=False,
+    )

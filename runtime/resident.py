@@ -1,0 +1,96 @@
+"""The denoising loop with everything on the device: latents, text and levels go there once, latents come back once.
+
+On a processor the loop is `sampler.sample_euler`, in numpy. Here guidance and Euler step are a graph that the bundle
+has beside the denoiser's (`export/families/step.py`); bundles without it take the numpy loop everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..engines.base import Resident
+from .components import Cancel, Components, Feeds
+from .sampler import Schedule
+
+
+def step_of(denoiser: str) -> str:
+    """Return the name of the component that does the Euler step after a call of `denoiser`."""
+    return f"{denoiser}_step"
+
+
+def can_stay(components: Components, denoiser: str) -> bool:
+    """Return whether latents can stay where `denoiser` runs: on a GPU, with a bundle that holds the step as a graph."""
+    return components.on_gpu and step_of(denoiser) in components.bundle.manifest.components
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """What a denoising loop calls, and with what.
+
+    `denoisers` is a component for each step, and `step` the one after it. A denoiser takes `hidden`, the latents
+    repeated `batch` times, `told`, and `times[i]` at step i; it gives `output`. `noisy` marks the frames that move
+    (None: all).
+    """
+
+    denoisers: Sequence[str]
+    step: str
+    hidden: str
+    output: str
+    times: Sequence[Feeds]
+    told: Feeds
+    batch: int = 1
+    guidance: float = 1.0
+    noisy: np.ndarray | None = None
+    cancel: Cancel | None = None
+    before: Callable[[int], None] = field(default=lambda step: None)  # is called before each denoiser's call
+
+
+def sample_euler(
+    components: Components,
+    loop: Loop,
+    latents: np.ndarray,
+    schedule: Schedule,
+    callback: Callable[[int, np.ndarray], None] | None = None,
+) -> np.ndarray:
+    """Carry `latents`, float32 [1, channels, ...], down to sigma 0, as `sampler.sample_euler` does.
+
+    Only the first channels move, as many as the denoiser gives; the others are what it sees beside them. With a
+    `callback(step, latents)` latents are copied to the host after each step, for it to see.
+    """
+    levels = schedule.sigmas
+    scales = 1 / np.sqrt(levels**2 + 1) if schedule.exploding else np.ones_like(levels)
+    start = latents.astype(np.float32) * np.float32(schedule.scale)
+    beside = {"guidance": np.array([loop.guidance], np.float32)}
+    if loop.noisy is not None:
+        beside["noisy"] = loop.noisy.astype(np.float32)
+    moves = [{"change": levels[i + 1 : i + 2] - levels[i]} for i in range(schedule.steps)]
+    if schedule.exploding:
+        moves = [{**move, "scale": scales[i + 1 : i + 2]} for i, move in enumerate(moves)]
+    with ExitStack() as kept:
+
+        def put(component: str, feeds: Feeds) -> dict[str, Resident]:
+            placed = components.put(component, feeds)
+            for array in placed.values():
+                kept.callback(array.close)
+            return placed
+
+        first = loop.denoisers[0]
+        told = put(first, {**loop.told, loop.hidden: (start * scales[0]).repeat(loop.batch, 0)})
+        seen = told.pop(loop.hidden)
+        times = [put(first, feeds) for feeds in loop.times]
+        still = put(loop.step, {**beside, "latents": start})
+        state = still.pop("latents")
+        steps = [put(loop.step, feeds) for feeds in moves]
+        for i, component in enumerate(loop.denoisers):
+            loop.before(i)
+            given = {loop.hidden: seen, **told, **times[i]}
+            made = components.run(component, loop.cancel, (loop.output,), **given)[loop.output]
+            moved = components.run(loop.step, None, ("after", "seen"), latents=state, made=made, **still, **steps[i])
+            state, seen = moved["after"], moved["seen"]
+            if callback is not None:
+                callback(i + 1, state.numpy())
+        return state.numpy()

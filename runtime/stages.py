@@ -1,0 +1,86 @@
+"""The denoising of SwiftI2V's two stages by a bundle's components: in numpy, or on a GPU with everything kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import csg, motion, resident, sampler
+from .components import Cancel, Components
+from .segments import Segment
+
+DETAIL = "detail_transformer"
+
+
+def schedule(spec: Any) -> sampler.Schedule:
+    """Return the noise levels of a manifest's sampler: a student's own, else evenly spaced ones, as Wan's."""
+    levels = spec.sigmas or tuple(1 - i / spec.steps for i in range(spec.steps))
+    return sampler.custom_schedule(levels, spec.shift, spec.train_timesteps)
+
+
+def denoise_motion(
+    components: Components, states: np.ndarray, noise: np.ndarray, image: np.ndarray, cancel: Cancel | None,
+    told: Callable[[int, int], None],
+) -> np.ndarray:  # fmt: skip
+    """Return Stage I's latents of a window, float32 of the shape of `noise` and of `image`; see `motion.generate`.
+
+    `states` are those of the prompt, below the negative's where there is guidance. `told(done, total)` is called before
+    each call. The stage is released at the end, and each of two experts when the other one's turn comes.
+    """
+    content = components.bundle.manifest
+    assert content.video is not None
+    settings = content.video.motion.sampler
+    levels, batch = schedule(settings), len(states)
+    names = [name for name in ("transformer", "transformer_2") if name in content.components]
+    experts = [names[motion.expert_of(float(t), len(names), settings.train_timesteps)] for t in levels.timesteps]
+
+    def before(step: int) -> None:
+        told(step, levels.steps)
+        components.release(*(name for name in names if name != experts[step]))  # levels only fall
+
+    def one(step: int, latents: np.ndarray, timestep: np.ndarray) -> np.ndarray:
+        before(step)
+        found = components.run(
+            experts[step], cancel, latents=latents.repeat(batch, 0), timestep=timestep.repeat(batch), text=states
+        )["velocity"]
+        return sampler.guide(found[:1], found[1:], settings.guidance) if batch == 2 else found.astype(np.float32)
+
+    if resident.can_stay(components, names[0]):
+        times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
+        loop = resident.Loop(
+            experts, resident.step_of(names[0]), "latents", "velocity", times, {"text": states}, batch,
+            settings.guidance, cancel=cancel, before=before,
+        )  # fmt: skip
+        shown = np.concatenate([noise, motion.beside(image)])[None]
+        made = resident.sample_euler(components, loop, shown, levels)[0, : len(noise)]
+    else:
+        made = motion.generate(one, noise, image, levels)
+    components.release(*names)
+    return made
+
+
+def denoise_segment(
+    components: Components, text: np.ndarray, cancel: Cancel | None, part: Segment, context: np.ndarray,
+    reference: np.ndarray, noise: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Return a segment's targets by Stage II, float32 of the shape of `noise`; see `csg.denoise`."""
+    levels = schedule(components.bundle.manifest.sampler)
+    if resident.can_stay(components, DETAIL):
+        noisy = np.zeros(len(part.frames), np.float32)
+        noisy[part.noisy] = 1
+        told = {"text": text, "positions": np.array([part.frames], np.int64)}
+        times = [{"timesteps": csg.timesteps(part, timestep)} for timestep in levels.timesteps]
+        loop = resident.Loop(
+            [DETAIL] * levels.steps, resident.step_of(DETAIL), "latents", "velocity", times, told, noisy=noisy,
+            cancel=cancel,
+        )  # fmt: skip
+        window = csg.window(part, context, reference, noise)
+        return resident.sample_euler(components, loop, window, levels)[0, : len(noise), part.noisy]
+
+    def velocity(latents: np.ndarray, timesteps: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        found = components.run(DETAIL, cancel, latents=latents, timesteps=timesteps, text=text, positions=positions)
+        return found["velocity"].astype(np.float32)
+
+    return csg.denoise(velocity, levels, part, context, reference, noise)

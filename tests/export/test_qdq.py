@@ -1,0 +1,131 @@
+"""Denoisers in int8 and float8 for GPUs: what the graph holds, that it was calibrated, that TensorRT-RTX takes it."""
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import pytest
+from safetensors import safe_open
+
+from segue.engines.ort import OrtEngine
+from segue.errors import BundleError, EngineError, ParityError, UsageError
+from segue.export.qdq import KINDS, calibration_feeds, largest_inputs, quantize_products
+from segue.export.quantize import quantize
+from segue.runtime import build, bundle
+from segue.runtime.build import BuildRequest
+from segue.runtime.pipeline import open_model
+from segue.runtime.profiles import SizeRange
+
+PROMPTS = ("a red heart", "a hare")
+SMALL = (SizeRange(*[(64, 64)] * 3),)
+
+
+@pytest.fixture(scope="module", params=["w8a8", "fp8"])
+def narrow(request, half, tmp_path_factory):
+    """The tiny bundle with a quantized denoiser, and the kind."""
+    out = tmp_path_factory.mktemp("qdq") / "tiny"
+    quantize(half, out, kind=request.param, prompts=PROMPTS, gate=15)
+    return out, request.param
+
+
+def product(transposed: bool, dtype=np.float32) -> tuple[ir.Model, np.ndarray]:
+    """Return a graph y = x w with a weight that has one large output channel, and that weight as it is multiplied."""
+    weight = np.random.default_rng(0).standard_normal((48, 64)).astype(dtype)
+    weight[:, 3] *= 50
+    held = weight.T.copy() if transposed else weight
+    value = ir.Value(name="w", const_value=ir.tensor(held))
+    value.shape, value.dtype = ir.Shape(held.shape), ir.DataType.from_numpy(held.dtype)
+    x = ir.Input("x", ir.Shape((4, 48)), ir.TensorType(value.dtype))
+    node = ir.node("Gemm", [x, value], attributes={"transB": int(transposed)})
+    node.outputs[0].name, node.outputs[0].type = "y", x.type
+    node.outputs[0].shape = ir.Shape((4, 64))
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[value], opset_imports={"": 23}, name="g")
+    return ir.Model(graph, ir_version=10), weight
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("kind", "near"), [("w8a8", 0.02), ("fp8", 0.06)])
+def test_a_quantized_product_is_near_the_exact_one(tmp_path, transposed, kind, near):
+    model, weight = product(transposed)
+    x = np.random.default_rng(1).standard_normal((4, 48)).astype(np.float32)
+    ir.save(model, tmp_path / "plain.onnx")
+    largest = largest_inputs(tmp_path / "plain.onnx", [{"x": x}, {"x": x / 2}], tmp_path)
+    assert largest == {"x": pytest.approx(np.abs(x).max())}
+    assert quantize_products(model, largest, KINDS[kind]) == 1
+    ir.save(model, tmp_path / "narrow.onnx")
+    with OrtEngine(tmp_path / "narrow.onnx") as engine:
+        made = engine.run({"x": x})["y"]
+    error = np.linalg.norm(made - x @ weight, axis=0) / np.linalg.norm(x @ weight, axis=0)
+    assert 0 < error.max() < 3 * near
+    assert np.median(error) < near
+
+
+def test_weights_have_a_scale_for_each_output_channel_in_int8_and_one_in_float8():
+    for kind, shape in (("w8a8", (64,)), ("fp8", ())):
+        model, _ = product(False, np.float16)
+        quantize_products(model, {"x": 1.0}, KINDS[kind])
+        held = model.graph.initializers
+        assert held["w_scale"].const_value.numpy().shape == shape
+        assert held["w_scale"].const_value.numpy().dtype == np.float16
+        assert held["w_narrow"].const_value.numpy().dtype == KINDS[kind].numpy
+        assert "w" not in held
+
+
+def test_calibration_sees_each_call_of_every_picture(half):
+    feeds = calibration_feeds(bundle.read(half), "transformer", PROMPTS)
+    steps = bundle.read(half).manifest.sampler.steps
+    assert len(feeds) == 2 * steps
+    assert len({b"".join(array.tobytes() for array in feed.values()) for feed in feeds}) == len(feeds)
+
+
+def test_the_denoiser_alone_changes(half, narrow):
+    out, kind = narrow
+    before, after = bundle.read(half).manifest, bundle.verify(out).manifest
+    assert {name for name, c in after.components.items() if c.precision != before.components[name].precision} == {
+        "transformer"
+    }
+    assert after.components["transformer"].precision == kind
+    assert after.components["transformer"].inputs == before.components["transformer"].inputs
+    with safe_open(out / f"transformer/model_{kind}.safetensors", "numpy") as file:
+        dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    assert ("I8" if kind == "w8a8" else "F8_E4M3") in dtypes
+    nodes = ir.load(out / "transformer/model.onnx").graph
+    pairs = [sum(node.op_type == name for node in nodes) for name in ("QuantizeLinear", "DequantizeLinear")]
+    assert 0 < pairs[0] < pairs[1]
+
+
+def test_its_pictures_are_measured_and_drawn(half, narrow):
+    out, _ = narrow
+    found = bundle.read(out).manifest.fidelity
+    assert (found.against, found.pictures) == (bundle.read(half).digest, 2)
+    assert found.psnr >= 15
+    with open_model(half) as before, open_model(out) as after:
+        images = [model.generate("a red heart", size=64) for model in (before, after)]
+    assert not np.array_equal(*images)
+
+
+def test_rtx_builds_engines_of_it_where_the_gpu_has_the_numbers(narrow):
+    out, kind = narrow
+    opened = bundle.read(out)
+    (made,) = build.build(opened, BuildRequest("tensorrt-rtx", (89,), SMALL, ("transformer",)))
+    assert made.entry.record.fingerprint.precision == kind
+    ampere = BuildRequest("tensorrt-rtx", (80,), SMALL, ("transformer",))
+    if kind == "fp8":
+        with pytest.raises(EngineError, match="fp8"):
+            build.build(opened, ampere)
+    else:
+        assert build.build(opened, ampere)
+
+
+def test_wrong_requests_are_refused(half, narrow, tmp_path):
+    out, kind = narrow
+    with pytest.raises(UsageError, match="no kind 'int4'"):
+        quantize(half, tmp_path / "a", kind="int4")
+    with pytest.raises(BundleError, match=f"in {kind} already"):
+        quantize(out, tmp_path / "b")
+    with pytest.raises(ParityError, match=f"in {kind} are at .* below the gate of 99"):
+        quantize(half, tmp_path / "c", kind=kind, prompts=PROMPTS[:1], gate=99)
+    assert not list(tmp_path.glob("[abc]"))
+
+
+def test_numbers_beyond_the_format_are_clipped():
+    assert float(np.float32(KINDS["fp8"].largest).astype(ml_dtypes.float8_e4m3fn)) == 448

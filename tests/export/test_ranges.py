@@ -1,0 +1,59 @@
+"""Parts that overflow float16 are found before they are converted, and stay in float32."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from segue.export import checkpoint, memory
+from segue.export.export import export
+from segue.export.ranges import overflowing
+from segue.runtime.pipeline import open_model
+
+
+@pytest.fixture(scope="module")
+def loud(tiny_checkpoint, tmp_path_factory):
+    """The tiny checkpoint with a decoder whose first layer reaches beyond 65504; a norm brings it back."""
+    root = tmp_path_factory.mktemp("loud") / "checkpoint"
+    shutil.copytree(tiny_checkpoint, root)
+    file = root / "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    weight = tensors["decoder.conv_in.weight"]
+    weight *= 6e4 / weight.abs().max()
+    save_file(tensors, file, {"format": "pt"})
+    return root
+
+
+def test_the_layer_that_overflows_is_named(loud, tiny_checkpoint):
+    parameters = {"vae": 10**6, "transformer": 10**6, "text_encoder": 10**6}
+    found = overflowing(loud, parameters)
+    assert set(found) == {"vae"}
+    assert found["vae"].startswith("decoder.conv_in gives values beyond")
+    assert overflowing(tiny_checkpoint, parameters) == {}
+    assert overflowing(loud, {"transformer": 10**6}) == {}
+
+
+def test_a_part_without_memory_for_the_check_counts_as_fitting(loud):
+    assert overflowing(loud, {"vae": 2 * memory.available()}) == {}
+
+
+def test_a_bundle_in_fp16_keeps_that_part_in_fp32_and_says_so(loud, tmp_path):
+    told = []
+    made = export(loud, tmp_path / "b", precision="fp16", progress=lambda event: told.append(event.text))
+    assert set(made.islands) == {"vae"}
+    assert {name: c.precision for name, c in made.components.items() if "vae" in name} == {
+        "vae_decoder": "fp32",
+        "vae_encoder": "fp32",
+    }
+    assert made.components["transformer"].precision == "fp16"
+    assert json.loads((tmp_path / "b/bundle.json").read_text())["islands"] == made.islands
+    assert any("vae is written in fp32: decoder.conv_in" in text for text in told)
+    with open_model(tmp_path / "b") as model:
+        assert np.isfinite(model.generate("a red heart", steps=1, size=64)).all()
+
+
+def test_what_is_in_fp16_already_is_not_looked_at(half):
+    part = checkpoint.read(half, ("vae",)).parts["vae"]
+    assert checkpoint.precision(part) == "fp16"
