@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import BundleError, CheckpointError, ParityError, UsageError
 from ..runtime import manifest
 from ..runtime.directory import NewDirectory
-from . import checkpoint, headers
+from . import checkpoint, fidelity, headers, place
 from . import precision as weights
 from .families.family import Family, find
 from .hub import Origin
@@ -101,7 +99,9 @@ def export(
     )
     _encode(draft, source)  # what no reader would open is known before the work
     with new:
-        files = _copy(found, new.path, wanted, progress)
+        files = place.copy(
+            found, new.path, wanted, lambda file, done, total: progress(Event("copy", file, done, total))
+        )
         tokenizers = _tokenizers(new.path, family, found, files, progress)
         # The files as written, since converting moves every offset.
         tensors = {folder: dict(checkpoint.read_part(new.path, folder).tensors) for folder in found.parts}
@@ -115,6 +115,10 @@ def export(
         files = dict(sorted(files.items()))
         result = dataclasses.replace(draft, components=components, tokenizers=tokenizers, files=files, parity=results)
         (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
+        if parity and precision in fidelity.GATES:
+            beside = fidelity.beside_full(source, new.path, result, precision, loras)
+            result = dataclasses.replace(result, fidelity=beside)
+            (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
         new.commit()
     return result
 
@@ -154,59 +158,6 @@ def _encode(content: manifest.Manifest, source: Path) -> bytes:
             "config.json or scheduler_config.json."
         ) from None
     return data
-
-
-def _copy(
-    found: checkpoint.Checkpoint, target: Path, wanted: Mapping[str, str], progress: Progress
-) -> dict[str, manifest.File]:
-    """Put the checkpoint's files into `target`, each folder's weights as `wanted`; return them with their hashes."""
-    heavy = {file for part in found.parts.values() for file in part.weights}
-    with headers.reading(found.root):
-        total = sum((found.root / file).stat().st_size for file in found.files)
-    done = 0
-    files = {}
-    for file in found.files:
-        origin, copy = found.root / file, target / file
-        kind = wanted.get(file.partition("/")[0], "keep")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-
-        def count(n: int, file: str = file) -> None:
-            nonlocal done
-            done += n
-            progress(Event("copy", file, done, total))
-
-        with headers.reading(origin):
-            if kind == "keep" or not (file in heavy or _names_dtype(file, found)):
-                digest = weights.place(origin, copy, count)
-            elif file in heavy:
-                digest = weights.convert(origin, copy, kind, count)
-            else:
-                copy.write_bytes(_with_dtype(origin, file, kind, found))
-                digest = weights.digest(copy)
-        files[file] = manifest.File(digest, copy.stat().st_size, True)
-    return files
-
-
-def _names_dtype(file: str, found: checkpoint.Checkpoint) -> bool:
-    folder, _, name = file.partition("/")
-    return folder in found.parts and (name == "config.json" or name.endswith(".index.json"))
-
-
-def _with_dtype(path: Path, file: str, kind: str, found: checkpoint.Checkpoint) -> bytes:
-    """Return a config or shard index with what it says of the dtype brought up to date with converted weights."""
-    table: dict[str, Any] = checkpoint.read_json(path, found.root)
-    word = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}[kind]
-    for key in ("dtype", "torch_dtype"):
-        if key in table:
-            table[key] = word
-    if isinstance(table.get("metadata"), dict) and "total_size" in table["metadata"]:
-        table["metadata"]["total_size"] = sum(
-            t.length // headers.ITEM_BYTES[t.dtype] * headers.ITEM_BYTES[weights.DTYPES[kind]]
-            if t.dtype.startswith(("F", "BF"))
-            else t.length
-            for t in found.parts[file.partition("/")[0]].tensors.values()
-        )
-    return (json.dumps(table, indent=2) + "\n").encode()
 
 
 def _tokenizers(

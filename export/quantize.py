@@ -21,18 +21,15 @@ import onnx_ir as ir
 from ..errors import BundleError, ParityError, UsageError
 from ..runtime import bundle as bundles
 from ..runtime import manifest, pictures
-from ..runtime.differences import psnr
 from ..runtime.directory import NewDirectory
-from ..runtime.pipeline import open_model
-from ..runtime.request import Request
 from . import checkpoint, headers, precision, trace
 from .constants import fold_transposes
 from .families.family import find
+from .fidelity import PROMPTS, near
 from .qdq import KINDS, Kind, calibration_feeds, largest_inputs, quantize_products
 from .twin import write_twin
 
 GATE = 30.0  # dB of the pictures against those of the bundle it is made from
-PROMPTS = ("a red heart", "a dog", "pizza", "a house with a garden", "the moon", "a green tree", "a ship", "a clock")
 CALIBRATION = ("a blue bird", "a face that laughs", "a cup of tea", "a flag", "a car", "a tall tower", "rain", "a cat")
 INT8 = "int8"
 QUANTIZED = (INT8, *KINDS)
@@ -124,7 +121,7 @@ def quantize(
             engines={},
         )
         (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
-        found = _fidelity(
+        found = near(
             opened.directory, new.path, prompts, lambda n: progress("drawing", total - len(prompts) + n, total)
         )
         if found < gate:
@@ -225,17 +222,3 @@ def _without_advice() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _fidelity(before: Path, after: Path, prompts: Sequence[str], told: Callable[[int], None]) -> float:
-    """Return the PSNR in dB of pictures of both bundles from the same noise, over all pixels of all pictures."""
-    drawn = []
-    for number, path in enumerate((before, after)):
-        with open_model(path) as model:
-            pictures = []
-            for done, picture in enumerate(model.pictures(Request(list(prompts)))):
-                pictures.append(picture.image)
-                if number:
-                    told(done)
-            drawn.append(np.stack(pictures))
-    return psnr(drawn[1], drawn[0])

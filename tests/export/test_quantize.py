@@ -10,6 +10,7 @@ from segue.export.parity import check as parity
 from segue.export.quantize import quantize
 from segue.export.unpack import unpack
 from segue.runtime import bundle
+from segue.runtime.differences import psnr
 from segue.runtime.pipeline import open_model
 
 PROMPTS = ("a red heart", "a hare")
@@ -31,7 +32,7 @@ def test_every_component_is_in_int8_and_the_pictures_are_near(exported, narrow):
     with open_model(exported) as before, open_model(narrow) as after:
         images = [model.generate("a red heart", size=64) for model in (before, after)]
     assert not np.array_equal(*images)
-    assert q.psnr(*images) > 15
+    assert psnr(*images) > 15
 
 
 def test_matrices_are_multiplied_as_integers_and_convolutions_are_not(narrow):
