@@ -50,12 +50,10 @@ def cost(path: Path, sizes: Mapping[str, int], float_bytes: int | None = None, s
     products of queries and keys, as ONNX Runtime's CPU kernel does and fused ones do not. Raises CheckpointError for a
     dimension that `sizes` lacks, and where a shape cannot be followed.
     """
-    model = onnx.load(path, load_external_data=False)
-    walk = _Walk(model, sizes, path)
-    return walk.cost(float_bytes, scores)
+    return Walk(onnx.load(path, load_external_data=False), sizes, path).cost(float_bytes, scores)
 
 
-class _Walk:
+class Walk:
     """A graph's shapes at given sizes, found once; `types` by value, `numbers` of the small integer ones."""
 
     def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, int], path: Path) -> None:
@@ -132,9 +130,11 @@ class _Walk:
             self.numbers[name] = array
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a value."""
         return tuple(d.dim_value for d in self.types[name].tensor_type.shape.dim)
 
     def bytes(self, name: str, float_bytes: int | None) -> int:
+        """Return the bytes of a value, every float counted as so many."""
         kind = self.types[name].tensor_type.elem_type
         width = helper.tensor_dtype_to_np_dtype(kind).itemsize
         if float_bytes is not None and kind in FLOAT:
@@ -142,6 +142,7 @@ class _Walk:
         return width * math.prod(self.shape(name))
 
     def cost(self, float_bytes: int | None, scores: bool) -> Cost:
+        """Return the cost of a call; see `cost`."""
         last: dict[str, int] = {}
         for index, node in enumerate(self.graph.node):
             last |= dict.fromkeys(filter(None, node.input), index)
@@ -221,17 +222,3 @@ class _Walk:
         if node.op_type == "ConvTranspose":
             return 2 * math.prod(self.shape(node.input[0])) * math.prod(self.shape(node.input[1])[1:])
         return 0
-
-
-def fit(samples: list[tuple[Mapping[str, int], int]], terms: list[tuple[str, ...]]) -> tuple[list[float], float]:
-    """Return coefficients of `terms`, products of dimensions, that give the samples' values, and the worst error.
-
-    None is negative, so what is planned with them grows with every dimension. The error is relative.
-    """
-    from scipy.optimize import nnls
-
-    matrix = np.array([[math.prod(sizes[name] for name in term) for term in terms] for sizes, _ in samples], float)
-    values = np.array([value for _, value in samples], float)
-    found, _ = nnls(matrix / values[:, None], np.ones(len(values)))
-    error = float(np.abs(matrix @ found / values - 1).max())
-    return [float(c) for c in found], error

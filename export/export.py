@@ -14,6 +14,7 @@ from ..runtime import manifest
 from ..runtime.directory import NewDirectory
 from . import checkpoint, fidelity, headers, place
 from . import precision as weights
+from .cost_model import cost_model
 from .families.family import Family, find
 from .hub import Origin
 from .lora import Lora, merge
@@ -109,6 +110,11 @@ def export(
             files[patch] = _added(new.path, patch)
             tensors[folder] |= headers.read(new.path / patch, patch)
         components = _graphs(family, found, new.path, kinds, tensors, files, progress)
+        whole = dataclasses.replace(draft, components=components, tokenizers=tokenizers)
+        components = {
+            name: dataclasses.replace(component, cost=cost_model(new.path, whole, name))
+            for name, component in components.items()
+        }
         results: tuple[manifest.Parity, ...] = ()
         if parity:
             results = _parity(new.path, components, progress)

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from ..engines.base import TensorSpec
 from ..errors import BundleError
 from . import manifest_values, typed_json
+from .polynomial import CostModel
 
 SCHEMA = 1
 FILE_NAME = "bundle.json"
@@ -41,6 +42,7 @@ class Component:
     opset: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    cost: CostModel | None = None  # bundles of before it was counted have none
 
 
 @dataclass(frozen=True)

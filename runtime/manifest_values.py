@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BundleError
 from .limits import COMPRESSION, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_WIDTH, MIN_FPS
+from .polynomial import Polynomial
 
 if TYPE_CHECKING:
     from .manifest import Latents, Manifest, Sampler, Video
@@ -40,6 +41,8 @@ def check(manifest: Manifest, where: str) -> None:
         ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # the begin and the end token at least
         ranges[f"tokenizers.{name}.pad_id"] = (0, tokenizer.pad_id, 2**31 - 1)
     for name, component in manifest.components.items():
+        for what in ("flops", "activations", "widened") if component.cost is not None else ():
+            _check_polynomial(getattr(component.cost, what), f"components.{name}.cost.{what}", where)
         ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
         for spec in (*component.inputs, *component.outputs):
             for i, size in enumerate(spec.shape):
@@ -73,6 +76,16 @@ def check(manifest: Manifest, where: str) -> None:
         )
     if not all(sizes.minimum <= side <= sizes.maximum for side in sizes.default):
         raise BundleError(f"{where} has a default size outside its own range: {sizes}. Export the bundle again.")
+
+
+def _check_polynomial(found: Polynomial, name: str, where: str) -> None:
+    known = {"batch", "height", "width", "frames", "length", "text"}
+    whole = len(found.terms) == len(found.coefficients) and all(known.issuperset(term) for term in found.terms)
+    if not whole or not 0 <= found.error < 1 or not all(0 <= c <= 2**60 for c in found.coefficients):
+        raise BundleError(
+            f"{where} has {name} = {str(found)[:80]}, which is no polynomial of {', '.join(sorted(known))} with "
+            "coefficients of 0 or more and an error below 1. Export the bundle again."
+        )
 
 
 def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float, float]]:

@@ -69,7 +69,12 @@ def _check_size(content: Manifest, size: tuple[int, int]) -> None:
             )
 
 
-def _profile(content: Manifest, component: str, wanted: SizeRange) -> Profile:
+def dimensions(content: Manifest, component: str, wanted: SizeRange) -> dict[str, Three]:
+    """Return what each base dimension of a component is at the smallest, the usual and the largest size.
+
+    These are batch, height, width, length, text and, of videos, frames, each in the component's own unit; a component
+    has some of them, and others that are such a one times or over a number (`sized`).
+    """
     dims: dict[str, Three] = {"batch": _batch(content, component)}
     for axis, side in enumerate(("height", "width")):
         divisor = _pixels(content, component)
@@ -82,13 +87,20 @@ def _profile(content: Manifest, component: str, wanted: SizeRange) -> Profile:
     dims["text"] = (first.length + content.t5_tokens,) * 3
     if content.video is not None:
         dims["frames"] = _frames(content, component)
+    return dims
+
+
+def _profile(content: Manifest, component: str, wanted: SizeRange) -> Profile:
+    levels = [
+        {name: three[level] for name, three in dimensions(content, component, wanted).items()} for level in range(3)
+    ]
     return {
-        spec.name: tuple(tuple(_sized(part, dims, level, component) for part in spec.shape) for level in range(3))  # type: ignore[misc]
+        spec.name: tuple(tuple(sized(part, dims, component) for part in spec.shape) for dims in levels)  # type: ignore[misc]
         for spec in content.components[component].inputs
     }
 
 
-def _sized(part: int | str, dims: Mapping[str, Three], level: int, component: str) -> int:
+def sized(part: int | str, dims: Mapping[str, int], component: str) -> int:
     """Return one dimension: a number, a name of `dims`, or such a name times or over a number, as caches have them."""
     if isinstance(part, int):
         return part
@@ -98,7 +110,7 @@ def _sized(part: int | str, dims: Mapping[str, Three], level: int, component: st
             f"the graph of {component} has the free dimension {part!r}, for which Segue knows no size. "
             "Export the bundle again with this Segue."
         )
-    size, factor = dims[found[1]][level], int(found[3] or 1)
+    size, factor = dims[found[1]], int(found[3] or 1)
     return size // factor if found[2] == "over" else size * factor
 
 

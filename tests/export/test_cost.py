@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from torch.utils.flop_counter import FlopCounterMode
 
 from segue.errors import CheckpointError
-from segue.export.cost import cost, fit
+from segue.export.cost import cost
 from segue.export.families import sd3
 
 SIZES = {"batch": 2, "height": 8, "width": 12, "text": 9, "length": 9}
@@ -93,12 +93,3 @@ def test_floating_point_operations_are_those_that_pytorch_counts(exported, compo
     ) as counter:  # fmt: skip
         model(*(torch.from_numpy(v) for v in feeds.values()))
     assert cost(exported / file, SIZES).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
-
-
-def test_a_polynomial_is_found_again_and_never_falls():
-    samples = [({"h": h, "w": w}, 7 * h * w + 5 * (h * w) ** 2 + 11) for h in (2, 4, 8) for w in (2, 6, 10)]
-    terms = [(), ("h", "w"), ("h", "w", "h", "w"), ("h",)]
-    found, error = fit(samples, terms)
-    assert error < 1e-6
-    assert found == pytest.approx([11, 7, 5, 0], abs=1e-4)
-    assert min(found) >= 0

@@ -79,6 +79,25 @@ def test_values_that_no_export_writes_are_refused(table, path, value, said):
         parse(table)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"terms": [["height"]], "coefficients": [1.0], "error": 1.0},
+        {"terms": [["height"]], "coefficients": [-1.0], "error": 0.0},
+        {"terms": [["height"]], "coefficients": [], "error": 0.0},
+        {"terms": [["colour"]], "coefficients": [1.0], "error": 0.0},
+    ],
+)
+def test_a_cost_that_could_not_be_planned_with_is_refused(table, wrong):
+    right = {"terms": [[], ["height", "width"]], "coefficients": [1.0, 2.0], "error": 0.1}
+    spec = table["components"]["transformer"]
+    spec["cost"] = {"flops": right, "activations": right, "widened": right}
+    assert parse(table).components["transformer"].cost.flops.at({"height": 3, "width": 2}) == pytest.approx(13 / 0.9)
+    spec["cost"]["activations"] = wrong
+    with pytest.raises(BundleError, match=r"cost\.activations = .*no polynomial"):
+        parse(table)
+
+
 def test_a_graph_of_absurd_width_is_refused(table):
     table["components"]["transformer"]["inputs"][1]["shape"][2] = 2**40
     with pytest.raises(BundleError, match=r"encoder_hidden_states\.shape\[2\] = 1099511627776"):
