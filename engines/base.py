@@ -59,9 +59,9 @@ class Engine(Protocol):
     `run` takes one array for every input, casts floating-point feeds to the graph's own dtype and returns one array for
     every output, in the graph's dtype. Feeds may be resident ones, of exactly that dtype, that an engine of the same
     target gave; the outputs named in `keep` are returned so, without a copy, and stay what they are until the engine
-    has run twice more or is closed. `put` copies arrays, for the inputs of those names, to the device. They raise
-    UsageError for a missing, unknown or ill-shaped feed and SegueError when the backend fails. An engine is also a
-    context manager; after `close` it cannot run.
+    has run twice more, failed runs included, or is closed. `put` copies arrays, for the inputs of those names, to the
+    device, where they are the caller's to close. They raise UsageError for a missing, unknown or ill-shaped feed and
+    SegueError when the backend fails. An engine is also a context manager; after `close` it cannot run.
     """
 
     @property
@@ -110,8 +110,9 @@ def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], where: 
                 f"{where} takes {spec.name} of shape {list(spec.shape)}, got {list(array.shape)}"
                 f"{f' where {free}' if free else ''}. Feed an array of that shape."
             )
-        castable = array.dtype.kind == dtype.kind and dtype.kind in "fiu" and not isinstance(array, Resident)
-        if array.dtype != dtype and not castable:
-            raise UsageError(f"{where} takes {spec.name} as {dtype}, got {array.dtype}. Convert the array first.")
-        fitted[spec.name] = array if isinstance(array, Resident) else np.ascontiguousarray(array, dtype)
+        resident = isinstance(array, Resident)
+        if array.dtype != dtype and (resident or array.dtype.kind != dtype.kind or dtype.kind not in "fiu"):
+            how = "Copy it to the host by numpy() and feed that." if resident else "Convert the array first."
+            raise UsageError(f"{where} takes {spec.name} as {dtype}, got {array.dtype}. {how}")
+        fitted[spec.name] = array if resident else np.ascontiguousarray(array, dtype)
     return fitted

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ..errors import BundleError, EngineError, MissingDependencyError, SegueError, UsageError
+from ..errors import BundleError, EngineError, SegueError, UsageError
 from .base import Array, Closing, Resident, TensorSpec, fit_feeds
 from .ort_providers import CPU, choose
 
@@ -78,13 +78,21 @@ class OrtEngine(Closing):
         options = _options(onnxruntime, threads or default_threads())
         try:
             chosen = choose(onnxruntime, options, provider, settings or {})
-            self._session: Any = onnxruntime.InferenceSession(os.fspath(graph), options, providers=chosen)
-        except MissingDependencyError:
+            # Without a fallback: it would go on by another provider when one fails, and say so on standard output
+            self._session: Any = onnxruntime.InferenceSession(
+                os.fspath(graph), options, providers=chosen, enable_fallback=0
+            )
+        except SegueError:
             raise
         except Exception as error:  # the bindings raise a dozen unrelated types, all derived from Exception alone
+            what = f"ONNX Runtime {onnxruntime.__version__} cannot load {self._where}"
+            if provider != CPU:
+                raise EngineError(
+                    f"{what} by {provider}: {_first_line(error)} Run segue doctor to see what is missing, or use the "
+                    "target ort-cpu."
+                ) from error
             raise BundleError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {self._where}: {_first_line(error)} "
-                "Run segue verify on the bundle, or export it again."
+                f"{what}: {_first_line(error)} Run segue verify on the bundle, or export it again."
             ) from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         if self.providers[:1] != (provider,):  # what is compiled in says nothing about what loads

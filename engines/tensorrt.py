@@ -62,7 +62,8 @@ class TensorRtEngine(Closing):
         self._engine: Any = None
         self._graph: CudaGraph | None = None
         self._stream: Any = None
-        self._chosen = -1
+        self._chosen = -1  # the profile
+        self._shaped: tuple[int, dict[str, tuple[int, ...]]] | None = None  # and the shapes of the run before
         self._turn = 0  # kept outputs have two buffers each, written in turn
         found = devices.driver()
         if not found.gpus:  # the deserialiser may end the process then
@@ -89,10 +90,12 @@ class TensorRtEngine(Closing):
 
     def _prepare(self, weights: int | None) -> None:
         trt, engine = self._trt, self._engine
+        rtx = self._trt.__name__ == "tensorrt_rtx"
+        streams = weights is not None and weights < engine.streamable_weights_size  # which cannot be captured
         if weights is not None and engine.streamable_weights_size:
             engine.weight_streaming_budget_v2 = min(weights, engine.streamable_weights_size)
         ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX compiles kernels when they first run, and captures itself
+        if rtx:  # TensorRT-RTX compiles kernels when they first run, and captures itself
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(ours)
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -100,8 +103,10 @@ class TensorRtEngine(Closing):
         else:
             self._context = engine.create_execution_context(ours)
         self._must(self._context is not None, "no execution context could be made")
-        self._stream = self._did(self._cuda.cudaStreamCreate())
-        if not hasattr(trt, "CudaGraphStrategy"):
+        # Not a stream that waits for the default one: no other thread may use that while such a stream is captured
+        flag = self._cuda.cudaStreamNonBlocking
+        self._stream = self._did(self._cuda.cudaStreamCreateWithFlags(flag))
+        if not rtx and not streams:
             self._graph = CudaGraph(self._cuda, int(self._stream), self._did)
         specs = [self._spec(engine.get_tensor_name(i)) for i in range(engine.num_io_tensors)]
         modes = [engine.get_tensor_mode(spec.name) for spec in specs]
@@ -129,8 +134,12 @@ class TensorRtEngine(Closing):
             )
             self._chosen = profile
         addresses = {}
+        shapes = {name: tuple(array.shape) for name, array in fitted.items()}
+        changed = (profile, shapes) != self._shaped  # what is told again voids what is recorded
+        self._shaped = None
         for name, array in fitted.items():
-            self._must(context.set_input_shape(name, array.shape), f"{name} does not take {list(array.shape)}")
+            if changed:
+                self._must(context.set_input_shape(name, array.shape), f"{name} does not take {list(array.shape)}")
             if isinstance(array, TrtResident):
                 addresses[name] = array.address
             else:
@@ -145,15 +154,15 @@ class TensorRtEngine(Closing):
             made[spec.name] = TrtResident(address, shape, dtype, self._fetch, None)
         for name, address in addresses.items():
             self._must(context.set_tensor_address(name, address), f"{name} has no address")
-        scratch = context.update_device_memory_size_for_shapes()
-        workspace = self._room(_SCRATCH, scratch)
-        context.set_device_memory(workspace, scratch)
-        shapes = {name: tuple(array.shape) for name, array in fitted.items()}
+        if changed:
+            scratch = context.update_device_memory_size_for_shapes()
+            context.set_device_memory(self._room(_SCRATCH, scratch), scratch)
         execute = partial(self._execute, ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()))
         if self._graph is None:
             execute()
         else:
-            self._graph.run((profile, *shapes.items()), (workspace, *addresses.items()), execute)
+            self._graph.run((profile, *shapes.items()), tuple(addresses.items()), execute)
+        self._shaped = profile, shapes
         self._did(cuda.cudaStreamSynchronize(stream))
         return {name: array if name in keep else array.numpy() for name, array in made.items()}
 
@@ -201,7 +210,8 @@ class TensorRtEngine(Closing):
 
     def _fetch(self, array: np.ndarray, address: int) -> None:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._did(self._cuda.cudaMemcpy(array.ctypes.data, address, array.nbytes, kind))
+        self._did(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self._stream))
+        self._did(self._cuda.cudaStreamSynchronize(self._stream))
 
     def _check_open(self) -> None:
         if self._engine is None:

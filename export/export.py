@@ -37,6 +37,7 @@ class Event:
 
 
 Progress = Callable[[Event], None]
+WITHOUT = "Or export without the check: --no-parity."
 
 
 def export(
@@ -77,7 +78,7 @@ def export(
     kinds = {f: checkpoint.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
     facts = family.facts(found)
     wanted = dict.fromkeys(found.parts, precision)
-    islands = _islands(found, facts.wide, kinds, precision, parity)
+    islands = _islands(found, facts.wide, kinds, precision, parity, progress)
     for folder, why in islands.items():
         wanted[folder] = kinds[folder] = "fp32"
         progress(Event("note", f"{folder} is written in fp32: {why}", 0, 0))
@@ -130,8 +131,9 @@ def export(
 
 
 def _islands(
-    found: checkpoint.Checkpoint, known: Sequence[str], kinds: Mapping[str, str], precision: str, checked: bool
-) -> dict[str, str]:
+    found: checkpoint.Checkpoint, known: Sequence[str], kinds: Mapping[str, str], precision: str, checked: bool,
+    progress: Progress,
+) -> dict[str, str]:  # fmt: skip
     """Return the folders that stay in fp32 among those that were to be in fp16, each with the reason."""
     islands = {
         folder: "its activations overflow fp16, and diffusers widens it as well"
@@ -147,7 +149,13 @@ def _islands(
         return islands
     from .ranges import overflowing
 
-    return islands | overflowing(found.root, narrowed)
+    try:
+        overflow, left = overflowing(found.root, narrowed)
+    except ParityError as error:
+        raise ParityError(f"No bundle was made: what overflows fp16 is not known. {error} {WITHOUT}") from None
+    for folder in sorted(left):
+        progress(Event("note", f"{folder}: memory does not do to see whether it overflows fp16", 0, 0))
+    return islands | overflow
 
 
 def _encode(content: manifest.Manifest, source: Path) -> bytes:
@@ -241,7 +249,7 @@ def _parity(target: Path, components: dict[str, manifest.Component], progress: P
     try:
         return parity.check(target, components, report, target)
     except ParityError as error:
-        raise ParityError(f"No bundle was made: {error} Or export without the check: --no-parity.") from None
+        raise ParityError(f"No bundle was made: {error} {WITHOUT}") from None
 
 
 def describe(result: manifest.Parity) -> str:

@@ -88,6 +88,7 @@ def quantize_products(model: ir.Model, largest: Mapping[str, float], kind: Kind)
     """
     fold_transposes(model)
     done: dict[str, ir.Value] = {}
+    weights: dict[tuple[ir.Value, int], ir.Value] = {}  # one may be multiplied with twice
     products = list(_products(model))
     for node in products:
         given, weight = node.inputs[0], node.inputs[1]
@@ -98,7 +99,10 @@ def quantize_products(model: ir.Model, largest: Mapping[str, float], kind: Kind)
             scale = np.array(max(largest[name], 1e-4) / kind.largest, _dtype(weight))
             done[name] = _quantized(model, node, given, scale, kind)
         node.replace_input_with(0, done[name])
-        node.replace_input_with(1, _narrow(model, node, weight, kind))
+        axis = _output_axis(node)
+        if (weight, axis) not in weights:
+            weights[weight, axis] = _narrow(model, node, weight, axis, kind)
+        node.replace_input_with(1, weights[weight, axis])
     common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
     return len(products)
@@ -129,12 +133,16 @@ def _quantized(model: ir.Model, node: ir.Node, given: ir.Value, scale: np.ndarra
     return wide.outputs[0]
 
 
-def _narrow(model: ir.Model, node: ir.Node, weight: ir.Value, kind: Kind) -> ir.Value:
-    """Return the weight of `node` out of a constant of 8 bits."""
-    assert weight.const_value is not None
-    array, name = weight.const_value.numpy().astype(np.float32), str(weight.name)
+def _output_axis(node: ir.Node) -> int:
+    """Return the axis of a product's weight that its output channels are on."""
     transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int() == 1
-    axis = 0 if transposed else 1  # of the output channels
+    return 0 if transposed else 1
+
+
+def _narrow(model: ir.Model, node: ir.Node, weight: ir.Value, axis: int, kind: Kind) -> ir.Value:
+    """Return a weight, before `node`, out of a constant of 8 bits; its output channels are on `axis`."""
+    assert weight.const_value is not None
+    array, name = weight.const_value.numpy().astype(np.float32), f"{weight.name}_{axis}"
     most = np.abs(array).max(axis=1 - axis) if kind.by_channel else np.abs(array).max()
     scale = (np.maximum(most, 1e-4) / kind.largest).astype(_dtype(weight))
     steps = array / np.expand_dims(scale.astype(np.float32), 1 - axis) if kind.by_channel else array / np.float32(scale)

@@ -22,21 +22,23 @@ from .parity import BASE_BYTES
 BYTES_PER_PARAMETER = 8  # in float32 as loaded, in float16 beside it, and room
 
 
-def overflowing(source: Path, parameters: Mapping[str, int]) -> dict[str, str]:
-    """Return which folders of the checkpoint `source` overflow float16, each with what was found.
+def overflowing(source: Path, parameters: Mapping[str, int]) -> tuple[dict[str, str], set[str]]:
+    """Return which folders of the checkpoint `source` overflow float16, with what was found, and which were left out.
 
-    `parameters` has how many weights each folder to look at holds. One for which memory does not do is left out, as if
-    it fitted. Raises ParityError where the check itself fails.
+    `parameters` has how many weights each folder to look at holds. Memory may not do for all of them. Raises
+    ParityError where the check itself fails.
     """
     found: dict[str, str] = {}
+    left = set(parameters)
 
     def keep(said: dict[str, Any]) -> None:
+        left.discard(said["folder"])
         if said["layer"]:
-            found[said["folder"]] = f"{said['layer']} gives values beyond float16's range"
+            found.setdefault(said["folder"], f"{said['layer']} gives values beyond float16's range")
 
     if parameters:
         ask("ranges", {"source": str(source), "parameters": dict(parameters)}, keep)
-    return found
+    return found, left
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from . import csg, noise, stages
+from . import csg, noise, resident, stages
 from .components import Cancel, Components
 from .journal import Journal
 from .latents import to_bytes
@@ -227,7 +227,7 @@ class Animator:
         if found is not None:
             return found
         self._high.release()  # what the window before left; Stage I and Stage II are never in memory together
-        self._components.release("detail_transformer")
+        self._components.release(stages.DETAIL, resident.step_of(stages.DETAIL))
         video, low = self._video, scaled(image, self._video.scale)
         grey = np.zeros_like(low)
         given = np.concatenate(list(self._low.encode(low if i == 0 else grey for i in range(video.frames))), 1)

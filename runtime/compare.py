@@ -18,6 +18,7 @@ from .cache import cache_directory
 from .components import Feeds
 from .differences import psnr, relative_l2
 from .files import write_whole, writing
+from .manifest import Component
 from .pipeline import Model
 from .request import Request
 
@@ -80,6 +81,9 @@ def compare(
 
     with Model(bundle, target=REFERENCE, on_call=keep) as model:
         expected, before = _drawn(model, request)
+        for name, spec in bundle.manifest.components.items():
+            if not spec.weights:  # an Euler step, which the processor does in numpy
+                model.call(name, _invented(spec, calls[name.removesuffix("_step")]))
     found = []
     for number, target in enumerate(targets):
         progress(target, number + 1, len(targets) + 1)
@@ -94,6 +98,15 @@ def compare(
         growth = steps[-1] / steps[0] if steps[0] else 1.0
         found.append(Comparison(target, seen, steps, growth, ratio if np.isfinite(ratio) else None))
     return found
+
+
+def _invented(spec: Component, denoised: tuple[Feeds, Feeds]) -> Feeds:
+    """Return feeds for the step after a call of a denoiser: random numbers, of shapes that fit that call."""
+    rng = np.random.default_rng(0)
+    seen, made = next(iter(denoised[0].values())), next(iter(denoised[1].values()))
+    shapes = {"latents": (1, *seen.shape[1:]), "made": made.shape, "noisy": made.shape[2:3]}
+    drawn = {p.name: rng.standard_normal(shapes.get(p.name, (1,)), dtype=np.float32) for p in spec.inputs}
+    return {p.name: drawn[p.name].astype(p.dtype) for p in spec.inputs}
 
 
 def _finite(value: float) -> float:

@@ -13,9 +13,10 @@ from ..engines.ort import OrtEngine, check_threads
 from ..engines.ort_providers import COMPILING, provider_options
 from ..engines.targets import DEFAULT, find_target
 from ..engines.tensorrt import TensorRtEngine
-from ..errors import Cancelled, EngineError, UsageError
+from ..errors import Cancelled, EngineError, MissingDependencyError, UsageError
 from . import build, text
 from .bundle import Bundle
+from .engine_cache import Entry
 from .profiles import default_range, profiles
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Components:
         self._threads = threads
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._found: dict[str, bool] = {}  # what `has` said
 
     @property
     def on_gpu(self) -> bool:
@@ -63,12 +65,26 @@ class Components:
         device (`engines.base.Engine`). Raises Cancelled, UsageError once `close` was called, BundleError where the
         component cannot be loaded, EngineError where no engine of it fits this machine.
         """
-        if cancel is not None and cancel():
-            raise Cancelled("rendering was cancelled. Start again when you like.")
+        self.check_going_on(cancel)
         made = self._engine(component, feeds).run(feeds, keep)
         if self._on_call is not None:
             self._on_call(component, feeds, made)
         return made
+
+    def has(self, component: str) -> bool:
+        """Return whether the bundle has a component, and an engine of it for this machine where one is needed."""
+        if component not in self.bundle.manifest.components:
+            return False
+        if not self._target.compiled or component in self._engines:
+            return True
+        if component not in self._found:
+            try:
+                self._entry(component, None)
+            except (EngineError, MissingDependencyError):
+                self._found[component] = False
+            else:
+                self._found[component] = True
+        return self._found[component]
 
     def put(self, component: str, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
         """Return copies of feeds of `component` in the memory of its device; raises as `run`."""
@@ -86,11 +102,7 @@ class Components:
 
     def _open(self, component: str, shapes: Mapping[str, tuple[int, ...]]) -> Engine:
         if self._target.compiled:
-            found = devices.driver()
-            if not found.gpus:
-                raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
-            capability = found.gpus[0].capability
-            entry = build.find(self.bundle, component, self._target, capability, shapes, self._trust)
+            entry = self._entry(component, shapes)
             of = entry.record.fingerprint
             return TensorRtEngine(entry.plan, self._target.name, of.workspace if of.streaming else None)
         spec = self.bundle.manifest.components[component]
@@ -99,8 +111,16 @@ class Components:
         if provider in COMPILING:
             content = self.bundle.manifest
             profile = profiles(content, [default_range(content)])[component][0]
-            settings = provider_options(provider, profile, spec.precision)
+            wide = component.startswith("text_encoder") or component.endswith("_step")
+            settings = provider_options(provider, profile, spec.precision, wide)
         return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings)
+
+    def _entry(self, component: str, shapes: Mapping[str, tuple[int, ...]] | None) -> Entry:
+        """Return the checked engine of a component for this machine's GPU."""
+        found = devices.driver()
+        if not found.gpus:
+            raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
+        return build.find(self.bundle, component, self._target, found.gpus[0].capability, shapes, self._trust)
 
     def release(self, *components: str) -> None:
         """Free these components' memory; one that is called again is loaded again."""
@@ -120,6 +140,12 @@ class Components:
         """Free every component. Closing twice is allowed."""
         self.closed = True
         self.release(*list(self._engines))
+
+    def check_going_on(self, cancel: Cancel | None) -> None:
+        """Raise Cancelled where `cancel` returns true, UsageError once `close` was called."""
+        if cancel is not None and cancel():
+            raise Cancelled("rendering was cancelled. Start again when you like.")
+        self.check_open()
 
     def check_open(self) -> None:
         """Raise UsageError once `close` was called."""

@@ -5,7 +5,6 @@ No deserialiser of engines is called: without a driver one can end the process.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import platform
 import shutil
@@ -18,7 +17,7 @@ import psutil
 
 from ..engines import devices, targets
 from ..engines.ort import default_threads
-from ..engines.ort_providers import RTX, TENSORRT, rtx_devices
+from ..engines.ort_providers import RTX, TENSORRT, preload, rtx_devices
 from ..engines.tensorrt_build import CAPABILITIES
 from ..errors import MissingDependencyError, SegueError
 from . import engine_cache
@@ -135,9 +134,8 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
         )
     if plugin:
         return _plugin(subject, text, install)
-    if target.provider and hasattr(module, "preload_dlls"):
-        with contextlib.suppress(Exception):
-            module.preload_dlls()  # CUDA and cuDNN as pip installs them are on no loader's path
+    if target.provider:
+        preload(module, target.provider)
     if target.provider and platform.system() == "Linux":
         needed = (*LIBRARIES, *(TENSORRT_LIBRARIES if target.provider == TENSORRT else ()))
         lacking = {name: why for name in needed if (why := devices.library(name))}
@@ -152,7 +150,7 @@ def _plugin(subject: str, text: str, install: str) -> Finding:
         import onnxruntime
 
         rtx_devices(onnxruntime)
-    except Exception as error:  # of the loader, or of ONNX Runtime's bindings
+    except SegueError as error:
         return Finding(subject, FAULT, f"{text} does not work: {error}", install)
     return Finding(subject, OK, text)
 

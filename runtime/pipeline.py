@@ -286,8 +286,8 @@ def open_model(
 
     `threads` is the number of processor threads of one network call (None: the cores that this process may use). No
     component is loaded yet. Weight files are hashed at the first open, which takes a second for about a GB:
-    `progress(file, done, total)` is told the bytes hashed and to hash. `target` is what runs the graphs: "ort-cpu",
-    "ort-cuda", or "tensorrt-rtx" and "tensorrt", of which engines have to be built first (`runtime.build`). With
+    `progress(file, done, total)` is told the bytes hashed and to hash. `target` is what runs the graphs
+    (`engines.targets`); of "tensorrt-rtx" and "tensorrt" engines have to be built first (`runtime.build`). With
     `trust_engines` engines that came with the bundle are run as well: an engine is code of whoever made it.
 
     Raises UsageError for an unknown name and BundleError for a bundle that is damaged, altered, unsafe, of a newer

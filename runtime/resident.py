@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..engines.base import Resident
+from ..engines.base import Array, Resident
 from .components import Cancel, Components, Feeds
 from .sampler import Schedule
 
@@ -22,9 +22,15 @@ def step_of(denoiser: str) -> str:
     return f"{denoiser}_step"
 
 
-def can_stay(components: Components, denoiser: str) -> bool:
-    """Return whether latents can stay where `denoiser` runs: on a GPU, with a bundle that holds the step as a graph."""
-    return components.on_gpu and step_of(denoiser) in components.bundle.manifest.components
+def can_stay(components: Components, *denoisers: str) -> bool:
+    """Return whether latents can stay where `denoisers` run: on a GPU, with the step of the first of them as a graph.
+
+    Of several denoisers that take turns all have to take and give the same.
+    """
+    content = components.bundle.manifest
+    ports = [(content.components[name].inputs, content.components[name].outputs) for name in denoisers]
+    alike = all(of == ports[0] for of in ports)
+    return components.on_gpu and alike and components.has(step_of(denoisers[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +38,9 @@ class Loop:
     """What a denoising loop calls, and with what.
 
     `denoisers` is a component for each step, and `step` the one after it. A denoiser takes `hidden`, the latents
-    repeated `batch` times, `told`, and `times[i]` at step i; it gives `output`. `noisy` marks the frames that move
-    (None: all).
+    repeated `batch` times (2 with guidance: without the prompt, with it), `told`, arrays for its other inputs, and
+    `times[i]` at step i; it gives `output`. `noisy`, [frames], is 1 for frames that move and 0 for others (None: all
+    move). `before(step)` is called before each call of a denoiser, and `cancel` asked.
     """
 
     denoisers: Sequence[str]
@@ -46,7 +53,7 @@ class Loop:
     guidance: float = 1.0
     noisy: np.ndarray | None = None
     cancel: Cancel | None = None
-    before: Callable[[int], None] = field(default=lambda step: None)  # is called before each denoiser's call
+    before: Callable[[int], None] = field(default=lambda step: None)
 
 
 def sample_euler(
@@ -59,8 +66,11 @@ def sample_euler(
     """Carry `latents`, float32 [1, channels, ...], down to sigma 0, as `sampler.sample_euler` does.
 
     Only the first channels move, as many as the denoiser gives; the others are what it sees beside them. With a
-    `callback(step, latents)` latents are copied to the host after each step, for it to see.
+    `callback(step, latents)` latents are copied to the host after each step, for it to see. Timesteps and levels, a few
+    bytes, are fed step by step: the same buffers have the same addresses then, as recorded calls want them. Raises
+    what `Components.run` does.
     """
+    components.check_going_on(loop.cancel)
     levels = schedule.sigmas
     scales = 1 / np.sqrt(levels**2 + 1) if schedule.exploding else np.ones_like(levels)
     start = latents.astype(np.float32) * np.float32(schedule.scale)
@@ -81,15 +91,13 @@ def sample_euler(
         first = loop.denoisers[0]
         told = put(first, {**loop.told, loop.hidden: (start * scales[0]).repeat(loop.batch, 0)})
         seen = told.pop(loop.hidden)
-        times = [put(first, feeds) for feeds in loop.times]
         still = put(loop.step, {**beside, "latents": start})
         state = still.pop("latents")
-        steps = [put(loop.step, feeds) for feeds in moves]
         for i, component in enumerate(loop.denoisers):
             loop.before(i)
-            given = {loop.hidden: seen, **told, **times[i]}
+            given: dict[str, Array] = {loop.hidden: seen, **told, **loop.times[i]}
             made = components.run(component, loop.cancel, (loop.output,), **given)[loop.output]
-            moved = components.run(loop.step, None, ("after", "seen"), latents=state, made=made, **still, **steps[i])
+            moved = components.run(loop.step, None, ("after", "seen"), latents=state, made=made, **still, **moves[i])
             state, seen = moved["after"], moved["seen"]
             if callback is not None:
                 callback(i + 1, state.numpy())

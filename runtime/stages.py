@@ -24,10 +24,12 @@ def denoise_motion(
     components: Components, states: np.ndarray, noise: np.ndarray, image: np.ndarray, cancel: Cancel | None,
     told: Callable[[int, int], None],
 ) -> np.ndarray:  # fmt: skip
-    """Return Stage I's latents of a window, float32 of the shape of `noise` and of `image`; see `motion.generate`.
+    """Return Stage I's latents of a window, float32 [channels, frames, height, width]; see `motion.generate`.
 
-    `states` are those of the prompt, below the negative's where there is guidance. `told(done, total)` is called before
-    each call. The stage is released at the end, and each of two experts when the other one's turn comes.
+    `noise` and `image`, the latents of the image followed by grey frames, have that shape. `states` [1 or 2, tokens,
+    width] are those of the prompt, below the negative's where there is guidance. `told(done, total)` is called before
+    each call. The stage is released at the end, and each of two experts when the other one's turn comes. Raises what
+    `Components.run` does.
     """
     content = components.bundle.manifest
     assert content.video is not None
@@ -47,7 +49,7 @@ def denoise_motion(
         )["velocity"]
         return sampler.guide(found[:1], found[1:], settings.guidance) if batch == 2 else found.astype(np.float32)
 
-    if resident.can_stay(components, names[0]):
+    if resident.can_stay(components, *names):
         times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
         loop = resident.Loop(
             experts, resident.step_of(names[0]), "latents", "velocity", times, {"text": states}, batch,
@@ -57,7 +59,7 @@ def denoise_motion(
         made = resident.sample_euler(components, loop, shown, levels)[0, : len(noise)]
     else:
         made = motion.generate(one, noise, image, levels)
-    components.release(*names)
+    components.release(*names, resident.step_of(names[0]))
     return made
 
 
@@ -65,7 +67,10 @@ def denoise_segment(
     components: Components, text: np.ndarray, cancel: Cancel | None, part: Segment, context: np.ndarray,
     reference: np.ndarray, noise: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """Return a segment's targets by Stage II, float32 of the shape of `noise`; see `csg.denoise`."""
+    """Return a segment's targets by Stage II, float32 of the shape of `noise`; see `csg.denoise` for the arrays.
+
+    `text` [1, tokens, width] are the prompt's states. Raises what `Components.run` does.
+    """
     levels = schedule(components.bundle.manifest.sampler)
     if resident.can_stay(components, DETAIL):
         noisy = np.zeros(len(part.frames), np.float32)

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from segue.engines.cuda_graph import KEPT, CudaGraph
+from segue.errors import SegueError
 
 
 class Cuda:
@@ -70,9 +71,25 @@ def test_no_more_than_a_few_recordings_are_kept(cuda):
     assert cuda.made - destroyed <= KEPT
 
 
-def test_a_failed_recording_ends_the_capture(cuda):
+def test_what_cannot_be_captured_is_done_plainly_from_then_on(cuda):
+    graph, ran = CudaGraph(cuda, 7, did), []
+
+    def execute():
+        ran.append(1)
+        if cuda.log and cuda.log[-1][0] == "cudaStreamBeginCapture":
+            raise SegueError("not capturable")
+
+    for _ in range(4):
+        graph.run("shapes", "addresses", execute)
+    assert len(ran) == 5  # each call, and the attempt
+    assert cuda.launched() == []
+    assert [name for name, *_ in cuda.log] == ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphDestroy"]
+
+
+def test_any_other_failure_ends_the_capture_too(cuda):
     graph = CudaGraph(cuda, 7, did)
     graph.run("shapes", "addresses", lambda: None)
     with pytest.raises(ZeroDivisionError):
         graph.run("shapes", "addresses", lambda: 1 / 0)
-    assert cuda.log[-1] == ("cudaStreamEndCapture", 7)
+    assert ("cudaStreamEndCapture", 7) in cuda.log
+    assert cuda.log[-1][0] == "cudaGraphDestroy"

@@ -4,7 +4,7 @@ import types
 import pytest
 
 from segue.engines.ort_providers import CPU, CUDA, RTX, TENSORRT, choose, provider_options, rtx_devices
-from segue.errors import MissingDependencyError
+from segue.errors import EngineError, MissingDependencyError
 
 PROFILE = {"x": ((1, 4), (1, 8), (2, 16)), "t": ((1,), (1,), (2,))}
 
@@ -46,6 +46,30 @@ def test_providers_that_compile_are_told_the_shapes_of_every_input():
     assert provider_options(CUDA, PROFILE, "fp16") == provider_options(CPU, PROFILE, "fp16") == {}
 
 
+@pytest.mark.parametrize(
+    ("precision", "wide", "fp16", "int8"),
+    [("fp16", False, "1", "0"), ("fp16", True, "0", "0"), ("fp32", False, "0", "0"), ("w8a8", False, "1", "1")],
+)
+def test_tensorrt_may_use_fp16_where_the_graph_is_in_it_throughout(precision, wide, fp16, int8):
+    found = provider_options(TENSORRT, PROFILE, precision, wide)
+    assert (found["trt_fp16_enable"], found["trt_int8_enable"]) == (fp16, int8)
+
+
+def test_tensorrt_as_a_provider_refuses_fp8():
+    with pytest.raises(EngineError, match="does not run fp8"):
+        provider_options(TENSORRT, PROFILE, "fp8")
+    assert "nv_profile_min_shapes" in provider_options(RTX, PROFILE, "fp8")
+
+
+def test_a_plugin_that_does_not_load_says_why(plugin):
+    def register(name, path):
+        raise OSError("libcuda.so.1: cannot open")
+
+    onnxruntime = types.SimpleNamespace(get_ep_devices=lambda: [], register_execution_provider_library=register)
+    with pytest.raises(EngineError, match=r"does not load: libcuda\.so\.1"):
+        rtx_devices(onnxruntime)
+
+
 def test_what_tensorrt_leaves_over_runs_by_cuda(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     assert choose(types.SimpleNamespace(), Options(), TENSORRT, {"a": "1"}) == [(TENSORRT, {"a": "1"}), CUDA]
@@ -62,7 +86,7 @@ def test_the_plugin_is_registered_once_and_given_its_device(plugin):
 
 
 def test_a_plugin_without_a_gpu_is_an_error(plugin):
-    with pytest.raises(RuntimeError, match="finds no GPU"):
+    with pytest.raises(EngineError, match=r"finds no GPU.*segue doctor"):
         rtx_devices(runtime([types.SimpleNamespace(ep_name="another")], []))
 
 

@@ -1,6 +1,5 @@
 """Denoisers in int8 and float8 for GPUs: what the graph holds, that it was calibrated, that TensorRT-RTX takes it."""
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -64,9 +63,9 @@ def test_weights_have_a_scale_for_each_output_channel_in_int8_and_one_in_float8(
         model, _ = product(False, np.float16)
         quantize_products(model, {"x": 1.0}, KINDS[kind])
         held = model.graph.initializers
-        assert held["w_scale"].const_value.numpy().shape == shape
-        assert held["w_scale"].const_value.numpy().dtype == np.float16
-        assert held["w_narrow"].const_value.numpy().dtype == KINDS[kind].numpy
+        assert held["w_1_scale"].const_value.numpy().shape == shape
+        assert held["w_1_scale"].const_value.numpy().dtype == np.float16
+        assert held["w_1_narrow"].const_value.numpy().dtype == KINDS[kind].numpy
         assert "w" not in held
 
 
@@ -127,5 +126,35 @@ def test_wrong_requests_are_refused(half, narrow, tmp_path):
     assert not list(tmp_path.glob("[abc]"))
 
 
-def test_numbers_beyond_the_format_are_clipped():
-    assert float(np.float32(KINDS["fp8"].largest).astype(ml_dtypes.float8_e4m3fn)) == 448
+def test_a_weight_that_is_multiplied_with_twice_is_stored_once_for_each_way(tmp_path):
+    model, weight = product(False)
+    graph, (first,) = model.graph, list(model.graph)
+    again = [ir.node("Gemm", [first.inputs[0], first.inputs[1]]), None]
+    square = ir.Input("z", ir.Shape((4, 64)), graph.inputs[0].type)
+    again[1] = ir.node("Gemm", [square, first.inputs[1]], attributes={"transB": 1})
+    graph.inputs.append(square)
+    for number, node in enumerate(again):
+        node.outputs[0].name, node.outputs[0].type = f"y{number}", graph.inputs[0].type
+        graph.append(node)
+        graph.outputs.append(node.outputs[0])
+    assert quantize_products(model, {"x": 4.0, "z": 4.0}, KINDS["w8a8"]) == 3
+    ir.save(model, tmp_path / "g.onnx")
+    rng = np.random.default_rng(1)
+    x, z = (rng.standard_normal((4, n)).clip(-3, 3).astype(np.float32) for n in (48, 64))
+    with OrtEngine(tmp_path / "g.onnx") as engine:
+        made = engine.run({"x": x, "z": z})
+    assert np.array_equal(made["y"], made["y0"])
+    expected = z @ weight.T
+    assert np.linalg.norm(made["y1"] - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_what_lies_beyond_the_calibrated_range_is_clipped(tmp_path):
+    for kind in KINDS:
+        model, weight = product(False)
+        quantize_products(model, {"x": 1.0}, KINDS[kind])
+        ir.save(model, tmp_path / f"{kind}.onnx")
+        x = np.full((4, 48), 7, np.float32)
+        with OrtEngine(tmp_path / f"{kind}.onnx") as engine:
+            made = engine.run({"x": x})["y"]
+        expected = weight.sum(0)
+        assert np.linalg.norm(made[0] - expected) < 0.1 * np.linalg.norm(expected)

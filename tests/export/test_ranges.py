@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from segue.export import checkpoint, memory
+from segue.errors import ParityError
+from segue.export import fidelity, memory, ranges
 from segue.export.export import export
 from segue.export.ranges import overflowing
 from segue.runtime.pipeline import open_model
@@ -28,15 +29,25 @@ def loud(tiny_checkpoint, tmp_path_factory):
 
 def test_the_layer_that_overflows_is_named(loud, tiny_checkpoint):
     parameters = {"vae": 10**6, "transformer": 10**6, "text_encoder": 10**6}
-    found = overflowing(loud, parameters)
+    found, left = overflowing(loud, parameters)
     assert set(found) == {"vae"}
     assert found["vae"].startswith("decoder.conv_in gives values beyond")
-    assert overflowing(tiny_checkpoint, parameters) == {}
-    assert overflowing(loud, {"transformer": 10**6}) == {}
+    assert left == set()
+    assert overflowing(tiny_checkpoint, parameters) == ({}, set())
+    assert overflowing(loud, {"transformer": 10**6}) == ({}, set())
 
 
-def test_a_part_without_memory_for_the_check_counts_as_fitting(loud):
-    assert overflowing(loud, {"vae": 2 * memory.available()}) == {}
+def test_a_part_without_memory_for_the_check_is_told(loud):
+    assert overflowing(loud, {"vae": 2 * memory.available()}) == ({}, {"vae"})
+
+
+def test_a_check_that_fails_says_how_to_go_on_without_it(loud, tmp_path, monkeypatch):
+    def fail(source, parameters):
+        raise ParityError("The check of graphs itself failed: no such kernel. Report it.")
+
+    monkeypatch.setattr(ranges, "overflowing", fail)
+    with pytest.raises(ParityError, match=r"No bundle was made: what overflows.*no such kernel.*--no-parity"):
+        export(loud, tmp_path / "b", precision="fp16")
 
 
 def test_a_bundle_in_fp16_keeps_that_part_in_fp32_and_says_so(loud, tmp_path):
@@ -54,6 +65,7 @@ def test_a_bundle_in_fp16_keeps_that_part_in_fp32_and_says_so(loud, tmp_path):
         assert np.isfinite(model.generate("a red heart", steps=1, size=64)).all()
 
 
-def test_what_is_in_fp16_already_is_not_looked_at(half):
-    part = checkpoint.read(half, ("vae",)).parts["vae"]
-    assert checkpoint.precision(part) == "fp16"
+def test_what_is_in_fp16_already_is_not_looked_at(half, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranges, "overflowing", lambda source, parameters: pytest.fail(f"looked at {parameters}"))
+    monkeypatch.setattr(fidelity, "beside_full", lambda *given: None)
+    assert export(half, tmp_path / "b", precision="fp16").islands == {}

@@ -20,6 +20,11 @@ def test_a_target_is_as_near_as_itself(tiny_bundle):
     assert (found.growth, found.psnr) == (1.0, None)
 
 
+def test_the_euler_step_of_a_gpu_is_compared_by_itself(exported):
+    (found,) = compare.compare(bundle.read(exported), ["ort-cpu"], Request("red heart", steps=2, size=64))
+    assert found.components["transformer_step"] == 0.0
+
+
 def test_what_one_component_does_otherwise_shows_in_steps_and_picture(tiny_bundle, monkeypatch):
     opened = bundle.read(tiny_bundle)
     plain, models = Components.run, []
