@@ -64,7 +64,8 @@ class Walk:
         self.numbers: dict[str, np.ndarray] = {}
         self.weights: dict[str, int] = {}
         for initializer in self.graph.initializer:
-            self.types[initializer.name] = helper.make_tensor_type_proto(initializer.data_type, initializer.dims)
+            kind = helper.make_tensor_type_proto(initializer.data_type, initializer.dims)
+            self.types[initializer.name] = _known(kind)
             width = helper.tensor_dtype_to_np_dtype(initializer.data_type).itemsize
             self.weights[initializer.name] = width * math.prod(initializer.dims)
             if not initializer.external_data and math.prod(initializer.dims) <= SMALL:
@@ -84,7 +85,7 @@ class Walk:
                         f"{self.path} has the free dimension {dim.dim_param!r}, and no size is given for it. Give one."
                     )
                 dim.dim_value = sizes[dim.dim_param]
-        return kind
+        return _known(kind)
 
     def _follow(self, node: onnx.NodeProto) -> None:
         names = [name for name in node.input if name]
@@ -110,7 +111,7 @@ class Walk:
                 raise CheckpointError(
                     f"the shape of {name!r}, which {node.op_type} makes in {self.path}, cannot be followed. Report it."
                 )
-            self.types[name] = found
+            self.types[name] = _known(found)
         return None
 
     def _small(self, node: onnx.NodeProto) -> bool:
@@ -222,3 +223,10 @@ class Walk:
         if node.op_type == "ConvTranspose":
             return 2 * math.prod(self.shape(node.input[0])) * math.prod(self.shape(node.input[1])[1:])
         return 0
+
+
+def _known(kind: onnx.TypeProto) -> onnx.TypeProto:
+    """Return a type with float16 in place of bfloat16, which is as wide: not all schemas of an opset know that."""
+    if kind.tensor_type.elem_type == onnx.TensorProto.BFLOAT16:
+        kind.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return kind

@@ -71,6 +71,16 @@ def test_attention_holds_its_scores_where_they_are_made(tmp_path):
     assert whole.activations - fused.activations == 2 * 10 * 10 * 4
 
 
+def test_bfloat16_is_counted_where_its_operators_schema_does_not_know_it(tmp_path):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.BFLOAT16), helper.make_node("Erf", ["h"], ["k"]),
+        helper.make_node("GridSample", ["k", "grid"], ["y"]),
+    ]  # fmt: skip
+    grid = onnx.numpy_helper.from_array(np.zeros((1, 2, 2, 2), np.float32), "grid")
+    path = graph(tmp_path, nodes, {"x": [1, 2, "n", 4]}, {"y": [1, 2, 2, 2]}, [grid])
+    assert cost(path, {"n": 10}).activations == 2 * 10 * 4 * (4 + 2)
+
+
 def test_a_dimension_without_a_size_is_named(tmp_path):
     path = graph(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 4]}, {"y": ["n", 4]})
     with pytest.raises(CheckpointError, match="free dimension 'n'"):
