@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,7 +230,7 @@ def inspect(bundle: str, as_json: bool) -> None:
             c.precision,
             f"{c.parameters / 1e6:.2f} M",
             c.opset,
-            ", ".join(f"{t.name} {list(t.shape)}" for t in c.inputs),
+            ", ".join(_port(t.name, t.shape) for t in c.inputs),
         )
         for name, c in made.components.items()
     ]
@@ -239,7 +240,14 @@ def inspect(bundle: str, as_json: bool) -> None:
         rows,
     )
     rows = [
-        (p.component, p.shapes and str(p.shapes), _number(p.relative_l2), _number(p.maximum), _number(p.gate), p.note)
+        (
+            p.component,
+            ", ".join(_port(n, s) for n, s in p.shapes.items()),
+            _number(p.relative_l2),
+            _number(p.maximum),
+            _number(p.gate),
+            p.note,
+        )
         for p in made.parity
     ]
     table("parity with PyTorch", ("component", "shapes", "relative L2", "maximum", "gate", "note"), rows)
@@ -295,6 +303,10 @@ def verify(bundle: str, parity: bool, engines: bool, as_json: bool) -> None:
 
 def _megabytes(made: Any) -> str:
     return f"{sum(f.bytes for f in made.files.values()) / 1e6:.1f}"
+
+
+def _port(name: str, shape: Sequence[int | str]) -> str:
+    return f"{name} {'x'.join(map(str, shape))}"
 
 
 def _number(value: float | None) -> str:

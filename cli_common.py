@@ -38,7 +38,9 @@ class Bytes(click.ParamType):
     """An amount of memory as "8GiB", "512MiB", "6GB" or a number of bytes, to bytes."""
 
     name = "BYTES"
-    UNITS = MappingProxyType({"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30})
+    UNITS = MappingProxyType(
+        {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    )
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the bytes, 1 or more."""
@@ -48,6 +50,8 @@ class Bytes(click.ParamType):
         size = int(float(found[1]) * self.UNITS[found[2]]) if found and found[2] in self.UNITS else 0
         if size < 1:
             self.fail(f"{value!r} is no amount of memory. Write it as 8GiB, 512MiB or in bytes.", param, ctx)
+        if found and not found[2] and size < 2**20:  # "8" is a slip for 8GiB more often than it is 8 bytes
+            self.fail(f"{value!r} would be {size} bytes. Write {value}GiB or {value}MiB, or {value}B.", param, ctx)
         return size
 
 

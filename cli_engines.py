@@ -168,7 +168,8 @@ def listed(as_json: bool) -> None:
         show.event("engine", path=str(entry.plan), **dataclasses.asdict(record))
         rows.append(
             (record.bundle, record.component, f"{of.target} {of.version}", of.precision,
-             ", ".join(map(str, of.capabilities)), f"{record.bytes / 1e6:.1f}", record.built, entry.directory.name[:12])
+             ", ".join(map(str, of.capabilities)), f"{record.bytes / 1e6:.1f}", record.built[:10],
+             entry.directory.name[:12])
         )  # fmt: skip
     if not as_json:
         columns = ("bundle", "component", "target", "precision", "SM", "MB", "built", "key")
@@ -220,7 +221,10 @@ def doctor(bundle: str | None, as_json: bool) -> None:
     for finding in found:
         show.event("finding", **dataclasses.asdict(finding))
     if not as_json:
-        table("segue doctor", ("", "state", "found", "to do"), [dataclasses.astuple(finding) for finding in found])
+        table("segue doctor", ("", "state", "found"), [(f.subject, f.state, f.text) for f in found])
+        for finding in found:
+            if finding.hint:
+                show.line(f"{finding.subject}: {finding.hint}")
     faults = [finding for finding in found if finding.state == FAULT]
     if faults:
         raise EngineError(

@@ -171,10 +171,12 @@ def _told(command: Callable[[], Any], show: Output) -> int:
 def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     """Print a table to standard output."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    made = Table(*columns, title=Text(_plain(title)), title_justify="left")
+    made = Table(
+        *(Column(column, overflow="fold") for column in columns), title=Text(_plain(title)), title_justify="left"
+    )
     for row in rows:
         made.add_row(*(Text(_plain(str(cell))) for cell in row))
     Console().print(made)

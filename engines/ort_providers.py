@@ -56,6 +56,11 @@ def preload(onnxruntime: Any, provider: str) -> None:
 
 def choose(onnxruntime: Any, options: Any, provider: str, settings: Mapping[str, str]) -> Sequence[Any]:
     """Return the list of providers for a session, or put a plugin's devices into its `options`."""
+    if provider != RTX and provider not in onnxruntime.get_available_providers():
+        raise MissingDependencyError(
+            f"onnxruntime {onnxruntime.__version__} is built without {provider}. Run segue doctor: it says what to "
+            "install."
+        )
     preload(onnxruntime, provider)
     if provider == RTX:
         options.add_provider_for_devices(rtx_devices(onnxruntime), dict(settings))

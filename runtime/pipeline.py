@@ -150,7 +150,7 @@ class Model(Closing):
         if self.bundle.manifest.video is None:
             raise UsageError(
                 f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open a bundle of the family "
-                "swifti2v, such as emoji-motion."
+                "swifti2v; none ships yet, docs/swifti2v.md says how one is made."
             )
         prepared = animation.prepare(request, self.bundle.manifest)
         self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
@@ -190,6 +190,12 @@ class Model(Closing):
             )
         prepared = prepare(request, self.bundle.manifest)
         prompts = (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
+        if prepared.negative and not prepared.guided:
+            warnings.warn(
+                f"guidance is {prepared.guidance:g}, so the negative text has no effect. Ask for more guidance, with a "
+                "model that is made for it.",
+                stacklevel=3,  # the caller of generate, render or pictures
+            )
         self._warn_of_cuts(find(self.bundle.manifest).tokenizers.values(), prompts)
         return self._busy(self._pictures(prepared, on_step, cancel))
 

@@ -72,8 +72,17 @@ def test_a_plugin_that_does_not_load_says_why(plugin):
 
 def test_what_tensorrt_leaves_over_runs_by_cuda(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
-    assert choose(types.SimpleNamespace(), Options(), TENSORRT, {"a": "1"}) == [(TENSORRT, {"a": "1"}), CUDA]
-    assert choose(types.SimpleNamespace(), Options(), CPU, {}) == [(CPU, {})]
+    onnxruntime = types.SimpleNamespace(get_available_providers=lambda: [TENSORRT, CPU])
+    assert choose(onnxruntime, Options(), TENSORRT, {"a": "1"}) == [(TENSORRT, {"a": "1"}), CUDA]
+    assert choose(onnxruntime, Options(), CPU, {}) == [(CPU, {})]
+
+
+def test_a_provider_that_is_not_compiled_in_is_told_before_it_is_tried():
+    onnxruntime = types.SimpleNamespace(get_available_providers=lambda: [CPU], __version__="1.32.0")
+    with pytest.raises(
+        MissingDependencyError, match=r"1\.32\.0 is built without CUDAExecutionProvider. Run segue doctor"
+    ):
+        choose(onnxruntime, Options(), CUDA, {})
 
 
 def test_the_plugin_is_registered_once_and_given_its_device(plugin):

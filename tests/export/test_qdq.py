@@ -18,6 +18,12 @@ PROMPTS = ("a red heart", "a hare")
 SMALL = (SizeRange(*[(64, 64)] * 3),)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The user's cache directory, private to each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module", params=["w8a8", "fp8"])
 def narrow(request, half, tmp_path_factory):
     """The tiny bundle with a quantized denoiser, and the kind."""
