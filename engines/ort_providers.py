@@ -6,10 +6,12 @@ import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, MissingDependencyError
-from .base import Profile
+
+if TYPE_CHECKING:
+    from .base import Profile
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 RTX = "NvTensorRTRTXExecutionProvider"  # a plugin; it is registered once a process

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -62,6 +63,7 @@ class Walk:
         self.imports = list(model.opset_import)
         self.types: dict[str, onnx.TypeProto] = {}
         self.numbers: dict[str, np.ndarray] = {}
+        self.made: dict[tuple[Any, ...], list[onnx.TypeProto | None]] = {}
         self.weights: dict[str, int] = {}
         for initializer in self.graph.initializer:
             kind = helper.make_tensor_type_proto(initializer.data_type, initializer.dims)
@@ -101,12 +103,21 @@ class Walk:
                 self._hold(name, np.asarray(array))
             return None
         schema = defs.get_schema(node.op_type, self.versions.get(node.domain, 1), node.domain)
-        data = {name: numpy_helper.from_array(self.numbers[name], name) for name in names if name in self.numbers}
-        made_types = shape_inference.infer_node_outputs(
-            schema, node, {name: self.types[name] for name in names}, data, opset_imports=self.imports
-        )
-        for name in filter(None, node.output):
-            found = made_types.get(name)
+        # A network repeats its layers: what an operator makes of the same types and numbers is asked once
+        key = (
+            node.op_type, node.domain, tuple(map(bool, node.input)),
+            tuple(a.SerializeToString() for a in node.attribute),
+            tuple(self.types[name].SerializeToString() for name in names),
+            tuple(self.numbers[name].tobytes() if name in self.numbers else None for name in names),
+        )  # fmt: skip
+        if key not in self.made:
+            data = {name: numpy_helper.from_array(self.numbers[name], name) for name in names if name in self.numbers}
+            types = {name: self.types[name] for name in names}
+            inferred = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self.imports)
+            self.made[key] = [inferred.get(name) for name in node.output]
+        for name, found in zip(node.output, self.made[key], strict=True):
+            if not name:
+                continue
             if found is None or any(not d.HasField("dim_value") for d in found.tensor_type.shape.dim):
                 raise CheckpointError(
                     f"the shape of {name!r}, which {node.op_type} makes in {self.path}, cannot be followed. Report it."

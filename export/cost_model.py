@@ -77,9 +77,9 @@ def _terms(named: set[str]) -> list[tuple[str, ...]]:
 def _trials(content: Manifest, component: str, named: set[str]) -> list[dict[str, int]]:
     """Return the sizes to walk the graph at: squares and one oblong, for each batch, of frames the least and most."""
     found = dimensions(content, component, default_range(content))
-    smallest, usual, largest = found["height"]
+    smallest, _, largest = found["height"]
     between = smallest + (largest - smallest) // (2 * STEP) * STEP
-    planes = [(side, side) for side in sorted({smallest, usual, between, largest})] + [(smallest, largest)]
+    planes = [(side, side) for side in sorted({smallest, between, largest})] + [(smallest, largest)]
     planes = planes if "height" in named else planes[:1]
     others = {name: sorted(set(found[name])) for name in found.keys() - {"height", "width"}}
     others = {name: values if name in named else values[:1] for name, values in others.items()}

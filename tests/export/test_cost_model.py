@@ -48,6 +48,6 @@ def test_components_cost_what_their_polynomials_say_at_sizes_that_were_not_fitte
         sizes = {part: sized(part, dims, component) for part in free}
         path = opened.path(spec.graph)
         plain, wide = cost(path, sizes, scores=False), cost(path, sizes, float_bytes=4)
-        assert spec.cost.flops.at(dims) == pytest.approx(max(plain.flops, 1), rel=0.02), component
+        assert spec.cost.flops.at(dims) == pytest.approx(max(plain.flops, 1), rel=0.05), component
         for found, walked in ((spec.cost.activations, plain), (spec.cost.widened, wide)):
             assert 0.98 * walked.activations <= found.at(dims) <= 2 * walked.activations, component

@@ -157,7 +157,7 @@ def test_half_precision_converts_files_and_passes_its_gate(half, tiny_checkpoint
     content = read(half)
     assert {c.precision for c in content.components.values()} == {"fp16"}
     assert all(r.relative_l2 < 5e-3 and r.gate == 5e-3 for r in content.parity)
-    assert len(content.parity) == 10
+    assert len(content.parity) == 12
     weights = "transformer/diffusion_pytorch_model.safetensors"
     assert content.files[weights].bytes < 0.6 * (tiny_checkpoint / weights).stat().st_size
     assert content.components["transformer"].inputs[0].dtype == "float16"

@@ -107,7 +107,7 @@ def test_a_bundle_without_the_step_falls_back_to_numpy(tiny_bundle, on_device):
 @pytest.mark.parametrize("tiling", [None, Tiling(4, 2)])
 def test_videos_are_those_of_the_loop_in_numpy(video_bundle, request, tiling):
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    wanted = AnimationRequest(image, "a red heart", frames=17, seed=5, size=(64, 64), tiling=tiling)
+    wanted = AnimationRequest(image, "a red heart", frames=17, seed=5, size=(128, 64), tiling=tiling)
 
     calls = []
 
