@@ -98,7 +98,8 @@ class Walk:
             array = np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
             return self._hold(node.output[0], array)
         if known and (names or node.op_type in ("Constant", "ConstantOfShape")) and self._small(node):
-            made = ReferenceEvaluator(node).run(None, {name: self.numbers[name] for name in names})
+            with np.errstate(all="ignore"):  # both branches of a Where are computed, log of 0 among them
+                made = ReferenceEvaluator(node).run(None, {name: self.numbers[name] for name in names})
             for name, array in zip(node.output, made, strict=True):
                 self._hold(name, np.asarray(array))
             return None

@@ -62,7 +62,14 @@ def test_amounts_of_memory_have_units() -> None:
     from segue.cli_common import Bytes
 
     convert = Bytes().convert
-    assert [convert(t, None, None) for t in ("8GiB", "1.5 MB", "77")] == [8 * 2**30, 1_500_000, 77]
+    assert [convert(t, None, None) for t in ("8GiB", "1.5 MB", "77B", "3000000")] == [
+        8 * 2**30,
+        1_500_000,
+        77,
+        3_000_000,
+    ]
     for text in ("8 gigs", "0", "GiB"):
         with pytest.raises(Exception, match="is no amount of memory"):
             convert(text, None, None)
+    with pytest.raises(Exception, match="'8' would be 8 bytes. Write 8GiB"):
+        convert("8", None, None)
