@@ -71,5 +71,5 @@ def test_amounts_of_memory_have_units() -> None:
     for text in ("8 gigs", "0", "GiB"):
         with pytest.raises(Exception, match="is no amount of memory"):
             convert(text, None, None)
-    with pytest.raises(Exception, match="'8' would be 8 bytes. Write 8GiB"):
+    with pytest.raises(Exception, match=r"'8' would be 8 bytes\. Write 8GiB"):
         convert("8", None, None)
