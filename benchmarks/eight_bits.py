@@ -63,7 +63,7 @@ def engines(opened: bundles.Bundle) -> dict[str, Any]:
         try:
             (made,) = build(opened, request)
         except EngineError as error:
-            found[f"SM {capability}"] = str(error)[:200]
+            found[f"SM {capability}"] = str(error).partition("run_passes] ")[2][:150] or str(error)[:150]
         else:
             record = made.entry.record
             found[f"SM {capability}"] = {"seconds": round(record.seconds, 1), "bytes": record.bytes}

@@ -169,7 +169,10 @@ def test_negative_words_matter_only_with_guidance(model):
     options = {"seed": 3, "guidance": 4.0}
     assert not np.array_equal(model.generate("a cat", **options), model.generate("a cat", negative="dog", **options))
     options["guidance"] = 1.0
-    assert np.array_equal(model.generate("a cat", **options), model.generate("a cat", negative="dog", **options))
+    with pytest.warns(UserWarning, match="guidance is 1, so the negative text has no effect") as caught:
+        with_it = model.generate("a cat", negative="dog", **options)
+    assert caught[0].filename == __file__
+    assert np.array_equal(model.generate("a cat", **options), with_it)
 
 
 def test_progress_counts_over_all_pictures_and_shows_latents_that_cannot_be_written(model):
@@ -203,7 +206,8 @@ def test_a_prompt_that_is_cut_warns_once_and_names_the_part(model):
     assert len(caught) == 1
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", segue.PromptTruncated)
+        warnings.simplefilter("ignore", UserWarning, append=True)
         model.generate("a cat", negative=long, guidance=1.0)
     with pytest.warns(segue.PromptTruncated):
         model.generate("a cat", negative=long)
