@@ -19,7 +19,7 @@ from . import cli_engines, cli_train, cli_video
 from .cli_common import TARGET, TRUST, Scaled, Sigmas, Size, opened
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
-from .runtime.limits import MAX_COUNT
+from .runtime.limits import MAX_COUNT, QUANTIZED
 
 if TYPE_CHECKING:
     from .export.export import Event
@@ -194,7 +194,7 @@ def unpack(bundle: str, output: Path, as_json: bool) -> None:
 @click.argument("bundle")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
 @click.option(
-    "--kind", type=click.Choice(["int8", "w8a8", "fp8"]), default="int8", show_default=True,
+    "--kind", type=click.Choice(QUANTIZED), default=QUANTIZED[0], show_default=True,
     help="int8: for processors. w8a8, fp8: the denoiser for GPUs, calibrated; fp8 needs SM 8.9 or above.",
 )  # fmt: skip
 @JSON

@@ -88,8 +88,3 @@ def _trials(content: Manifest, component: str, named: set[str]) -> list[dict[str
         for height, width in planes
         for values in itertools.product(*others.values())
     ]
-
-
-def costs(bundle: Path, content: Manifest) -> dict[str, CostModel]:
-    """Return the cost model of each component."""
-    return {name: cost_model(bundle, content, name) for name in content.components}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ParityError, UsageError
+from ..runtime.limits import QUANTIZED
 from ..runtime.manifest import Component, Parity
 from .child import ask
 
@@ -38,7 +39,7 @@ def check(
     process left. The fp32 twins of bf16 components are made in `scratch`, by default the system's temporary directory,
     and removed. Raises ParityError for a comparison above its gate, and where the child process fails.
     """
-    if any(component.precision in ("int8", "w8a8", "fp8") for component in components.values()):
+    if any(component.precision in QUANTIZED for component in components.values()):
         raise UsageError(
             f"{bundle} was quantized and holds no weights for PyTorch. Compare the bundle that it was made from; its "
             "pictures against that one's are in bundle.json."

@@ -22,6 +22,7 @@ from ..errors import BundleError, ParityError, UsageError
 from ..runtime import bundle as bundles
 from ..runtime import manifest, pictures
 from ..runtime.directory import NewDirectory
+from ..runtime.limits import QUANTIZED
 from . import checkpoint, headers, precision, trace
 from .constants import fold_transposes
 from .families.family import find
@@ -32,7 +33,6 @@ from .twin import write_twin
 GATE = 30.0  # dB of the pictures against those of the bundle it is made from
 CALIBRATION = ("a blue bird", "a face that laughs", "a cup of tea", "a flag", "a car", "a tall tower", "rain", "a cat")
 INT8 = "int8"
-QUANTIZED = (INT8, *KINDS)
 OPERATORS = ["MatMul", "Gather"]
 STORED = {
     ir.DataType.FLOAT: "F32", ir.DataType.INT8: "I8", ir.DataType.UINT8: "U8", ir.DataType.INT64: "I64",
