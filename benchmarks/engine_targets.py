@@ -4,8 +4,8 @@
 
 The first target is the baseline of the ratios. Both models are open and warm, and draw the same prompt and seed. For
 each target: seconds until its first picture, from opening on, and the median of the later ones. Parity is that of
-`segue verify --engines` (against ort-cpu; exits with 1 beyond its gates). Writes benchmarks/results/engine_targets.json,
-an entry for each bundle and machine.
+`segue verify --engines` (against ort-cpu; exits with 1 beyond its gates). Writes an entry for each bundle and machine
+into benchmarks/results/engine_targets.json.
 """
 
 import argparse
