@@ -22,11 +22,13 @@ def test_pictures_in_bf16_are_those_of_its_twin(tiny_checkpoint, tmp_path):
     bundle.verify(tmp_path / "b")
 
 
-def test_below_the_gate_no_bundle_is_made(tiny_checkpoint, tmp_path, monkeypatch):
+def test_pictures_below_the_gate_are_an_error_that_leaves_nothing(half, exported, monkeypatch):
+    before = sorted(path.name for path in half.iterdir())
+    monkeypatch.setattr("segue.export.export.export", lambda source, out, **rest: out.symlink_to(exported))
     monkeypatch.setitem(fidelity.GATES, "fp16", 99.0)
-    with pytest.raises(ParityError, match=r"in fp16 are at .* below the gate of 99"):
-        export(tiny_checkpoint, tmp_path / "b", precision="fp16")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ParityError, match=r"in fp16 are at \d\d\.\d dB .* below the gate of 99"):
+        fidelity.beside_full(exported, half, bundle.read(half).manifest, "fp16", ())
+    assert sorted(path.name for path in half.iterdir()) == before
 
 
 def test_without_memory_for_it_nothing_is_compared(half, monkeypatch):

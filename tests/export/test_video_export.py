@@ -1,4 +1,4 @@
-"""SwiftI2V's checkpoint to a bundle: eleven graphs, two samplers, segments."""
+"""SwiftI2V's checkpoint to a bundle: thirteen graphs, two samplers, segments."""
 
 import json
 import shutil
@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from segue.errors import CheckpointError
+from segue.export import checkpoint, trace
 from segue.export.export import export
+from segue.export.families.family import find
 from segue.runtime import bundle
 
 
@@ -36,9 +38,16 @@ def test_a_video_bundle_says_how_it_is_sampled_and_cut(video_bundle, video_check
     assert list(video.motion.mean) == config["latents_mean"]
 
 
-def test_two_experts_make_two_graphs(make_video_checkpoint, tmp_path):
-    made = export(make_video_checkpoint(experts=2), tmp_path / "bundle", parity=False)
-    assert {"transformer", "transformer_2"} <= set(made.components)
+def test_two_experts_make_two_graphs_each_of_its_own_weights(make_video_checkpoint, tmp_path):
+    source = make_video_checkpoint(experts=2)
+    family = find("WanImageToVideoPipeline")
+    found = checkpoint.read(source, (*family.folders, *family.optional))
+    graphs = {graph.component: graph for graph in family.graphs({name: p.config for name, p in found.parts.items()})}
+    assert {"transformer", "transformer_2"} <= set(graphs)
+    assert graphs["transformer_2"].folder == "transformer_2"
+    tensors = dict(checkpoint.read_part(source, "transformer_2").tensors)
+    written = trace.write(graphs["transformer_2"], "fp32", tensors, tmp_path / "transformer_2.onnx")
+    assert written.tensors >= set(tensors)
 
 
 @pytest.fixture
