@@ -11,6 +11,7 @@ import click
 
 from .cli_common import LARGE, Bytes
 from .console import JSON, Output, table
+from .engines.targets import TARGETS
 
 if TYPE_CHECKING:
     from .runtime.build import Event, Made
@@ -57,17 +58,23 @@ def building(command: Any) -> Any:
 @click.command()
 @click.argument("bundle")
 @building
-@click.option("--target", type=click.Choice(COMPILED), default=COMPILED[0], show_default=True)
+@click.option("--target", type=click.Choice(list(TARGETS)), default=COMPILED[0], show_default=True)
 @click.option("--component", "components", multiple=True, help="Only this one. Repeatable.")
 @JSON
 def build(bundle: str, as_json: bool, **wanted: Any) -> None:
-    """Build the engines of BUNDLE. TensorRT-RTX needs no GPU for that; without --sm it takes the GPU's own."""
+    """Build the engines of BUNDLE. TensorRT-RTX needs no GPU for that; without --sm it takes the GPU's own.
+
+    The targets ort-* run graphs as they are: each is loaded once, to see that it does.
+    """
     from .runtime.bundle import read
 
     show = Output(as_json)
     with show.progress("hashing", "bytes") as update:
         opened = read(bundle, progress=lambda _, done, total: update(done, total) if total > LARGE else None)
-    build_engines(show, opened, **wanted)
+    if wanted["target"] in COMPILED:
+        build_engines(show, opened, **wanted)
+    else:
+        load_graphs(show, opened, **wanted)
 
 
 def checked(target: str, sm: tuple[int, ...]) -> tuple[int, ...]:
@@ -106,6 +113,27 @@ def build_engines(
             "engine", path=str(each.entry.plan), built=each.fresh, **{k: v for k, v in record.items() if k != "built"}
         )
     show.event("done", seconds=time.perf_counter() - started)
+
+
+def load_graphs(
+    show: Output, opened: Bundle, *, target: str, components: tuple[str, ...] = (), **engines_only: Any
+) -> None:
+    """Load each graph by a target that builds no engines, and tell how long that took."""
+    from .runtime.build import chosen
+    from .runtime.components import Components
+
+    given = [name.replace("_", "-") for name, value in engines_only.items() if value]
+    if given:
+        raise click.UsageError(f"{target} builds no engines, so it takes no --{given[0]}. Leave it out.")
+    names = chosen(opened.manifest, components)
+    with Components(opened, target=target) as parts:
+        for name in names:
+            started = time.perf_counter()
+            parts.load(name)
+            seconds = time.perf_counter() - started
+            parts.release(name)
+            show.line(f"{name}: runs as it is, loaded in {seconds:.1f} s")
+            show.event("loaded", component=name, target=target, seconds=seconds)
 
 
 def described(made: Made) -> str:

@@ -76,7 +76,7 @@ def build(
     graph, MissingDependencyError without its package, OutputError where the cache cannot be written, Cancelled.
     """
     target = find_target(request.target)
-    names = _components(bundle.manifest, request.components)
+    names = chosen(bundle.manifest, request.components)
     if not target.compiled:
         raise UsageError(f"the target {target.name} runs a bundle's graphs as they are. There is nothing to build.")
     shapes = profiles(bundle.manifest, request.ranges or (default_range(bundle.manifest),))
@@ -126,14 +126,15 @@ def here(target: str) -> tuple[int, ...]:
     return (found.gpus[0].capability,)
 
 
-def _components(content: manifest.Manifest, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
-    unknown = [name for name in chosen or () if name not in content.components]
+def chosen(content: manifest.Manifest, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the components of these names, all where there are none; raises UsageError for one that is not there."""
+    unknown = [name for name in names or () if name not in content.components]
     if unknown:
         raise UsageError(
             f"the bundle {content.name!r} has no component {unknown[0]!r}. Choose among "
             f"{', '.join(content.components)}."
         )
-    return tuple(content.components) if chosen is None else chosen
+    return names or tuple(content.components)
 
 
 def _settings(

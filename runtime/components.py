@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines import devices
-from ..engines.base import Array, Engine, Resident
+from ..engines.base import Array, Closing, Engine, Resident
 from ..engines.ort import OrtEngine, check_threads
 from ..engines.ort_providers import COMPILING, provider_options
 from ..engines.targets import DEFAULT, find_target
@@ -27,7 +27,7 @@ Feeds = dict[str, np.ndarray]
 OnCall = Callable[[str, dict[str, Any], dict[str, Any]], None]  # a component, what it was given and what it gave
 
 
-class Components:
+class Components(Closing):
     """Engines and tokenizers of `bundle`, by the names that its manifest has for them; `close` frees them all.
 
     `target` says what runs the graphs (`engines.targets`), `threads` how many threads a call on the CPU has. `on_call`
@@ -85,6 +85,10 @@ class Components:
             else:
                 self._found[component] = True
         return self._found[component]
+
+    def load(self, component: str) -> None:
+        """Load a component now rather than at its first call; raises as `run`."""
+        self._engine(component, {})
 
     def put(self, component: str, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
         """Return copies of feeds of `component` in the memory of its device; raises as `run`."""

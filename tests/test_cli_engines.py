@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from segue import cli
+from segue.runtime.bundle import read
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,13 @@ def test_build_list_verify_and_clear(half: Path) -> None:
     assert "was altered" in damaged.stdout
     assert events(run("cache", "clear", "--json"))[-1]["engines"] == 1
     assert events(run("cache", "list", "--json")) == []
+
+
+def test_a_target_that_runs_graphs_as_they_are_loads_each_of_them() -> None:
+    loaded = [e for e in events(run("build", "emoji", "--target", "ort-cpu", "--json")) if e["event"] == "loaded"]
+    assert [e["component"] for e in loaded] == list(read("emoji").manifest.components)
+    refused = run("build", "emoji", "--target", "ort-cpu", "--into-bundle")
+    assert "ort-cpu builds no engines, so it takes no --into-bundle" in str(refused.exception)
 
 
 def test_doctor_finds_no_fault_here_and_shows_a_table(half: Path) -> None:
