@@ -10,27 +10,18 @@ whole method, seed by seed. A run that the divergence guard stopped counts as di
 
 import argparse
 import json
-import os
-import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
+from ablation import WHOLE, compared, done_once, options_of, report
 from safetensors.torch import load_file, save_file
 
-from segue.errors import TrainingError
 from segue.training.device import training_device
 from segue.training.evaluation.evaluate import Bench, EvalSpec, Subject, even_schedule
-from segue.training.evaluation.measures import interval, lpips
+from segue.training.evaluation.measures import lpips
 from segue.training.pictures import Pictures
-from segue.training.recipe import train
 from segue.training.sampling import load_pipeline
 
-WHOLE = "whole"
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     WHOLE: {},
     "no CA": {"terms": {"ca": 0.0}},
@@ -54,40 +45,21 @@ def main() -> None:
     parser.add_argument("teacher", type=Path)
     parser.add_argument("--conditions", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("runs/data/emoji"))
-    parser.add_argument("--directory", type=Path, default=Path("runs/cdm-ablations"))
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     parser.add_argument("--fake-learning-rate", type=float, default=2e-4)
     parser.add_argument("--prompts", type=int, default=300)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/cdm_ablations.json")
-    options = parser.parse_args()
-    options.directory.mkdir(parents=True, exist_ok=True)
+    options = options_of(parser, "cdm_ablations", list(VARIANTS), seeds=5)
     references(options)
-    jobs = [(options, variant, seed) for seed in range(options.seeds) for variant in options.variants]
-    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        done = list(pool.map(scored, *zip(*jobs, strict=True)))
-    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in options.variants}
-    for (_, variant, _), scores in zip(jobs, done, strict=True):
-        found[variant].append(scores)
-    results = {
-        "variants": {variant: summary(runs, found.get(WHOLE, [])) for variant, runs in found.items()},
+    results = compared(options, scored) | {
         "teacher": json.loads((options.directory / "references.json").read_text()),
-        "seeds": options.seeds,
         "iterations": options.iterations,
         "batch": options.batch,
         "rates": [options.learning_rate, options.fake_learning_rate],
         "prompts": options.prompts,
-        "longest run (s)": round(max(runs["seconds"] for of in found.values() for runs in of)),
-        "device": str(training_device()),
-        "versions": {name: version(name) for name in ("torch", "diffusers")},
     }
-    text = json.dumps(results, indent=1)
-    print(text)
-    options.out.write_text(text + "\n")
+    report(options, results)
 
 
 def bench_of(options: argparse.Namespace) -> Bench:
@@ -112,27 +84,9 @@ def references(options: argparse.Namespace) -> None:
 
 
 def scored(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
-    """Train one run and measure it, unless that has been done; return its scores."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.processes))
-    out = options.directory / f"{variant.replace(' ', '-')}-{seed}"
-    scores = out / "scores.json"
-    if scores.exists():
-        return json.loads(scores.read_text())
-    out.mkdir(exist_ok=True)
-    recipe = out / "recipe.toml"
-    recipe.write_text(written(recipe_of(options, variant, seed)))
-    started = time.perf_counter()
-    try:
-        train(recipe, out / "run", lambda step, steps, figures: None)
-    except TrainingError as error:
-        found: dict[str, Any] = {"diverged": str(error)}
-    else:
-        found = {}
-    seconds = time.perf_counter() - started
-    if not found:
-        found = measured(options, out / "run/checkpoint")
-    scores.write_text(json.dumps({**found, "seconds": seconds}))
-    return json.loads(scores.read_text())
+    """Return the scores of one run."""
+    recipe = recipe_of(options, variant, seed)
+    return done_once(options, variant, seed, recipe, lambda checkpoint: measured(options, checkpoint))
 
 
 def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
@@ -163,18 +117,6 @@ def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str,
     }
 
 
-def written(recipe: dict[str, Any], prefix: str = "") -> str:
-    """Return nested tables as TOML."""
-    lines = []
-    for name, value in recipe.items():
-        if not isinstance(value, dict):
-            lines.append(f"{name} = {json.dumps(value)}")
-    for name, value in recipe.items():
-        if isinstance(value, dict):
-            lines.append(f"[{prefix}{name}]\n{written(value, f'{prefix}{name}.')}")
-    return "\n".join(lines)
-
-
 def measured(options: argparse.Namespace, checkpoint: Path) -> dict[str, float]:
     """Return the scores of a student on the noise that every other one gets."""
     bench, student = bench_of(options), load_pipeline(checkpoint, training_device())
@@ -188,32 +130,6 @@ def measured(options: argparse.Namespace, checkpoint: Path) -> dict[str, float]:
     off = [bench.score(bench.draw(rung, few, 0), few)["KID x 1e3"] for rung in rungs]
     scores["KID x 1e3, mean off the grid - on it"] = sum(off) / len(off) - on
     return scores
-
-
-def summary(runs: list[dict[str, Any]], whole: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return mean and interval of every measure, and of its difference to the whole method, seed by seed."""
-    diverged = [run["diverged"] for run in runs if "diverged" in run]
-    return {
-        "diverged": len(diverged),
-        **({"how": diverged[0]} if diverged else {}),
-        "scores": {measure: str(interval(values)) for measure, values in columns(runs)},
-        "minus whole": {
-            measure: str(interval(values))
-            for measure, values in columns(
-                [
-                    {name: run[name] - base[name] for name in run if isinstance(run[name], float) and name in base}
-                    for run, base in zip(runs, whole, strict=False)
-                    if run is not base and "diverged" not in run and "diverged" not in base
-                ]
-            )
-        },
-    }
-
-
-def columns(runs: list[dict[str, Any]]) -> Iterator[tuple[str, list[float]]]:
-    """Yield each measure with its values over the runs that have it."""
-    for measure in dict.fromkeys(name for run in runs for name in run if name not in ("diverged", "seconds")):
-        yield measure, [run[measure] for run in runs if measure in run]
 
 
 if __name__ == "__main__":

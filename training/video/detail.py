@@ -131,7 +131,7 @@ class Detail:
         targets = clean[:, :, list(part.targets)]
         noisy = torch.lerp(targets, noise, sigma.view(-1, 1, 1, 1, 1))
         given = window(part, seen, noisy, reference, sigma, self.spec.image)
-        velocity = self._velocity(given, self.text(drawn.captions))
+        velocity = self.velocity(given, self.text(drawn.captions))
         return F.mse_loss(velocity[:, :, given.noisy], noise - targets), {}
 
     @torch.no_grad()
@@ -143,7 +143,7 @@ class Detail:
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
         schedule = custom_schedule([1.0, 0.75, 0.5, 0.25], self.spec.shift, 1000)
         made = generate(
-            lambda given: self._velocity(given, text), clean[:, :, :1], reference, noise, self.spec.segments, schedule,
+            lambda given: self.velocity(given, text), clean[:, :, :1], reference, noise, self.spec.segments, schedule,
             self.spec.image,
         )  # fmt: skip
         codec = FrozenCodec(Path(self.spec.codec), self.clips.device)
@@ -153,7 +153,8 @@ class Detail:
         """Write `out/checkpoint/`: both stages, ready to be exported."""
         write_detail(self.transformer, self.spec, (SIZE, SIZE), float(FPS), out / "checkpoint")
 
-    def _velocity(self, given: Window, text: Tensor) -> Tensor:
+    def velocity(self, given: Window, text: Tensor) -> Tensor:
+        """Return the velocity (B, C, frames, h, w) float32 of a window, its text's states (B, length, width) given."""
         a_frame = given.latents[0, 0, 0].numel() // math.prod(self.transformer.config.patch_size)
         for processor in self.one_way:
             processor.clean = given.noisy.start * a_frame
