@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from .runtime.manifest import Parity
 
 DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
-UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity": "comparisons"}  # of export's stages
+UNITS = {
+    "copy": "bytes",
+    "trace": "graphs",
+    "tokenizer": "tokenizers",
+    "parity": "comparisons",
+    "measure": "parts",
+}  # of export's stages
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a Segue error without a kind of its own; 2 wrong usage; 3 a bad bundle; 4 a bad checkpoint; "
     "5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 9 no engine that "

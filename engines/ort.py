@@ -61,21 +61,23 @@ class OrtEngine(Closing):
 
     `threads` is the number of threads of one call (None: `default_threads()`), `settings` are the provider's options
     (`ort_providers.provider_options`). The file's external data is read from
-    its own directory; check that it stays there (`runtime.bundle` does) before making an engine of it.
+    its own directory; check that it stays there (`runtime.bundle` does) before making an engine of it. Without `arena`
+    a call's arrays are freed one by one, so that it holds no more than it needs.
 
     Raises BundleError when ONNX Runtime cannot load the graph, UsageError for a wrong number of threads, EngineError
     where ONNX Runtime would quietly run it by another provider.
     """
 
     def __init__(
-        self, graph: Path, threads: int | None = None, provider: str = CPU, settings: Mapping[str, str] | None = None
-    ) -> None:
+        self, graph: Path, threads: int | None = None, provider: str = CPU, settings: Mapping[str, str] | None = None,
+        arena: bool = True,
+    ) -> None:  # fmt: skip
         import onnxruntime
 
         check_threads(threads)
         self._where = f"the graph {graph.name} in {graph.parent}"
         self._device = "cpu" if provider == CPU else "cuda"
-        options = _options(onnxruntime, threads or default_threads())
+        options = _options(onnxruntime, threads or default_threads(), arena)
         try:
             chosen = choose(onnxruntime, options, provider, settings or {})
             # Without a fallback: it would go on by another provider when one fails, and say so on standard output
@@ -169,12 +171,13 @@ class OrtEngine(Closing):
         return TensorSpec(value.name, _DTYPES[value.type], shape)
 
 
-def _options(onnxruntime: Any, threads: int) -> Any:
+def _options(onnxruntime: Any, threads: int, arena: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SILENT
     options.use_deterministic_compute = True
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     # One component runs at a time: threads of the others must not burn the cores while they wait for their turn
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads >= default_threads() * 2:

@@ -30,10 +30,10 @@ def cost_model(bundle: Path, content: Manifest, component: str) -> CostModel:
     named = {part.partition("_")[0] for part in free}
     path = bundle / spec.graph
     model, samples = onnx.load(path, load_external_data=False), []
-    for dims in _trials(content, component, named):
+    for dims in trials(content, component, named):
         walk = Walk(model, {part: sized(part, dims, component) for part in free}, path)
         samples.append((dims, walk.cost(None, scores=False), walk.cost(4, scores=True)))
-    terms = _terms(named)
+    terms = terms_of(named)
 
     def fitted(values: Iterable[int]) -> Polynomial:
         return fit([(dims, value) for (dims, *_), value in zip(samples, values, strict=True)], terms)
@@ -59,7 +59,7 @@ def fit(samples: list[tuple[Mapping[str, int], int]], terms: list[tuple[str, ...
     return Polynomial(tuple(term for term, _ in kept), tuple(c for _, c in kept), below if below > EXACT else 0.0)
 
 
-def _terms(named: set[str]) -> list[tuple[str, ...]]:
+def terms_of(named: set[str]) -> list[tuple[str, ...]]:
     """Return the products that a transformer's or a convolution's cost is made of.
 
     Tokens are the product of what is spatial; they and the text's tokens attend to one another, so there are squares.
@@ -74,7 +74,7 @@ def _terms(named: set[str]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys([(), *(batch + part for part in parts)]))
 
 
-def _trials(content: Manifest, component: str, named: set[str]) -> list[dict[str, int]]:
+def trials(content: Manifest, component: str, named: set[str]) -> list[dict[str, int]]:
     """Return the sizes to walk the graph at: squares and one oblong, for each batch, of frames the least and most."""
     found = dimensions(content, component, default_range(content))
     smallest, _, largest = found["height"]

@@ -16,6 +16,7 @@ from . import checkpoint, fidelity, headers, place
 from . import precision as weights
 from .cost_model import cost_model
 from .families.family import Family, find
+from .footprint import with_footprints
 from .hub import Origin
 from .lora import Lora, merge
 
@@ -118,6 +119,8 @@ def export(
         }
         results: tuple[manifest.Parity, ...] = ()
         if parity:
+            progress(Event("measure", "memory", 0, 1))
+            components = with_footprints(new.path, dataclasses.replace(whole, components=components)).components
             results = _parity(new.path, components, progress)
         files = dict(sorted(files.items()))
         result = dataclasses.replace(draft, components=components, tokenizers=tokenizers, files=files, parity=results)

@@ -27,6 +27,7 @@ from . import checkpoint, headers, precision, trace
 from .constants import fold_transposes
 from .families.family import find
 from .fidelity import PROMPTS, near
+from .footprint import with_footprints
 from .qdq import KINDS, Kind, calibration_feeds, largest_inputs, quantize_products
 from .twin import write_twin
 
@@ -129,7 +130,9 @@ def quantize(
                 f"No bundle was made: pictures in {kind} are at {found:.1f} dB to those of {content.name!r}, below the "
                 f"gate of {gate:g}. Use the bundle as it is."
             )
-        made = dataclasses.replace(made, fidelity=manifest.Fidelity(opened.digest, len(prompts), found, gate))
+        made = dataclasses.replace(
+            with_footprints(new.path, made), fidelity=manifest.Fidelity(opened.digest, len(prompts), found, gate)
+        )
         (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
         new.commit()
     return made

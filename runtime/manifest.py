@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from ..engines.base import TensorSpec
 from ..errors import BundleError
 from . import manifest_values, typed_json
-from .polynomial import CostModel
+from .polynomial import CostModel, Footprint
 
 SCHEMA = 1
 FILE_NAME = "bundle.json"
@@ -43,6 +43,7 @@ class Component:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     cost: CostModel | None = None  # bundles of before it was counted have none
+    footprint: Footprint | None = None  # where it was measured
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ def check(manifest: Manifest, where: str) -> None:
     for name, component in manifest.components.items():
         for what in ("flops", "activations", "widened") if component.cost is not None else ():
             _check_polynomial(getattr(component.cost, what), f"components.{name}.cost.{what}", where)
+        if component.footprint is not None:
+            _check_polynomial(component.footprint.working, f"components.{name}.footprint.working", where)
+            ranges[f"components.{name}.footprint.loaded"] = (0, component.footprint.loaded, 2**50)
+            ranges[f"components.{name}.footprint.loading"] = (0, component.footprint.loading, 2**50)
         ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
         for spec in (*component.inputs, *component.outputs):
             for i, size in enumerate(spec.shape):

@@ -36,3 +36,16 @@ class CostModel:
     flops: Polynomial
     activations: Polynomial
     widened: Polynomial
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a process holds for a component in ONNX Runtime on a processor, as measured when it was exported.
+
+    `loading` at most while it is loaded, `loaded` from then on, `working` at most beside that in a call: one thread, no
+    arena, freed memory given back (`engines/heap.py`).
+    """
+
+    loading: int
+    loaded: int
+    working: Polynomial

@@ -1,0 +1,80 @@
+"""Measure what ONNX Runtime on a processor holds of each component, in a child process, as the planner needs to know.
+
+Loading and calls are measured by the kernel's high-water mark of resident memory. So it is done on Linux alone, with
+glibc, and for what fits into the free memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ParityError
+from ..runtime.manifest import Component, Manifest
+from ..runtime.polynomial import Footprint
+from ..runtime.profiles import default_range, dimensions, sized
+from . import memory
+from .child import ask
+from .cost_model import fit, terms_of, trials
+from .parity import BASE_BYTES, BYTES_PER_PARAMETER
+
+MOST_FLOPS = 5e11  # of a call that is tried; some ten seconds on one core
+LEAST = 2**18  # bytes that a call is said to need; pages come and go by less
+UNTRIED = frozenset({"bf16", "w8a8", "fp8"})  # what ONNX Runtime's CPU does not run
+
+
+def with_footprints(bundle: Path, content: Manifest) -> Manifest:
+    """Return the manifest of the directory `bundle` with the footprints of those components that can be measured."""
+    tried = {name: _tried(content, name) for name, spec in content.components.items() if _can_be(spec)}
+    requests = [
+        {
+            "name": name,
+            "graph": str(bundle / content.components[name].graph),
+            "shapes": [
+                {p.name: [[sized(s, dims, name) for s in p.shape], p.dtype] for p in content.components[name].inputs}
+                for dims in dimensions_
+            ],
+        }
+        for name, dimensions_ in tried.items()
+    ]
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in content.components}
+    with contextlib.suppress(ParityError):  # where a footprint is missing, the planner goes by what was counted
+        ask("footprint_child", {"graphs": requests}, lambda values: answers[values.pop("name")].append(values))
+    components = {
+        name: replace(spec, footprint=_fitted(spec, tried.get(name, []), answers[name]))
+        for name, spec in content.components.items()
+    }
+    return replace(content, components=components)
+
+
+def _can_be(spec: Component) -> bool:
+    needed = BASE_BYTES + spec.parameters * BYTES_PER_PARAMETER.get(spec.precision, 10)
+    fits = needed <= memory.available()
+    return sys.platform.startswith("linux") and fits and bool(spec.weights) and spec.precision not in UNTRIED
+
+
+def _tried(content: Manifest, name: str) -> list[dict[str, int]]:
+    """Return the sizes to call a component at; the first call of all fills caches."""
+    spec = content.components[name]
+    assert spec.cost is not None
+    usual = {base: three[1] for base, three in dimensions(content, name, default_range(content)).items()}
+    flops = spec.cost.flops
+    return [dims for dims in (usual, usual, *trials(content, name, _named(spec))) if flops.at(dims) <= MOST_FLOPS]
+
+
+def _named(spec: Component) -> set[str]:
+    return {part.partition("_")[0] for port in spec.inputs for part in port.shape if isinstance(part, str)}
+
+
+def _fitted(spec: Component, tried: list[dict[str, int]], answers: list[dict[str, Any]]) -> Footprint | None:
+    if len(answers) != 1 + len(tried) or len(tried) < 2:
+        return None
+    first, _, *calls = answers
+    samples: list[tuple[Mapping[str, int], int]] = [
+        (dims, max(call["working"], LEAST)) for dims, call in zip(tried[1:], calls, strict=True)
+    ]
+    return Footprint(first["loading"], first["loaded"], fit(samples, terms_of(_named(spec))))
