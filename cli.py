@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import cli_engines, cli_train, cli_video
-from .cli_common import TARGET, TRUST, Scaled, Sigmas, Size, opened
+from . import cli_engines, cli_plan, cli_train, cli_video
+from .cli_common import TARGET, TRUST, Bytes, Scaled, Sigmas, Size, opened
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
 from .runtime.limits import MAX_COUNT, QUANTIZED
@@ -36,7 +36,7 @@ UNITS = {
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a Segue error without a kind of its own; 2 wrong usage; 3 a bad bundle; 4 a bad checkpoint; "
     "5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 9 no engine that "
-    "fits; 70 a defect of Segue; 130 stopped by Ctrl-C; 141 standard output was closed."
+    "fits; 10 no room within the budget; 70 a defect of Segue; 130 stopped by Ctrl-C; 141 standard output was closed."
 )
 
 
@@ -46,7 +46,7 @@ def cli() -> None:
     """Few-step diffusion: train, export, render."""
 
 
-for command in (*cli_video.COMMANDS, *cli_engines.COMMANDS, *cli_train.COMMANDS):
+for command in (*cli_video.COMMANDS, *cli_engines.COMMANDS, *cli_train.COMMANDS, cli_plan.plan):
     cli.add_command(command)
 
 
@@ -69,6 +69,7 @@ for command in (*cli_video.COMMANDS, *cli_engines.COMMANDS, *cli_train.COMMANDS)
     help="torch: the noise of torch's CPU generator, to compare with diffusers.",
 )
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
+@click.option("--budget", type=Bytes(), help="The most memory to take, as 512MiB; segue plan says what is needed.")
 @TARGET
 @TRUST
 @JSON
@@ -80,6 +81,7 @@ def render(
     threads: int | None,
     target: str,
     trust_engines: bool,
+    budget: int | None,
     **wanted: Any,
 ) -> None:
     """Render PROMPT with BUNDLE (a directory, or the name of a shipped one) into a PNG file."""
@@ -89,7 +91,7 @@ def render(
     show = Output(as_json)
     paths = picture_paths(output, prompt, wanted["seed"], wanted["count"])
     started = time.perf_counter()
-    with opened(show, bundle, threads, target, trust_engines) as model, show.progress("rendering") as update:
+    with opened(show, bundle, threads, target, trust_engines, budget) as model, show.progress("rendering") as update:
         pictures = model.pictures(Request(prompt, **wanted), on_step=lambda done, total, _: update(done, total))
         for path, picture in zip(paths, pictures, strict=True):
             write_png(path, picture.image, picture.metadata)

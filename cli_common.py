@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .console import Output
 from .engines.targets import DEFAULT, TARGETS
+from .errors import UsageError
 
 if TYPE_CHECKING:
     from .runtime.pipeline import Model
@@ -38,21 +38,15 @@ class Bytes(click.ParamType):
     """An amount of memory as "8GiB", "512MiB", "6GB" or a number of bytes, to bytes."""
 
     name = "BYTES"
-    UNITS = MappingProxyType(
-        {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    )
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the bytes, 1 or more."""
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?(\w*)", str(value))
-        size = int(float(found[1]) * self.UNITS[found[2]]) if found and found[2] in self.UNITS else 0
-        if size < 1:
-            self.fail(f"{value!r} is no amount of memory. Write it as 8GiB, 512MiB or in bytes.", param, ctx)
-        if found and not found[2] and size < 2**20:  # "8" is a slip for 8GiB more often than it is 8 bytes
-            self.fail(f"{value!r} would be {size} bytes. Write {value}GiB or {value}MiB, or {value}B.", param, ctx)
-        return size
+        from .runtime.amounts import bytes_of
+
+        try:
+            return value if isinstance(value, int) else bytes_of(value)  # a default is a number
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Scaled(click.ParamType):
@@ -91,14 +85,15 @@ TRUST = click.option("--trust-engines", is_flag=True, help="Run engines that cam
 
 @contextmanager
 def opened(
-    show: Output, bundle: str, threads: int | None, target: str = DEFAULT, trust: bool = False
-) -> Iterator[Model]:
+    show: Output, bundle: str, threads: int | None, target: str = DEFAULT, trust: bool = False,
+    budget: int | None = None,
+) -> Iterator[Model]:  # fmt: skip
     """Open a bundle; warnings are told as they come."""
     from .runtime.pipeline import open_model
 
     with show.progress("hashing", "bytes") as update:
         report = lambda _, done, total: update(done, total) if total > LARGE else None  # noqa: E731
-        model = open_model(bundle, threads, report, target, trust)
+        model = open_model(bundle, threads, report, target, trust, budget)
     with model, warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = lambda message, *_, **__: show.warning(str(message))

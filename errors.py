@@ -59,6 +59,12 @@ class EngineError(SegueError):
     exit_code = 9
 
 
+class BudgetError(SegueError):
+    """A request that does not fit into the memory that it may take."""
+
+    exit_code = 10
+
+
 class Cancelled(SegueError):
     """The caller asked to stop (Ctrl-C, or `cancel` returned true)."""
 

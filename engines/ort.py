@@ -62,7 +62,7 @@ class OrtEngine(Closing):
     `threads` is the number of threads of one call (None: `default_threads()`), `settings` are the provider's options
     (`ort_providers.provider_options`). The file's external data is read from
     its own directory; check that it stays there (`runtime.bundle` does) before making an engine of it. Without `arena`
-    a call's arrays are freed one by one, so that it holds no more than it needs.
+    every array of a call is allocated and freed by itself, which with `heap.give_back` holds no more than is needed.
 
     Raises BundleError when ONNX Runtime cannot load the graph, UsageError for a wrong number of threads, EngineError
     where ONNX Runtime would quietly run it by another provider.

@@ -93,19 +93,29 @@ def read(name_or_path: str | os.PathLike[str], verify_all: bool = False, progres
     `verified`); `verify_all` hashes it regardless. `progress(file, done, total)` is told the bytes hashed and
     to hash. Files that the manifest does not list are ignored. Raises BundleError, or UsageError for an unknown name.
     """
-    try:
-        directory = resolve(name_or_path).resolve(strict=True)
-        data = b"".join(_chunks(directory / manifest.FILE_NAME, manifest.MAX_BYTES))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BundleError(
-            f"the bundle {os.fspath(name_or_path)!r} cannot be read: {error}. Check that the directory is readable."
-        ) from None
+    directory, data = _manifest_of(name_or_path)
     content = manifest.parse(data, str(directory / manifest.FILE_NAME))
     statuses = {name: _place(directory, content, name) for name in content.files}
     keys = {name: verified.key(status, content.files[name].sha256) for name, status in statuses.items()}
     bundle = Bundle(directory, content, hashlib.sha256(data).hexdigest(), keys)
     _check_files(bundle, statuses, verify_all, progress)
     return bundle
+
+
+def read_manifest(name_or_path: str | os.PathLike[str]) -> manifest.Manifest:
+    """Return what bundle.json says; its other files are not looked at, and need not be there. Raises as `read` does."""
+    directory, data = _manifest_of(name_or_path)
+    return manifest.parse(data, str(directory / manifest.FILE_NAME))
+
+
+def _manifest_of(name_or_path: str | os.PathLike[str]) -> tuple[Path, bytes]:
+    try:
+        directory = resolve(name_or_path).resolve(strict=True)
+        return directory, b"".join(_chunks(directory / manifest.FILE_NAME, manifest.MAX_BYTES))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BundleError(
+            f"the bundle {os.fspath(name_or_path)!r} cannot be read: {error}. Check that the directory is readable."
+        ) from None
 
 
 def verify(name_or_path: str | os.PathLike[str], progress: Progress | None = None) -> Bundle:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engines import devices
+from ..engines import devices, heap
 from ..engines.base import Array, Closing, Engine, Resident
 from ..engines.ort import OrtEngine, check_threads
 from ..engines.ort_providers import COMPILING, provider_options
@@ -32,6 +32,8 @@ class Components(Closing):
 
     `target` says what runs the graphs (`engines.targets`), `threads` how many threads a call on the CPU has. `on_call`
     is told of every call. With `trust_engines` engines that came with the bundle are run, which is running its code.
+    With `frugal` the process holds no more than it needs at a time: freed memory is given back, and what is loaded
+    beside a component are only those that `hold` names.
     """
 
     def __init__(
@@ -41,8 +43,13 @@ class Components(Closing):
         target: str = DEFAULT,
         on_call: OnCall | None = None,
         trust_engines: bool = False,
+        frugal: bool = False,
     ) -> None:
         self._trust = trust_engines
+        self._frugal = frugal
+        self._held: Collection[str] = ()
+        if frugal:
+            heap.give_back()
         self._on_call = on_call
         check_threads(threads)
         self._target = find_target(target)
@@ -101,6 +108,8 @@ class Components(Closing):
         if isinstance(held, TensorRtEngine) and not held.fits(shapes):
             self.release(component)  # another engine may be the one for these shapes
         if component not in self._engines:
+            if self._frugal:
+                self.release(*(self._engines.keys() - set(self._held)))
             self._engines[component] = self._open(component, shapes)
         return self._engines[component]
 
@@ -117,7 +126,7 @@ class Components(Closing):
             profile = profiles(content, [default_range(content)])[component][0]
             wide = component.startswith("text_encoder") or component.endswith("_step")
             settings = provider_options(provider, profile, spec.precision, wide)
-        return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings)
+        return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings, arena=not self._frugal)
 
     def _entry(self, component: str, shapes: Mapping[str, tuple[int, ...]] | None) -> Entry:
         """Return the checked engine of a component for this machine's GPU."""
@@ -126,11 +135,17 @@ class Components(Closing):
             raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
         return build.find(self.bundle, component, self._target, found.gpus[0].capability, shapes, self._trust)
 
+    def hold(self, components: Collection[str]) -> None:
+        """Say which components stay loaded while others work, where `frugal`."""
+        self._held = components
+
     def release(self, *components: str) -> None:
         """Free these components' memory; one that is called again is loaded again."""
         for component in components:
             if component in self._engines:
                 self._engines.pop(component).close()
+        if self._frugal and components:
+            heap.trim()
 
     def tokens(self, name: str, prompt: str) -> text.Tokens:
         """Return `prompt` as the tokenizer of that name cuts it."""

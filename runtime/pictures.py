@@ -47,12 +47,12 @@ def find(content: Manifest) -> PictureFamily:
 
 def denoise(
     components: Components, content: Manifest, prepared: Prepared, index: int, known: Feeds,
-    callback: Callable[[int, np.ndarray], None] | None, cancel: Cancel | None,
+    callback: Callable[[int, np.ndarray], None] | None, cancel: Cancel | None, together: bool = True,
 ) -> np.ndarray:  # fmt: skip
     """Return the latents of a request's picture of that number, float32 [1, channels, height, width].
 
-    `known` is what the denoiser is told at each call, for a batch of two where the request is guided; `callback` is
-    that of `sampler.sample_euler`.
+    `known` is what the denoiser is told at each call, for a batch of two where the request is guided; that is one call,
+    or two where it is not `together`. `callback` is that of `sampler.sample_euler`.
     """
     of, levels, noise = find(content), prepared.schedule, prepared.initial(index)
     batch = 2 if prepared.guided else 1
@@ -64,14 +64,15 @@ def denoise(
         )  # fmt: skip
         return resident.sample_euler(components, loop, noise, levels, callback)
 
+    def call(latents: np.ndarray, timestep: np.float32, known: Feeds) -> np.ndarray:
+        count = len(next(iter(known.values())))
+        levels = np.full(count, timestep, np.float32)
+        shown = np.repeat(latents, count, axis=0)
+        return components.run(of.denoiser, cancel, hidden_states=shown, timestep=levels, **known)[of.output]
+
     def predict(latents: np.ndarray, timestep: np.float32) -> np.ndarray:
-        made = components.run(
-            of.denoiser,
-            cancel,
-            hidden_states=np.repeat(latents, batch, axis=0),
-            timestep=np.full(batch, timestep, np.float32),
-            **known,
-        )[of.output]
+        parts = [known] if together else [{name: a[i : i + 1] for name, a in known.items()} for i in range(batch)]
+        made = np.concatenate([call(latents, timestep, part) for part in parts])
         return of.guide(made[:1], made[1:], prepared.guidance, content) if prepared.guided else made
 
     return sampler.sample_euler(predict, noise, levels, callback)

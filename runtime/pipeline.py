@@ -16,10 +16,13 @@ import numpy as np
 from ..engines.base import Closing
 from ..engines.targets import DEFAULT, find_target
 from ..errors import UsageError
-from . import animation, family, text
+from . import animation, family, text, tiles
 from . import bundle as bundles
 from . import latents as latent_space
+from . import plan as plans
+from .amounts import bytes_of
 from .components import Cancel, Components, Feeds, OnCall
+from .hardware import CPU, find_machine
 from .journal import check_job, open_journal
 from .pictures import denoise, find
 from .request import Prepared, Request, prepare
@@ -62,6 +65,9 @@ class Model(Closing):
     Components are loaded when first needed and stay until `close`. Pictures are rendered one after another, so the
     memory that `pictures` needs does not grow with `count`, while `render` and `generate` keep what they return. A
     picture's bytes do not depend on what is rendered beside it.
+
+    With a `budget` in bytes each request is planned before anything is loaded (`runtime.plan`), and refused where it
+    does not fit; then components are loaded for their turn, and stay only as far as there is room.
     """
 
     def __init__(
@@ -71,10 +77,18 @@ class Model(Closing):
         target: str = DEFAULT,
         on_call: OnCall | None = None,
         trust_engines: bool = False,
+        budget: int | None = None,
     ) -> None:
         family.check(bundle.manifest, find_target(target))
+        if budget is not None and (target != DEFAULT or bundle.manifest.video is not None):
+            raise UsageError(
+                f"a budget holds for pictures by the target {DEFAULT} so far, not for {bundle.manifest.name!r} by "
+                f"{target}. Leave the budget out."
+            )
         self.bundle = bundle
-        self._components = Components(bundle, threads, target, on_call, trust_engines)
+        self.budget = budget
+        self._threads = threads
+        self._components = Components(bundle, threads, target, on_call, trust_engines, frugal=budget is not None)
         self._prompts: dict[str, Feeds] = {}
         self._lock = threading.Lock()
 
@@ -196,11 +210,23 @@ class Model(Closing):
                 "model that is made for it.",
                 stacklevel=3,  # the caller of generate, render or pictures
             )
+        way = None if self.budget is None else self.plan(prepared)
         self._warn_of_cuts(find(self.bundle.manifest).tokenizers.values(), prompts)
-        return self._busy(self._pictures(prepared, on_step, cancel))
+        return self._busy(self._pictures(prepared, way, on_step, cancel))
 
-    def _pictures(self, prepared: Prepared, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
+    def plan(self, prepared: Prepared) -> plans.Plan:
+        """Return how a request would be met within the budget; raises BudgetError where it cannot be."""
+        wanted = plans.Wanted(
+            prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, len(prepared.prompts)
+        )
+        return plans.plan(self.bundle.manifest, wanted, find_machine(CPU, self._threads), self.budget)
+
+    def _pictures(
+        self, prepared: Prepared, way: plans.Plan | None, on_step: OnStep | None, cancel: Cancel | None
+    ) -> Iterator[Picture]:
         steps = prepared.schedule.steps
+        if way is not None:
+            self._components.hold(way.keep)
         for index, prompt in enumerate(prepared.prompts):
 
             def report(step: int, latents: np.ndarray, before: int = index * steps) -> None:
@@ -211,9 +237,11 @@ class Model(Closing):
 
             known = self._condition(prompt, prepared, cancel)
             latents = denoise(
-                self._components, self.bundle.manifest, prepared, index, known, report if on_step else None, cancel
-            )
-            yield Picture(self._decode(latents, cancel)[0], latents[0], self._describe(prepared, index))
+                self._components, self.bundle.manifest, prepared, index, known, report if on_step else None, cancel,
+                together=way is None or way.together,
+            )  # fmt: skip
+            image = self._decode(latents, cancel, None if way is None else way.tiling)[0]
+            yield Picture(image, latents[0], self._describe(prepared, index))
 
     def _busy(self, made: Iterator[T]) -> Iterator[T]:
         """Yield from `made`, and refuse other calls until it ends."""
@@ -259,9 +287,11 @@ class Model(Closing):
                     stacklevel=4,  # the caller of generate, render or pictures
                 )
 
-    def _decode(self, latents: np.ndarray, cancel: Cancel | None) -> np.ndarray:
+    def _decode(self, latents: np.ndarray, cancel: Cancel | None, tiling: tiles.Tiling | None = None) -> np.ndarray:
         scaled = latent_space.for_decoder(latents, self.bundle.manifest.latents)
-        return latent_space.to_bytes(self._components.run("vae_decoder", cancel, latents=scaled)["pixels"])
+        laid = tiles.lay(scaled.shape[2], scaled.shape[3], tiling)
+        parts = [self._components.run("vae_decoder", cancel, latents=tile.cut(scaled))["pixels"] for tile in laid]
+        return latent_space.to_bytes(tiles.joined(parts, laid, tiling, self.bundle.manifest.latents.factor))
 
     def _describe(self, prepared: Prepared, index: int) -> dict[str, Any]:
         return {
@@ -287,6 +317,7 @@ def open_model(
     progress: bundles.Progress | None = None,
     target: str = DEFAULT,
     trust_engines: bool = False,
+    budget: int | str | None = None,
 ) -> Model:
     """Open a bundle, given the name of one that ships with Segue or a path, and verify it.
 
@@ -294,9 +325,11 @@ def open_model(
     component is loaded yet. Weight files are hashed at the first open, which takes a second for about a GB:
     `progress(file, done, total)` is told the bytes hashed and to hash. `target` is what runs the graphs
     (`engines.targets`); of "tensorrt-rtx" and "tensorrt" engines have to be built first (`runtime.build`). With
-    `trust_engines` engines that came with the bundle are run as well: an engine is code of whoever made it.
+    `trust_engines` engines that came with the bundle are run as well: an engine is code of whoever made it. `budget` is
+    the most memory that the model may take, in bytes or as "512MiB", beside what the process has before it opens it.
 
     Raises UsageError for an unknown name and BundleError for a bundle that is damaged, altered, unsafe, of a newer
     schema or of a family that this Segue does not run.
     """
-    return Model(bundles.read(name_or_path, progress=progress), threads, target, trust_engines=trust_engines)
+    limit = None if budget is None else bytes_of(budget)
+    return Model(bundles.read(name_or_path, progress=progress), threads, target, None, trust_engines, limit)

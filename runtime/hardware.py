@@ -1,0 +1,60 @@
+"""The machines that a plan can be made for: their published figures, and what this one says of itself."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+
+import psutil
+
+from ..engines import devices
+from ..engines.ort import default_threads
+from ..errors import UsageError
+
+CPU, THIS = "cpu", "this"
+SHARE = 0.5  # of a published rate that a network reaches
+CORE_FLOPS = 4e10  # fp32 operations a second that ONNX Runtime makes on one core (AVX2, measured: 3 to 6e10)
+CORE_READS = 2e8  # bytes of weights a second that it loads, converting fp16 to fp32 (measured on NVMe)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a plan's work is done: bytes of memory, operations a second, and bytes of weights loaded a second."""
+
+    name: str
+    kind: str  # "gpu" or "cpu"
+    memory: int
+    flops: float
+    loads: float
+
+
+@functools.cache
+def published() -> dict[str, Machine]:
+    """Return the GPUs of `hardware.json` by name."""
+    table = json.loads(files(__package__).joinpath("hardware.json").read_text(encoding="utf-8"))
+    return {
+        name: Machine(row["title"], row["kind"], row["memory"] * 2**30, SHARE * 1e12 * row["tflops"], 5e8 * row["link"])
+        for name, row in table.items()
+    }
+
+
+def find_machine(name: str, threads: int | None = None) -> Machine:
+    """Return a machine by its name in `hardware.json`, "cpu" for this one's processor, or "this".
+
+    "this" is the GPU where there is one that is known, else the processor. Raises UsageError for another name.
+    """
+    known = published()
+    if name in known:
+        return known[name]
+    if name == THIS:
+        found = devices.driver().gpus
+        for gpu in found[:1]:
+            for machine in known.values():
+                if machine.name.casefold() in gpu.name.casefold():
+                    return machine
+    elif name != CPU:
+        raise UsageError(f"no machine {name!r} is known. Choose one of {', '.join((*known, CPU, THIS))}.")
+    cores = threads or default_threads()
+    return Machine("this processor", CPU, int(psutil.virtual_memory().total), cores * CORE_FLOPS, CORE_READS)

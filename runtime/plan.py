@@ -1,0 +1,199 @@
+"""What pictures take of memory, phase by phase, and how they stay within a budget: decided before anything is loaded.
+
+A plan is a pure function of bundle, request, machine and budget. Of all ways to go about the request it takes the
+fastest that fits, and among equals the one that needs least. Every way gives the same picture, but for tiles of the
+decoder, which are used where nothing else fits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..errors import BudgetError
+from .amounts import mebibytes
+from .hardware import CPU, Machine
+from .manifest import Component, Manifest
+from .pictures import find
+from .profiles import SizeRange, dimensions
+from .tiles import Tiling, lay
+
+RUNTIME = 68 * 2**20  # bytes that come with the libraries and the first session of a process
+TOKENIZER = 3  # bytes in memory for each of a tokenizer's file
+SPREAD = 1.03  # of what was measured at export: pages, threads
+ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps between
+PIXEL = 210  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (measured)
+TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of which overlaps
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: pictures of one size; `calls` of the denoiser each, which are `guided` or not."""
+
+    height: int  # pixels
+    width: int
+    steps: int
+    guided: bool
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that a component takes: at most while it loads, from then on, and beside that in a call."""
+
+    loading: int
+    loaded: int
+    working: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One component's turn: its calls, the most bytes of the process in it, and seconds by the machine's rates."""
+
+    component: str
+    calls: int
+    peak: int
+    flops: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a request is met: which components stay loaded, how guidance is called, and what the decoder's tiles are.
+
+    `together`: the guided and the free prediction in one call. `tiling` is None where the plane is decoded at once.
+    """
+
+    machine: str
+    budget: int | None
+    keep: tuple[str, ...]
+    together: bool
+    tiling: Tiling | None
+    phases: tuple[Phase, ...]
+
+    @property
+    def peak(self) -> int:
+        """Return the most bytes beside those of the idle process."""
+        return max(phase.peak for phase in self.phases)
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of the request, by the machine's rates."""
+        return sum(phase.seconds for phase in self.phases)
+
+
+def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Plan:
+    """Return the plan of a bundle that draws pictures; `budget` in bytes, None for the machine's memory.
+
+    Raises BudgetError where no way fits; it names the smallest budget for which one does.
+    """
+    limit = machine.memory if budget is None else budget
+    ways = list(_ways(content, wanted, machine, budget))
+    fitting = [way for way in ways if way.peak <= limit]
+    if not fitting:
+        raise _infeasible(content, wanted, min(ways, key=lambda way: way.peak), limit)
+    # What stays loaded costs this request nothing, and the next one may want it
+    return min(fitting, key=lambda way: (way.tiling is not None, way.seconds, -len(way.keep), way.peak))
+
+
+def held(spec: Component, dims: dict[str, int], machine: Machine, weights: int) -> Held:
+    """Return what a component takes at the sizes `dims`, its files of weights having `weights` bytes.
+
+    On a processor that is what was measured at export; without it, and on a GPU, what was counted of the graph.
+    """
+    if machine.kind == CPU and spec.footprint is not None:
+        of = spec.footprint
+        return Held(int(SPREAD * of.loading), int(SPREAD * of.loaded), int(SPREAD * of.working.at(dims)))
+    working = (
+        0 if spec.cost is None else int((spec.cost.widened if machine.kind == CPU else spec.cost.activations).at(dims))
+    )
+    if machine.kind == CPU:  # ONNX Runtime computes in fp32, and packs what it can
+        wide = weights if spec.precision == "int8" else 4 * spec.parameters
+        return Held(int(1.35 * wide), int(1.1 * wide), working)
+    return Held(weights, weights, working)
+
+
+def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Iterator[Plan]:
+    of = find(content)
+    used = [name for name in content.components if name.startswith("text_encoder")]
+    used += [of.denoiser, "vae_decoder"]
+    factor = content.latents.factor
+    plane = wanted.height // factor, wanted.width // factor
+    tilings = [None, *(Tiling(side, side // 4) for side in TILES if side < max(plane))]
+    base = 0
+    if machine.kind == CPU:
+        tables = sum(content.files[tokenizer.file].bytes for tokenizer in content.tokenizers.values())
+        base += RUNTIME + ALLOWANCE + TOKENIZER * tables
+    split = (True, False) if wanted.guided else (True,)
+    for together, tiling in itertools.product(split, tilings):
+        turns = [_turn(content, name, wanted, machine, together, tiling) for name in used]
+        for number in range(len(used) + 1):
+            for keep in itertools.combinations(used, number):
+                phases = tuple(_phases(used, turns, keep, wanted, machine, base))
+                yield Plan(machine.name, budget, keep, together, tiling, phases)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    held: Held
+    calls: int  # a picture
+    flops: float  # a call
+    weights: int
+
+
+def _turn(
+    content: Manifest, name: str, wanted: Wanted, machine: Machine, together: bool, tiling: Tiling | None
+) -> _Turn:
+    """Return one component's work for a picture."""
+    spec = content.components[name]
+    size = (wanted.height, wanted.width)
+    dims = {base: three[1] for base, three in dimensions(content, name, SizeRange(size, size, size)).items()}
+    calls = 1
+    if name == find(content).denoiser:
+        dims["batch"] = 2 if wanted.guided and together else 1
+        calls = wanted.steps * (2 if wanted.guided and not together else 1)
+    elif name == "vae_decoder":
+        laid = lay(dims["height"], dims["width"], tiling)
+        calls = len(laid)
+        dims |= {"height": len(laid[0].rows), "width": len(laid[0].columns)}
+    elif wanted.guided:
+        calls = 2
+    weights = sum(content.files[file].bytes for file in spec.weights)
+    taken = held(spec, dims, machine, weights)
+    if name == "vae_decoder" and machine.kind == CPU:
+        taken = replace(taken, working=taken.working + PIXEL * wanted.height * wanted.width)
+    flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
+    return _Turn(taken, calls, flops, weights)
+
+
+def _phases(
+    used: list[str], turns: list[_Turn], keep: tuple[str, ...], wanted: Wanted, machine: Machine, base: int
+) -> Iterator[Phase]:
+    """Return the phases of the components `used`, in their order; `base` bytes are there all along."""
+    before, kept = 0, sum(turn.held.loaded for name, turn in zip(used, turns, strict=True) if name in keep)
+    for name, turn in zip(used, turns, strict=True):
+        held, stays = turn.held, name in keep
+        called = held.loaded + held.working
+        first = before + max(held.loading, called)
+        later = kept + held.working if stays else kept + max(held.loading, called)
+        before += held.loaded if stays else 0
+        flops = wanted.count * turn.calls * turn.flops
+        seconds = (1 if stays else wanted.count) * turn.weights / machine.loads + flops / machine.flops
+        yield Phase(name, wanted.count * turn.calls, base + max(first, later), flops, seconds)
+
+
+def _infeasible(content: Manifest, wanted: Wanted, least: Plan, limit: int) -> BudgetError:
+    worst = max(least.phases, key=lambda phase: phase.peak)
+    smaller = replace(wanted, height=content.sizes.minimum, width=content.sizes.minimum)
+    narrow = content.components[worst.component].precision == "int8"
+    knob = (
+        "Ask for a smaller picture"
+        if narrow or (worst.component == "vae_decoder" and smaller != wanted)
+        else f"Quantize the bundle (segue quantize {content.name} -o NEW) or give that much"
+    )
+    return BudgetError(
+        f"{worst.component} takes {mebibytes(worst.peak)} MiB for {wanted.width}x{wanted.height} px, which is "
+        f"{mebibytes(worst.peak - limit)} MiB above the budget of {mebibytes(limit)} MiB. The smallest budget that "
+        f"does is {mebibytes(least.peak)} MiB. {knob}."
+    )

@@ -1,0 +1,154 @@
+"""Plans: what a request takes, and how it stays within a budget."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import segue
+from segue.errors import BudgetError, UsageError
+from segue.runtime.amounts import bytes_of, mebibytes
+from segue.runtime.bundle import read_manifest
+from segue.runtime.hardware import CPU, find_machine, published
+from segue.runtime.plan import Wanted, plan
+
+MIB = 2**20
+CONTENT = {name: read_manifest(name) for name in ("emoji", "emoji-teacher")}
+HERE = find_machine(CPU, threads=2)
+sides = st.integers(4, 16).map(lambda n: 16 * n)
+bundles = st.sampled_from(sorted(CONTENT))
+machines = st.sampled_from([HERE, *published().values()])
+
+
+def wanted_of(name, height, width, count=1):
+    sampler = CONTENT[name].sampler
+    return Wanted(height, width, sampler.steps, sampler.guidance > 1, count)
+
+
+def smallest(name, wanted, machine=HERE):
+    with pytest.raises(BudgetError) as refused:
+        plan(CONTENT[name], wanted, machine, 1)
+    return int(str(refused.value).split("smallest budget that does is ")[1].split()[0]) * MIB
+
+
+@given(bundles, sides, sides, st.integers(1, 4), machines)
+@settings(max_examples=40, deadline=None)
+def test_the_smallest_budget_named_does_and_a_mebibyte_less_does_not(name, height, width, count, machine):
+    wanted = wanted_of(name, height, width, count)
+    least = smallest(name, wanted, machine)
+    assert plan(CONTENT[name], wanted, machine, least).peak <= least
+    with pytest.raises(BudgetError, match=r"takes \d+ MiB for \d+x\d+ px, which is \d+ MiB above the budget of"):
+        plan(CONTENT[name], wanted, machine, least - MIB)
+
+
+@given(bundles, sides, st.lists(st.integers(0, 120), min_size=2, max_size=2), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_a_larger_budget_is_never_slower(name, side, more, count):
+    wanted = wanted_of(name, side, side, count)
+    least = smallest(name, wanted)
+    small, large = (plan(CONTENT[name], wanted, HERE, least + step * MIB) for step in sorted(more))
+    assert large.tiling is None or small.tiling is not None
+    if (large.tiling is None) == (small.tiling is None):
+        assert large.seconds <= small.seconds
+    assert small.peak <= least + min(more) * MIB
+
+
+@given(bundles, sides, sides, machines)
+@settings(max_examples=40, deadline=None)
+def test_a_larger_picture_never_takes_less(name, one, other, machine):
+    peaks = [plan(CONTENT[name], wanted_of(name, side, side), machine, None).peak for side in sorted((one, other))]
+    assert peaks == sorted(peaks)
+
+
+def test_a_plan_is_the_same_each_time_and_made_at_once():
+    started = time.perf_counter()
+    made = [plan(CONTENT["emoji"], wanted_of("emoji", 128, 128), HERE, None) for _ in range(2)]
+    assert made[0] == made[1]
+    assert time.perf_counter() - started < 2
+
+
+def test_a_way_without_tiles_is_taken_where_one_fits():
+    wanted = wanted_of("emoji", 256, 256)
+    assert plan(CONTENT["emoji"], wanted, HERE, None).tiling is None
+
+
+def test_without_a_measured_footprint_the_plan_goes_by_what_was_counted():
+    content = CONTENT["emoji"]
+    bare = {name: dataclasses.replace(spec, footprint=None) for name, spec in content.components.items()}
+    wanted = wanted_of("emoji", 128, 128)
+    counted = plan(dataclasses.replace(content, components=bare), wanted, HERE, None).peak
+    assert counted == pytest.approx(plan(content, wanted, HERE, None).peak, rel=0.3)
+
+
+def test_machines_have_names():
+    assert find_machine("rtx4090").memory == 24 * 2**30
+    with pytest.raises(UsageError, match="no machine 'rtx1' is known"):
+        find_machine("rtx1")
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GiB", 2**33), ("1.5MiB", 3 * 2**19), ("6GB", 6 * 10**9), (5, 5)])
+def test_amounts_of_memory(text, size):
+    assert bytes_of(text) == size
+    assert mebibytes(2**20 + 1) == 2
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+import segue
+def resident(what):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+budget, size = json.loads(sys.argv[1])
+idle = resident("VmRSS")
+with segue.open("emoji", budget=budget) as model:
+    model.generate("pizza", size=size)
+    image = model.generate("red apple", seed=1, size=size)
+print(json.dumps([resident("VmHWM") - idle, int(image.astype(int).sum())]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's high-water mark is read")
+@pytest.mark.parametrize(("size", "more"), [(64, 0), (128, 24)])
+def test_a_run_stays_within_its_budget_and_the_picture_is_the_same(size, more):
+    budget = smallest("emoji", wanted_of("emoji", size, size)) + more * MIB
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps([budget, size])], check=True, capture_output=True, text=True
+    )
+    taken, total = json.loads(done.stdout)
+    assert taken <= budget
+    assert plan(CONTENT["emoji"], wanted_of("emoji", size, size), find_machine(CPU), budget).peak - taken < 24 * MIB
+    with segue.open("emoji") as model:
+        assert int(model.generate("red apple", seed=1, size=size).astype(int).sum()) == total
+
+
+def test_guidance_in_two_calls_and_tiles_are_nearly_the_same_picture(monkeypatch):
+    from segue.runtime import pipeline
+
+    with segue.open("emoji-teacher", budget="1GiB") as model:
+        whole = model.generate("red apple", steps=2, size=64)
+        make = pipeline.plans.plan
+        monkeypatch.setattr(pipeline.plans, "plan", lambda *given: dataclasses.replace(make(*given), together=False))
+        assert np.abs(model.generate("red apple", steps=2, size=64).astype(int) - whole).max() <= 1
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_loaded():
+    with segue.open("emoji", budget="64MiB") as model:
+        started = time.perf_counter()
+        with pytest.raises(BudgetError, match="The smallest budget that does is"):
+            model.generate("red apple")
+        assert time.perf_counter() - started < 0.5
+        assert not model._components._engines
+
+
+def test_a_budget_is_refused_where_it_would_not_hold():
+    with pytest.raises(UsageError, match="so far"):
+        segue.open("emoji", budget="1GiB", target="ort-cuda")
+    with pytest.raises(UsageError, match="is no amount of memory"):
+        segue.open("emoji", budget="much")
