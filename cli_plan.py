@@ -8,6 +8,7 @@ import click
 
 from .cli_common import Bytes, Size
 from .console import JSON, Output, table
+from .runtime.limits import MAX_FRAMES
 
 
 @click.command()
@@ -20,8 +21,9 @@ from .console import JSON, Output, table
 @click.option("--steps", type=int, help="Network evaluations a picture.")
 @click.option("--guidance", type=float, help="Guidance scale; above 1 it doubles the calls.")
 @click.option("--count", type=int, default=1, show_default=True, help="Number of pictures.")
+@click.option("--frames", type=click.IntRange(1, MAX_FRAMES), help="Frames of a video (default: one window).")
 @JSON
-def plan(bundle: str, device: str, budget: int | None, as_json: bool, **wanted: Any) -> None:
+def plan(bundle: str, device: str, budget: int | None, frames: int | None, as_json: bool, **wanted: Any) -> None:
     """Say what rendering with BUNDLE takes, phase by phase, and how it would stay within --budget."""
     import dataclasses
 
@@ -30,13 +32,25 @@ def plan(bundle: str, device: str, budget: int | None, as_json: bool, **wanted: 
     from .runtime.hardware import find_machine
     from .runtime.plan import Wanted
     from .runtime.plan import plan as make
-    from .runtime.request import Request, prepare
+    from .runtime.plan_video import WantedVideo, plan_video
+    from .runtime.request import Request, check_size, prepare
+    from .runtime.segments import latent_frames, video_frames
 
     show = Output(as_json)
-    content = read_manifest(bundle)
-    prepared = prepare(Request("", **wanted), content)
-    request = Wanted(prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, len(prepared.prompts))
-    made = make(content, request, find_machine(device), budget)
+    content, machine = read_manifest(bundle), find_machine(device)
+    if content.video is None:
+        if frames is not None:
+            raise click.UsageError(f"{content.name} draws pictures, which have no --frames. Leave it out.")
+        asked = prepare(Request("", **wanted), content)
+        of = Wanted(asked.height, asked.width, asked.schedule.steps, asked.guided, len(asked.prompts))
+        made = make(content, of, machine, budget)
+    else:
+        given = [name for name in ("steps", "guidance") if wanted[name] is not None]
+        if given or wanted["count"] != 1:
+            raise click.UsageError(f"a video has no --{(*given, 'count')[0]}. Leave it out.")
+        height, width = check_size(wanted["size"], content.sizes)
+        length = content.video.frames if frames is None else video_frames(latent_frames(frames))
+        made = plan_video(content, WantedVideo(height, width, length), machine, budget)
     if not as_json:
         rows: list[tuple[Any, ...]] = [
             (p.component, p.calls, f"{p.flops / 1e9:.3g}", mebibytes(p.peak), f"{p.seconds:.2g}") for p in made.phases

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .cli_common import TARGET, TRUST, Size, opened
+from .cli_common import TARGET, TRUST, Bytes, Size, opened
 from .console import JSON, Output
 from .errors import UsageError
 
@@ -36,6 +36,7 @@ from .errors import UsageError
 @click.option("--overlap", type=int, help="Overlap of tiles, in latent pixels (default: a quarter of the side).")
 @click.option("--resume", is_flag=True, help="Go on where the same command was stopped.")
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
+@click.option("--budget", type=Bytes(), help="The most memory to take, as 512MiB; segue plan says what is needed.")
 @TARGET
 @TRUST
 @JSON
@@ -47,6 +48,7 @@ def animate(
     overlap: int | None,
     resume: bool,
     threads: int | None,
+    budget: int | None,
     target: str,
     trust_engines: bool,
     as_json: bool,
@@ -72,7 +74,7 @@ def animate(
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
     request = AnimationRequest(read_image(picture), tiling=tiling, **wanted)
     started, done = time.perf_counter(), 0
-    with opened(show, bundle, threads, target, trust_engines) as model, show.stages() as update:
+    with opened(show, bundle, threads, target, trust_engines, budget) as model, show.stages() as update:
         journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
         made = model.animate(
             request,

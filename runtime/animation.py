@@ -129,16 +129,21 @@ def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
 
 
 class Animator:
-    """Makes one prepared animation with the components of a bundle; what it finishes goes into `journal`, if any."""
+    """Makes one prepared animation with the components of a bundle; what it finishes goes into `journal`, if any.
+
+    With `in_turns` each component has done a window's work before the next one is called, so that one at a time need be
+    loaded; the first frames come when the window's last segment is made.
+    """
 
     def __init__(
         self, components: Components, prepared: PreparedAnimation, journal: Journal | None,
-        on_event: OnEvent | None, cancel: Cancel | None,
+        on_event: OnEvent | None, cancel: Cancel | None, in_turns: bool = False,
     ) -> None:  # fmt: skip
         content = components.bundle.manifest
         assert content.video is not None
         self._components, self._prepared, self._journal = components, prepared, journal
         self._content, self._video, self._cancel = content, content.video, cancel
+        self._in_turns = in_turns
         self._tell = on_event or (lambda event: None)
         low = self._video.motion
         self._low = Codec(components, "vae", low.mean, low.std, low.factor, None, cancel)
@@ -162,7 +167,9 @@ class Animator:
         """Yield the frames, float32 in [-1, 1], of one window of `count` frames from its image, segment by segment."""
         latent = latent_frames(count)
         low = self._motion(window, image, text)
-        reference = Ahead(self._high.encode(hybrid_reference(self._small_frames(window, low), image)))
+        small = self._small_frames(window, low)
+        encoded = self._high.encode(hybrid_reference(iter(list(small)) if self._in_turns else small, image))
+        reference = Ahead(list(encoded) if self._in_turns else encoded)
         first = reference(range(1))
         total = count_segments(latent, self._segments)
         done = self._finished(window, total)
@@ -195,7 +202,7 @@ class Animator:
         counts: list[int] = []
 
         def one_by_one() -> Iterator[np.ndarray]:
-            for _, found in latents():
+            for _, found in list(latents()) if self._in_turns else latents():
                 counts.append(found.shape[1])
                 yield from np.split(found, found.shape[1], 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import threading
@@ -16,7 +17,7 @@ import numpy as np
 from ..engines.base import Closing
 from ..engines.targets import DEFAULT, find_target
 from ..errors import UsageError
-from . import animation, family, text, tiles
+from . import animation, family, plan_video, text, tiles
 from . import bundle as bundles
 from . import latents as latent_space
 from . import plan as plans
@@ -80,11 +81,8 @@ class Model(Closing):
         budget: int | None = None,
     ) -> None:
         family.check(bundle.manifest, find_target(target))
-        if budget is not None and (target != DEFAULT or bundle.manifest.video is not None):
-            raise UsageError(
-                f"a budget holds for pictures by the target {DEFAULT} so far, not for {bundle.manifest.name!r} by "
-                f"{target}. Leave the budget out."
-            )
+        if budget is not None and target != DEFAULT:
+            raise UsageError(f"a budget holds for the target {DEFAULT} so far, not for {target}. Leave the budget out.")
         self.bundle = bundle
         self.budget = budget
         self._threads = threads
@@ -167,6 +165,11 @@ class Model(Closing):
                 "swifti2v; none ships yet, docs/swifti2v.md says how one is made."
             )
         prepared = animation.prepare(request, self.bundle.manifest)
+        if self.budget is not None:
+            wanted = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling)
+            machine = find_machine(CPU, self._threads)
+            way = plan_video.plan_video(self.bundle.manifest, wanted, machine, self.budget)
+            prepared = dataclasses.replace(prepared, tiling=way.tiling)
         self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
         job, place = animation.job(prepared, self.bundle.digest), None if journal is None else Path(journal)
         if place is not None and resume:
@@ -175,7 +178,9 @@ class Model(Closing):
         def frames() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
             kept = None if place is None else open_journal(place, job, resume)
             try:
-                yield from animation.Animator(self._components, prepared, kept, on_event, cancel).frames()
+                yield from animation.Animator(
+                    self._components, prepared, kept, on_event, cancel, in_turns=self.budget is not None
+                ).frames()
             finally:
                 if kept is not None:
                     kept.close()

@@ -88,13 +88,28 @@ def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None
 
     Raises BudgetError where no way fits; it names the smallest budget for which one does.
     """
-    limit = machine.memory if budget is None else budget
-    ways = list(_ways(content, wanted, machine, budget))
+    size = (wanted.width, wanted.height)
+    return chosen(content, list(_ways(content, wanted, machine, budget)), budget or machine.memory, size)
+
+
+def chosen(content: Manifest, ways: list[Plan], limit: int, size: tuple[int, int]) -> Plan:
+    """Return the fastest of the ways that fit into `limit` bytes; raises BudgetError where none does.
+
+    `size` is the width and height to speak of.
+    """
     fitting = [way for way in ways if way.peak <= limit]
     if not fitting:
-        raise _infeasible(content, wanted, min(ways, key=lambda way: way.peak), limit)
+        raise _infeasible(content, min(ways, key=lambda way: way.peak), limit, size)
     # What stays loaded costs this request nothing, and the next one may want it
     return min(fitting, key=lambda way: (way.tiling is not None, way.seconds, -len(way.keep), way.peak))
+
+
+def base_of(content: Manifest, machine: Machine) -> int:
+    """Return the bytes that are there all along: on a processor the libraries and the tokenizers."""
+    if machine.kind != CPU:
+        return 0
+    tables = sum(content.files[tokenizer.file].bytes for tokenizer in content.tokenizers.values())
+    return RUNTIME + ALLOWANCE + TOKENIZER * tables
 
 
 def held(spec: Component, dims: dict[str, int], machine: Machine, weights: int) -> Held:
@@ -121,30 +136,29 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
     factor = content.latents.factor
     plane = wanted.height // factor, wanted.width // factor
     tilings = [None, *(Tiling(side, side // 4) for side in TILES if side < max(plane))]
-    base = 0
-    if machine.kind == CPU:
-        tables = sum(content.files[tokenizer.file].bytes for tokenizer in content.tokenizers.values())
-        base += RUNTIME + ALLOWANCE + TOKENIZER * tables
+    base = base_of(content, machine)
     split = (True, False) if wanted.guided else (True,)
     for together, tiling in itertools.product(split, tilings):
-        turns = [_turn(content, name, wanted, machine, together, tiling) for name in used]
+        turns = {name: _turn(content, name, wanted, machine, together, tiling) for name in used}
         for number in range(len(used) + 1):
             for keep in itertools.combinations(used, number):
-                phases = tuple(_phases(used, turns, keep, wanted, machine, base))
+                phases = tuple(phases_of(turns, keep, wanted.count, machine, base))
                 yield Plan(machine.name, budget, keep, together, tiling, phases)
 
 
 @dataclass(frozen=True)
-class _Turn:
+class Turn:
+    """A component's work for one picture, or one window of a video: its calls, operations a call, bytes of weights."""
+
     held: Held
-    calls: int  # a picture
-    flops: float  # a call
+    calls: int
+    flops: float
     weights: int
 
 
 def _turn(
     content: Manifest, name: str, wanted: Wanted, machine: Machine, together: bool, tiling: Tiling | None
-) -> _Turn:
+) -> Turn:
     """Return one component's work for a picture."""
     spec = content.components[name]
     size = (wanted.height, wanted.width)
@@ -164,36 +178,38 @@ def _turn(
     if name == "vae_decoder" and machine.kind == CPU:
         taken = replace(taken, working=taken.working + PIXEL * wanted.height * wanted.width)
     flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
-    return _Turn(taken, calls, flops, weights)
+    return Turn(taken, calls, flops, weights)
 
 
-def _phases(
-    used: list[str], turns: list[_Turn], keep: tuple[str, ...], wanted: Wanted, machine: Machine, base: int
+def phases_of(
+    turns: dict[str, Turn], keep: tuple[str, ...], count: int, machine: Machine, base: int
 ) -> Iterator[Phase]:
-    """Return the phases of the components `used`, in their order; `base` bytes are there all along."""
-    before, kept = 0, sum(turn.held.loaded for name, turn in zip(used, turns, strict=True) if name in keep)
-    for name, turn in zip(used, turns, strict=True):
-        held, stays = turn.held, name in keep
-        called = held.loaded + held.working
-        first = before + max(held.loading, called)
-        later = kept + held.working if stays else kept + max(held.loading, called)
-        before += held.loaded if stays else 0
-        flops = wanted.count * turn.calls * turn.flops
-        seconds = (1 if stays else wanted.count) * turn.weights / machine.loads + flops / machine.flops
-        yield Phase(name, wanted.count * turn.calls, base + max(first, later), flops, seconds)
+    """Return the phases of components that take turns, one loaded at a time beside those that are kept.
+
+    There are `count` rounds, and `base` bytes are there all along.
+    """
+    before, kept = 0, sum(turn.held.loaded for name, turn in turns.items() if name in keep)
+    for name, turn in turns.items():
+        own, stays = turn.held, name in keep
+        called = own.loaded + own.working
+        first = before + max(own.loading, called)
+        later = kept + own.working if stays else kept + max(own.loading, called)
+        before += own.loaded if stays else 0
+        flops = count * turn.calls * turn.flops
+        seconds = (1 if stays else count) * turn.weights / machine.loads + flops / machine.flops
+        yield Phase(name, count * turn.calls, base + max(first, later), flops, seconds)
 
 
-def _infeasible(content: Manifest, wanted: Wanted, least: Plan, limit: int) -> BudgetError:
+def _infeasible(content: Manifest, least: Plan, limit: int, size: tuple[int, int]) -> BudgetError:
     worst = max(least.phases, key=lambda phase: phase.peak)
-    smaller = replace(wanted, height=content.sizes.minimum, width=content.sizes.minimum)
-    narrow = content.components[worst.component].precision == "int8"
+    smaller = content.components[worst.component].precision == "int8" or "vae" in worst.component
     knob = (
-        "Ask for a smaller picture"
-        if narrow or (worst.component == "vae_decoder" and smaller != wanted)
+        "Ask for a smaller size"
+        if smaller or content.video is not None
         else f"Quantize the bundle (segue quantize {content.name} -o NEW) or give that much"
     )
     return BudgetError(
-        f"{worst.component} takes {mebibytes(worst.peak)} MiB for {wanted.width}x{wanted.height} px, which is "
+        f"{worst.component} takes {mebibytes(worst.peak)} MiB for {size[0]}x{size[1]} px, which is "
         f"{mebibytes(worst.peak - limit)} MiB above the budget of {mebibytes(limit)} MiB. The smallest budget that "
         f"does is {mebibytes(least.peak)} MiB. {knob}."
     )

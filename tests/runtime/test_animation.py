@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from segue.errors import BundleError, Cancelled, UsageError
+from segue.errors import BudgetError, BundleError, Cancelled, UsageError
 from segue.runtime import animation, bundle
 from segue.runtime.animation import AnimationRequest, Event, prepare
+from segue.runtime.hardware import CPU, find_machine
 from segue.runtime.pipeline import open_model
+from segue.runtime.plan_video import WantedVideo, plan_video
 from segue.runtime.text import PromptTruncated
 from segue.runtime.tiles import Tiling
 
@@ -211,3 +213,43 @@ def test_latent_frames_that_are_behind_are_let_go():
 def test_a_small_image_is_the_mean_of_each_area():
     image = np.arange(48, dtype=np.float32).reshape(4, 4, 3)
     assert np.array_equal(animation.scaled(image, 2)[0, 0], image[:2, :2].mean((0, 1)))
+
+
+def test_within_a_budget_one_component_at_a_time_makes_the_same_frames(picture, video_bundle, model, content):
+    request = AnimationRequest(picture, "dog", frames=21, seed=3)
+    expected = whole(model.animate(request))
+    with pytest.raises(BudgetError) as refused, open_model(video_bundle, threads=1, budget="2MiB") as small:
+        small.animate(request)
+    least = int(str(refused.value).split("smallest budget that does is ")[1].split()[0])
+    tiles = plan_video(content, WantedVideo(64, 64, 21), find_machine(CPU), least * 2**20).tiling
+    with open_model(video_bundle, threads=1, budget="1GiB") as roomy:
+        loaded = []
+        opening = roomy._components._open
+
+        def watched(name, shapes):
+            loaded.append(len(roomy._components._engines))
+            return opening(name, shapes)
+
+        roomy._components._open = watched
+        assert np.array_equal(whole(roomy.animate(request)), expected)
+    assert set(loaded) == {0}
+    with open_model(video_bundle, threads=1, budget=f"{least}MiB") as tight:
+        found = whole(tight.animate(request))
+    assert found.shape == expected.shape
+    assert tiles is not None or np.array_equal(found, expected)
+
+
+def test_a_longer_video_takes_no_more_once_it_has_two_windows(content):
+    machine = find_machine(CPU)
+    peaks = {
+        frames: plan_video(content, WantedVideo(64, 64, frames), machine, None).peak for frames in (17, 33, 65, 321)
+    }
+    assert peaks[33] == peaks[65] == peaks[321]
+    assert peaks[17] <= peaks[33]
+    larger = plan_video(content, WantedVideo(96, 96, 33), machine, None).peak
+    assert larger > peaks[33]
+
+
+def test_a_budget_that_is_too_small_for_a_video_is_refused(content):
+    with pytest.raises(BudgetError, match=r"takes \d+ MiB for 64x64 px"):
+        plan_video(content, WantedVideo(64, 64, 17), find_machine(CPU), 2**20)

@@ -1,0 +1,113 @@
+"""What a video takes of memory, phase by phase, where one component at a time is loaded (`runtime/animation.py`).
+
+Under a budget a window goes through its stages one after another: text, the image's latents, Stage I, its frames, their
+latents, every segment, and then the decoder. Only the latents of one window wait between them, so nothing grows with
+the number of windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from .hardware import Machine
+from .manifest import Component, Manifest, Video
+from .plan import Plan, Turn, base_of, chosen, held, phases_of
+from .profiles import SizeRange, dimensions, sized
+from .segments import SegmentSpec, count_segments, latent_frames, video_frames
+from .tiles import Tiling, lay
+
+PLAIN = 12  # bytes of a pixel in float32
+FRAME = 4 * PLAIN  # of a decoded frame: as the decoder gives it, joined, clipped, scaled; rounding takes less
+TILES = (64, 48, 32, 24, 16, 8)
+ORDER = (
+    "text_encoder", "vae_encoder_first", "vae_encoder_next", "transformer", "transformer_2", "vae_decoder_first",
+    "vae_decoder_next", "detail_vae_encoder_first", "detail_vae_encoder_next", "detail_transformer",
+    "detail_vae_decoder_first", "detail_vae_decoder_next",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WantedVideo:
+    """What is asked for: a video of `frames` frames, 4 k + 1, of one size in pixels."""
+
+    height: int
+    width: int
+    frames: int
+    tiling: Tiling | None = None  # where the caller has chosen; else the plan does
+
+
+def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Plan:
+    """Return the plan of a bundle that draws videos, as `plan.plan` does for pictures.
+
+    Raises BudgetError where no way fits; it names the smallest budget for which one does.
+    """
+    ways = list(_ways(content, wanted, machine, budget))
+    return chosen(content, ways, machine.memory if budget is None else budget, (wanted.width, wanted.height))
+
+
+def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Iterator[Plan]:
+    video = content.video
+    assert video is not None
+    factor = content.latents.factor
+    plane = wanted.height // factor, wanted.width // factor
+    windows = max(1, math.ceil((latent_frames(wanted.frames) - 1) / (latent_frames(video.frames) - 1)))
+    base = base_of(content, machine) + _host(content, video, wanted)
+    tilings = (None, *(Tiling(side, side // 4) for side in TILES if side < max(plane)))
+    for tiling in tilings if wanted.tiling is None else (wanted.tiling,):
+        turns = {
+            name: _turn(content, video, name, wanted, machine, tiling) for name in ORDER if name in content.components
+        }
+        yield Plan(machine.name, budget, (), True, tiling, tuple(phases_of(turns, (), windows, machine, base)))
+
+
+def _host(content: Manifest, video: Video, wanted: WantedVideo) -> int:
+    """Return the bytes of the arrays that wait between stages: images, small frames, the latents of a window."""
+    pixels, factor = wanted.height * wanted.width, content.latents.factor
+    latents = 4 * content.latents.channels * pixels // factor**2 * latent_frames(video.frames)
+    small = PLAIN * pixels // video.scale**2 * video.frames
+    held_back = FRAME * pixels * (video_frames(video.targets + 1))
+    return 2 * PLAIN * pixels + 3 * latents + 2 * small + held_back
+
+
+def _turn(
+    content: Manifest, video: Video, name: str, wanted: WantedVideo, machine: Machine, tiling: Tiling | None
+) -> Turn:
+    """Return one component's work for a window."""
+    spec = content.components[name]
+    size = (wanted.height, wanted.width)
+    dims = {base: three[2] for base, three in dimensions(content, name, SizeRange(size, size, size)).items()}
+    latent = latent_frames(min(wanted.frames, video.frames))
+    segments = count_segments(latent, SegmentSpec(video.targets, video.before, video.after))
+    guided = video.motion.sampler.guidance > 1
+    dims["batch"] = 2 if guided and name.startswith("transformer") else 1
+    tiles = 1
+    if name.startswith("detail_vae"):
+        sides = 1 if "decoder" in name else content.latents.factor
+        laid = lay(dims["height"] // sides, dims["width"] // sides, tiling)
+        tiles = len(laid)
+        dims |= {"height": sides * len(laid[0].rows), "width": sides * len(laid[0].columns)}
+    calls = {
+        "text_encoder": 2 if guided else 1,
+        "transformer": video.motion.sampler.steps,
+        "transformer_2": video.motion.sampler.steps,
+        "detail_transformer": content.sampler.steps * segments,
+    }.get(name, tiles * ((latent - 1) if name.endswith("_next") else 1))
+    weights = sum(content.files[file].bytes for file in spec.weights)
+    taken = held(spec, dims, machine, weights)
+    taken = replace(taken, working=taken.working + tiles * _caches(spec, name, dims))
+    return Turn(taken, calls, 0.0 if spec.cost is None else spec.cost.flops.at(dims), weights)
+
+
+def _caches(spec: Component, name: str, dims: dict[str, int]) -> int:
+    """Return the bytes of what a stream's graph is given beside pixels or latents."""
+    if not name.endswith(("_next", "_first")):
+        return 0
+    itemsize = {"float16": 2, "float32": 4}
+    ports = spec.inputs if name.endswith("_next") else spec.outputs
+    return sum(
+        itemsize.get(port.dtype, 4) * math.prod(sized(size, dims, name) for size in port.shape)
+        for port in ports
+        if port.name not in ("pixels", "latents")
+    )
