@@ -84,12 +84,12 @@ class Plan:
 
 
 def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Plan:
-    """Return the plan of a bundle that draws pictures; `budget` in bytes, None for the machine's memory.
+    """Return the plan of a bundle that draws pictures; `budget` in bytes; the machine's memory bounds it.
 
     Raises BudgetError where no way fits; it names the smallest budget for which one does.
     """
     size = (wanted.width, wanted.height)
-    return chosen(content, list(_ways(content, wanted, machine, budget)), budget or machine.memory, size)
+    return chosen(content, list(_ways(content, wanted, machine, budget)), limit_of(machine, budget), size)
 
 
 def chosen(content: Manifest, ways: list[Plan], limit: int, size: tuple[int, int]) -> Plan:
@@ -102,6 +102,11 @@ def chosen(content: Manifest, ways: list[Plan], limit: int, size: tuple[int, int
         raise _infeasible(content, min(ways, key=lambda way: way.peak), limit, size)
     # What stays loaded costs this request nothing, and the next one may want it
     return min(fitting, key=lambda way: (way.tiling is not None, way.seconds, -len(way.keep), way.peak))
+
+
+def limit_of(machine: Machine, budget: int | None) -> int:
+    """Return the bytes that a plan may take: the budget, but no more than the machine has."""
+    return machine.memory if budget is None else min(budget, machine.memory)
 
 
 def base_of(content: Manifest, machine: Machine) -> int:

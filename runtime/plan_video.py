@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from .hardware import Machine
 from .manifest import Component, Manifest, Video
-from .plan import Plan, Turn, base_of, chosen, held, phases_of
+from .plan import Plan, Turn, base_of, chosen, held, limit_of, phases_of
 from .profiles import SizeRange, dimensions, sized
 from .segments import SegmentSpec, count_segments, latent_frames, video_frames
 from .tiles import Tiling, lay
@@ -44,7 +44,7 @@ def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget:
     Raises BudgetError where no way fits; it names the smallest budget for which one does.
     """
     ways = list(_ways(content, wanted, machine, budget))
-    return chosen(content, ways, machine.memory if budget is None else budget, (wanted.width, wanted.height))
+    return chosen(content, ways, limit_of(machine, budget), (wanted.width, wanted.height))
 
 
 def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Iterator[Plan]:

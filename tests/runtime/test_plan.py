@@ -86,6 +86,12 @@ def test_without_a_measured_footprint_the_plan_goes_by_what_was_counted():
     assert counted == pytest.approx(plan(content, wanted, HERE, None).peak, rel=0.3)
 
 
+def test_a_budget_beyond_the_machine_is_the_machine():
+    small = dataclasses.replace(HERE, memory=64 * MIB)
+    with pytest.raises(BudgetError, match="above the budget of 64 MiB"):
+        plan(CONTENT["emoji"], wanted_of("emoji", 64, 64), small, 2**40)
+
+
 def test_machines_have_names():
     assert find_machine("rtx4090").memory == 24 * 2**30
     with pytest.raises(UsageError, match="no machine 'rtx1' is known"):
