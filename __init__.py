@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
+    BudgetError,
     BundleError,
     Cancelled,
     CheckpointError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [  # without `open`, so that a star import leaves the builtin alone
+    "BudgetError",
     "BundleError",
     "Cancelled",
     "CheckpointError",

@@ -54,7 +54,13 @@ def with_footprints(bundle: Path, content: Manifest) -> Manifest:
 def _can_be(spec: Component) -> bool:
     needed = BASE_BYTES + spec.parameters * BYTES_PER_PARAMETER.get(spec.precision, 10)
     fits = needed <= memory.available()
-    return sys.platform.startswith("linux") and fits and bool(spec.weights) and spec.precision not in UNTRIED
+    return (
+        sys.platform.startswith("linux")
+        and fits
+        and bool(spec.weights)
+        and spec.cost is not None
+        and spec.precision not in UNTRIED
+    )
 
 
 def _tried(content: Manifest, name: str) -> list[dict[str, int]]:

@@ -107,9 +107,9 @@ class Components(Closing):
         held = self._engines.get(component)
         if isinstance(held, TensorRtEngine) and not held.fits(shapes):
             self.release(component)  # another engine may be the one for these shapes
+        if self._frugal:  # also where it is loaded already: an earlier request may have left others
+            self.release(*(self._engines.keys() - {*self._held, component}))
         if component not in self._engines:
-            if self._frugal:
-                self.release(*(self._engines.keys() - set(self._held)))
             self._engines[component] = self._open(component, shapes)
         return self._engines[component]
 
