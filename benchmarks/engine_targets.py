@@ -67,6 +67,7 @@ def main() -> int:
     gpus = driver()
     entry = {
         "bundle": bundle.manifest.name,
+        "targets": options.targets,
         "size": list(size or bundle.manifest.sizes.default),
         "GPUs": [gpu.name for gpu in gpus.gpus],
         "driver": gpus.version,
@@ -87,7 +88,7 @@ def main() -> int:
     }
     print(json.dumps(entry, indent=1))
     kept = json.loads(options.out.read_text()) if options.out.is_file() else []
-    same = ("bundle", "size", "GPUs", "cores")
+    same = ("bundle", "targets", "size", "GPUs", "cores")
     kept = [one for one in kept if any(one[key] != entry[key] for key in same)]
     options.out.write_text(json.dumps([*kept, entry], indent=1) + "\n")
     return 1 if any(faults.values()) else 0

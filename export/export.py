@@ -120,7 +120,8 @@ def export(
         results: tuple[manifest.Parity, ...] = ()
         if parity:
             progress(Event("measure", "memory", 0, 1))
-            components = with_footprints(new.path, dataclasses.replace(whole, components=components)).components
+            counted = dataclasses.replace(whole, components=components)
+            components = with_footprints(new.path, counted, lambda text: progress(Event("note", text, 0, 0))).components
             results = _parity(new.path, components, progress)
         files = dict(sorted(files.items()))
         result = dataclasses.replace(draft, components=components, tokenizers=tokenizers, files=files, parity=results)

@@ -6,9 +6,8 @@ glibc, and for what fits into the free memory.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,11 @@ LEAST = 2**18  # bytes that a call is said to need; pages come and go by less
 UNTRIED = frozenset({"bf16", "w8a8", "fp8"})  # what ONNX Runtime's CPU does not run
 
 
-def with_footprints(bundle: Path, content: Manifest) -> Manifest:
-    """Return the manifest of the directory `bundle` with the footprints of those components that can be measured."""
+def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None] = lambda text: None) -> Manifest:
+    """Return the manifest of the directory `bundle` with the footprints of those components that can be measured.
+
+    `warn` is told of a measurement that failed: nothing else depends on it, and the planner goes by what was counted.
+    """
     tried = {name: _tried(content, name) for name, spec in content.components.items() if _can_be(spec)}
     requests = [
         {
@@ -42,8 +44,10 @@ def with_footprints(bundle: Path, content: Manifest) -> Manifest:
         for name, dimensions_ in tried.items()
     ]
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in content.components}
-    with contextlib.suppress(ParityError):  # where a footprint is missing, the planner goes by what was counted
+    try:
         ask("footprint_child", {"graphs": requests}, lambda values: answers[values.pop("name")].append(values))
+    except ParityError as error:
+        warn(f"memory was not measured: {error}")
     components = {
         name: replace(spec, footprint=_fitted(spec, tried.get(name, []), answers[name]))
         for name, spec in content.components.items()

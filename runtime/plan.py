@@ -1,8 +1,8 @@
 """What pictures take of memory, phase by phase, and how they stay within a budget: decided before anything is loaded.
 
 A plan is a pure function of bundle, request, machine and budget. Of all ways to go about the request it takes the
-fastest that fits, and among equals the one that needs least. Every way gives the same picture, but for tiles of the
-decoder, which are used where nothing else fits.
+fastest that fits, and among equals the one that keeps most for the next request. Every way gives the same picture, but
+for tiles of the decoder, which are used where nothing else fits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of whi
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for: pictures of one size; `calls` of the denoiser each, which are `guided` or not."""
+    """What is asked for: `count` pictures of one size in so many steps, with guidance or without."""
 
     height: int  # pixels
     width: int
@@ -125,9 +125,8 @@ def held(spec: Component, dims: dict[str, int], machine: Machine, weights: int) 
     if machine.kind == CPU and spec.footprint is not None:
         of = spec.footprint
         return Held(int(SPREAD * of.loading), int(SPREAD * of.loaded), int(SPREAD * of.working.at(dims)))
-    working = (
-        0 if spec.cost is None else int((spec.cost.widened if machine.kind == CPU else spec.cost.activations).at(dims))
-    )
+    cost = spec.cost
+    working = 0 if cost is None else int((cost.widened if machine.kind == CPU else cost.activations).at(dims))
     if machine.kind == CPU:  # ONNX Runtime computes in fp32, and packs what it can
         wide = weights if spec.precision == "int8" else 4 * spec.parameters
         return Held(int(1.35 * wide), int(1.1 * wide), working)
@@ -165,10 +164,7 @@ def _turn(
     content: Manifest, name: str, wanted: Wanted, machine: Machine, together: bool, tiling: Tiling | None
 ) -> Turn:
     """Return one component's work for a picture."""
-    spec = content.components[name]
-    size = (wanted.height, wanted.width)
-    dims = {base: three[1] for base, three in dimensions(content, name, SizeRange(size, size, size)).items()}
-    calls = 1
+    dims, calls, beside = dims_of(content, name, wanted.height, wanted.width), 1, 0
     if name == find(content).denoiser:
         dims["batch"] = 2 if wanted.guided and together else 1
         calls = wanted.steps * (2 if wanted.guided and not together else 1)
@@ -176,14 +172,25 @@ def _turn(
         laid = lay(dims["height"], dims["width"], tiling)
         calls = len(laid)
         dims |= {"height": len(laid[0].rows), "width": len(laid[0].columns)}
+        beside = PIXEL * wanted.height * wanted.width if machine.kind == CPU else 0
     elif wanted.guided:
         calls = 2
+    return turn_of(content, name, dims, machine, calls, beside)
+
+
+def dims_of(content: Manifest, name: str, height: int, width: int) -> dict[str, int]:
+    """Return the largest dimensions of a component for a picture or a video of that size in pixels."""
+    size = (height, width)
+    return {base: three[2] for base, three in dimensions(content, name, SizeRange(size, size, size)).items()}
+
+
+def turn_of(content: Manifest, name: str, dims: dict[str, int], machine: Machine, calls: int, beside: int) -> Turn:
+    """Return a component's turn of so many calls at the sizes `dims`, with `beside` bytes of arrays in each."""
+    spec = content.components[name]
     weights = sum(content.files[file].bytes for file in spec.weights)
     taken = held(spec, dims, machine, weights)
-    if name == "vae_decoder" and machine.kind == CPU:
-        taken = replace(taken, working=taken.working + PIXEL * wanted.height * wanted.width)
     flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
-    return Turn(taken, calls, flops, weights)
+    return Turn(replace(taken, working=taken.working + beside), calls, flops, weights)
 
 
 def phases_of(
@@ -215,6 +222,6 @@ def _infeasible(content: Manifest, least: Plan, limit: int, size: tuple[int, int
     )
     return BudgetError(
         f"{worst.component} takes {mebibytes(worst.peak)} MiB for {size[0]}x{size[1]} px, which is "
-        f"{mebibytes(worst.peak - limit)} MiB above the budget of {mebibytes(limit)} MiB. The smallest budget that "
+        f"{mebibytes(worst.peak - limit)} MiB above the budget of {limit // 2**20} MiB. The smallest budget that "
         f"does is {mebibytes(least.peak)} MiB. {knob}."
     )

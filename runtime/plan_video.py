@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .hardware import Machine
 from .manifest import Component, Manifest, Video
-from .plan import Plan, Turn, base_of, chosen, held, limit_of, phases_of
-from .profiles import SizeRange, dimensions, sized
+from .plan import Plan, Turn, base_of, chosen, dims_of, limit_of, phases_of, turn_of
+from .profiles import sized
 from .segments import SegmentSpec, count_segments, latent_frames, video_frames
 from .tiles import Tiling, lay
 
@@ -75,9 +75,7 @@ def _turn(
     content: Manifest, video: Video, name: str, wanted: WantedVideo, machine: Machine, tiling: Tiling | None
 ) -> Turn:
     """Return one component's work for a window."""
-    spec = content.components[name]
-    size = (wanted.height, wanted.width)
-    dims = {base: three[2] for base, three in dimensions(content, name, SizeRange(size, size, size)).items()}
+    dims = dims_of(content, name, wanted.height, wanted.width)
     latent = latent_frames(min(wanted.frames, video.frames))
     segments = count_segments(latent, SegmentSpec(video.targets, video.before, video.after))
     guided = video.motion.sampler.guidance > 1
@@ -94,10 +92,7 @@ def _turn(
         "transformer_2": video.motion.sampler.steps,
         "detail_transformer": content.sampler.steps * segments,
     }.get(name, tiles * ((latent - 1) if name.endswith("_next") else 1))
-    weights = sum(content.files[file].bytes for file in spec.weights)
-    taken = held(spec, dims, machine, weights)
-    taken = replace(taken, working=taken.working + tiles * _caches(spec, name, dims))
-    return Turn(taken, calls, 0.0 if spec.cost is None else spec.cost.flops.at(dims), weights)
+    return turn_of(content, name, dims, machine, calls, tiles * _caches(content.components[name], name, dims))
 
 
 def _caches(spec: Component, name: str, dims: dict[str, int]) -> int:

@@ -45,8 +45,10 @@ def test_without_memory_nothing_is_measured(emoji, monkeypatch):
     assert {spec.footprint for spec in found.values()} == {None}
 
 
-def test_a_child_that_fails_leaves_the_bundle_as_it_was(emoji, tmp_path):
-    found = with_footprints(tmp_path, emoji[0].manifest).components  # there are no graphs here
+def test_a_child_that_fails_is_told_and_leaves_no_footprint(emoji, tmp_path):
+    told = []
+    found = with_footprints(tmp_path, emoji[0].manifest, told.append).components  # there are no graphs here
+    assert "memory was not measured" in told[0]
     assert {spec.footprint for spec in found.values()} == {None}
 
 

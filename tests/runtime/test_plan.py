@@ -134,7 +134,7 @@ def test_a_run_stays_within_its_budget_and_the_picture_is_the_same(size, more):
         assert int(model.generate("red apple", seed=1, size=size).astype(int).sum()) == total
 
 
-def test_guidance_in_two_calls_and_tiles_are_nearly_the_same_picture(monkeypatch):
+def test_guidance_in_two_calls_is_nearly_the_same_picture(monkeypatch):
     from segue.runtime import pipeline
 
     with segue.open("emoji-teacher", budget="1GiB") as model:
@@ -142,6 +142,23 @@ def test_guidance_in_two_calls_and_tiles_are_nearly_the_same_picture(monkeypatch
         make = pipeline.plans.plan
         monkeypatch.setattr(pipeline.plans, "plan", lambda *given: dataclasses.replace(make(*given), together=False))
         assert np.abs(model.generate("red apple", steps=2, size=64).astype(int) - whole).max() <= 1
+
+
+def test_what_an_earlier_request_left_is_not_held_beside_the_next():
+    with segue.open("emoji", budget="221MiB") as model:
+        parts, beside = model._components, []
+        running = parts._engine
+
+        def watched(component, feeds):
+            engine = running(component, feeds)
+            beside.append(parts._engines.keys() - {*parts._held, component})
+            return engine
+
+        parts._engine = watched
+        for size in (256, 256, 64, 256):
+            model.generate("pizza", size=size, steps=1)
+        assert beside
+        assert not any(beside)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_loaded():
