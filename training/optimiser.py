@@ -64,7 +64,7 @@ def make_optimisers(
     trainable = [p for p in module.parameters() if p.requires_grad]
     matrices: list[nn.Parameter] = []
     if name == "muon":
-        layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.Conv3d))]
         weights = {id(layer.weight) for layer in layers}
         matrices = [p for p in trainable if id(p) in weights]
     taken = {id(p) for p in matrices}
