@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     BudgetError,
     BundleError,
+    BusyError,
     Cancelled,
     CheckpointError,
     EngineError,
@@ -27,22 +28,28 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .runtime.animation import AnimationRequest
     from .runtime.image import read_metadata, write_png
     from .runtime.pipeline import Model, Picture, Result
     from .runtime.pipeline import open_model as open  # noqa: F401
+    from .runtime.queue import CancelToken, ModelQueue
     from .runtime.request import Request
     from .runtime.text import PromptTruncated
 
     __version__: str
 
 __all__ = [  # without `open`, so that a star import leaves the builtin alone
+    "AnimationRequest",
     "BudgetError",
     "BundleError",
+    "BusyError",
+    "CancelToken",
     "Cancelled",
     "CheckpointError",
     "EngineError",
     "MissingDependencyError",
     "Model",
+    "ModelQueue",
     "OutputError",
     "ParityError",
     "Picture",
@@ -58,7 +65,10 @@ __all__ = [  # without `open`, so that a star import leaves the builtin alone
 ]
 
 _LAZY = {
+    "AnimationRequest": ("animation", "AnimationRequest"),
+    "CancelToken": ("queue", "CancelToken"),
     "Model": ("pipeline", "Model"),
+    "ModelQueue": ("queue", "ModelQueue"),
     "Picture": ("pipeline", "Picture"),
     "PromptTruncated": ("text", "PromptTruncated"),
     "Request": ("request", "Request"),

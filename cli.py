@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import cli_engines, cli_plan, cli_train, cli_video
+from . import cli_engines, cli_plan, cli_serve, cli_train, cli_video
 from .cli_common import TARGET, TRUST, Bytes, Scaled, Sigmas, Size, opened
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
@@ -36,7 +36,8 @@ UNITS = {
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a Segue error without a kind of its own; 2 wrong usage; 3 a bad bundle; 4 a bad checkpoint; "
     "5 parity missed; 6 output not writable; 7 an optional package is missing; 8 training failed; 9 no engine that "
-    "fits; 10 no room within the budget; 70 a defect of Segue; 130 stopped by Ctrl-C; 141 standard output was closed."
+    "fits; 10 no room within the budget; 11 busy; 70 a defect of Segue; 130 stopped by Ctrl-C; 141 standard output "
+    "was closed."
 )
 
 
@@ -46,7 +47,7 @@ def cli() -> None:
     """Few-step diffusion: train, export, render."""
 
 
-for command in (*cli_video.COMMANDS, *cli_engines.COMMANDS, *cli_train.COMMANDS, cli_plan.plan):
+for command in (*cli_video.COMMANDS, *cli_serve.COMMANDS, *cli_engines.COMMANDS, *cli_train.COMMANDS, cli_plan.plan):
     cli.add_command(command)
 
 

@@ -76,7 +76,7 @@ def animate(
     started, done = time.perf_counter(), 0
     with opened(show, bundle, threads, target, trust_engines, budget) as model, show.stages() as update:
         journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
-        made = model.animate(
+        made = model.frames(
             request,
             journal=journal,
             resume=resume,

@@ -65,6 +65,12 @@ class BudgetError(SegueError):
     exit_code = 10
 
 
+class BusyError(SegueError):
+    """A model or a queue that takes no more requests now."""
+
+    exit_code = 11
+
+
 class Cancelled(SegueError):
     """The caller asked to stop (Ctrl-C, or `cancel` returned true)."""
 

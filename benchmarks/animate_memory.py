@@ -72,7 +72,7 @@ def measured(options: argparse.Namespace) -> dict:
     seconds, made = [], 0
     with open_model(options.bundle, options.threads) as model:
         began = time.perf_counter()
-        for frames in model.animate(AnimationRequest(read_image(options.picture), frames=options.frames)):
+        for frames in model.frames(AnimationRequest(read_image(options.picture), frames=options.frames)):
             seconds.append(time.perf_counter() - began)
             made += len(frames)
             began = time.perf_counter()

@@ -105,9 +105,8 @@ def child(bundle: str, size: int, budget: int | None) -> int:
         started = time.perf_counter()
         image = model.render(request).images[0]
         seconds = time.perf_counter() - started
-        from segue.runtime.request import prepare
 
-        way = None if budget is None else model.plan(prepare(request, model.bundle.manifest))
+        way = None if budget is None else model.plan(request)
     told = {
         "measured": resident("VmHWM") - idle,
         "planned": None if way is None else way.peak,

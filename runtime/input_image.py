@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -14,22 +15,25 @@ from .limits import MAX_SIDE
 WHITE = (255, 255, 255)
 
 
-def read_image(path: str | os.PathLike[str], background: tuple[int, int, int] = WHITE) -> np.ndarray:
-    """Return the picture at `path`, uint8 [height, width, 3] in sRGB.
+def read_image(
+    path: str | os.PathLike[str] | IO[bytes], background: tuple[int, int, int] = WHITE, name: str | None = None
+) -> np.ndarray:
+    """Return the picture at `path` (or in an open file, called `name` in errors), uint8 [height, width, 3] in sRGB.
 
     It is turned as its EXIF orientation says, its colours are converted from an embedded profile, what is transparent
     shows `background`, and of an animation the first frame is taken. Raises UsageError for a file that is absent, no
     picture, or above 16,384 pixels a side.
     """
+    said = name or path
     try:
         with Image.open(path) as picture:
             if max(picture.size) > MAX_SIDE:  # before a pixel is decoded
                 raise UsageError(
-                    f"{path} has {picture.width} x {picture.height} pixels, more than {MAX_SIDE} a side. Scale it down."
+                    f"{said} has {picture.width} x {picture.height} pixels, more than {MAX_SIDE} a side. Scale it down."
                 )
             return as_pixels(picture, background)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} is no picture that can be read: {error}. Name a PNG, JPEG or WebP file.") from None
+        raise UsageError(f"{said} is no picture that can be read: {error}. Name a PNG, JPEG or WebP file.") from None
 
 
 def as_pixels(picture: Image.Image, background: tuple[int, int, int] = WHITE) -> np.ndarray:

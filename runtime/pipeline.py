@@ -16,7 +16,7 @@ import numpy as np
 
 from ..engines.base import Closing
 from ..engines.targets import DEFAULT, find_target
-from ..errors import UsageError
+from ..errors import BusyError, UsageError
 from . import animation, family, plan_video, text, tiles
 from . import bundle as bundles
 from . import latents as latent_space
@@ -61,7 +61,8 @@ class Result:
 
 
 class Model(Closing):
-    """An opened bundle. Use it as a context manager, or `close` it; one call at a time, another one gives UsageError.
+    """An opened bundle. Use it as a context manager, or `close` it; one call at a time, another one gives BusyError
+    (`ModelQueue` has several callers wait their turn).
 
     Components are loaded when first needed and stay until `close`. Pictures are rendered one after another, so the
     memory that `pictures` needs does not grow with `count`, while `render` and `generate` keep what they return. A
@@ -135,13 +136,34 @@ class Model(Closing):
         [1, channels, height / factor, width / factor]. `cancel()` is asked before every network call. Warns
         `PromptTruncated` when a prompt is cut. The model is busy until the iterator ends or is closed.
 
-        Raises UsageError for a request that cannot be met and for a model that is closed or busy, Cancelled when
-        `cancel` returned true, BundleError when a component cannot be loaded or its file was changed since the bundle
+        Raises UsageError for a request that cannot be met and for a model that is closed, BusyError for one that is
+        busy, Cancelled when `cancel` returned true, BundleError when a component cannot be loaded or its file was changed since the bundle
         was opened, and SegueError when one fails.
         """
         return self._start(request, on_step, cancel)
 
     def animate(
+        self,
+        image: np.ndarray,
+        prompt: str = "",
+        *,
+        negative: str = "",
+        frames: int | None = None,
+        fps: float | None = None,
+        seed: int = 0,
+        size: int | tuple[int, int] | None = None,
+        tiling: tiles.Tiling | None = None,
+        on_event: animation.OnEvent | None = None,
+        cancel: Cancel | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yield the frames of a video that begins with `image`, uint8 [height, width, 3], as `frames` does.
+
+        The arguments are those of `AnimationRequest`.
+        """
+        request = animation.AnimationRequest(image, prompt, negative, frames, fps, seed, size, tiling)
+        return self.frames(request, on_event=on_event, cancel=cancel)
+
+    def frames(
         self,
         request: animation.AnimationRequest,
         *,
@@ -175,7 +197,7 @@ class Model(Closing):
         if place is not None and resume:
             check_job(place, job)
 
-        def frames() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
+        def made() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
             kept = None if place is None else open_journal(place, job, resume)
             try:
                 yield from animation.Animator(
@@ -185,7 +207,22 @@ class Model(Closing):
                 if kept is not None:
                     kept.close()
 
-        return self._busy(frames())
+        return self._busy(made())
+
+    def plan(self, request: Request) -> plans.Plan:
+        """Return how a request for pictures would be met, within the budget where there is one; loads nothing.
+
+        Raises UsageError for a request that cannot be met and BudgetError where the budget does not suffice.
+        """
+        return self._plan(prepare(request, self.bundle.manifest))
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Return pictures, uint8 [n, height, width, 3], of latents as `on_step` is given them; it may be called there.
+
+        Early latents are mostly noise, and so are their pictures. Under a budget a preview may need more memory than
+        was planned.
+        """
+        return self._decode(latents, None)
 
     def call(self, component: str, feeds: Mapping[str, np.ndarray]) -> Feeds:
         """Return what one component makes of `feeds`, by name; the manifest tells its inputs and outputs."""
@@ -215,12 +252,11 @@ class Model(Closing):
                 "model that is made for it.",
                 stacklevel=3,  # the caller of generate, render or pictures
             )
-        way = None if self.budget is None else self.plan(prepared)
+        way = None if self.budget is None else self._plan(prepared)
         self._warn_of_cuts(find(self.bundle.manifest).tokenizers.values(), prompts)
         return self._busy(self._pictures(prepared, way, on_step, cancel))
 
-    def plan(self, prepared: Prepared) -> plans.Plan:
-        """Return how a request would be met within the budget; raises BudgetError where it cannot be."""
+    def _plan(self, prepared: Prepared) -> plans.Plan:
         wanted = plans.Wanted(
             prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, len(prepared.prompts)
         )
@@ -251,9 +287,9 @@ class Model(Closing):
     def _busy(self, made: Iterator[T]) -> Iterator[T]:
         """Yield from `made`, and refuse other calls until it ends."""
         if not self._lock.acquire(blocking=False):
-            raise UsageError(
+            raise BusyError(
                 f"the model of {self.bundle.directory} is busy with another call. Wait until that one ends (close its "
-                "iterator if it came from pictures or animate), or open the bundle a second time."
+                "iterator if it came from pictures or frames), or let callers wait in a segue.ModelQueue."
             )
         try:
             yield from made

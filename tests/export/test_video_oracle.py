@@ -81,7 +81,7 @@ def by_pytorch(video_checkpoint, video_bundle, request_) -> np.ndarray:
 
 def test_the_exported_pipeline_gives_the_frames_of_pytorch(video_bundle, request_, expected):
     with open_model(video_bundle, threads=1) as model:
-        found = np.concatenate(list(model.animate(request_)))
+        found = np.concatenate(list(model.frames(request_)))
     assert found.shape == expected.shape == (FRAMES, 128, 64, 3)
     error = np.square(found.astype(float) - expected).mean()
     assert 10 * np.log10(255**2 / max(error, 1e-9)) > 60

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from segue.errors import BudgetError, BundleError, Cancelled, UsageError
+from segue.errors import BudgetError, BundleError, BusyError, Cancelled, UsageError
 from segue.runtime import animation, bundle
 from segue.runtime.animation import AnimationRequest, Event, prepare
 from segue.runtime.hardware import CPU, find_machine
@@ -75,7 +75,7 @@ def test_what_cannot_be_made_is_refused(picture, content, change, message):
 
 def test_frames_come_as_soon_as_their_segment_is_decoded(picture, model):
     events: list[Event] = []
-    made = model.animate(AnimationRequest(picture, "waving hand", frames=21), on_event=events.append)
+    made = model.frames(AnimationRequest(picture, "waving hand", frames=21), on_event=events.append)
     first = next(made)
     assert first.shape == (13, *SIZE, 3)  # the image's frame and three latent frames of four
     assert first.dtype == np.uint8
@@ -87,14 +87,14 @@ def test_frames_come_as_soon_as_their_segment_is_decoded(picture, model):
 
 
 def test_the_same_request_gives_the_same_frames_and_another_seed_others(picture, model):
-    one, again, other = (whole(model.animate(AnimationRequest(picture, frames=5, seed=seed))) for seed in (1, 1, 2))
+    one, again, other = (whole(model.frames(AnimationRequest(picture, frames=5, seed=seed))) for seed in (1, 1, 2))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
 
 
 def test_one_frame_is_the_picture_as_the_autoencoder_gives_it_back(picture, model):
-    (one,) = whole(model.animate(AnimationRequest(picture, frames=1)))
-    assert np.array_equal(one, whole(model.animate(AnimationRequest(picture, frames=5)))[0])
+    (one,) = whole(model.frames(AnimationRequest(picture, frames=1)))
+    assert np.array_equal(one, whole(model.frames(AnimationRequest(picture, frames=5)))[0])
 
 
 def test_both_stages_are_never_in_memory_together(picture, model):
@@ -104,7 +104,7 @@ def test_both_stages_are_never_in_memory_together(picture, model):
         loaded = set(model._components._engines)
         together.append(bool({"transformer"} & loaded) and bool({"detail_transformer", "text_encoder"} & loaded))
 
-    whole(model.animate(AnimationRequest(picture, frames=21), on_event=look))
+    whole(model.frames(AnimationRequest(picture, frames=21), on_event=look))
     assert together
     assert not any(together)
 
@@ -117,24 +117,24 @@ def stop_after(count: int):
 @pytest.mark.parametrize("calls", [1, 12, 20, 27, 34, 42])
 def test_a_stopped_video_goes_on_and_gives_the_same_frames(picture, model, tmp_path, calls):
     request = AnimationRequest(picture, "dog", frames=21)
-    expected = whole(model.animate(request))
+    expected = whole(model.frames(request))
     with pytest.raises(Cancelled):
-        whole(model.animate(request, journal=tmp_path / "journal", cancel=stop_after(calls)))
+        whole(model.frames(request, journal=tmp_path / "journal", cancel=stop_after(calls)))
     events: list[Event] = []
-    found = whole(model.animate(request, journal=tmp_path / "journal", resume=True, on_event=events.append))
+    found = whole(model.frames(request, journal=tmp_path / "journal", resume=True, on_event=events.append))
     assert np.array_equal(found, expected)
     assert not (calls >= 20 and any(event.stage == "motion" and event.window == 0 for event in events))
 
 
 def test_a_journal_of_another_video_is_refused(picture, model, tmp_path):
-    whole(model.animate(AnimationRequest(picture, frames=1), journal=tmp_path / "journal"))
+    whole(model.frames(AnimationRequest(picture, frames=1), journal=tmp_path / "journal"))
     with pytest.raises(UsageError, match="journal of another job: its prompt is '', yours is 'dog'"):
-        model.animate(AnimationRequest(picture, "dog", frames=1), journal=tmp_path / "journal", resume=True)
+        model.frames(AnimationRequest(picture, "dog", frames=1), journal=tmp_path / "journal", resume=True)
 
 
 def test_tiles_that_hold_a_whole_frame_change_nothing_and_smaller_ones_little(picture, model):
     plain, large, small = (
-        whole(model.animate(AnimationRequest(picture, frames=9, tiling=tiling))).astype(float)
+        whole(model.frames(AnimationRequest(picture, frames=9, tiling=tiling))).astype(float)
         for tiling in (None, Tiling(8, 2), Tiling(6, 4))
     )
     assert np.array_equal(plain, large)
@@ -143,28 +143,28 @@ def test_tiles_that_hold_a_whole_frame_change_nothing_and_smaller_ones_little(pi
 
 def test_a_journal_that_is_in_use_stays_as_it_is(picture, model, video_bundle, tmp_path):
     place = tmp_path / "journal"
-    first = model.animate(AnimationRequest(picture, frames=5), journal=place)
+    first = model.frames(AnimationRequest(picture, frames=5), journal=place)
     next(first)
     kept = (place / "job.json").read_bytes()
-    with pytest.raises(UsageError, match="busy with another call"):
-        next(model.animate(AnimationRequest(picture, "dog", frames=5), journal=place))
+    with pytest.raises(BusyError, match="busy with another call"):
+        next(model.frames(AnimationRequest(picture, "dog", frames=5), journal=place))
     with open_model(video_bundle) as other, pytest.raises(UsageError, match="is in use"):
-        next(other.animate(AnimationRequest(picture, "dog", frames=5), journal=place))
+        next(other.frames(AnimationRequest(picture, "dog", frames=5), journal=place))
     assert (place / "job.json").read_bytes() == kept
     first.close()
-    whole(model.animate(AnimationRequest(picture, "dog", frames=5), journal=place))
+    whole(model.frames(AnimationRequest(picture, "dog", frames=5), journal=place))
 
 
 def test_a_prompt_that_is_cut_is_told(picture, model):
     with pytest.warns(PromptTruncated, match="longer than 12 tokens"):
-        model.animate(AnimationRequest(picture, "dog " * 40))
+        model.frames(AnimationRequest(picture, "dog " * 40))
 
 
 def test_a_bundle_of_videos_draws_no_pictures_and_the_other_way_round(picture, model, exported):
     with pytest.raises(UsageError, match="draws videos, not pictures"):
         model.generate("dog")
     with open_model(exported) as pictures, pytest.raises(UsageError, match="draws pictures, not videos"):
-        pictures.animate(AnimationRequest(picture))
+        pictures.frames(AnimationRequest(picture))
 
 
 def no_second_stage(table):
@@ -217,9 +217,9 @@ def test_a_small_image_is_the_mean_of_each_area():
 
 def test_within_a_budget_one_component_at_a_time_makes_the_same_frames(picture, video_bundle, model, content):
     request = AnimationRequest(picture, "dog", frames=21, seed=3)
-    expected = whole(model.animate(request))
+    expected = whole(model.frames(request))
     with pytest.raises(BudgetError) as refused, open_model(video_bundle, threads=1, budget="2MiB") as small:
-        small.animate(request)
+        small.frames(request)
     least = int(str(refused.value).split("smallest budget that does is ")[1].split()[0])
     tiles = plan_video(content, WantedVideo(64, 64, 21), find_machine(CPU), least * 2**20).tiling
     with open_model(video_bundle, threads=1, budget="1GiB") as roomy:
@@ -231,10 +231,10 @@ def test_within_a_budget_one_component_at_a_time_makes_the_same_frames(picture, 
             return opening(name, shapes)
 
         roomy._components._open = watched
-        assert np.array_equal(whole(roomy.animate(request)), expected)
+        assert np.array_equal(whole(roomy.frames(request)), expected)
     assert set(loaded) == {0}
     with open_model(video_bundle, threads=1, budget=f"{least}MiB") as tight:
-        found = whole(tight.animate(request))
+        found = whole(tight.frames(request))
     assert found.shape == expected.shape
     assert tiles is not None or np.array_equal(found, expected)
 

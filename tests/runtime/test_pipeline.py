@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
 
 import segue
-from segue.errors import BundleError, Cancelled, UsageError
+from segue.errors import BundleError, BusyError, Cancelled, UsageError
 from segue.runtime import text
 
 
@@ -121,11 +121,11 @@ def test_a_request_for_pictures_is_checked_at_once(model):
 
 
 def test_a_second_call_while_one_runs_is_refused_and_later_ones_are_not(model):
-    with pytest.raises(UsageError, match="busy with another call"):
+    with pytest.raises(BusyError, match="busy with another call"):
         model.generate("a cat", on_step=lambda *step: model.generate("a dog"))
     pictures = model.pictures(segue.Request("a cat", count=2))
     next(pictures)
-    with pytest.raises(UsageError, match="busy with another call"):
+    with pytest.raises(BusyError, match="busy with another call"):
         model.generate("a dog")
     pictures.close()
     model.generate("a dog")

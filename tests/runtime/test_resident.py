@@ -115,7 +115,7 @@ def test_videos_are_those_of_the_loop_in_numpy(video_bundle, request, tiling):
         calls.clear()
         with open_model(video_bundle, threads=1) as model:
             model._components._on_call = lambda name, feeds, made: calls.append((name, feeds))
-            frames = np.concatenate(list(model.animate(wanted)))
+            frames = np.concatenate(list(model.frames(wanted)))
             held = set(model._components._engines)
         return frames, held
 

@@ -1,0 +1,99 @@
+"""What stands before every request: whose it is, where it comes from and how large it may be."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import urlsplit
+
+COOKIE = "segue-token"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Scope = dict[str, Any]
+
+
+class Guards:
+    """ASGI middleware. Without a token only requests to a loopback name pass, so that no page of another site that
+    resolves to this machine is served (DNS rebinding); requests of other origins never pass.
+
+    `token` is a bearer token, or the value of the cookie that POST /v1/session sets. The page itself, which holds
+    nothing, is given without one. Bodies above `largest` bytes are refused, whatever length they announce.
+    """
+
+    def __init__(self, app: Any, token: str | None, largest: int, public: tuple[str, ...]) -> None:
+        self.app, self.token, self.largest, self.public = app, token, largest, public
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Pass the request on, or answer it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if fault := self._fault(scope, headers):
+            await _answer(send, *fault)
+            return
+        seen, started, refused = 0, False, False
+
+        async def bounded() -> Any:
+            nonlocal seen, refused
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.largest and not started:
+                refused = True
+                await _answer(send, *self._too_large())
+                return {"type": "http.disconnect"}
+            return message
+
+        async def answer(message: Any) -> None:
+            nonlocal started
+            started = True
+            if not refused:
+                await send(message)
+
+        await self.app(scope, bounded, answer)
+
+    def _fault(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
+        host = headers.get("host", "")
+        if self.token is None and _name(f"//{host}") not in LOOPBACK:
+            return 403, "Forbidden", f"the host {host!r} is not this machine's own. Use http://127.0.0.1 and the port."
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return 403, "Forbidden", f"pages of {origin!r} may not use this server. Open the server's own page."
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self.largest:
+            return self._too_large()
+        if self.token is not None and scope["path"] not in self.public and not self._known(headers):
+            return 401, "Unauthorized", "the token is missing or wrong. Send it as Authorization: Bearer TOKEN."
+        return None
+
+    def _known(self, headers: dict[str, str]) -> bool:
+        assert self.token is not None
+        given = [headers.get("authorization", "").removeprefix("Bearer ")]
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            cookie = None
+        if cookie is not None:
+            given.append(cookie.value)
+        return any(hmac.compare_digest(one.encode(), self.token.encode()) for one in given)
+
+    def _too_large(self) -> tuple[int, str, str]:
+        return 413, "TooLarge", f"the body is above {self.largest} bytes. Send a smaller picture."
+
+
+def _name(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+async def _answer(send: Any, status: int, kind: str, message: str) -> None:
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

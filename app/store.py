@@ -1,0 +1,113 @@
+"""The server's jobs on disk, in SQLite: what was accepted outlives the process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..engines.base import Closing
+from ..errors import OutputError
+
+WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+STATES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One accepted request. Times are seconds since 1970; `files` are names below the job's directory."""
+
+    id: str
+    kind: str  # "picture" or "video"
+    bundle: str
+    request: dict[str, Any]  # the arguments of Request or AnimationRequest that JSON can hold
+    state: str
+    created: float
+    started: float | None = None
+    finished: float | None = None
+    files: list[str] = field(default_factory=list)
+    error: dict[str, str] | None = None  # "kind" and "message"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return self.state in (DONE, FAILED, CANCELLED)
+
+
+class Store(Closing):
+    """Jobs by identifier. Every change is on disk when its call returns; any thread may call."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            # A commit in the log survives the death of the process without a flush to the disk itself.
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _SCHEMA):
+                raise OutputError(
+                    f"{path} holds jobs in schema {version}, this Segue writes {_SCHEMA}. Name another directory with "
+                    "--data, or use the Segue that wrote it."
+                )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS jobs (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, "
+                "state TEXT NOT NULL, job TEXT NOT NULL)"
+            )
+            self._db.execute("CREATE INDEX IF NOT EXISTS by_state ON jobs (state)")
+            self._db.execute(f"PRAGMA user_version = {_SCHEMA}")
+        except (OSError, sqlite3.Error) as error:
+            raise OutputError(f"{path} cannot be used: {error}. Name another directory with --data.") from None
+
+    def add(self, job: Job) -> None:
+        """Keep a new job, behind those that are there."""
+        self._run("INSERT INTO jobs (id, state, job) VALUES (?, ?, ?)", job.id, job.state, _packed(job))
+
+    def change(self, identifier: str, **values: Any) -> Job:
+        """Change fields of a job and return it as it is now."""
+        with self._lock:
+            row = self._db.execute("SELECT job FROM jobs WHERE id = ?", (identifier,)).fetchone()
+            job = dataclasses.replace(_unpacked(row[0]), **values)
+            self._db.execute("UPDATE jobs SET state = ?, job = ? WHERE id = ?", (job.state, _packed(job), identifier))
+            return job
+
+    def get(self, identifier: str) -> Job | None:
+        """Return the job, or None where there is none of that name."""
+        rows = self._run("SELECT job FROM jobs WHERE id = ?", identifier)
+        return _unpacked(rows[0][0]) if rows else None
+
+    def newest(self, limit: int, state: str | None = None) -> list[Job]:
+        """Return at most `limit` jobs, newest first, of one state or of all."""
+        if state is None:
+            rows = self._run("SELECT job FROM jobs ORDER BY number DESC LIMIT ?", limit)
+        else:
+            rows = self._run("SELECT job FROM jobs WHERE state = ? ORDER BY number DESC LIMIT ?", state, limit)
+        return [_unpacked(row[0]) for row in rows]
+
+    def unfinished(self) -> list[Job]:
+        """Return the jobs that wait or were running, in the order in which they were accepted."""
+        rows = self._run("SELECT job FROM jobs WHERE state IN (?, ?) ORDER BY number", WAITING, RUNNING)
+        return [_unpacked(row[0]) for row in rows]
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(statement, values).fetchall()
+
+
+def _packed(job: Job) -> str:
+    return json.dumps(dataclasses.asdict(job), ensure_ascii=False)
+
+
+def _unpacked(text: str) -> Job:
+    return Job(**json.loads(text))

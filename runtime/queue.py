@@ -1,0 +1,185 @@
+"""One model for many callers: requests wait their turn in a bounded queue, for threads and for asyncio.
+
+with segue.open("emoji") as model, segue.ModelQueue(model, limit=16) as queue:
+    future = queue.submit(segue.Request("a red heart"))  # from any thread
+    image = future.result().images[0]
+
+result = await queue.render(segue.Request("a red heart"))  # in asyncio
+async for frames in queue.frames(segue.AnimationRequest(image)): ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..engines.base import Closing
+from ..errors import BusyError, Cancelled, UsageError
+from .animation import AnimationRequest, OnEvent
+from .pipeline import Model, OnStep, Result
+from .request import Request
+
+T = TypeVar("T")
+
+
+class CancelToken:
+    """A switch for `cancel=`: any thread may throw it, and what it was given to stops before its next network call."""
+
+    def __init__(self) -> None:
+        self._thrown = threading.Event()
+
+    def cancel(self) -> None:
+        """Throw the switch; there is no way back."""
+        self._thrown.set()
+
+    def __call__(self) -> bool:
+        """Return whether it was thrown."""
+        return self._thrown.is_set()
+
+
+class ModelQueue(Closing):
+    """Has the callers of one model wait their turn, first come first served. The model stays its owner's to close.
+
+    `limit` requests at most are accepted and not finished; one more raises BusyError at once, so that a caller can
+    tell its user instead of waiting without end. One thread does the work.
+    """
+
+    def __init__(self, model: Model, limit: int = 16) -> None:
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise UsageError(f"limit = {limit!r} is no whole number from 1 up. Give the most requests to accept.")
+        self.model, self.limit = model, limit
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Future, Callable[[Model], Any]]] = deque()
+        self._tokens: dict[Future, CancelToken] = {}
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="segue-queue", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        """Return how many requests are accepted and not finished."""
+        with self._changed:
+            return len(self._tokens)
+
+    def submit(
+        self, request: Request, *, on_step: OnStep | None = None, cancel: CancelToken | None = None
+    ) -> Future[Result]:
+        """Accept a request for pictures and return its future; `on_step` is called in the queue's thread.
+
+        `future.cancel()` takes back a request that still waits, `cancel` also stops one that runs: then `result()`
+        raises Cancelled. Raises BusyError when `limit` is reached, UsageError after `close`; what `Model.render` raises
+        comes out of `result()`.
+        """
+        token = cancel or CancelToken()
+        return self.do(lambda model: model.render(request, on_step=on_step, cancel=token), token)
+
+    def do(self, work: Callable[[Model], T], cancel: CancelToken | None = None) -> Future[T]:
+        """Accept anything to be done with the model, `work(model)`, and return its future; as `submit` does.
+
+        `cancel` is the token that `work` asks itself; it is thrown when the queue is closed.
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closed:
+                raise UsageError("the queue was closed and takes no more requests. Make another one.")
+            if len(self._tokens) >= self.limit:
+                raise BusyError(
+                    f"{len(self._tokens)} requests are waiting or running, and the queue takes {self.limit}. "
+                    "Try again when one has finished, or make the queue with a larger limit."
+                )
+            self._tokens[future] = cancel or CancelToken()
+            self._waiting.append((future, work))
+            self._changed.notify()
+        # a request that is taken back leaves its place at once, not when its turn comes
+        future.add_done_callback(self._forget)
+        return future
+
+    async def render(self, request: Request, *, on_step: OnStep | None = None) -> Result:
+        """Await a request's pictures. A task that is cancelled stops the request before its next network call."""
+        token = CancelToken()
+        future = self.submit(request, on_step=on_step, cancel=token)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            token.cancel()
+            raise
+
+    async def frames(
+        self, request: AnimationRequest, *, on_event: OnEvent | None = None, ahead: int = 1
+    ) -> AsyncIterator[np.ndarray]:
+        """Yield a video's frames, uint8 [n, height, width, 3], segment by segment.
+
+        At most `ahead` segments are made before they are asked for, so that memory stays bounded for a slow reader.
+        Leaving the loop stops the request before its next network call.
+        """
+        token, loop = CancelToken(), asyncio.get_running_loop()
+        made: asyncio.Queue[np.ndarray | None] = asyncio.Queue()
+        room = threading.Semaphore(max(ahead, 1))
+
+        def hand(frames: np.ndarray | None) -> None:
+            loop.call_soon_threadsafe(made.put_nowait, frames)
+
+        def work(model: Model) -> None:
+            video = model.frames(request, on_event=on_event, cancel=token)
+            while True:
+                while not room.acquire(timeout=0.1):
+                    if token():
+                        raise Cancelled("the reader of the frames has left. Ask again for the whole video.")
+                frames = next(video, None)
+                if frames is None:
+                    return
+                hand(frames)
+
+        future = self.do(work, token)
+        future.add_done_callback(lambda _: hand(None))
+        try:
+            while (frames := await made.get()) is not None:
+                room.release()
+                yield frames
+            await asyncio.wrap_future(future)
+        finally:
+            token.cancel()
+
+    def close(self) -> None:
+        """Stop what runs before its next network call, take back what waits, and end the thread."""
+        with self._changed:
+            self._closed = True
+            waiting = [future for future, _ in self._waiting]
+            tokens = list(self._tokens.values())
+            self._changed.notify()
+        for token in tokens:
+            token.cancel()
+        for future in waiting:
+            future.cancel()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _forget(self, future: Future) -> None:
+        with self._changed:
+            self._tokens.pop(future, None)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                future, work = self._waiting.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            found, failure = None, None
+            try:
+                found = work(self.model)
+            except BaseException as error:  # the future carries it to whoever waits
+                failure = error
+            self._forget(future)  # before anybody hears of the end: whose next request must find the place free
+            if failure is None:
+                future.set_result(found)
+            else:
+                future.set_exception(failure)

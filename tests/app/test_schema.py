@@ -1,0 +1,46 @@
+"""Schemathesis asks what the server's own OpenAPI schema allows, and what it does not: no answer is a 5xx."""
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+
+import segue
+from segue.app.runner import Runner
+from segue.app.server import create_app
+
+EXAMPLES = 15
+HEADERS = {"authorization": "Bearer secret"}
+DRAWN = {"steps": 2, "count": 1, "n": 1, "frames": 5}  # what is drawn is not looked at
+
+
+def test_no_request_to_any_endpoint_ends_in_a_defect(tmp_path):
+    model = segue.open("emoji")
+    with Runner({"emoji": model}, tmp_path, limit=2) as runner:
+        schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(runner, "secret", 1 << 20), headers=HEADERS)
+        asked, wrong = {}, []
+        real = runner.submit("picture", None, {"prompt": "a red heart", "steps": 1}).id
+
+        for result in schema.get_all_operations():
+            operation = result.ok()
+            found = asked.setdefault(operation.label, [])
+
+            @settings(
+                max_examples=EXAMPLES, deadline=None, phases=[Phase.explicit, Phase.generate], derandomize=True,
+                database=None, suppress_health_check=list(HealthCheck),
+            )  # fmt: skip
+            @given(case=operation.as_strategy())
+            def ask(case):
+                if len(found) % 2 and "identifier" in (case.path_parameters or {}):  # noqa: B023
+                    case.path_parameters["identifier"] = real
+                if isinstance(case.body, dict):
+                    for name, most in DRAWN.items():
+                        if isinstance(case.body.get(name), int):
+                            case.body[name] = min(case.body[name], most)
+                answer = case.call(headers=HEADERS)
+                found.append(answer.status_code)  # noqa: B023  it is called in this turn of the loop
+                if answer.status_code >= 500:
+                    wrong.append((case.as_curl_command(), answer.text))
+
+            ask()
+    assert not wrong
+    assert len(asked) == 12
+    assert {200, 404} <= set(asked["GET /v1/jobs/{identifier}"])

@@ -1,0 +1,273 @@
+"""The server's endpoints: jobs, events, results, limits, OpenAI's images, errors."""
+
+import base64
+import io
+import json
+import re
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import segue
+from segue.app import server
+
+
+@pytest.fixture(scope="module")
+def tiny(exported, here, tmp_path_factory):
+    with here(tmp_path_factory.mktemp("serve"), exported) as (client, runner):
+        yield client, runner
+
+
+@pytest.fixture(scope="module")
+def client(tiny):
+    return tiny[0]
+
+
+def asked(**values):
+    return {"kind": "picture", "prompt": "a red heart", "width": 64, "height": 64, "steps": 2, **values}
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def events_of(client, identifier, **headers):
+    name, found = "", []
+    with client.stream("GET", f"/v1/jobs/{identifier}/events", headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            key, _, value = line.partition(": ")
+            name = value if key == "event" else name
+            if key == "data":
+                found.append((name, json.loads(value)))
+    return found
+
+
+def test_a_job_gives_the_picture_that_the_model_gives(client, finished, exported):
+    created = client.post("/v1/jobs", json=asked(seed=5, count=2))
+    assert created.status_code == 202
+    job = finished(client, created.json()["id"])
+    assert job["state"] == "done"
+    assert job["created"] <= job["started"] <= job["finished"]
+    found = [pixels(client.get("/" + path).content) for path in job["files"]]
+    with segue.open(exported) as model:
+        expected = model.generate("a red heart", seed=5, count=2, size=64, steps=2)
+    assert np.array_equal(np.stack(found), expected)
+
+
+def test_events_tell_each_step_with_a_preview_and_end_with_the_files(client):
+    job = client.post("/v1/jobs", json=asked(previews=True, steps=3)).json()
+    found = events_of(client, job["id"])
+    names = [name for name, _ in found]
+    assert [values["done"] for name, values in found if name == "step"][-1] == 3
+    assert "preview" in names
+    assert names[-2:] == ["picture", "done"]
+    preview = next(values["image"] for name, values in found if name == "preview")
+    assert pixels(base64.b64decode(preview.partition(",")[2])).shape == (64, 64, 3)
+    assert found[-1][1]["files"] == ["picture-1.png"]
+
+
+def test_events_of_a_job_that_is_over_are_its_end(client, finished):
+    job = finished(client, client.post("/v1/jobs", json=asked()).json()["id"])
+    assert events_of(client, job["id"]) == [("done", {"files": ["picture-1.png"], "error": None})]
+
+
+def test_a_cancelled_job_stops_within_one_step_and_resumes(client, finished):
+    job = client.post("/v1/jobs", json=asked(steps=900)).json()
+    steps = []
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
+        lines = answer.iter_lines()
+        for line in lines:
+            if line.startswith("data") and '"done"' in line:
+                steps.append(json.loads(line[6:])["done"])
+                if len(steps) == 1:
+                    assert client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
+    job = client.get(f"/v1/jobs/{job['id']}").json()
+    assert job["state"] == "cancelled"
+    assert max(steps) < 900
+    assert client.post(f"/v1/jobs/{job['id']}/resume").json()["state"] in ("waiting", "running")
+    client.post(f"/v1/jobs/{job['id']}/cancel")
+    assert finished(client, job["id"])["state"] == "cancelled"
+
+
+def test_jobs_are_listed_newest_first_and_by_state(client, finished):
+    first = finished(client, client.post("/v1/jobs", json=asked()).json()["id"])
+    second = finished(client, client.post("/v1/jobs", json=asked()).json()["id"])
+    listed = [job["id"] for job in client.get("/v1/jobs").json()["jobs"]]
+    assert listed[:2] == [second["id"], first["id"]]
+    assert all(job["state"] == "done" for job in client.get("/v1/jobs?state=done").json()["jobs"])
+
+
+def test_a_full_queue_answers_429_and_keeps_what_it_accepted(exported, here, tmp_path, finished):
+    with here(tmp_path, exported, limit=2) as (client, runner):
+        gate = threading.Event()
+        runner._queues[next(iter(runner.models))].do(lambda model: gate.wait(30))
+        accepted = [client.post("/v1/jobs", json=asked()).json()["id"] for _ in range(1)]
+        runner.limit = 1
+        refused = client.post("/v1/jobs", json=asked())
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert "1 jobs are waiting or running" in refused.json()["error"]["message"]
+        gate.set()
+        assert [finished(client, one)["state"] for one in accepted] == ["done"]
+
+
+def test_openai_clients_get_pictures_in_base64_or_as_addresses(client):
+    body = {"prompt": "a red heart", "n": 2, "size": "64x64", "model": "tiny", "user": "somebody", "quality": "auto"}
+    first = client.post("/v1/images/generations", json=body).json()
+    assert [pixels(base64.b64decode(one["b64_json"])).shape for one in first["data"]] == [(64, 64, 3)] * 2
+    again = client.post("/v1/images/generations", json=body | {"response_format": "url"}).json()
+    assert pixels(client.get(again["data"][0]["url"]).content).tolist() == (
+        pixels(base64.b64decode(first["data"][0]["b64_json"])).tolist()
+    )
+    assert first["size"] == "64x64"
+    assert [one["id"] for one in client.get("/v1/models").json()["data"]] == ["tiny"]
+
+
+def test_a_plan_is_given_before_anything_is_asked_for(client):
+    found = client.post("/v1/plan", json=asked()).json()
+    assert found["peak"] == max(phase["peak"] for phase in found["phases"])
+    assert found["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (asked(width=65), "the size 65x64"),
+        ({"kind": "picture", "prompt": "x", "width": 64}, "one is missing"),
+        (asked(bundle="other"), "no bundle 'other' of this server"),
+        (asked(steps=0), "greater than or equal to 1"),
+        (asked(shape=3), "Extra inputs are not permitted"),
+        (asked(prompt="\ud800"), "no Unicode|unicode|surrogates"),
+        ({"kind": "video", "image": ""}, "no bundle of this server makes a video"),
+    ],
+)
+def test_what_cannot_be_met_is_refused_with_the_next_thing_to_do(client, body, message):
+    answer = client.post("/v1/jobs", content=json.dumps(body), headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert re.search(message, answer.json()["error"]["message"])
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/" + "0" * 32, "/v1/jobs/" + "0" * 32 + "/events", "/nothing"])
+def test_what_is_not_there_is_404_in_the_same_form(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"]
+
+
+def test_files_of_jobs_are_the_only_files_that_are_given(client, finished):
+    job = finished(client, client.post("/v1/jobs", json=asked()).json()["id"])
+    for name in ("..%2F..%2Fjobs.sqlite", "input.png", "picture-2.png", "%2Fetc%2Fpasswd"):
+        assert client.get(f"/v1/jobs/{job['id']}/files/{name}").status_code == 404
+
+
+def test_a_defect_below_a_job_is_its_failure_and_the_next_job_runs(tiny, finished, monkeypatch):
+    client, runner = tiny
+
+    def broken(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(segue.Model, "pictures", broken)
+    job = finished(client, client.post("/v1/jobs", json=asked()).json()["id"])
+    assert (job["state"], job["error"]["kind"]) == ("failed", "Defect")
+    monkeypatch.undo()
+    assert finished(client, client.post("/v1/jobs", json=asked()).json()["id"])["state"] == "done"
+    assert runner.unfinished() == 0
+
+
+class TestGuards:
+    def test_other_names_of_this_machine_are_refused_without_a_token(self, client):
+        answer = client.get("/v1/jobs", headers={"host": "evil.example:8421"})
+        assert answer.status_code == 403
+
+    def test_pages_of_other_origins_are_refused(self, client):
+        answer = client.post("/v1/jobs", json=asked(), headers={"origin": "https://evil.example"})
+        assert answer.status_code == 403
+
+    def test_large_bodies_are_refused_whatever_they_announce(self, exported, here, tmp_path):
+        with here(tmp_path, exported, largest=1000) as (client, _):
+            assert client.post("/v1/jobs", content=b"x" * 2000).status_code == 413
+
+            def chunks():
+                for _ in range(20):
+                    yield b" " * 100
+
+            answer = client.post("/v1/jobs", content=chunks(), headers={"content-type": "application/json"})
+            assert answer.status_code == 413
+
+    def test_with_a_token_nothing_but_the_page_is_given_without_it(self, exported, here, tmp_path):
+        with here(tmp_path, exported, token="secret") as (client, _):
+            assert client.get("/").status_code == 200
+            assert client.get("/v1/jobs").status_code == 401
+            assert client.get("/v1/jobs", headers={"authorization": "Bearer wrong"}).status_code == 401
+            assert client.get("/v1/jobs", headers={"authorization": "Bearer secret"}).status_code == 200
+            assert (
+                client.get("/v1/jobs", headers={"authorization": "Bearer secret", "host": "elsewhere"}).status_code
+                == 200
+            )
+            assert client.post("/v1/session", json={"token": "wrong"}).status_code == 401
+            assert client.post("/v1/session", json={"token": "secret"}).status_code == 204
+            assert client.get("/v1/jobs").status_code == 200  # by the cookie
+
+
+class TestVideos:
+    @pytest.fixture(scope="class")
+    def both(self, exported, video_bundle, here, tmp_path_factory):
+        with here(tmp_path_factory.mktemp("videos"), exported, video_bundle) as (client, runner):
+            yield client, runner
+
+    @pytest.fixture
+    def picture(self):
+        data = io.BytesIO()
+        Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(data, "PNG")
+        return base64.b64encode(data.getvalue()).decode()
+
+    def test_a_picture_that_is_sent_becomes_a_video(self, both, picture, finished):
+        import av
+
+        client, _ = both
+        job = client.post("/v1/jobs", json={"kind": "video", "image": picture, "frames": 9}).json()
+        job = finished(client, job["id"])
+        assert job["state"] == "done", job
+        with av.open(io.BytesIO(client.get("/" + job["files"][0]).content)) as video:
+            assert sum(1 for _ in video.decode(video=0)) == 9
+
+    def test_a_picture_that_a_job_drew_becomes_a_video(self, both, finished):
+        client, _ = both
+        drawn = finished(client, client.post("/v1/jobs", json=asked()).json()["id"])
+        job = client.post("/v1/jobs", json={"kind": "video", "image_job": drawn["id"], "frames": 5}).json()
+        assert finished(client, job["id"])["state"] == "done"
+
+    def test_a_video_is_read_while_it_is_made(self, both, picture):
+        import av
+
+        client, _ = both
+        job = client.post("/v1/jobs", json={"kind": "video", "image": picture, "frames": 41}).json()
+        with client.stream("GET", f"/v1/jobs/{job['id']}/video") as answer:
+            data = b"".join(answer.iter_bytes())
+        assert data[4:8] == b"ftyp"
+        with av.open(io.BytesIO(data)) as video:
+            assert sum(1 for _ in video.decode(video=0)) == 41
+
+    @pytest.mark.parametrize(
+        ("image", "message"),
+        [
+            ("§", "no base64"),
+            (base64.b64encode(b"text").decode(), "the image that was sent is no picture"),
+            (None, "needs one"),
+        ],
+    )
+    def test_what_is_no_picture_is_refused(self, both, image, message):
+        answer = both[0].post("/v1/jobs", json={"kind": "video", "image": image})
+        assert answer.status_code == 422
+        assert message in answer.json()["error"]["message"]
+
+
+def test_the_page_is_given_with_all_that_it_asks_for(client):
+    page = client.get("/").text
+    for name in ("page.js", "page.css"):
+        assert name in page
+        assert client.get("/" + name).status_code == 200
+    assert {path.name for path in server.PAGE.iterdir()} == {"index.html", "page.js", "page.css"}
