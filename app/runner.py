@@ -239,8 +239,9 @@ def _video(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken) 
         feed.put("call", stage=event.stage, window=event.window, done=event.done, total=event.total)
 
     (place / VIDEO).unlink(missing_ok=True)
+    begun = (place / JOURNAL / "job.json").is_file()
     with mp4(place / VIDEO, ready.fps, ready.height, ready.width) as write:
-        made = model.frames(request, journal=place / JOURNAL, resume=True, on_event=on_event, cancel=token)
+        made = model.frames(request, journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token)
         for frames in made:
             write(frames)
             done += len(frames)

@@ -137,8 +137,8 @@ class Model(Closing):
         `PromptTruncated` when a prompt is cut. The model is busy until the iterator ends or is closed.
 
         Raises UsageError for a request that cannot be met and for a model that is closed, BusyError for one that is
-        busy, Cancelled when `cancel` returned true, BundleError when a component cannot be loaded or its file was changed since the bundle
-        was opened, and SegueError when one fails.
+        busy, Cancelled when `cancel` returned true, BundleError when a component cannot be loaded or its file was
+        changed since the bundle was opened, and SegueError when one fails.
         """
         return self._start(request, on_step, cancel)
 

@@ -20,7 +20,8 @@ def local(folder, *bundles, limit=16, token=None, **options):
     models = {}
     for bundle in bundles:
         model = segue.open(bundle)
-        models[model.bundle.manifest.name] = model
+        name = model.bundle.manifest.name
+        models[name if name not in models else f"{name}-video"] = model
     with Runner(models, folder, limit) as runner:
         app = create_app(runner, token, **options)
         with TestClient(app, base_url="http://127.0.0.1:8421") as client:

@@ -1,10 +1,13 @@
 """`segue serve` as a process: many clients at once, kill -9 in the middle, addresses."""
 
+import base64
+import io
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,8 +52,6 @@ def test_after_kill_9_every_accepted_job_is_finished_by_the_next_server(start, f
 
 
 def client_file(client, job):
-    import io
-
     return io.BytesIO(client.get("/" + job["files"][0]).content)
 
 
@@ -80,3 +81,25 @@ def test_servers_that_cannot_be_are_refused(tmp_path, options, message):
     assert found.returncode in (2, 3)
     assert message in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_video_goes_on_after_kill_9_and_is_the_same(start, finished, tmp_path, video_bundle):
+    image = io.BytesIO()
+    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(image, "PNG")
+    body = {"kind": "video", "image": base64.b64encode(image.getvalue()).decode(), "frames": 81}
+    with start(tmp_path, video_bundle) as (client, process):
+        job = client.post("/v1/jobs", json=body).json()
+        with client.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
+            next(line for line in answer.iter_lines() if line == "event: frames")
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    with start(tmp_path, video_bundle) as (client, _):
+        resumed = frames(client, finished(client, job["id"]))
+        whole = frames(client, finished(client, client.post("/v1/jobs", json=body).json()["id"]))
+    assert resumed.shape[0] == 81
+    assert np.array_equal(resumed, whole)
+
+
+def frames(client, job):
+    with av.open(client_file(client, job)) as video:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])

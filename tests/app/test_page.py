@@ -1,0 +1,144 @@
+"""The web page in a real browser: type, watch progress, cancel, play, without a mouse, on a phone, in the dark."""
+
+import shutil
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def address(start, video_bundle, tmp_path_factory):
+    with start(tmp_path_factory.mktemp("page"), "emoji", video_bundle) as (client, _):
+        yield str(client.base_url)
+
+
+@pytest.fixture
+def page(browser, address):
+    context = browser.new_context()
+    made = context.new_page()
+    faults = []
+    made.on("pageerror", lambda error: faults.append(str(error)))
+    made.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    made.goto(address)
+    made.wait_for_selector("#plan rect")
+    yield made
+    context.close()
+    assert not faults
+
+
+def test_a_typed_prompt_becomes_a_picture_step_by_step_and_then_a_video(page):
+    page.fill("#prompt", "a red heart")
+    page.click("#draw button.main")
+    page.wait_for_selector("#picture[alt='a red heart, unfinished']")
+    page.wait_for_selector("#picture[alt='a red heart']")
+    assert page.text_content("#status") == "done"
+    assert page.evaluate("document.querySelector('#progress').value") == 1
+    assert page.evaluate("document.querySelector('#picture').naturalWidth") == 128
+
+    page.fill("#frames", "41")
+    page.click("#animate button.main")
+    page.wait_for_selector("#film:not([hidden])")
+    page.wait_for_function("() => document.querySelector('#film').readyState >= 3")
+    begun = page.text_content("#status")
+    page.wait_for_function("() => document.querySelector('#status').textContent === 'done'")
+    assert begun != "done", "the video starts before it is finished"
+    page.wait_for_function("() => document.querySelector('#film').currentTime > 0")
+    assert page.locator("#history li").count() >= 2
+
+
+def test_a_running_job_is_cancelled_by_its_button(page):
+    page.route(
+        "**/v1/jobs",
+        lambda route: (
+            route.continue_(post_data={**route.request.post_data_json, "steps": 900})
+            if route.request.method == "POST"
+            else route.continue_()
+        ),
+    )
+    page.click("#draw button.main")
+    page.wait_for_function("() => document.querySelector('#progress').value > 0")
+    page.click("#stop")
+    page.wait_for_function("() => document.querySelector('#status').textContent === 'cancelled'")
+    assert page.is_disabled("#stop")
+
+
+def test_the_keyboard_alone_draws_a_picture(page):
+    page.focus("#prompt")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("pizza")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#picture[alt='pizza']")
+    reached = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+    assert {"bundle", "size", "seed", "dice", "Draw"} <= reached
+
+
+def test_the_plan_follows_what_is_asked_for(page):
+    before = page.text_content("#plan-words")
+    page.select_option("#size", "256x256")
+    page.wait_for_function("text => document.querySelector('#plan-words').textContent !== text", arg=before)
+    assert "MiB" in page.text_content("#plan-words")
+
+
+def test_a_phone_shows_everything_without_scrolling_sideways(browser, address):
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(address)
+    page.wait_for_selector("#plan rect")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(browser, address, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(address)
+    ratio = page.evaluate(
+        """() => {
+        const light = (text) => {
+            const parts = text.match(/[0-9.]+/g).slice(0, 3).map((part) => part / 255)
+                .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+        };
+        const pairs = [["body", "body"], ["header p", "body"], ["button.main", "button.main"]];
+        return Math.min(...pairs.map(([ink, ground]) => {
+            const found = [[ink, "color"], [ground, "backgroundColor"]]
+                .map(([name, key]) => light(getComputedStyle(document.querySelector(name))[key])).sort();
+            return (Math.max(...found) + 0.05) / (Math.min(...found) + 0.05);
+        }));
+    }"""
+    )
+    assert ratio >= 4.5  # WCAG 2.2, 1.4.3
+    page.close()
+
+
+def test_a_server_with_a_token_asks_for_it(browser, start, tmp_path):
+    with start(tmp_path, "emoji", options=["--token", "secret"]) as (client, _):
+        page = browser.new_page()
+        page.goto(str(client.base_url))
+        page.wait_for_selector("#door[open]")
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelector('#door-words').textContent !== ''")
+        page.fill("#token", "secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#plan rect")
+        page.close()
