@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import cli_engines, cli_plan, cli_serve, cli_train, cli_video
+from . import cli_batch, cli_engines, cli_plan, cli_serve, cli_train, cli_video
 from .cli_common import TARGET, TRUST, Bytes, Scaled, Sigmas, Size, opened
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
@@ -47,7 +47,14 @@ def cli() -> None:
     """Few-step diffusion: train, export, render."""
 
 
-for command in (*cli_video.COMMANDS, *cli_serve.COMMANDS, *cli_engines.COMMANDS, *cli_train.COMMANDS, cli_plan.plan):
+for command in (
+    *cli_video.COMMANDS,
+    *cli_serve.COMMANDS,
+    *cli_batch.COMMANDS,
+    *cli_engines.COMMANDS,
+    *cli_train.COMMANDS,
+    cli_plan.plan,
+):
     cli.add_command(command)
 
 

@@ -1,0 +1,73 @@
+"""The command of `segue` that renders many requests from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .console import JSON, Output
+from .errors import SegueError, UsageError
+
+
+@click.command()
+@click.argument("jobs", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory for files and results.")
+@click.option("--bundle", default="emoji", show_default=True, help="A directory, or the name of a shipped bundle.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of this machine.")
+@click.option("--threads", type=int, help="Processor threads of each (default: its share of the cores).")
+@click.option("--ray", metavar="ADDRESS", help="Use a Ray cluster instead: its address, or auto. Needs the ray extra.")
+@JSON
+def batch(
+    jobs: Path, output: Path, bundle: str, workers: int, threads: int | None, ray: str | None, as_json: bool
+) -> None:
+    """Render the JOBS of a file with one JSON object a line, each once.
+
+    A job holds the options of render or animate: {"id": "heart", "prompt": "a red heart", "seed": 7}. Files and
+    results.jsonl, a line for each job, come into the output directory. A command that was stopped goes on when it is
+    given again; jobs that failed are tried again.
+
+    \b
+    Examples:
+      segue batch jobs.jsonl -o out
+      segue batch jobs.jsonl -o out --bundle ./my-bundle --workers 4
+      segue batch jobs.jsonl -o out --ray auto
+    """
+    from .runtime.batch import Ledger, read_jobs
+    from .runtime.batch_run import LocalWorkers, RayWorkers, Workers, run_batch
+    from .runtime.bundle import read
+
+    show = Output(as_json)
+    if ray is not None and workers != 1:
+        raise UsageError("--workers are processes of this machine; a cluster has its own. Leave one of them out.")
+    opened = read(bundle)
+    wanted = read_jobs(jobs, opened.manifest, opened.digest)
+    ledger = Ledger(output)
+    used: Workers
+    if ray is None:
+        used = LocalWorkers(bundle, opened.digest, workers, threads)
+    else:
+        used = RayWorkers(ray, bundle, opened.digest, threads or 1)
+    try:
+        with show.progress("rendering", "jobs") as update:
+            count = sum(ledger.has(job) for job in wanted)
+
+            def report(row: dict) -> None:
+                nonlocal count
+                count += 1
+                update(count, len(wanted))
+                show.event("result", **row)
+                if row["state"] == "failed":
+                    show.warning(f"{row['id']}: {row['error']}")
+
+            told = run_batch(wanted, ledger, used, report)
+    finally:
+        used.close()
+    before = f", {told['before']} were there before" if told["before"] else ""
+    show.line(f"{output}: {told['done']} done, {told['failed']} failed{before}")
+    show.event("batch", path=str(output), **{name: told[name] for name in ("done", "failed", "before")})
+    if told["failed"]:
+        raise SegueError(f"{told['failed']} of {len(wanted)} jobs failed. See {output / 'results.jsonl'}.")
+
+
+COMMANDS = (batch,)

@@ -1,0 +1,194 @@
+"""Many requests from a file, each done once: what they are, what a worker makes of one, and what is already done.
+
+A job is one line of JSON: the arguments of `Request` or `AnimationRequest`, `size` as [width, height], and a name as "id"
+if it is to have one. What it gives depends on the job and the bundle alone, not on who does it or when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .animation import AnimationRequest
+from .animation import prepare as prepare_video
+from .files import write_whole, writing
+from .image import encode_png
+from .input_image import read_image
+from .manifest import Manifest
+from .pipeline import Model
+from .request import Request, prepare
+from .video import mp4
+
+RESULTS = "results.jsonl"
+MAX_JOBS = 1_000_000
+MAX_LINE = 1 << 20  # characters
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PICTURE = ("prompt", "negative", "seed", "steps", "guidance", "size", "sigmas", "noise")
+_VIDEO = ("image", "prompt", "negative", "seed", "frames", "fps", "size")
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """One job: the name of its file without the ending, its arguments, and the hash that tells it from every other."""
+
+    name: str
+    arguments: dict[str, Any]
+    key: str  # sha256 of the bundle and the arguments, an input picture by its bytes
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker made of a job: the bytes of a PNG or MP4 file, and how long that took."""
+
+    data: bytes
+    ending: str
+    seconds: float
+    worker: str
+
+
+def read_jobs(path: Path, content: Manifest, digest: str) -> list[BatchJob]:
+    """Return the jobs in the file at `path`, every one of which can be met by the bundle of `content`.
+
+    `digest` is the bundle's. Raises UsageError with the number of the line that is wrong.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}. Name a file with one JSON object a line.") from None
+    if len(lines) > MAX_JOBS:
+        raise UsageError(f"{path} has {len(lines)} lines, above {MAX_JOBS}. Split it.")
+    jobs: dict[str, BatchJob] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            job = _job(line, number, path.parent, content, digest)
+        except (UsageError, TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{path}, line {number}: {error} Mend that line; nothing was drawn.") from None
+        if job.name in jobs:
+            raise UsageError(f"{path}, line {number}: another job is called {job.name!r}. Give each its own id.")
+        jobs[job.name] = job
+    if not jobs:
+        raise UsageError(f'{path} holds no job. Write one JSON object a line, such as {{"prompt": "a red heart"}}.')
+    return list(jobs.values())
+
+
+def make(model: Model, job: BatchJob) -> Made:
+    """Do a job; raises as `Model.pictures` and `Model.frames` do."""
+    import time
+
+    started = time.perf_counter()
+    if model.bundle.manifest.video is None:
+        (picture,) = model.pictures(Request(**job.arguments))
+        data, ending = encode_png(picture.image, picture.metadata), ".png"
+    else:
+        data, ending = _video(model, _animation(job.arguments)), ".mp4"
+    return Made(data, ending, time.perf_counter() - started, f"{platform.node()}:{os.getpid()}")
+
+
+class Ledger:
+    """What is done, in `results.jsonl` of the output directory: a line for each job that was done or has failed.
+
+    A file is whole before its line is written, and a line that was cut off is no line: so nothing is lost, and nothing
+    is done twice but what was under way when the process died.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            text = (folder / RESULTS).read_text(encoding="utf-8") if (folder / RESULTS).is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            with writing(folder):
+                write_whole(folder / RESULTS, whole.encode())
+        try:
+            rows = [json.loads(line) for line in whole.splitlines()]
+            self._done = {row["key"]: row for row in rows if row["state"] == "done"}
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{folder / RESULTS} is not what segue batch writes. Name another directory.") from None
+
+    def has(self, job: BatchJob) -> bool:
+        """Return whether the job is done and its file is there with the bytes that were written."""
+        row = self._done.get(job.key)
+        if row is None or row["id"] != job.name:
+            return False
+        try:
+            return hashlib.sha256((self.folder / row["file"]).read_bytes()).hexdigest() == row["sha256"]
+        except OSError:
+            return False
+
+    def done(self, job: BatchJob, made: Made, attempts: int) -> dict[str, Any]:
+        """Write a job's file, then its line; return the line."""
+        file = f"{job.name}{made.ending}"
+        with writing(self.folder):
+            write_whole(self.folder / file, made.data)
+        return self._write(
+            job, "done", file=file, sha256=hashlib.sha256(made.data).hexdigest(), seconds=round(made.seconds, 3),
+            worker=made.worker, attempts=attempts,
+        )  # fmt: skip
+
+    def failed(self, job: BatchJob, error: BaseException, attempts: int) -> dict[str, Any]:
+        """Write the line of a job that cannot be done; return it."""
+        return self._write(job, "failed", error=f"{type(error).__name__}: {error}", attempts=attempts)
+
+    def _write(self, job: BatchJob, state: str, **values: Any) -> dict[str, Any]:
+        row = {"id": job.name, "state": state, "key": job.key, **values}
+        with writing(self.folder), (self.folder / RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if state == "done":
+            self._done[job.key] = row
+        return row
+
+
+def _job(line: str, number: int, folder: Path, content: Manifest, digest: str) -> BatchJob:
+    table = json.loads(line) if len(line) <= MAX_LINE else None
+    if not isinstance(table, dict):
+        raise UsageError("it is no JSON object, or too long.")
+    name = table.pop("id", f"{number:06d}")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(f"id = {name!r} is no name for a file.")
+    known = _PICTURE if content.video is None else _VIDEO
+    if unknown := sorted(table.keys() - set(known)):
+        raise UsageError(f"a job has no {unknown[0]!r}; known are id, {', '.join(known)}.")
+    if size := table.get("size"):
+        if not isinstance(size, list) or len(size) != 2:
+            raise UsageError(f"size = {size!r} is not [width, height].")
+        table["size"] = size[::-1]
+    hashed = dict(table)
+    if content.video is None:
+        if not isinstance(table.get("prompt"), str):
+            raise UsageError("prompt is missing, or no text.")
+        prepare(Request(**table), content)
+    else:
+        if not isinstance(table.get("image"), str):
+            raise UsageError("image is missing: the path of a picture, from the directory of the file of jobs.")
+        table["image"] = str((folder / table["image"]).resolve())
+        prepare_video(_animation(table), content)
+        hashed["image"] = hashlib.sha256(Path(table["image"]).read_bytes()).hexdigest()
+    key = hashlib.sha256(json.dumps([digest, hashed], sort_keys=True).encode()).hexdigest()
+    return BatchJob(name, table, key)
+
+
+def _animation(arguments: dict[str, Any]) -> AnimationRequest:
+    return AnimationRequest(**{**arguments, "image": read_image(arguments["image"])})
+
+
+def _video(model: Model, request: AnimationRequest) -> bytes:
+    ready = prepare_video(request, model.bundle.manifest)
+    with tempfile.TemporaryDirectory(prefix="segue-") as folder:
+        place = Path(folder) / "video.mp4"
+        with mp4(place, ready.fps, ready.height, ready.width) as write:
+            for frames in model.frames(request):
+                write(frames)
+        return place.read_bytes()

@@ -1,0 +1,197 @@
+"""Batches: what a job is, resuming, workers that die, and the same pictures from processes and from a Ray cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import segue
+from segue.cli import cli
+from segue.errors import BundleError, UsageError
+from segue.runtime.batch import RESULTS, Ledger, read_jobs
+from segue.runtime.batch_run import LocalWorkers, RayWorkers, run_batch
+from segue.runtime.bundle import read
+
+BUNDLE = "emoji"
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return read(BUNDLE)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(*jobs):
+        path = tmp_path / "jobs.jsonl"
+        path.write_text("".join(job if isinstance(job, str) else json.dumps(job) + "\n" for job in jobs))
+        return path
+
+    return write
+
+
+def asked(seed, **values):
+    return {"id": f"job-{seed}", "prompt": "a red heart", "seed": seed, "steps": 1, "size": [64, 64], **values}
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / RESULTS).read_text().splitlines()]
+
+
+def pixels(folder):
+    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(folder.glob("*.png"))}
+
+
+@pytest.fixture
+def batch(written, tmp_path):
+    def run(*jobs, out="out", options=()):
+        command = ["batch", str(written(*jobs)), "-o", str(tmp_path / out), "--bundle", BUNDLE, *options]
+        return CliRunner().invoke(cli, command), tmp_path / out
+
+    return run
+
+
+def test_a_job_gives_the_picture_that_the_model_gives_and_a_line(batch):
+    told, out = batch(asked(3, size=[80, 64]), asked(4))
+    assert told.exit_code == 0, told.output
+    with segue.open(BUNDLE) as model:
+        expected = model.generate("a red heart", seed=3, steps=1, size=(64, 80))
+    assert np.array_equal(np.asarray(Image.open(out / "job-3.png")), expected)
+    assert [(row["id"], row["state"], row["file"]) for row in rows(out)] == [
+        ("job-3", "done", "job-3.png"),
+        ("job-4", "done", "job-4.png"),
+    ]
+
+
+def test_what_is_done_is_not_done_again_unless_its_file_has_changed(batch):
+    _, out = batch(asked(1), asked(2))
+    (out / "job-2.png").write_bytes(b"something else")
+    told, _ = batch(asked(1), asked(2), asked(3))
+    assert "2 done, 0 failed, 1 were there before" in told.output
+    assert [row["id"] for row in rows(out)] == ["job-1", "job-2", "job-2", "job-3"]
+
+
+def test_a_changed_job_of_the_same_name_is_done_again(batch):
+    _, out = batch(asked(1))
+    before = pixels(out)
+    batch(asked(1, prompt="pizza"))
+    assert pixels(out) != before
+
+
+def test_a_line_that_was_cut_off_is_no_line(batch):
+    _, out = batch(asked(1))
+    with (out / RESULTS).open("a") as file:
+        file.write('{"id": "job-2", "state"')
+    told, _ = batch(asked(1), asked(2))
+    assert told.exit_code == 0, told.output
+    assert [row["id"] for row in rows(out)] == ["job-1", "job-2"]
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("no json\n", "line 1: "),
+        ({"seed": 1}, "prompt is missing"),
+        (asked(1, size=[65, 64]), "the size 65x64"),
+        (asked(1, size=64), "is not \\[width, height\\]"),
+        (asked(1, shape=2), "a job has no 'shape'"),
+        (asked(1, id="../out"), "no name for a file"),
+        (asked(-1, id="minus"), "seed"),
+        ("", "holds no job"),
+    ],
+)
+def test_a_wrong_job_is_refused_by_its_line_before_anything_is_drawn(written, opened, job, message):
+    with pytest.raises(UsageError, match=message):
+        read_jobs(written(job), opened.manifest, opened.digest)
+
+
+def test_two_jobs_of_one_name_are_refused(written, opened):
+    with pytest.raises(UsageError, match="another job is called 'job-1'"):
+        read_jobs(written(asked(1), asked(1)), opened.manifest, opened.digest)
+
+
+def test_a_worker_that_is_killed_costs_no_job_and_repeats_none(written, opened, tmp_path):
+    jobs = read_jobs(written(*(asked(seed) for seed in range(10))), opened.manifest, opened.digest)
+    workers, killed = LocalWorkers(BUNDLE, opened.digest, 2, 1), []
+
+    def kill(row):
+        if len(killed) < 1 and int(row["id"][4:]) >= 3:
+            killed.append(int(row["worker"].rpartition(":")[2]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    told = run_batch(jobs, Ledger(tmp_path / "out"), workers, kill)
+    workers.close()
+    assert killed
+    assert told == {"done": 10}
+    assert sorted(row["id"] for row in rows(tmp_path / "out")) == sorted(job.name for job in jobs)
+
+
+def test_a_killed_command_goes_on_where_it_was(written, tmp_path):
+    path, out = written(*(asked(seed, steps=20) for seed in range(8))), tmp_path / "out"
+    command = [sys.executable, "-m", "segue", "batch", str(path), "-o", str(out), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        next(line for line in process.stdout if '"result"' in line)
+        process.send_signal(signal.SIGKILL)
+    done = len(rows(out))
+    assert 1 <= done < 8
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert json.loads(told[-1]) == {"event": "batch", "path": str(out), "done": 8 - done, "failed": 0, "before": done}
+    assert len(rows(out)) == len(pixels(out)) == 8
+
+
+def test_a_job_that_fails_is_told_with_the_others_done(written, opened, tmp_path):
+    jobs = read_jobs(written(asked(1), asked(2)), opened.manifest, opened.digest)
+    broken = [type(jobs[0])("broken", {"prompt": "x", "steps": 0}, "0" * 64), *jobs]
+    workers = LocalWorkers(BUNDLE, opened.digest, 1, 1)
+    told = run_batch(broken, Ledger(tmp_path / "out"), workers, lambda row: None)
+    workers.close()
+    assert told == {"done": 2, "failed": 1}
+    assert rows(tmp_path / "out")[0]["error"].startswith("UsageError: steps = 0")
+
+
+def test_a_worker_with_another_bundle_refuses_it(written, opened, tmp_path):
+    jobs = read_jobs(written(asked(1)), opened.manifest, opened.digest)
+    workers = LocalWorkers("emoji-teacher", opened.digest, 1, 1)
+    with pytest.raises(BundleError, match="is another bundle here"):
+        run_batch(jobs, Ledger(tmp_path / "out"), workers, lambda row: None)
+    workers.close()
+
+
+class TestRay:
+    @pytest.fixture(scope="class")
+    def cluster(self):
+        pytest.importorskip("ray")
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        yield made, made.add_node(num_cpus=1)
+        made.shutdown()
+
+    def test_a_cluster_gives_the_same_pictures_also_when_a_node_dies_in_the_middle(
+        self, cluster, written, opened, tmp_path
+    ):
+        made, node = cluster
+        jobs = read_jobs(written(*(asked(seed, steps=4) for seed in range(12))), opened.manifest, opened.digest)
+        local = LocalWorkers(BUNDLE, opened.digest, 1, 1)
+        run_batch(jobs, Ledger(tmp_path / "local"), local, lambda row: None)
+        local.close()
+
+        workers, dead = RayWorkers(made.address, BUNDLE, opened.digest), []
+
+        def kill(row):
+            if not dead and len({one["worker"] for one in rows(tmp_path / "ray")}) == 2:
+                dead.append(node)
+                made.remove_node(node, allow_graceful=False)
+
+        told = run_batch(jobs, Ledger(tmp_path / "ray"), workers, kill)
+        workers.close()
+        assert dead, "both nodes did jobs before one died"
+        assert told == {"done": 12}
+        assert sorted(row["id"] for row in rows(tmp_path / "ray")) == sorted(job.name for job in jobs)
+        assert pixels(tmp_path / "ray") == pixels(tmp_path / "local")
