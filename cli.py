@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections.abc import Sequence
 from itertools import count as counter
 from pathlib import Path
@@ -15,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import cli_batch, cli_engines, cli_plan, cli_serve, cli_train, cli_video
-from .cli_common import TARGET, TRUST, Bytes, Scaled, Sigmas, Size, opened
+from . import cli_batch, cli_engines, cli_plan, cli_render, cli_serve, cli_train, cli_video
+from .cli_common import Scaled
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
-from .runtime.limits import MAX_COUNT, QUANTIZED
+from .runtime.limits import QUANTIZED
 
 if TYPE_CHECKING:
     from .export.export import Event
     from .runtime.manifest import Parity
 
-DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
 UNITS = {
     "copy": "bytes",
     "trace": "graphs",
@@ -48,88 +46,10 @@ def cli() -> None:
 
 
 for command in (
-    *cli_video.COMMANDS,
-    *cli_serve.COMMANDS,
-    *cli_batch.COMMANDS,
-    *cli_engines.COMMANDS,
-    *cli_train.COMMANDS,
-    cli_plan.plan,
-):
+    *cli_render.COMMANDS, *cli_video.COMMANDS, *cli_batch.COMMANDS, *cli_serve.COMMANDS, *cli_engines.COMMANDS,
+    *cli_train.COMMANDS, cli_plan.plan,
+):  # fmt: skip
     cli.add_command(command)
-
-
-@cli.command()
-@click.argument("bundle")
-@click.argument("prompt")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG file; by default made of prompt and seed.")
-@click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
-@click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
-@click.option("--guidance", type=float, help="Classifier-free guidance; up to 1 is off (default: the bundle's).")
-@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: what it was trained at).")
-@click.option("--negative", default="", help="What guidance leads away from.")
-@click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Number of pictures.")
-@click.option("--sigmas", type=Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
-@click.option(
-    "--noise",
-    type=click.Choice(["philox", "torch"]),
-    default="philox",
-    show_default=True,
-    help="torch: the noise of torch's CPU generator, to compare with diffusers.",
-)
-@click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
-@click.option("--budget", type=Bytes(), help="The most memory to take, as 512MiB; segue plan says what is needed.")
-@TARGET
-@TRUST
-@JSON
-def render(
-    bundle: str,
-    prompt: str,
-    output: Path | None,
-    as_json: bool,
-    threads: int | None,
-    target: str,
-    trust_engines: bool,
-    budget: int | None,
-    **wanted: Any,
-) -> None:
-    """Render PROMPT with BUNDLE (a directory, or the name of a shipped one) into a PNG file."""
-    from .runtime.image import picture_paths, write_png
-    from .runtime.request import Request
-
-    show = Output(as_json)
-    paths = picture_paths(output, prompt, wanted["seed"], wanted["count"])
-    started = time.perf_counter()
-    with opened(show, bundle, threads, target, trust_engines, budget) as model, show.progress("rendering") as update:
-        pictures = model.pictures(Request(prompt, **wanted), on_step=lambda done, total, _: update(done, total))
-        for path, picture in zip(paths, pictures, strict=True):
-            write_png(path, picture.image, picture.metadata)
-            show.line(str(path))
-            show.event("image", path=str(path), **picture.metadata)
-    show.event("done", seconds=time.perf_counter() - started)
-
-
-@cli.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("segue-demo.png"), show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@JSON
-def demo(output: Path, seed: int, as_json: bool) -> None:
-    """Render six pictures with the shipped emoji bundle, side by side, without torch."""
-    import numpy as np
-
-    from .runtime.image import check_png, write_png
-    from .runtime.request import Request
-
-    show = Output(as_json)
-    check_png(output)
-    started = time.perf_counter()
-    with opened(show, "emoji", None) as model, show.progress("rendering") as update:
-        result = model.render(Request(DEMO, seed=seed), on_step=lambda done, total, _: update(done, total))
-    rows = [np.concatenate(list(result.images[i : i + 3]), axis=1) for i in (0, 3)]
-    sheet = {"prompt": ", ".join(DEMO), "prompts": DEMO, "layout": {"rows": 2, "columns": 3}}
-    write_png(output, np.concatenate(rows), {**result.metadata[0], **sheet})
-    seconds = time.perf_counter() - started
-    show.line(f"{output}: {', '.join(DEMO)} in {seconds:.1f} s")
-    show.event("image", path=str(output), seconds=seconds, prompts=DEMO)
 
 
 @cli.command()

@@ -83,6 +83,26 @@ TARGET = click.option(
 TRUST = click.option("--trust-engines", is_flag=True, help="Run engines that came with the bundle: its maker's code.")
 
 
+def signing(command: Any) -> Any:
+    """Add the options of what a file says of itself; the command is given `metadata` and `certificate`."""
+    import functools
+
+    @click.option("--metadata/--no-metadata", default=True, show_default=True, help="Write into the file what made it.")
+    @click.option("--certificate", "chain", type=click.Path(path_type=Path), help="Sign it (C2PA) with this PEM chain.")
+    @click.option("--key", type=click.Path(path_type=Path), help="The PEM key of --certificate.")
+    @click.option("--algorithm", default="es256", show_default=True, help="Of the signature.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, chain: Path | None, key: Path | None, algorithm: str, **options: Any) -> Any:
+        from .runtime.provenance import Certificate
+
+        if (chain is None) != (key is None):
+            raise UsageError("--certificate and --key go together. Give both, or neither.")
+        certificate = None if chain is None or key is None else Certificate(chain, key, algorithm)
+        return command(*args, certificate=certificate, **options)
+
+    return wrapped
+
+
 @contextmanager
 def opened(
     show: Output, bundle: str, threads: int | None, target: str = DEFAULT, trust: bool = False,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import TARGET, TRUST, Bytes, Size, opened
+from .cli_common import TARGET, TRUST, Bytes, Size, opened, signing
 from .console import JSON, Output
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .runtime.provenance import Certificate
 
 
 @click.command()
@@ -39,6 +42,7 @@ from .errors import UsageError
 @click.option("--budget", type=Bytes(), help="The most memory to take, as 512MiB; segue plan says what is needed.")
 @TARGET
 @TRUST
+@signing
 @JSON
 def animate(
     bundle: str,
@@ -51,6 +55,8 @@ def animate(
     budget: int | None,
     target: str,
     trust_engines: bool,
+    metadata: bool,
+    certificate: Certificate | None,
     as_json: bool,
     **wanted: Any,
 ) -> None:
@@ -59,8 +65,9 @@ def animate(
     The file grows segment by segment. What is finished is kept beside it (.OUTPUT.journal) until the end, so that a
     command that was stopped goes on with --resume and makes the same video.
     """
-    from .runtime.animation import AnimationRequest, prepare
+    from .runtime.animation import AnimationRequest, describe, prepare
     from .runtime.input_image import read_image
+    from .runtime.provenance import MIME, sign_file
     from .runtime.tiles import Tiling
     from .runtime.video import find_sink
 
@@ -69,6 +76,8 @@ def animate(
     if piped and (resume or as_json):
         raise UsageError("standard output takes the frames: neither --resume nor --json goes with -o -. Name a file.")
     sink = find_sink(output)
+    if certificate is not None and output.suffix.lower() not in MIME:
+        raise UsageError(f"{output} cannot be signed: of videos only .mp4 files can. Name it .mp4.")
     if overlap is not None and tile is None:
         raise UsageError("--overlap is one of tiles. Give --tile as well.")
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
@@ -85,11 +94,14 @@ def animate(
         ready = prepare(request, model.bundle.manifest)
         if wanted["frames"] not in (None, ready.frames):
             show.warning(f"{wanted['frames']} frames are not 4k + 1; {ready.frames} are made.")
-        with sink(output, ready.fps, ready.height, ready.width) as write:
+        told = describe(ready, model.bundle.manifest, model.bundle.digest, target) if metadata else None
+        with sink(output, ready.fps, ready.height, ready.width, told) as write:
             for frames in made:
                 write(frames)
                 done += len(frames)
                 show.event("frames", done=done, total=ready.frames, seconds=time.perf_counter() - started)
+    if certificate is not None:
+        sign_file(output, certificate, told)
     if journal is not None:
         shutil.rmtree(journal, ignore_errors=True)
         show.line(f"{output}: {done} frames in {time.perf_counter() - started:.1f} s")

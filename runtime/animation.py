@@ -128,6 +128,15 @@ def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
     }
 
 
+def describe(prepared: PreparedAnimation, content: Manifest, digest: str, target: str) -> dict[str, Any]:
+    """Return what is needed to make the animation again, but for its image (JSON types)."""
+    import importlib.metadata
+
+    return job(prepared, digest) | {
+        "fps": prepared.fps, "bundle": content.name, "engine": target, "segue": importlib.metadata.version("segue"),
+    }  # fmt: skip
+
+
 class Animator:
     """Makes one prepared animation with the components of a bundle; what it finishes goes into `journal`, if any.
 

@@ -1,7 +1,7 @@
 """Many requests from a file, each done once: what they are, what a worker makes of one, and what is already done.
 
-A job is one line of JSON: the arguments of `Request` or `AnimationRequest`, `size` as [width, height], and a name as "id"
-if it is to have one. What it gives depends on the job and the bundle alone, not on who does it or when.
+A job is one line of JSON: the arguments of `Request` or `AnimationRequest`, `size` as [width, height], and "id", a name
+for its file, where it is to have one. What it gives depends on the job and the bundle alone, not on who does it.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ from .files import check_writable, write_whole
 KEY = "segue"
 
 
-def encode_png(image: np.ndarray, metadata: Mapping[str, Any]) -> bytes:
+def encode_png(image: np.ndarray, metadata: Mapping[str, Any] | None) -> bytes:
     """Return `image`, uint8 [height, width, 3] sRGB, as a PNG.
 
     `metadata` (JSON types) goes into an iTXt chunk `segue` as JSON, and in the words that other programs read into one
-    named `parameters`. Raises UsageError for another dtype or shape.
+    named `parameters`; None leaves both out. Raises UsageError for another dtype or shape.
     """
     from PIL import Image, PngImagePlugin
 
@@ -31,8 +31,9 @@ def encode_png(image: np.ndarray, metadata: Mapping[str, Any]) -> bytes:
             f"a picture is uint8 [height, width, 3], got {image.dtype} {list(image.shape)}. Convert it first."
         )
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_itxt(KEY, json.dumps(dict(metadata), ensure_ascii=False))
-    chunks.add_itxt("parameters", _in_words(metadata).replace("\0", " "))  # PNG allows no NUL in text
+    if metadata is not None:
+        chunks.add_itxt(KEY, json.dumps(dict(metadata), ensure_ascii=False))
+        chunks.add_itxt("parameters", _in_words(metadata).replace("\0", " "))  # PNG allows no NUL in text
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()

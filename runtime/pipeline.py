@@ -86,6 +86,7 @@ class Model(Closing):
             raise UsageError(f"a budget holds for the target {DEFAULT} so far, not for {target}. Leave the budget out.")
         self.bundle = bundle
         self.budget = budget
+        self.target = target
         self._threads = threads
         self._components = Components(bundle, threads, target, on_call, trust_engines, frugal=budget is not None)
         self._prompts: dict[str, Feeds] = {}
@@ -348,6 +349,7 @@ class Model(Closing):
             "noise": prepared.noise,
             "bundle": self.bundle.manifest.name,
             "bundle_sha256": self.bundle.digest,
+            "engine": self.target,
             "segue": importlib.metadata.version("segue"),
         }
 

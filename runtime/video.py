@@ -1,16 +1,18 @@
 """Frames to files while they are made: MP4, animated WebP, a directory of PNG files, raw bytes.
 
 Each sink has the same signature: it takes a place, frames a second, height and width, and is a context manager that
-gives a function to hand frames to, uint8 [n, height, width, 3] sRGB. What is not finished has another name,
+gives a function to hand frames to, uint8 [n, height, width, 3] sRGB. `told` (JSON types) is kept in the comment of an
+MP4 and in every PNG file; WebP and raw bytes have no place for it. What is not finished has another name,
 "out.part.mp4" for "out.mp4"; an unfinished MP4 plays up to the frame before the last one handed over, whatever stopped
 the run. Raises OutputError where something cannot be written, UsageError for frames of another kind.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ import numpy as np
 
 from ..errors import OutputError, UsageError
 from .files import writing
+from .image import KEY, encode_png
 
 Write = Callable[[np.ndarray], None]
-Sink = Callable[[Path, float, int, int], AbstractContextManager[Write]]
+Told = Mapping[str, Any] | None
+Sink = Callable[[Path, float, int, int, Told], AbstractContextManager[Write]]
 
 # Each frame is a fragment that is flushed at once, so that a file whose writer was killed still plays.
 _FRAGMENTS = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
@@ -45,12 +49,12 @@ def find_sink(place: Path) -> Sink:
 
 
 @contextmanager
-def mp4(place: Path, fps: float, height: int, width: int) -> Iterator[Write]:
+def mp4(place: Path, fps: float, height: int, width: int, told: Told = None) -> Iterator[Write]:
     """Write H.264 in yuv420p, BT.709, limited range; a fragmented file while it grows, a plain one when finished."""
     if height % 2 or width % 2:
         raise UsageError(f"H.264 takes even sizes, got {width} x {height}. Choose another size, or .webp.")
     part = _part(place)
-    with _encoded(part, "mp4", "libx264", _H264, _FRAGMENTS, fps, height, width) as write:
+    with _encoded(part, "mp4", "libx264", _H264, _FRAGMENTS, fps, height, width, told) as write:
         yield write
     whole = part.with_name(f".{place.name}.whole")
     with writing(place):
@@ -60,7 +64,7 @@ def mp4(place: Path, fps: float, height: int, width: int) -> Iterator[Write]:
 
 
 @contextmanager
-def webp(place: Path, fps: float, height: int, width: int) -> Iterator[Write]:
+def webp(place: Path, fps: float, height: int, width: int, told: Told = None) -> Iterator[Write]:
     """Write an animation that repeats. Its encoder hands over everything at the end, so it holds the packed frames."""
     part = _part(place)
     with _encoded(part, "webp", "libwebp_anim", {"quality": "85"}, {"loop": "0"}, fps, height, width) as write:
@@ -70,10 +74,8 @@ def webp(place: Path, fps: float, height: int, width: int) -> Iterator[Write]:
 
 
 @contextmanager
-def png_files(place: Path, fps: float, height: int, width: int) -> Iterator[Write]:
+def png_files(place: Path, fps: float, height: int, width: int, told: Told = None) -> Iterator[Write]:
     """Write `frame-00001.png` and so on into a directory, which must not exist."""
-    from PIL import Image
-
     if place.exists():
         raise OutputError(f"{place} exists. Remove it, or name another directory for the frames.")
     part, count = _part(place), 0
@@ -83,7 +85,7 @@ def png_files(place: Path, fps: float, height: int, width: int) -> Iterator[Writ
         for frame in _checked(frames, height, width):
             count += 1
             with writing(part):
-                Image.fromarray(frame).save(part / f"frame-{count:05d}.png")
+                (part / f"frame-{count:05d}.png").write_bytes(encode_png(frame, told))
 
     with writing(part):
         shutil.rmtree(part, ignore_errors=True)
@@ -94,7 +96,7 @@ def png_files(place: Path, fps: float, height: int, width: int) -> Iterator[Writ
 
 
 @contextmanager
-def raw(place: Path, fps: float, height: int, width: int) -> Iterator[Write]:
+def raw(place: Path, fps: float, height: int, width: int, told: Told = None) -> Iterator[Write]:
     """Write the frames' bytes, RGB, to standard output: `ffmpeg -f rawvideo -pix_fmt rgb24 -s WxH -i -` reads them."""
 
     def write(frames: np.ndarray) -> None:
@@ -119,6 +121,7 @@ def _encoded(
     fps: float,
     height: int,
     width: int,
+    told: Told = None,
 ) -> Iterator[Write]:
     from fractions import Fraction
 
@@ -127,6 +130,8 @@ def _encoded(
 
     with writing(part):
         container = av.open(str(part), "w", format=kind, options=muxer)
+    if told is not None:
+        container.metadata["comment"] = json.dumps({KEY: dict(told)}, ensure_ascii=False)
     stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
     stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
@@ -152,6 +157,7 @@ def _remuxed(part: Path, whole: Path) -> None:
     import av
 
     with av.open(str(part)) as given, av.open(str(whole), "w", format="mp4", options={"movflags": "faststart"}) as made:
+        made.metadata.update({name: text for name, text in given.metadata.items() if name == "comment"})
         stream = made.add_stream_from_template(given.streams.video[0])
         for packet in given.demux(video=0):
             if packet.dts is not None:

@@ -1,0 +1,151 @@
+"""What files say of themselves: metadata that can be left out, and signatures that break when a file is changed."""
+
+import datetime
+import io
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from PIL import Image
+
+import segue
+from segue.cli import cli
+from segue.errors import UsageError
+from segue.runtime.provenance import Certificate, read_file, write_picture
+from segue.runtime.video import mp4
+
+IMAGE = np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)
+TOLD = {"prompt": "a red heart", "seed": 7, "bundle_sha256": "ab" * 32, "engine": "ort-cpu"}
+
+
+def named(name):
+    return x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tests")]
+    )
+
+
+def usage(**true):
+    names = (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+    )  # fmt: skip
+    return x509.KeyUsage(**{name: name in true for name in names})
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificate")
+    root_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+
+    def made(subject, key, authority):
+        return (
+            x509.CertificateBuilder()
+            .subject_name(named(subject))
+            .issuer_name(named("An authority"))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=30))
+            .add_extension(x509.BasicConstraints(authority, None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
+        )
+
+    root = made("An authority", root_key, True).add_extension(usage(key_cert_sign=True, crl_sign=True), True)
+    leaf = (
+        made("Somebody", leaf_key, False)
+        .add_extension(usage(digital_signature=True), True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), True)
+    )
+    pem = [one.sign(root_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) for one in (leaf, root)]
+    (folder / "chain.pem").write_bytes(b"".join(pem))
+    (folder / "key.pem").write_bytes(
+        leaf_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return Certificate(folder / "chain.pem", folder / "key.pem")
+
+
+@pytest.fixture
+def film(tmp_path):
+    def write(told):
+        path = tmp_path / "film.mp4"
+        with mp4(path, 12.0, 48, 64, told) as frames:
+            frames(np.stack([IMAGE] * 5))
+        return path
+
+    return write
+
+
+def test_a_picture_says_what_it_was_told_and_nothing_without(tmp_path):
+    write_picture(tmp_path / "a.png", IMAGE, TOLD, None)
+    write_picture(tmp_path / "b.png", IMAGE, None, None)
+    assert read_file(tmp_path / "a.png") == {"metadata": TOLD, "signature": None}
+    assert read_file(tmp_path / "b.png") == {"metadata": None, "signature": None}
+    assert b"red heart" not in (tmp_path / "b.png").read_bytes()
+
+
+def test_a_video_says_what_it_was_told_and_nothing_without(film):
+    assert read_file(film(TOLD)) == {"metadata": TOLD, "signature": None}
+    assert read_file(film(None)) == {"metadata": None, "signature": None}
+
+
+def test_a_signed_picture_is_the_same_picture_and_a_change_breaks_the_signature(tmp_path, certificate):
+    path = tmp_path / "a.png"
+    write_picture(path, IMAGE, TOLD, certificate)
+    found = read_file(path)
+    assert found["metadata"] == TOLD
+    assert found["signature"] == {"signer": "Somebody", "issuer": "Tests", "valid": True, "why": []}
+    assert np.array_equal(np.asarray(Image.open(path)), IMAGE)
+
+    other = io.BytesIO()
+    Image.fromarray(255 - IMAGE).save(other, "PNG")
+    start = path.read_bytes()
+    mine, theirs = (data[data.index(b"IDAT") - 4 : data.index(b"IEND") - 4] for data in (start, other.getvalue()))
+    path.write_bytes(start.replace(mine, theirs))
+    changed = read_file(path)["signature"]
+    assert not changed["valid"]
+    assert any("Hash" in code for code in changed["why"])
+
+
+def test_commands_sign_leave_out_and_tell(tmp_path, certificate):
+    run = CliRunner().invoke
+    path = tmp_path / "heart.png"
+    keys = ["--certificate", str(certificate.chain), "--key", str(certificate.key)]
+    made = ["render", "emoji", "a red heart", "--size", "64", "--steps", "1", "-o", str(path)]
+    assert run(cli, [*made, *keys]).exit_code == 0
+    said = run(cli, ["show", str(path)]).output
+    assert "a red heart" in said
+    assert segue.open("emoji").bundle.digest[:40] in said
+    assert "Signed by Somebody (Tests), and not changed since." in said
+    assert run(cli, [*made, "--no-metadata"]).exit_code == 0
+    said = run(cli, ["show", str(path)]).output
+    assert "says nothing of how it was made" in said
+    assert "It is not signed." in said
+
+
+@pytest.mark.parametrize("which", ["chain", "key"])
+def test_certificates_that_cannot_sign_are_refused_and_the_old_file_stays(tmp_path, certificate, which):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"before")
+    (tmp_path / "broken.pem").write_text("nothing")
+    parts = {"chain": certificate.chain, "key": certificate.key} | {which: tmp_path / "broken.pem"}
+    with pytest.raises(UsageError, match="cannot sign"):
+        write_picture(path, IMAGE, TOLD, Certificate(**parts))
+    assert path.read_bytes() == b"before"
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "a.mp4").write_text("text")
+    for name in ("a.txt", "a.mp4", "absent.png"):
+        with pytest.raises(UsageError):
+            read_file(tmp_path / name)
+    with pytest.raises(UsageError, match="is none of"):
+        Certificate(tmp_path / "a.txt", tmp_path / "a.txt", "md5")
