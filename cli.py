@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import cli_batch, cli_engines, cli_plan, cli_render, cli_serve, cli_train, cli_video
+from . import cli_batch, cli_bench, cli_engines, cli_plan, cli_render, cli_serve, cli_train, cli_video
 from .cli_common import Scaled
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
@@ -46,8 +46,8 @@ def cli() -> None:
 
 
 for command in (
-    *cli_render.COMMANDS, *cli_video.COMMANDS, *cli_batch.COMMANDS, *cli_serve.COMMANDS, *cli_engines.COMMANDS,
-    *cli_train.COMMANDS, cli_plan.plan,
+    *cli_render.COMMANDS, *cli_video.COMMANDS, *cli_batch.COMMANDS, *cli_bench.COMMANDS, *cli_serve.COMMANDS,
+    *cli_engines.COMMANDS, *cli_train.COMMANDS, cli_plan.plan,
 ):  # fmt: skip
     cli.add_command(command)
 

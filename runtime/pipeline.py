@@ -234,10 +234,14 @@ class Model(Closing):
             )
         return self._components.run(component, None, **feeds)
 
+    def forget(self) -> None:
+        """Forget what was made of texts, so that the next request encodes them anew."""
+        self._prompts.clear()
+
     def close(self) -> None:
         """Free every component. Closing twice is allowed."""
         self._components.close()
-        self._prompts.clear()
+        self.forget()
 
     def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
         self._components.check_open()

@@ -36,7 +36,7 @@ def write_video_report(evaluation: VideoEvaluation, spec: VideoEvalSpec, models:
     """Write report.json and report.html of a video evaluation to `folder`; `models` names each model's place."""
     (folder / "report.json").write_text(json.dumps(video_content(evaluation, spec, models), indent=1) + "\n")
     strips = "".join(
-        f"<figure><img alt='' src='data:image/png;base64,{_encoded(_strips(videos))}'>"
+        f"<figure><img alt='' src='data:image/png;base64,{encoded_picture(_strips(videos))}'>"
         f"<figcaption>{html.escape(way)}</figcaption></figure>"
         for way, videos in evaluation.sheets.items()
     )
@@ -44,8 +44,8 @@ def write_video_report(evaluation: VideoEvaluation, spec: VideoEvalSpec, models:
 <style>{STYLE}</style><h1>Videos from a first frame</h1>
 <p>Models {html.escape(", ".join(models.values()))}. {len(evaluation.clips)} held-out clips, {spec.seeds} seeds.
 Means over clips and seeds, ± half of the 95 % interval over seeds; frames after the first.</p>
-<h2>All clips</h2>{_table(table(evaluation.figures))}
-<h2>The half of the clips that moves most</h2>{_table(table(evaluation.most))}
+<h2>All clips</h2>{table_of(table(evaluation.figures))}
+<h2>The half of the clips that moves most</h2>{table_of(table(evaluation.most))}
 <h2>Every eighth frame</h2><p>{html.escape(" | ".join(evaluation.clips[:SHOWN]))}</p>{strips}</html>
 """
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -57,7 +57,7 @@ def video_content(evaluation: VideoEvaluation, spec: VideoEvalSpec, models: dict
         "models": models,
         "spec": dataclasses.asdict(spec),
         "clips": evaluation.clips,
-        **_made_by(evaluation.device),
+        **made_by(evaluation.device),
         "figures": _numbers(evaluation.figures),
         "figures of the half of the clips that moves most": _numbers(evaluation.most),
     }
@@ -69,7 +69,8 @@ def _strips(videos: Tensor) -> Tensor:
     return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """Return rows as a table of HTML; columns are the rows' keys."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     body = "".join(
@@ -79,7 +80,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _made_by(device: str) -> dict[str, Any]:
+def made_by(device: str) -> dict[str, Any]:
+    """Return the device, versions and machine, for a JSON report."""
     return {
         "device": device,
         "versions": {name: version(name) for name in VERSIONS},
@@ -94,7 +96,7 @@ def content(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) ->
         "spec": dataclasses.asdict(spec),
         "prompts drawn": evaluation.prompts,
         "precision": evaluation.precision,
-        **_made_by(evaluation.device),
+        **made_by(evaluation.device),
         "figures": _numbers(evaluation.figures),
         "ladders": {name: _numbers(rungs) for name, rungs in evaluation.ladders.items()},
         "classifier's accuracy on real pictures": evaluation.classifier_on_real,
@@ -110,7 +112,7 @@ def _numbers(figures: dict[Any, dict[str, Interval]]) -> dict[Any, dict[str, dic
 
 def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> str:
     figures = "".join(
-        f"<figure><img alt='' src='data:image/png;base64,{_encoded(tiled(grid))}'>"
+        f"<figure><img alt='' src='data:image/png;base64,{encoded_picture(tiled(grid))}'>"
         f"<figcaption>{html.escape(name)}</figcaption></figure>"
         for name, grid in evaluation.grids.items()
     )
@@ -121,7 +123,7 @@ def _page(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any]) -> s
 {evaluation.prompts} prompts, {spec.seeds} seeds, the same noise for every way of drawing.
 Means over seeds, ± half of the 95 % interval.
 The classifier knows {evaluation.classifier_on_real:.1%} of real pictures that were not in its fit.</p>
-{_table(table(evaluation.figures))}
+{table_of(table(evaluation.figures))}
 <h2>Calls of the network</h2>{_ladder_plot(evaluation)}
 <h2>Pictures</h2><p>{captions}</p>{figures}</html>
 """
@@ -144,7 +146,8 @@ def _ladder_plot(evaluation: Evaluation) -> str:
     return file.getvalue()[file.getvalue().index("<svg") :]
 
 
-def _encoded(picture: Tensor) -> str:
+def encoded_picture(picture: Tensor) -> str:
+    """Return a picture (3, H, W) in [0, 1] as a PNG in base64."""
     from PIL import Image
 
     pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()

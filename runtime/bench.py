@@ -1,0 +1,200 @@
+"""How long a bundle takes here: by component, by picture, and as a share of what the machine's arithmetic allows."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..engines.ort import default_threads
+from ..engines.targets import DEFAULT
+from ..errors import UsageError
+from . import bundle as bundles
+from .components import OnCall
+from .pipeline import Model
+from .plan import dims_of
+from .request import Request
+
+MATRIX = 2048  # side of the product that is timed for the peak
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Times of one thing in seconds: the median, and the tenth and ninetieth percentile."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of one value or more."""
+        low, median, high = np.quantile(np.asarray(values, np.float64), (0.1, 0.5, 0.9)).tolist()
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One component in one picture: its calls, the time of one call, operations a call and its share of the peak."""
+
+    component: str
+    calls: int
+    seconds: Spread
+    flops: float | None  # None where the bundle does not say
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured: whole pictures, their stages, the first picture (with loading), the peak in operations/s."""
+
+    bundle: str
+    target: str
+    threads: int
+    repeats: int
+    picture: Spread
+    first: float
+    stages: tuple[Stage, ...]
+    peak: float
+    versions: dict[str, str]
+
+
+def bench(
+    name: str, request: Request, repeats: int = 10, threads: int | None = None, target: str = DEFAULT,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Bench:  # fmt: skip
+    """Render `request`, for one picture, `repeats` times after one that does not count, and time every call.
+
+    The peak is the best of five fp32 matrix products of numpy in this process, taken before and after: what a processor
+    reaches, not what its maker says. Raises UsageError for bundles of videos.
+    """
+    from importlib.metadata import version
+
+    if repeats < 2:
+        raise UsageError(f"repeats = {repeats} shows no spread. Ask for 2 or more.")
+    calls: list[tuple[str, float]] = []
+    watch = _watch(calls)
+    opened = bundles.read(name)
+    peak = _peak()
+    with Model(opened, threads, target, watch) as model:
+        started = time.perf_counter()
+        model.render(request)
+        first = time.perf_counter() - started
+        whole, by_component = [], defaultdict(list)
+        for number in range(repeats):
+            model.forget()  # a remembered text would leave its encoders out
+            calls.clear()
+            calls.append(("", time.perf_counter()))
+            model.render(request)
+            whole.append(time.perf_counter() - calls[0][1])
+            for (_, before), (component, now) in itertools.pairwise(calls):
+                by_component[component].append(now - before)
+            told(number + 1, repeats)
+    peak = max(peak, _peak())
+    height, width = request.size if isinstance(request.size, tuple) else (request.size or 0,) * 2
+    if not height:
+        height, width = opened.manifest.sizes.default
+    stages = []
+    for component, times in by_component.items():
+        spread, spec = Spread.of(times), opened.manifest.components[component]
+        dims = dims_of(opened.manifest, component, height, width)
+        flops = None if spec.cost is None else spec.cost.flops.at({**dims, "batch": dims.get("batch", 1)})
+        share = None if flops is None else flops / spread.median / peak
+        stages.append(Stage(component, len(times) // repeats, spread, flops, share))
+    versions = {package: version(package) for package in ("segue", "onnxruntime", "numpy")}
+    return Bench(
+        opened.manifest.name, target, threads or default_threads(), repeats, Spread.of(whole), first, tuple(stages),
+        peak, versions,
+    )  # fmt: skip
+
+
+def _watch(calls: list[tuple[str, float]]) -> OnCall:
+    def on_call(component: str, feeds: dict[str, Any], found: dict[str, Any]) -> None:
+        calls.append((component, time.perf_counter()))
+
+    return on_call
+
+
+def _peak() -> float:
+    """Return the fp32 operations a second of numpy's matrix product, the best of five."""
+    one = np.random.default_rng(0).standard_normal((MATRIX, MATRIX), np.float32)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        one @ one
+        times.append(time.perf_counter() - started)
+    return 2 * MATRIX**3 / min(times)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that a process of its own drew: uint8 [height, width, 3], seconds, and the most bytes that it held."""
+
+    image: np.ndarray
+    seconds: float
+    memory: int
+
+
+class Painter:
+    """A bundle in a process of its own, so that its time and memory are its own: what `draw` measures."""
+
+    def __init__(self, bundle: str, threads: int | None) -> None:
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, context, _open_painter, (bundle, threads))
+
+    def draw(self, prompt: str, seed: int, size: tuple[int, int] | None) -> Drawn:
+        """Draw one picture; `size` is (height, width)."""
+        return self._pool.submit(_paint, prompt, seed, size).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+_painter: Model | None = None
+_idle = 0
+
+
+def _open_painter(bundle: str, threads: int | None) -> None:
+    global _painter, _idle
+    from .pipeline import open_model
+
+    _idle = resident()
+    _painter = open_model(bundle, threads)
+
+
+def _paint(prompt: str, seed: int, size: tuple[int, int] | None) -> Drawn:
+    assert _painter is not None
+    started = time.perf_counter()
+    image = _painter.generate(prompt, seed=seed, size=size)
+    return Drawn(image, time.perf_counter() - started, peak_resident() - _idle)
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds."""
+    import psutil
+
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def peak_resident() -> int:
+    """Return the most bytes that this process has held so far."""
+    try:
+        import resource
+    except ImportError:  # Windows says it of itself
+        import psutil
+
+        return int(psutil.Process(os.getpid()).memory_info().peak_wset)
+    import sys
+
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024

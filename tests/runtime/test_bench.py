@@ -1,0 +1,51 @@
+"""Timing a bundle: the stages are its calls, the numbers hang together, and impossible requests are refused."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from segue.cli import cli
+from segue.errors import UsageError
+from segue.runtime.bench import Painter, bench
+from segue.runtime.request import Request
+
+
+def test_stages_are_the_calls_of_a_picture_and_fit_into_it():
+    found = bench("emoji", Request("a red heart", size=64, steps=3), repeats=2, threads=1)
+    calls = {stage.component: stage.calls for stage in found.stages}
+    assert calls == {"text_encoder": 1, "text_encoder_2": 1, "transformer": 3, "vae_decoder": 1}
+    assert sum(stage.calls * stage.seconds.low for stage in found.stages) <= found.picture.high
+    for stage in found.stages:
+        assert stage.seconds.low <= stage.seconds.median <= stage.seconds.high
+        assert stage.share == pytest.approx(stage.flops / stage.seconds.median / found.peak)
+        assert 0 < stage.share < 1.5  # of a peak that was measured in the same minute
+    assert found.threads == 1
+
+
+def test_the_command_tells_the_same_as_json():
+    told = CliRunner().invoke(cli, ["bench", "emoji", "--size", "64", "--steps", "1", "--repeats", "2", "--json"])
+    rows = [json.loads(line) for line in told.output.splitlines()]
+    assert rows[-1]["event"] == "bench"
+    assert {stage["component"] for stage in rows[-1]["stages"]} >= {"transformer", "vae_decoder"}
+
+
+def test_one_repeat_is_refused_and_so_are_videos(video_bundle):
+    with pytest.raises(UsageError, match="shows no spread"):
+        bench("emoji", Request("x"), repeats=1)
+    with pytest.raises(UsageError, match="draws videos"):
+        bench(str(video_bundle), Request("x"), repeats=2)
+
+
+def test_a_painter_draws_what_the_model_draws_and_tells_its_memory(exported):
+    import numpy as np
+
+    import segue
+
+    painter = Painter(str(exported), 1)
+    found = painter.draw("a red heart", 3, (64, 96))
+    painter.close()
+    with segue.open(exported, threads=1) as model:
+        assert np.array_equal(found.image, model.generate("a red heart", seed=3, size=(64, 96)))
+    assert found.seconds > 0
+    assert found.memory > 2**20

@@ -1,0 +1,85 @@
+"""Comparisons: two bundles, a bundle and pictures, the verdict, the report that stands alone."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from segue.cli import cli
+from segue.errors import UsageError
+from segue.training.evaluation import compare as module
+from segue.training.evaluation import measures
+from segue.training.evaluation.compare import CompareSpec, Side, compare, rows_of, verdict
+
+PROMPTS = ("a red heart", "pizza", "rocket")
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch, features, distance):
+    monkeypatch.setattr(module, "Lite0", features)
+    monkeypatch.setattr(measures, "Lpips", distance)
+
+
+def told(*_):
+    return None
+
+
+def side(name, slow):
+    return Side(name, np.zeros((1, 1, 8, 8, 3), np.uint8), np.array([slow]), {"p95 s": slow})
+
+
+def test_a_bundle_beside_itself_has_no_gap_and_both_have_times(exported):
+    found = compare(str(exported), str(exported), CompareSpec(PROMPTS, 60.0, 2, (64, 64), 1, 3.6), None, told)
+    first, second = found.sides
+    assert first.images.shape == (3, 2, 64, 64, 3)
+    assert np.array_equal(first.images, second.images)
+    assert found.gap["LPIPS"] == 0
+    assert first.seconds.shape == (6,)
+    assert first.figures["cost of 1000"] == pytest.approx(float(first.seconds.mean()))
+    assert found.verdict.count("keeps 60000 ms") == 2
+
+
+def test_a_bundle_beside_pictures_that_exist_has_the_times_of_one_side(exported, tmp_path):
+    for number in range(3):
+        Image.fromarray(np.full((100, 80, 3), 80 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    found = compare(str(exported), str(tmp_path), CompareSpec(PROMPTS, 1e-6, 1, (64, 64), 1), None, told)
+    assert found.sides[1].seconds is None
+    assert found.sides[1].images.shape == (3, 1, 64, 64, 3)
+    assert "pictures that exist, without a time" in found.verdict
+    assert "misses 0 ms" in found.verdict
+    assert ("median s", f"{found.sides[0].figures['median s']:.3g}", "") in rows_of(found)
+
+
+def test_a_directory_with_another_number_of_pictures_is_refused(exported, tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "one.png")
+    with pytest.raises(UsageError, match="has 1 pictures for 3 prompts"):
+        compare(str(exported), str(tmp_path), CompareSpec(PROMPTS, 1.0), None, told)
+
+
+def test_the_verdict_is_of_95_pictures_in_100():
+    said = verdict(side("fast", 0.2), side("slow", 0.9), {"LPIPS": 0.1, "KID x 1e3": 5.0}, 0.5)
+    assert said.startswith("fast keeps 500 ms (95 % within 200 ms); slow misses 500 ms (95 % within 900 ms).")
+
+
+def test_the_report_stands_alone(exported, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS) + "\n\n")
+    command = ["compare", str(exported), str(exported), "--prompts", str(prompts), "--latency-budget", "60s"]
+    run = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "report"), "--size", "64", "--seeds", "1"])
+    assert run.exit_code == 0, run.output
+    page = (tmp_path / "report/report.html").read_text()
+    assert page.count("data:image/png;base64") == 6
+    assert "src='http" not in page
+    assert "<svg" in page
+    table = json.loads((tmp_path / "report/report.json").read_text())
+    assert table["verdict"] in run.output
+    assert len(table["sides"][0]["seconds"]) == 3
+
+
+@pytest.mark.parametrize("budget", ["500", "0ms", "fast"])
+def test_a_budget_that_is_no_time_is_wrong_usage(tmp_path, budget):
+    run = CliRunner().invoke(cli, ["compare", "a", "b", "--prompts", "p", "--latency-budget", budget, "-o", "r"])
+    assert run.exit_code != 0
+    assert "is no time" in run.output

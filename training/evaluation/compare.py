@@ -1,0 +1,191 @@
+"""Two bundles, or a bundle and pictures that exist, on one's own prompts: quality, time, memory, cost, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import UsageError
+from ...runtime.bench import Painter
+from ...runtime.bundle import read, resolve
+from ...runtime.input_image import fitted, read_image
+from ...runtime.request import check_size
+from ..metrics.nets import Lite0, embed_names
+from ..metrics.scores import fit_retriever, kid
+from ..pictures import Pictures
+from ..text_encoders import picture_features
+from .measures import diversity, lpips
+
+Progress = Callable[[str, int, int], None]
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class CompareSpec:
+    """What is asked of both sides: prompts, the most seconds a picture may take, pictures a prompt, (height, width).
+
+    `price` is that of an hour of this machine, in any currency.
+    """
+
+    prompts: tuple[str, ...]
+    budget: float
+    seeds: int = 2
+    size: tuple[int, int] | None = None
+    threads: int | None = None
+    price: float | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: pictures (prompts, seeds, height, width, 3) uint8, seconds of each (None: they were there), figures.
+
+    Figures by name: "diversity", "agreement", "median s", "p95 s", "MiB", "cost of 1000"; what cannot be measured is
+    absent.
+    """
+
+    name: str
+    images: np.ndarray
+    seconds: np.ndarray | None
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both sides, the gap between them ("LPIPS", "KID x 1e3"), and what follows for the budget."""
+
+    sides: tuple[Side, Side]
+    gap: dict[str, float]
+    verdict: str
+
+
+def compare(first: str, second: str, spec: CompareSpec, data: Path | None, progress: Progress) -> Comparison:
+    """Draw and measure. Both bundles draw in turn, each in a process of its own, after one picture that does not count.
+
+    Raises UsageError for a second side that is neither a bundle nor a directory with a picture for each prompt.
+    """
+    pictures = _pictures(second, spec)
+    size = check_size(spec.size, read(first).manifest.sizes)
+    names = [first] if pictures is not None else [first, second]
+    drawn = _drawn(names, spec, size, progress)
+    if pictures is not None:
+        images = np.stack([fitted(image, *size) for image in pictures])[:, None]
+        drawn.append((images, None, None))
+    tensors = [torch.from_numpy(images).movedim(-1, -3).float() / 127.5 - 1 for images, _, _ in drawn]
+    net = Lite0()
+    progress("measuring", 0, 3)
+    features = [net.features(tensor.flatten(0, 1)) for tensor in tensors]
+    progress("measuring", 1, 3)
+    agreed = None if data is None else _agreement(data, spec.prompts, features)
+    progress("measuring", 2, 3)
+    sides = []
+    for number, (name, (images, seconds, memory)) in enumerate(zip((first, second), drawn, strict=True)):
+        figures: dict[str, float] = {}
+        if images.shape[1] > 1:
+            figures["diversity"] = float(np.mean(diversity(tensors[number])))
+        if agreed is not None:
+            figures["agreement"] = agreed[number]
+        if seconds is not None and memory is not None:
+            figures |= {"median s": float(np.median(seconds)), "p95 s": float(np.quantile(seconds, 0.95))}
+            figures["MiB"] = memory / 2**20
+            if spec.price is not None:
+                figures["cost of 1000"] = 1000 * float(seconds.mean()) / 3600 * spec.price
+        sides.append(Side(name, images, seconds, figures))
+    gap = {
+        "LPIPS": float(lpips(tensors[0][:, 0], tensors[1][:, 0]).mean()),
+        "KID x 1e3": kid(features[1], features[0])[0],
+    }
+    progress("measuring", 3, 3)
+    return Comparison((sides[0], sides[1]), gap, verdict(sides[0], sides[1], gap, spec.budget))
+
+
+def verdict(first: Side, second: Side, gap: dict[str, float], budget: float) -> str:
+    """Return in words which side keeps the budget in 95 of 100 pictures, and how far apart their pictures are."""
+    said = []
+    for side in (first, second):
+        if "p95 s" not in side.figures:
+            said.append(f"{side.name} is pictures that exist, without a time")
+        else:
+            slow = side.figures["p95 s"]
+            holds = "keeps" if slow <= budget else "misses"
+            said.append(f"{side.name} {holds} {1000 * budget:.0f} ms (95 % within {1000 * slow:.0f} ms)")
+    return (
+        f"{'; '.join(said)}. Pictures of the same prompt and seed are {gap['LPIPS']:.3f} apart in LPIPS, both sets "
+        f"{gap['KID x 1e3']:.1f} in KID x 1e3: look at them before you choose."
+    )
+
+
+def rows_of(found: Comparison) -> list[tuple[str, str, str]]:
+    """Return the figures as rows: what, the first side's, the second side's; the gap stands in the second."""
+    names = list(dict.fromkeys(name for side in found.sides for name in side.figures))
+    first, second = (side.figures for side in found.sides)
+    shown = lambda value: "" if value is None else f"{value:.3g}"  # noqa: E731
+    rows = [(name, shown(first.get(name)), shown(second.get(name))) for name in names]
+    return [*rows, *((f"{name} to the first", "", f"{value:.3g}") for name, value in found.gap.items())]
+
+
+def _pictures(second: str, spec: CompareSpec) -> list[np.ndarray] | None:
+    """Return the pictures of a directory, one for each prompt; None where it is a bundle."""
+    folder = Path(second)
+    if not folder.is_dir() or (folder / "bundle.json").is_file():
+        resolve(second)
+        return None
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    if len(paths) != len(spec.prompts):
+        raise UsageError(
+            f"{folder} has {len(paths)} pictures for {len(spec.prompts)} prompts. Put one there for each, in the order "
+            "of their names."
+        )
+    return [read_image(path) for path in paths]
+
+
+def _drawn(
+    names: list[str], spec: CompareSpec, size: tuple[int, int], progress: Progress
+) -> list[tuple[np.ndarray, np.ndarray | None, int | None]]:
+    painters = [Painter(name, spec.threads) for name in names]
+    try:
+        for painter in painters:  # loads, and is not counted
+            painter.draw(spec.prompts[0], 0, size)
+        total, done = len(spec.prompts) * spec.seeds * len(names), 0
+        made: list[list[Any]] = [[] for _ in names]
+        for prompt in spec.prompts:
+            for seed in range(spec.seeds):
+                for number, painter in enumerate(painters):
+                    made[number].append(painter.draw(prompt, seed, size))
+                    done += 1
+                    progress("drawing", done, total)
+    finally:
+        for painter in painters:
+            painter.close()
+    shape = (len(spec.prompts), spec.seeds)
+    return [
+        (
+            np.stack([one.image for one in side]).reshape(*shape, *size, 3),
+            np.array([one.seconds for one in side]),
+            max(one.memory for one in side),
+        )
+        for side in made
+    ]
+
+
+def _agreement(data: Path, prompts: tuple[str, ...], features: list[Tensor]) -> list[float]:
+    """Return for each side how near its pictures are to their prompts, as a cosine of MiniLM's embeddings.
+
+    A ridge regression from Lite0 features to the names of the captioned pictures in `data` reads the pictures: a scorer
+    of that domain, and comparable only with itself.
+    """
+    known = Pictures(data)
+    names = [row.name for row in known.rows]
+    reader = fit_retriever(picture_features(data, known), embed_names(names))
+    texts, found = embed_names(list(prompts)), []
+    for side in features:
+        said = torch.cat([F.normalize(side, dim=-1), torch.ones(len(side), 1)], -1) @ reader
+        wanted = texts.repeat_interleave(len(side) // len(prompts), 0)
+        found.append(F.cosine_similarity(said, wanted, dim=-1).mean().item())
+    return found
