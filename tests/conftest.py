@@ -11,6 +11,13 @@ import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # training would take a GPU, where nothing is promised bit for bit
 
+if worker := os.environ.get(
+    "PYTEST_XDIST_WORKER"
+):  # each on a core of its own: threads of two would wait for each other
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+COSTLY = ("video_bundle", "sdxl_bundle", "longcat_bundle")  # fixtures that take up to minutes
 T5_TOKENS = 3
 LENGTH = 24
 VIDEO_LENGTH = 12  # text tokens
@@ -22,6 +29,16 @@ CODECS = {
     },
 }  # fmt: skip
 WORDS = ["a red heart", "beating", "waving hand", "smiling face with sunglasses", "dog", "café"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give pytest-xdist its groups: a module stays together, and so do the modules that share a costly fixture."""
+    used: dict[Path, set[str]] = {}
+    for item in items:
+        used.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+    for item in items:
+        group = next((name for name in COSTLY if name in used[item.path]), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def build(root: Path, *, seed: int = 0, dtype: str = "float32", shard_bytes: int | None = None) -> Path:
