@@ -76,6 +76,11 @@ def export(
     """Export CHECKPOINT, a directory in diffusers' format or hf:ORG/NAME[@REVISION], as a bundle.
 
     No weight is loaded.
+
+    \b
+    Examples:
+      segue export ./checkpoint -o my-bundle
+      segue export hf:stabilityai/stable-diffusion-3-medium-diffusers -o sd3 --precision fp16
     """
     if target is None and any(wanted.values()):
         raise click.UsageError("--sm, --shapes, --budget and --into-bundle are those of --target. Give it as well.")
@@ -115,7 +120,12 @@ def export(
 )
 @JSON
 def unpack(bundle: str, output: Path, as_json: bool) -> None:
-    """Restore the diffusers checkpoint that BUNDLE was exported from."""
+    """Restore the diffusers checkpoint that BUNDLE was exported from.
+
+    \b
+    Example:
+      segue unpack emoji -o checkpoint
+    """
     from .export.unpack import unpack as run
     from .runtime.bundle import resolve
 
@@ -135,7 +145,12 @@ def unpack(bundle: str, output: Path, as_json: bool) -> None:
 )  # fmt: skip
 @JSON
 def quantize(bundle: str, output: Path, kind: str, as_json: bool) -> None:
-    """Make of BUNDLE one whose large matrices have 8 bits, which is smaller and faster."""
+    """Make of BUNDLE one whose large matrices have 8 bits, which is smaller and faster.
+
+    \b
+    Example:
+      segue quantize emoji -o emoji-int8
+    """
     need("onnxscript", "export")
     from .export.quantize import quantize as run
     from .runtime.bundle import resolve
@@ -152,7 +167,12 @@ def quantize(bundle: str, output: Path, kind: str, as_json: bool) -> None:
 @click.argument("bundle")
 @JSON
 def inspect(bundle: str, as_json: bool) -> None:
-    """Show what BUNDLE holds: components, parity, sampler, sizes, provenance."""
+    """Show what BUNDLE holds: components, parity, sampler, sizes, provenance.
+
+    \b
+    Example:
+      segue inspect emoji
+    """
     from .runtime.bundle import read
 
     made = read(bundle).manifest
@@ -206,7 +226,12 @@ def inspect(bundle: str, as_json: bool) -> None:
 @click.option("--engines", is_flag=True, help="Also draw one picture with every target that works here.")
 @JSON
 def verify(bundle: str, parity: bool, engines: bool, as_json: bool) -> None:
-    """Hash every file of BUNDLE; compare its graphs with PyTorch, and what runs them here with one another."""
+    """Hash every file of BUNDLE; compare its graphs with PyTorch, and what runs them here with one another.
+
+    \b
+    Example:
+      segue verify emoji --parity
+    """
     from .runtime.bundle import verify as run
 
     show = Output(as_json)

@@ -65,6 +65,11 @@ def build(bundle: str, as_json: bool, **wanted: Any) -> None:
     """Build the engines of BUNDLE. TensorRT-RTX needs no GPU for that; without --sm it takes the GPU's own.
 
     The targets ort-* run graphs as they are: each is loaded once, to see that it does.
+
+    \b
+    Examples:
+      segue build emoji --sm 89
+      segue build emoji --target ort-cpu
     """
     from .runtime.bundle import read
 
@@ -180,7 +185,12 @@ def compare_engines(show: Output, opened: Bundle) -> None:
 
 @click.group()
 def cache() -> None:
-    """Look after the engines that are kept in the user's cache directory."""
+    """Look after the engines that are kept in the user's cache directory.
+
+    \b
+    Example:
+      segue cache list
+    """
 
 
 @cache.command("list")
@@ -239,7 +249,12 @@ def cleared(keep: int, as_json: bool) -> None:
 @click.argument("bundle", required=False)
 @JSON
 def doctor(bundle: str | None, as_json: bool) -> None:
-    """Say what this machine can run, what is missing and how to get it; with BUNDLE also whether that fits."""
+    """Say what this machine can run, what is missing and how to get it; with BUNDLE also whether that fits.
+
+    \b
+    Example:
+      segue doctor emoji
+    """
     from .errors import EngineError
     from .runtime.bundle import read
     from .runtime.doctor import FAULT, examine

@@ -24,7 +24,13 @@ from .runtime.limits import MAX_FRAMES
 @click.option("--frames", type=click.IntRange(1, MAX_FRAMES), help="Frames of a video (default: one window).")
 @JSON
 def plan(bundle: str, device: str, budget: int | None, frames: int | None, as_json: bool, **wanted: Any) -> None:
-    """Say what rendering with BUNDLE takes, phase by phase, and how it would stay within --budget."""
+    """Say what rendering with BUNDLE takes, phase by phase, and how it would stay within --budget.
+
+    \b
+    Examples:
+      segue plan emoji --budget 512MiB
+      segue plan emoji-teacher --device rtx4090 --size 256
+    """
     import dataclasses
 
     from .runtime.amounts import mebibytes

@@ -84,7 +84,12 @@ def render(
 @click.option("--seed", default=0, show_default=True)
 @JSON
 def demo(output: Path, seed: int, as_json: bool) -> None:
-    """Render six pictures with the shipped emoji bundle, side by side, without torch."""
+    """Render six pictures with the shipped emoji bundle, side by side, without torch.
+
+    \b
+    Example:
+      segue demo
+    """
     import numpy as np
 
     from .runtime.image import check_png, write_png

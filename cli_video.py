@@ -64,6 +64,11 @@ def animate(
 
     The file grows segment by segment. What is finished is kept beside it (.OUTPUT.journal) until the end, so that a
     command that was stopped goes on with --resume and makes the same video.
+
+    \b
+    Examples:
+      segue animate ./my-videos picture.png -o out.mp4 --prompt "waving hand"
+      segue animate ./my-videos picture.png -o out.mp4 --frames 129 --resume
     """
     from .runtime.animation import AnimationRequest, describe, prepare
     from .runtime.input_image import read_image

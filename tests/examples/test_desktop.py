@@ -22,7 +22,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 cannot be imported here
 def app():
     from PySide6.QtWidgets import QApplication
 
-    yield QApplication.instance() or QApplication([])
+    return QApplication.instance() or QApplication([])
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,16 @@ def example():
 def window(app, example, video_bundle):
     import segue
 
-    with segue.open("emoji") as model, segue.open(video_bundle) as videos:
-        with segue.ModelQueue(model) as queue, segue.ModelQueue(videos) as films:
-            made = example.Window(queue, films)
-            made.show()
-            yield made
-            made.close()
+    with (
+        segue.open("emoji") as model,
+        segue.open(video_bundle) as videos,
+        segue.ModelQueue(model) as queue,
+        segue.ModelQueue(videos) as films,
+    ):
+        made = example.Window(queue, films)
+        made.show()
+        yield made
+        made.close()
 
 
 def until(app, condition, seconds=60):

@@ -1,0 +1,97 @@
+"""The documents: their programs run, their commands exist as written, their links lead somewhere, the site builds."""
+
+import contextlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from segue.cli import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/desktop/README.md"]
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"(?:^|&& |\| |`)((?:\w+=\S+ )*segue [a-z][^`|&#\n]*)", re.MULTILINE)
+
+
+def blocks(kind):
+    found = [(page, text) for page in PAGES for name, text in FENCED.findall(page.read_text()) if name == kind]
+    return [pytest.param(text, id=f"{page.stem}-{number}") for number, (page, text) in enumerate(found)]
+
+
+def examples_of(text):
+    lines = re.split(r"Examples?:\n", text or "")[1:]
+    return [line.strip().split(") ")[-1] for part in lines for line in part.splitlines() if "segue " in line]
+
+
+def commands():
+    found = {}
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            for text in COMMAND.findall(line if line.startswith("    ") or "`" in line else ""):
+                found.setdefault(text.strip(), f"{page.stem}: {text.strip()}"[:80])
+    return [pytest.param(text, id=name) for text, name in found.items()]
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_programs_run(text, tmp_path):
+    (tmp_path / "program.py").write_text(text)
+    run = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_program_of_the_guide_to_embedding_is_short():
+    (program, *_) = [text for name, text in FENCED.findall((ROOT / "docs/embed.md").read_text()) if name == "python"]
+    assert len([line for line in program.splitlines() if line.strip()]) <= 15
+
+
+@pytest.mark.parametrize("text", blocks("sh"))
+def test_shell_blocks_run(text, tmp_path):
+    run = subprocess.run(["bash", "-euc", text], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("text", commands())
+def test_commands_are_written_as_they_are(text):
+    words = [word for word in shlex.split(text) if not re.fullmatch(r"[A-Z_]+=\S*", word)][1:]
+    if "…" in text or len(words) < 2:
+        pytest.skip("named, not written out")
+    with click.Context(cli) as context:
+        name, command, rest = cli.resolve_command(context, words)
+        while isinstance(command, click.Group) and rest:
+            name, command, rest = command.resolve_command(context, rest)
+        assert command is not None
+        with contextlib.suppress(click.MissingParameter):  # "segue export --precision fp16", in a sentence
+            command.make_context(name, list(rest), parent=context)
+
+
+def test_links_between_the_documents_lead_somewhere():
+    wrong = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            if not (page.parent / target).exists():
+                wrong.append(f"{page.name}: {target}")
+    assert not wrong
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert run.returncode == 0, run.stderr
+    page = (tmp_path / "site/reference/index.html").read_text()
+    for name in ("Model", "ModelQueue", "CancelToken", "Request", "AnimationRequest", "BudgetError"):
+        assert f">{name}<" in page or f".{name}" in page
+
+
+def test_every_command_has_examples_in_its_help():
+    lacking = [name for name, command in cli.commands.items() if "Example" not in (command.help or "")]
+    assert not lacking
+
+
+@pytest.mark.parametrize("text", [line for command in cli.commands.values() for line in examples_of(command.help)])
+def test_examples_of_the_help_are_commands(text):
+    test_commands_are_written_as_they_are(text)
