@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,28 +23,39 @@ from .runtime.limits import MAX_FRAMES
 @click.option("--guidance", type=float, help="Guidance scale; above 1 it doubles the calls.")
 @click.option("--count", type=int, default=1, show_default=True, help="Number of pictures.")
 @click.option("--frames", type=click.IntRange(1, MAX_FRAMES), help="Frames of a video (default: one window).")
+@click.option("--timeline", type=click.Path(path_type=Path), help="Write memory by phase as an SVG picture.")
 @JSON
-def plan(bundle: str, device: str, budget: int | None, frames: int | None, as_json: bool, **wanted: Any) -> None:
+def plan(
+    bundle: str, device: str, budget: int | None, frames: int | None, timeline: Path | None, as_json: bool,
+    **wanted: Any,
+) -> None:  # fmt: skip
     """Say what rendering with BUNDLE takes, phase by phase, and how it would stay within --budget.
 
     \b
     Examples:
       segue plan emoji --budget 512MiB
-      segue plan emoji-teacher --device rtx4090 --size 256
+      segue plan emoji-teacher --device rtx4090 --size 256 --timeline plan.svg
     """
     import dataclasses
 
+    from .engines.targets import DEFAULT, find_target
+    from .runtime import family
     from .runtime.amounts import mebibytes
     from .runtime.bundle import read_manifest
+    from .runtime.files import check_writable, write_whole, writing
     from .runtime.hardware import find_machine
     from .runtime.plan import Wanted
     from .runtime.plan import plan as make
     from .runtime.plan_video import WantedVideo, plan_video
     from .runtime.request import Request, check_size, prepare
     from .runtime.segments import latent_frames, video_frames
+    from .runtime.timeline import timeline as draw
 
     show = Output(as_json)
     content, machine = read_manifest(bundle), find_machine(device)
+    family.check(content, find_target("tensorrt-rtx" if machine.kind == "gpu" else DEFAULT))
+    if timeline is not None:
+        check_writable(timeline)
     if content.video is None:
         if frames is not None:
             raise click.UsageError(f"{content.name} draws pictures, which have no --frames. Leave it out.")
@@ -57,6 +69,9 @@ def plan(bundle: str, device: str, budget: int | None, frames: int | None, as_js
         height, width = check_size(wanted["size"], content.sizes)
         length = content.video.frames if frames is None else video_frames(latent_frames(frames))
         made = plan_video(content, WantedVideo(height, width, length), machine, budget)
+    if timeline is not None:
+        with writing(timeline):
+            write_whole(timeline, draw(made, f"{content.name} on {made.machine}").encode())
     if not as_json:
         rows: list[tuple[Any, ...]] = [
             (p.component, p.calls, f"{p.flops / 1e9:.3g}", mebibytes(p.peak), f"{p.seconds:.2g}") for p in made.phases

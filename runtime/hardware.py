@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 import psutil
@@ -28,6 +28,7 @@ class Machine:
     memory: int
     flops: float
     loads: float
+    names: tuple[str, ...] = ()  # as NVIDIA's driver tells them, to the letter: laptops' and others are other machines
 
 
 @functools.cache
@@ -35,7 +36,14 @@ def published() -> dict[str, Machine]:
     """Return the GPUs of `hardware.json` by name."""
     table = json.loads(files(__package__).joinpath("hardware.json").read_text(encoding="utf-8"))
     return {
-        name: Machine(row["title"], row["kind"], row["memory"] * 2**30, SHARE * 1e12 * row["tflops"], 5e8 * row["link"])
+        name: Machine(
+            row["title"],
+            row["kind"],
+            row["memory"] * 2**30,
+            SHARE * 1e12 * row["tflops"],
+            5e8 * row["link"],
+            tuple(row["names"]),
+        )
         for name, row in table.items()
     }
 
@@ -52,8 +60,8 @@ def find_machine(name: str, threads: int | None = None) -> Machine:
         found = devices.driver().gpus
         for gpu in found[:1]:
             for machine in known.values():
-                if machine.name.casefold() in gpu.name.casefold():
-                    return machine
+                if gpu.name in machine.names:
+                    return replace(machine, memory=min(machine.memory, gpu.memory))
     elif name != CPU:
         raise UsageError(f"no machine {name!r} is known. Choose one of {', '.join((*known, CPU, THIS))}.")
     cores = threads or default_threads()

@@ -82,12 +82,16 @@ def check(manifest: Manifest, where: str) -> None:
         raise BundleError(f"{where} has a default size outside its own range: {sizes}. Export the bundle again.")
 
 
+_MOST_TERMS, _MOST_FACTORS = 256, 16  # of a polynomial; the export's have a tenth of it
+
+
 def _check_polynomial(found: Polynomial, name: str, where: str) -> None:
     known = {"batch", "height", "width", "frames", "length", "text"}
-    whole = len(found.terms) == len(found.coefficients) and all(known.issuperset(term) for term in found.terms)
+    whole = len(found.terms) == len(found.coefficients) <= _MOST_TERMS
+    whole = whole and all(known.issuperset(term) and len(term) <= _MOST_FACTORS for term in found.terms)
     if not whole or not 0 <= found.error < 1 or not all(0 <= c <= 2**60 for c in found.coefficients):
         raise BundleError(
-            f"{where} has {name} = {str(found)[:80]}, which is no polynomial of {', '.join(sorted(known))} with "
+            f"{where} has {name} = {str(found)[:80]}, which is no short polynomial of {', '.join(sorted(known))} with "
             "coefficients of 0 or more and an error below 1. Export the bundle again."
         )
 

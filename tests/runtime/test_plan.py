@@ -175,3 +175,39 @@ def test_a_budget_is_refused_where_it_would_not_hold():
         segue.open("emoji", budget="1GiB", target="ort-cuda")
     with pytest.raises(UsageError, match="is no amount of memory"):
         segue.open("emoji", budget="much")
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("NVIDIA GeForce RTX 4090", "GeForce RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "this processor"),
+        ("NVIDIA GeForce RTX 4080 SUPER", "this processor"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+    ],
+)
+def test_this_machine_is_known_by_the_name_that_its_driver_tells(monkeypatch, told, found):
+    from segue.engines import devices
+
+    driver = devices.Driver("1", (devices.Gpu(told, 89, 20 * 2**30),))
+    monkeypatch.setattr(devices, "driver", lambda: driver)
+    machine = find_machine("this")
+    assert machine.name == found
+    assert machine.kind == "cpu" or machine.memory == 20 * 2**30
+
+
+def test_the_timeline_shows_every_phase_and_the_budget(tmp_path):
+    import xml.etree.ElementTree as ET
+
+    from click.testing import CliRunner
+
+    from segue.cli import cli
+
+    path = tmp_path / "plan.svg"
+    told = CliRunner().invoke(cli, ["plan", "emoji", "--device", "cpu", "--budget", "300MiB", "--timeline", str(path)])
+    assert told.exit_code == 0, told.output
+    bars = [one for one in ET.parse(path).iter() if one.tag.endswith("rect")]
+    assert len(bars) == 4
+    assert "budget 300 MiB" in path.read_text()
+    base = {float(bar.get("y")) + float(bar.get("height")) for bar in bars}
+    assert max(base) - min(base) < 0.2  # all stand on one line
