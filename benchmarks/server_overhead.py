@@ -3,8 +3,8 @@
     python benchmarks/server_overhead.py [BUNDLE]
 
 Each round draws the same picture by `Model.render` and `encode_png`, and by a job: POST, events until "done", GET of
-the file. Prints, and writes to benchmarks/results/server_overhead.json, the median of both and of their difference round by
-round, with quartiles; ends with 1 where the difference is above 20 ms.
+the file. Prints, and writes to benchmarks/results/server_overhead.json, quartiles of both and of their difference round
+by round; ends with 1 where the median of the difference is above 20 ms.
 """
 
 import argparse

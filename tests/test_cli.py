@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import segue
-from segue import cli, console
+from segue import cli, cli_render, console
 
 
 def run(*arguments: object, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -228,7 +228,7 @@ def test_the_sheet_of_demo_names_its_prompts_and_their_places(
     done = CliRunner().invoke(cli.cli, ["demo", "-o", str(tmp_path / "sheet.png")])
     assert done.exit_code == 0, done.output
     made = segue.read_metadata(tmp_path / "sheet.png")
-    assert made["prompts"] == list(cli.DEMO)
+    assert made["prompts"] == list(cli_render.DEMO)
     assert made["layout"] == {"rows": 2, "columns": 3}
     height, width = made["size"]
     with Image.open(tmp_path / "sheet.png") as picture:
