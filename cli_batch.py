@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .cli_common import TARGET
 from .console import JSON, Output
 from .errors import SegueError, UsageError
 
@@ -17,10 +18,12 @@ from .errors import SegueError, UsageError
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of this machine.")
 @click.option("--threads", type=int, help="Processor threads of each (default: its share of the cores).")
 @click.option("--ray", metavar="ADDRESS", help="Use a Ray cluster instead: its address, or auto. Needs the ray extra.")
+@TARGET
 @JSON
 def batch(
-    jobs: Path, output: Path, bundle: str, workers: int, threads: int | None, ray: str | None, as_json: bool
-) -> None:
+    jobs: Path, output: Path, bundle: str, workers: int, threads: int | None, ray: str | None, target: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Render the JOBS of a file with one JSON object a line, each once.
 
     A job holds the options of render or animate: {"id": "heart", "prompt": "a red heart", "seed": 7}. Files and
@@ -45,9 +48,9 @@ def batch(
     ledger = Ledger(output)
     used: Workers
     if ray is None:
-        used = LocalWorkers(bundle, opened.digest, workers, threads)
+        used = LocalWorkers(bundle, opened.digest, workers, threads, target)
     else:
-        used = RayWorkers(ray, bundle, opened.digest, threads or 1)
+        used = RayWorkers(ray, bundle, opened.digest, threads or 1, target)
     try:
         with show.progress("rendering", "jobs") as update:
             count = sum(ledger.has(job) for job in wanted)
@@ -63,6 +66,7 @@ def batch(
             told = run_batch(wanted, ledger, used, report)
     finally:
         used.close()
+        ledger.close()
     before = f", {told['before']} were there before" if told["before"] else ""
     show.line(f"{output}: {told['done']} done, {told['failed']} failed{before}")
     show.event("batch", path=str(output), **{name: told[name] for name in ("done", "failed", "before")})

@@ -49,7 +49,9 @@ def serve(
     from .runtime.pipeline import open_model
 
     show = Output(as_json)
-    if host not in LOOPBACK and not token:
+    if token == "":
+        raise UsageError("the token is empty, which protects nothing. Give a secret, or leave --token out.")
+    if host not in LOOPBACK and token is None:
         raise UsageError(f"--host {host} lets other machines in. Give a secret with --token, or leave --host out.")
     folder = data or _data_directory()
     with writing(folder):
@@ -70,7 +72,9 @@ def serve(
         show.line(f"{address} serves {', '.join(models)}; jobs are kept in {folder}. Stop it with Ctrl-C.")
         show.event("serving", address=address, bundles=list(models), data=str(folder))
         # a stream to a page that stays open must not hold up the end
-        config = uvicorn.Config(create_app(runner, token), log_level="warning", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            create_app(runner, token, local=host in LOOPBACK), log_level="warning", timeout_graceful_shutdown=2
+        )
         uvicorn.Server(config).run([listening])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ class Feed:
     """Events of one job. Any thread may `put`; readers are coroutines."""
 
     def __init__(self) -> None:
+        self.mark = secrets.token_hex(4)  # tells its events' identifiers from those of another run of the job
         self._lock = threading.Lock()
         self._kept: deque[Told] = deque(maxlen=KEPT)
         self._count, self._ended = 0, False
@@ -42,6 +44,11 @@ class Feed:
         for loop, changed in readers:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(changed.set)
+
+    def after(self, identifier: str | None) -> int:
+        """Return the number of the event that a reader saw last, by its identifier; -1 for that of another feed."""
+        mark, _, number = (identifier or "").partition("-")
+        return int(number) if mark == self.mark and number.isdecimal() else -1
 
     async def read(self, after: int = -1) -> AsyncIterator[Told]:
         """Yield the events whose number is above `after`, until the last one."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hmac
 import json
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
+
+from starlette.requests import cookie_parser
 
 COOKIE = "segue-token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -15,15 +16,16 @@ Scope = dict[str, Any]
 
 
 class Guards:
-    """ASGI middleware. Without a token only requests to a loopback name pass, so that no page of another site that
+    """ASGI middleware. Where it is `local` only requests to a loopback name pass, so that no page of another site that
     resolves to this machine is served (DNS rebinding); requests of other origins never pass.
 
-    `token` is a bearer token, or the value of the cookie that POST /v1/session sets. The page itself, which holds
-    nothing, is given without one. Bodies above `largest` bytes are refused, whatever length they announce.
+    `token` is a bearer token; the cookie that POST /v1/session sets holds what `cookie_of` makes of it. The page, which
+    holds nothing, is given without one. Bodies above `largest` bytes are refused, whatever length they announce. HEAD
+    is answered as GET is, without the body.
     """
 
-    def __init__(self, app: Any, token: str | None, largest: int, public: tuple[str, ...]) -> None:
-        self.app, self.token, self.largest, self.public = app, token, largest, public
+    def __init__(self, app: Any, token: str | None, largest: int, public: tuple[str, ...], local: bool) -> None:
+        self.app, self.token, self.largest, self.public, self.local = app, token or None, largest, public, local
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Pass the request on, or answer it."""
@@ -35,6 +37,9 @@ class Guards:
             await _answer(send, *fault)
             return
         seen, started, refused = 0, False, False
+        head = scope["method"] == "HEAD"
+        if head:
+            scope = scope | {"method": "GET"}
 
         async def bounded() -> Any:
             nonlocal seen, refused
@@ -49,6 +54,8 @@ class Guards:
         async def answer(message: Any) -> None:
             nonlocal started
             started = True
+            if head and message["type"] == "http.response.body":
+                message = message | {"body": b""}
             if not refused:
                 await send(message)
 
@@ -56,10 +63,10 @@ class Guards:
 
     def _fault(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
         host = headers.get("host", "")
-        if self.token is None and _name(f"//{host}") not in LOOPBACK:
+        if self.local and _name(f"//{host}") not in LOOPBACK:
             return 403, "Forbidden", f"the host {host!r} is not this machine's own. Use http://127.0.0.1 and the port."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return 403, "Forbidden", f"pages of {origin!r} may not use this server. Open the server's own page."
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.largest:
@@ -70,17 +77,18 @@ class Guards:
 
     def _known(self, headers: dict[str, str]) -> bool:
         assert self.token is not None
-        given = [headers.get("authorization", "").removeprefix("Bearer ")]
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            cookie = None
-        if cookie is not None:
-            given.append(cookie.value)
-        return any(hmac.compare_digest(one.encode(), self.token.encode()) for one in given)
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        known = ((bearer, self.token), (cookie, cookie_of(self.token)))
+        return any(hmac.compare_digest(given.encode(), right.encode()) for given, right in known)
 
     def _too_large(self) -> tuple[int, str, str]:
         return 413, "TooLarge", f"the body is above {self.largest} bytes. Send a smaller picture."
+
+
+def cookie_of(token: str) -> str:
+    """Return the cookie's value: a browser sends it to every port of this host, so it is not the token itself."""
+    return hmac.new(token.encode(), b"segue session", "sha256").hexdigest()
 
 
 def _name(address: str) -> str | None:

@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ..engines.base import Closing
-from ..errors import BusyError, Cancelled, SegueError, UsageError
+from ..errors import BusyError, Cancelled, OutputError, SegueError, UsageError
 from ..runtime.amounts import bytes_of
-from ..runtime.animation import AnimationRequest, Event
+from ..runtime.animation import AnimationRequest
 from ..runtime.animation import prepare as prepare_video
 from ..runtime.files import writing
 from ..runtime.image import write_png
-from ..runtime.input_image import read_image
 from ..runtime.pipeline import Model
 from ..runtime.queue import CancelToken, ModelQueue
-from ..runtime.request import Request, prepare
-from ..runtime.video import mp4
+from ..runtime.request import prepare
 from .feed import Feed
+from .makers import INPUT, draw_pictures, kind_of, make_video, picture_request
 from .store import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Store
 
-INPUT, VIDEO, JOURNAL = "input.png", "video.mp4", "journal"
+ATTEMPTS = 3  # of a job, when the server ends under it
 DEFECT = "Defect"  # the kind of an error that Segue did not raise on purpose
 _ROOM = bytes_of("64MiB")  # left free on the disk, for the journal of jobs itself
 
@@ -41,6 +41,7 @@ class _Live:
     token: CancelToken
     feed: Feed
     future: Future | None = None
+    cancelling: bool = False
 
 
 class Runner(Closing):
@@ -51,37 +52,52 @@ class Runner(Closing):
 
     def __init__(self, models: Mapping[str, Model], folder: Path, limit: int) -> None:
         self.models, self.folder, self.limit = dict(models), folder, limit
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = FileLock(folder / "lock")
+            try:
+                self._file.acquire(timeout=0)
+            except Timeout:
+                raise UsageError(
+                    f"another server keeps its jobs in {folder}. Stop it, or name another directory with --data."
+                ) from None
         self.store = Store(folder / "jobs.sqlite")
-        left = self.store.unfinished()
-        self._queues = {name: ModelQueue(model, max(limit, len(left))) for name, model in models.items()}
+        # What was interrupted comes last: it may be what ended the server
+        left = sorted(self.store.unfinished(), key=lambda job: job.state == RUNNING)
+        # A queue forgets a job a moment after its end is told, hence one more
+        self._queues = {name: ModelQueue(model, max(limit, len(left)) + 1) for name, model in models.items()}
         self._lock = threading.Lock()
         self._live: dict[str, _Live] = {}
         self._closing = False
         for job in left:
-            if job.bundle in self.models:
-                with self._lock:
-                    self._enqueue(self.store.change(job.id, state=WAITING))
-            else:
-                text = f"this server has no bundle {job.bundle!r}. Start it with that one, then resume the job."
-                self.store.change(job.id, state=FAILED, error={"kind": "UsageError", "message": text})
+            self._take_up(job)
 
     def submit(self, kind: str, bundle: str | None, request: dict[str, Any], image: np.ndarray | None = None) -> Job:
         """Check a request and accept it; what comes back is on disk.
 
-        Raises UsageError for what cannot be met and BusyError when `limit` jobs wait or run.
+        Raises UsageError for what cannot be met, BudgetError for what does not fit, BusyError when `limit` jobs wait or
+        run or the disk is full, and OutputError where it cannot be written.
         """
         name = self.find(kind, bundle)
         self._check(name, kind, request, image)
         job = Job(uuid.uuid4().hex, kind, name, request, WAITING, time.time())
-        with self._lock:
-            self._check_room()
-            place = self.place(job.id)
+        place = self.place(job.id)
+        try:
             with writing(place):
                 place.mkdir(parents=True)
             if image is not None:
                 write_png(place / INPUT, image, {})
-            self.store.add(job)
-            self._enqueue(job)
+            with self._lock:
+                self.check_room()
+                self.store.add(job)
+                try:
+                    self._enqueue(job)
+                except SegueError:
+                    self.store.remove(job.id)
+                    raise
+        except SegueError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
         return job
 
     def find(self, kind: str, bundle: str | None) -> str:
@@ -97,14 +113,20 @@ class Runner(Closing):
         return bundle
 
     def cancel(self, identifier: str) -> Job | None:
-        """Stop a job that waits or runs before its next network call; return it as it is now, None if there is none."""
+        """Stop a job that waits or runs before its next network call; return it as it is now, None if there is none.
+
+        That it was asked for is on disk, and holds also when the server dies before the job has stopped.
+        """
         with self._lock:
             live, job = self._live.get(identifier), self.store.get(identifier)
             if live is None or job is None:
                 return job
-            live.token.cancel()
             if job.state == RUNNING:
+                job = self.store.change(identifier, cancelling=True)
+                live.cancelling = True
+                live.token.cancel()
                 return job
+            live.token.cancel()
             assert live.future is not None
             live.future.cancel()  # leaves its place in the queue
             return self._end(identifier, CANCELLED)
@@ -112,18 +134,22 @@ class Runner(Closing):
     def resume(self, identifier: str) -> Job | None:
         """Put a cancelled or failed job into the queue again; a video goes on after its last finished segment.
 
-        Return it as it is now, None if there is none. Raises UsageError for one that is done, and as `submit` does.
+        Return it as it is now, None if there is none. Raises UsageError for one that is done or about to stop, and as
+        `submit` does.
         """
         with self._lock:
             job = self.store.get(identifier)
+            if job is not None and job.cancelling and not job.over:
+                raise UsageError(f"the job {identifier} is about to stop. Resume it when it is cancelled.")
             if job is None or not job.over:
                 return job
             if job.state == DONE:
                 raise UsageError(f"the job {identifier} is done. Ask for another one instead.")
             if job.bundle not in self.models:
                 raise UsageError(f"this server has no bundle {job.bundle!r}. Start segue serve with it.")
-            self._check_room()
-            job = self.store.change(identifier, state=WAITING, error=None, started=None, finished=None)
+            self.check_room()
+            fresh = {"error": None, "started": None, "finished": None, "attempts": 0, "cancelling": False}
+            job = self.store.change(identifier, state=WAITING, **fresh)
             self._enqueue(job)
             return job
 
@@ -151,8 +177,10 @@ class Runner(Closing):
         for model in self.models.values():
             model.close()
         self.store.close()
+        self._file.release()
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
+        """Raise BusyError where no more jobs are accepted now."""
         if len(self._live) >= self.limit:
             raise BusyError(
                 f"{len(self._live)} jobs are waiting or running, and this server takes {self.limit}. Try again when "
@@ -162,100 +190,81 @@ class Runner(Closing):
             raise BusyError(f"the disk of {self.folder} is full. Make room, then try again.")
 
     def _check(self, name: str, kind: str, request: dict[str, Any], image: np.ndarray | None) -> None:
-        content = self.models[name].bundle.manifest
+        model = self.models[name]
+        content = model.bundle.manifest
         if kind == "picture":
-            prepare(_picture_request(request), content)
+            wanted = picture_request(request)
+            prepare(wanted, content)
+            if model.budget is not None:
+                model.plan(wanted)
         else:
             assert image is not None
             prepare_video(AnimationRequest(image, **request), content)
 
+    def _take_up(self, job: Job) -> None:
+        """Have a job that an earlier server left wait again, or end it where that makes no sense."""
+        with self._lock:
+            if job.bundle not in self.models:
+                text = f"this server has no bundle {job.bundle!r}. Start it with that one, then resume the job."
+                ended: dict[str, Any] = {"state": FAILED, "error": {"kind": "UsageError", "message": text}}
+            elif job.cancelling:
+                ended = {"state": CANCELLED}
+            elif job.state == RUNNING and job.attempts >= ATTEMPTS:
+                text = f"the server ended {job.attempts} times while it ran. Ask for less, or resume it to try again."
+                ended = {"state": FAILED, "error": {"kind": DEFECT, "message": text}}
+            else:
+                self._enqueue(self.store.change(job.id, state=WAITING))
+                return
+            self.store.change(job.id, finished=time.time(), **ended)
+
     def _enqueue(self, job: Job) -> None:
-        live = self._live[job.id] = _Live(CancelToken(), Feed())
+        live = _Live(CancelToken(), Feed())
         live.future = self._queues[job.bundle].do(lambda model: self._run(model, job.id, live), live.token)
+        self._live[job.id] = live
 
     def _run(self, model: Model, identifier: str, live: _Live) -> None:
         token, feed = live.token, live.feed
         with self._lock:
             if token() or self._closing:
                 return  # it was cancelled while it waited, or waits for the next start
-            job = self.store.change(identifier, state=RUNNING, started=time.time())
+            found = self.store.get(identifier)
+            assert found is not None
+            values = {"state": RUNNING, "started": time.time(), "attempts": found.attempts + 1}
+            try:
+                job = self.store.change(identifier, **values)
+            except OutputError as error:
+                self._end(identifier, FAILED, error=_told(error))
+                return
         feed.put("state", state=RUNNING)
-        make = _pictures if job.kind == "picture" else _video
+        make = draw_pictures if job.kind == "picture" else make_video
+        state, ended = DONE, dict[str, Any]()
         try:
-            files = make(model, job, self.place(identifier), feed, token)
+            ended = {"files": make(model, job, self.place(identifier), feed, token)}
         except Cancelled:
-            with self._lock:
-                if not self._closing:
-                    self._end(identifier, CANCELLED)
-                else:
-                    self.store.change(identifier, state=WAITING, started=None)
+            state = CANCELLED
         except SegueError as error:
-            with self._lock:
-                self._end(identifier, FAILED, error={"kind": type(error).__name__, "message": str(error)})
+            state, ended = FAILED, {"error": _told(error)}
         except Exception as error:
             text = f"a defect of Segue, or of something below it: {type(error).__name__}: {error}. Report it."
-            with self._lock:
-                self._end(identifier, FAILED, error={"kind": DEFECT, "message": text})
-        else:
-            with self._lock:
-                self._end(identifier, DONE, files=files)
+            state, ended = FAILED, {"error": {"kind": DEFECT, "message": text}}
+        with self._lock:
+            if state == CANCELLED and self._closing and not live.cancelling:
+                self.store.change(identifier, state=WAITING, started=None, attempts=job.attempts - 1)
+            else:
+                self._end(identifier, state, **ended)
 
     def _end(self, identifier: str, state: str, **values: Any) -> Job:
-        job = self.store.change(identifier, state=state, finished=time.time(), **values)
-        self._live.pop(identifier).feed.put(state, last=True, files=job.files, error=job.error)
-        return job
+        """Write the end of a job and tell it; place and readers are free also where that cannot be written."""
+        feed = self._live.pop(identifier).feed
+        files, error = values.get("files", []), values.get("error")
+        try:
+            return self.store.change(identifier, state=state, finished=time.time(), **values)
+        except OutputError as fault:
+            state, files, error = FAILED, [], _told(fault)
+            raise
+        finally:
+            feed.put(state, last=True, files=files, error=error)
 
 
-def kind_of(model: Model) -> str:
-    """Return what a model makes: "picture" or "video"."""
-    return "picture" if model.bundle.manifest.video is None else "video"
-
-
-def _picture_request(request: dict[str, Any]) -> Request:
-    return Request(**{name: value for name, value in request.items() if name != "previews"})
-
-
-def _pictures(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken) -> list[str]:
-    files: list[str] = []
-
-    def on_step(done: int, total: int, latents: np.ndarray) -> None:
-        feed.put("step", done=done, total=total)
-        if job.request.get("previews"):
-            feed.put("preview", image=_data_url(model.decode(latents)[0]))
-
-    for picture in model.pictures(_picture_request(job.request), on_step=on_step, cancel=token):
-        name = f"picture-{len(files) + 1}.png"
-        write_png(place / name, picture.image, picture.metadata)
-        files.append(name)
-        feed.put("picture", file=name)
-    return files
-
-
-def _video(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken) -> list[str]:
-    request = AnimationRequest(read_image(place / INPUT), **job.request)
-    ready, done = prepare_video(request, model.bundle.manifest), 0
-
-    def on_event(event: Event) -> None:
-        feed.put("call", stage=event.stage, window=event.window, done=event.done, total=event.total)
-
-    (place / VIDEO).unlink(missing_ok=True)
-    begun = (place / JOURNAL / "job.json").is_file()
-    with mp4(place / VIDEO, ready.fps, ready.height, ready.width) as write:
-        made = model.frames(request, journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token)
-        for frames in made:
-            write(frames)
-            done += len(frames)
-            feed.put("frames", done=done, total=ready.frames)
-    shutil.rmtree(place / JOURNAL, ignore_errors=True)
-    return [VIDEO]
-
-
-def _data_url(image: np.ndarray) -> str:
-    import base64
-    import io
-
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "WEBP", quality=70)
-    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
+def _told(error: SegueError) -> dict[str, str]:
+    return {"kind": type(error).__name__, "message": str(error)}

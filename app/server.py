@@ -4,6 +4,8 @@ import asyncio
 import base64
 import binascii
 import dataclasses
+import mimetypes
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,17 +19,19 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from ..errors import BudgetError, BusyError, SegueError, UsageError
+from ..errors import BudgetError, BusyError, OutputError, SegueError, UsageError
 from ..runtime import request as requests
 from ..runtime.input_image import read_image
 from . import schema
-from .guards import COOKIE, Guards
-from .runner import VIDEO, Runner, kind_of
+from .guards import COOKIE, Guards, cookie_of
+from .makers import VIDEO, kind_of
+from .runner import Runner
 from .store import DONE, RUNNING, STATES, WAITING, Job
 
+READERS = 32  # of videos that grow
 MAX_BODY = 48 << 20  # bytes: a picture of 32 MiB in base64, and what is around it
 PAGE = Path(__file__).parent / "page"
-STATUS: dict[type[SegueError], int] = {UsageError: 422, BudgetError: 422, BusyError: 429}
+STATUS: dict[type[SegueError], int] = {UsageError: 422, BudgetError: 422, BusyError: 429, OutputError: 507}
 
 Identifier = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="A job's identifier.")]
 FAILURES: dict[int | str, dict[str, Any]] = {
@@ -39,16 +43,22 @@ FAILURES: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def create_app(runner: Runner, token: str | None = None, largest: int = MAX_BODY) -> FastAPI:
-    """Return the application around a runner, which stays the caller's to close."""
+def create_app(runner: Runner, token: str | None = None, largest: int = MAX_BODY, local: bool = True) -> FastAPI:
+    """Return the application around a runner, which stays the caller's to close.
+
+    With `local` it answers only requests to a loopback name; with a `token` only those that send it.
+    """
     app = FastAPI(
         title="Segue", version="1", description="Few-step diffusion on this machine: pictures and videos as jobs.",
         responses=FAILURES, docs_url=None, redoc_url=None,
     )  # fmt: skip
-    app.add_middleware(Guards, token=token, largest=largest, public=("/", "/page.js", "/page.css", "/v1/session"))
+    public = ("/", "/page.js", "/page.css", "/v1/session")
+    app.add_middleware(Guards, token=token, largest=largest, public=public, local=local)
+    mimetypes.add_type("text/javascript", ".js")  # Windows' registry may call it text
     app.add_exception_handler(SegueError, _failed)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _defect)
     _add_session(app, token)
     known = _known(runner)
     _add_jobs(app, runner, known)
@@ -67,7 +77,7 @@ def _add_session(app: FastAPI, token: str | None) -> None:
 
         if token is None or not hmac.compare_digest(given.encode(), token.encode()):
             raise HTTPException(401, "the token is wrong. Take it from where segue serve was started.")
-        response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        response.set_cookie(COOKIE, cookie_of(token), httponly=True, samesite="strict")
 
 
 def _known(runner: Runner) -> Any:
@@ -80,13 +90,18 @@ def _known(runner: Runner) -> Any:
 
 
 def _add_jobs(app: FastAPI, runner: Runner, known: Any) -> None:
+    decoding = threading.Semaphore()
+
     @app.post("/v1/jobs", status_code=202)
     def create(wanted: Annotated[schema.JobRequest, Body()]) -> schema.JobView:
         """Accept a job. It is on disk when this answers, and outlives the server."""
         if isinstance(wanted, schema.PictureRequest):
             return _view(runner.submit(wanted.kind, wanted.bundle, _arguments(wanted)))
         name = runner.find(wanted.kind, wanted.bundle)  # before the picture is decoded
-        return _view(runner.submit(wanted.kind, name, _arguments(wanted), _input(runner, wanted)))
+        runner.check_room()
+        with decoding:  # one at a time: each may take hundreds of MB
+            image = _input(runner, wanted)
+        return _view(runner.submit(wanted.kind, name, _arguments(wanted), image))
 
     @app.get("/v1/jobs")
     def jobs(
@@ -113,20 +128,21 @@ def _add_jobs(app: FastAPI, runner: Runner, known: Any) -> None:
 
     @app.get("/v1/jobs/{identifier}/events", response_class=EventSourceResponse)
     async def events(
-        job: known, last_event_id: Annotated[str | None, Header(max_length=20)] = None
+        job: known, last_event_id: Annotated[str | None, Header(max_length=40)] = None
     ) -> AsyncIterator[ServerSentEvent]:
-        """Follow a job: step, preview, picture, call, frames, then done, failed or cancelled, which is the last."""
-        after = int(last_event_id) if last_event_id is not None and last_event_id.isdecimal() else -1
-        feed = runner.feed(job.id)
+        """Follow a job: state, step, preview, picture, call, frames; the last is done, failed or cancelled."""
+        feed = await asyncio.to_thread(runner.feed, job.id)
         if feed is None:
-            over = _found(runner, job.id)
+            over = await asyncio.to_thread(_found, runner, job.id)
             yield ServerSentEvent(event=over.state, data={"files": over.files, "error": over.error})
             return
-        async for told in feed.read(after):
-            yield ServerSentEvent(event=told.name, id=str(told.number), data=told.values)
+        async for told in feed.read(feed.after(last_event_id)):
+            yield ServerSentEvent(event=told.name, id=f"{feed.mark}-{told.number}", data=told.values)
 
 
 def _add_results(app: FastAPI, runner: Runner, known: Any) -> None:
+    reading = asyncio.Semaphore(READERS)
+
     @app.get("/v1/jobs/{identifier}/files/{name}", response_class=FileResponse)
     def file(job: known, name: Annotated[str, InPath(max_length=64)]) -> FileResponse:
         """Give a file of a job as soon as it is whole."""
@@ -141,9 +157,15 @@ def _add_results(app: FastAPI, runner: Runner, known: Any) -> None:
         """Give a video while it is made: a fragmented MP4 that grows, whole when the job is done."""
         if job.kind != "video":
             raise HTTPException(404, f"the job {job.id} draws pictures. See its files.")
+        whole = runner.place(job.id) / VIDEO
         if job.state == DONE:
-            return FileResponse(runner.place(job.id) / VIDEO, media_type="video/mp4")
-        return StreamingResponse(_growing(runner, job.id), media_type="video/mp4")
+            if not whole.is_file():
+                raise HTTPException(404, f"the video of the job {job.id} was removed. Ask for it again.")
+            return FileResponse(whole, media_type="video/mp4")
+        if reading.locked():
+            raise BusyError(f"{READERS} videos are being read while they are made. Read this one when it is done.")
+        headers = {"Cache-Control": "no-store"}  # what it is when it is done has other bytes
+        return StreamingResponse(_growing(runner, job.id, reading), media_type="video/mp4", headers=headers)
 
 
 def _add_models(app: FastAPI, runner: Runner) -> None:
@@ -189,8 +211,10 @@ def _add_images(app: FastAPI, runner: Runner) -> None:
         job = await asyncio.to_thread(runner.submit, "picture", wanted.model, request)
         job = await _finished(runner, job.id, http)
         if job.state != DONE:
-            error = job.error or {"kind": job.state, "message": f"the job {job.id} was cancelled. Ask again."}
-            raise HTTPException(500 if job.error else 409, error["message"])
+            if job.error is None:
+                raise HTTPException(409, f"the job {job.id} was cancelled. Ask again.")
+            kinds = {kind.__name__: code for kind, code in STATUS.items()}
+            raise HTTPException(kinds.get(job.error["kind"], 500), job.error["message"])
         data, place = [], runner.place(job.id)
         for name in job.files:
             if wanted.response_format == "url":
@@ -202,7 +226,7 @@ def _add_images(app: FastAPI, runner: Runner) -> None:
 
 
 async def _finished(runner: Runner, identifier: str, http: Request) -> Job:
-    feed = runner.feed(identifier)
+    feed = await asyncio.to_thread(runner.feed, identifier)
 
     async def over() -> None:
         if feed is not None:
@@ -219,27 +243,28 @@ async def _finished(runner: Runner, identifier: str, http: Request) -> Job:
     return _found(runner, identifier)
 
 
-async def _growing(runner: Runner, identifier: str) -> AsyncIterator[bytes]:
+async def _growing(runner: Runner, identifier: str, reading: asyncio.Semaphore) -> AsyncIterator[bytes]:
     """Yield the bytes of a video from its first on, as they are written, until its job is over."""
     place = runner.place(identifier)
-    growing = place / f"{Path(VIDEO).stem}.part.mp4"
-    while True:
-        job = _found(runner, identifier)
-        path = growing if growing.exists() else place / VIDEO
-        if job.state not in (WAITING, RUNNING) or path.exists():
-            break
-        await asyncio.sleep(0.05)
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        while True:
-            over = _found(runner, identifier).state not in (WAITING, RUNNING)  # asked before the last reading
-            while chunk := file.read(1 << 16):
-                yield chunk
-            if over or path != growing or not growing.exists():
-                yield file.read()
-                return
+    growing, whole = place / f"{Path(VIDEO).stem}.part.mp4", place / VIDEO
+
+    def state() -> str:
+        return _found(runner, identifier).state
+
+    async with reading:
+        while not growing.exists() and await asyncio.to_thread(state) in (WAITING, RUNNING):
             await asyncio.sleep(0.05)
+        path = growing if growing.exists() else whole
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            while True:
+                over = await asyncio.to_thread(state) not in (WAITING, RUNNING)  # asked before the last reading
+                while chunk := await asyncio.to_thread(file.read, 1 << 16):
+                    yield chunk
+                if over or path == whole:
+                    return
+                await asyncio.sleep(0.05)
 
 
 def _found(runner: Runner, identifier: str) -> Job:
@@ -298,6 +323,11 @@ def _malformed(http: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:]) or None
     return _body(422, f"{place or 'the body'}: {first['msg']}. Mend that, then send it again.", "UsageError", place)
+
+
+def _defect(http: Request, error: Exception) -> JSONResponse:
+    text = f"a defect of Segue, or of something below it: {type(error).__name__}: {error}. Report it."
+    return _body(500, text, "Defect")
 
 
 def _refused(http: Request, error: Exception) -> JSONResponse:

@@ -32,6 +32,8 @@ class Job:
     finished: float | None = None
     files: list[str] = field(default_factory=list)
     error: dict[str, str] | None = None  # "kind" and "message"
+    attempts: int = 0  # how often it was begun
+    cancelling: bool = False  # somebody asked to stop it while it ran
 
     @property
     def over(self) -> bool:
@@ -40,10 +42,11 @@ class Job:
 
 
 class Store(Closing):
-    """Jobs by identifier. Every change is on disk when its call returns; any thread may call."""
+    """Jobs by identifier. Every change is on disk when its call returns; any thread may call. Calls raise
+    OutputError where the file cannot be read or written."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
+        self._path, self._lock, self._changing = path, threading.Lock(), threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -71,11 +74,15 @@ class Store(Closing):
 
     def change(self, identifier: str, **values: Any) -> Job:
         """Change fields of a job and return it as it is now."""
-        with self._lock:
-            row = self._db.execute("SELECT job FROM jobs WHERE id = ?", (identifier,)).fetchone()
-            job = dataclasses.replace(_unpacked(row[0]), **values)
-            self._db.execute("UPDATE jobs SET state = ?, job = ? WHERE id = ?", (job.state, _packed(job), identifier))
+        with self._changing:
+            ((text,),) = self._run("SELECT job FROM jobs WHERE id = ?", identifier)
+            job = dataclasses.replace(_unpacked(text), **values)
+            self._run("UPDATE jobs SET state = ?, job = ? WHERE id = ?", job.state, _packed(job), identifier)
             return job
+
+    def remove(self, identifier: str) -> None:
+        """Forget a job."""
+        self._run("DELETE FROM jobs WHERE id = ?", identifier)
 
     def get(self, identifier: str) -> Job | None:
         """Return the job, or None where there is none of that name."""
@@ -101,8 +108,11 @@ class Store(Closing):
             self._db.close()
 
     def _run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._db.execute(statement, values).fetchall()
+        try:
+            with self._lock:
+                return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise OutputError(f"{self._path} cannot be written: {error}. Make room on its disk.") from None
 
 
 def _packed(job: Job) -> str:

@@ -7,17 +7,21 @@ for its file, where it is to have one. What it gives depends on the job and the 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from ..engines.base import Closing
 from ..errors import UsageError
-from .animation import AnimationRequest
+from .animation import AnimationRequest, describe
 from .animation import prepare as prepare_video
 from .files import write_whole, writing
 from .image import encode_png
@@ -31,6 +35,7 @@ RESULTS = "results.jsonl"
 MAX_JOBS = 1_000_000
 MAX_LINE = 1 << 20  # characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # no names for files on Windows
 _PICTURE = ("prompt", "negative", "seed", "steps", "guidance", "size", "sigmas", "noise")
 _VIDEO = ("image", "prompt", "negative", "seed", "frames", "fps", "size")
 
@@ -40,8 +45,9 @@ class BatchJob:
     """One job: the name of its file without the ending, its arguments, and the hash that tells it from every other."""
 
     name: str
-    arguments: dict[str, Any]
-    key: str  # sha256 of the bundle and the arguments, an input picture by its bytes
+    arguments: dict[str, Any]  # an image as the path of its file; as its bytes when `packed`
+    key: str  # sha256 of the bundle and the arguments, an image by its bytes
+    image: str | None = None  # the sha256 of those
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,13 @@ def read_jobs(path: Path, content: Manifest, digest: str) -> list[BatchJob]:
     `digest` is the bundle's. Raises UsageError with the number of the line that is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # other ends of lines may be within a JSON text
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}. Name a file with one JSON object a line.") from None
     if len(lines) > MAX_JOBS:
         raise UsageError(f"{path} has {len(lines)} lines, above {MAX_JOBS}. Split it.")
-    jobs: dict[str, BatchJob] = {}
+    jobs: list[BatchJob] = []
+    names: set[str] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -73,16 +80,34 @@ def read_jobs(path: Path, content: Manifest, digest: str) -> list[BatchJob]:
             job = _job(line, number, path.parent, content, digest)
         except (UsageError, TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: {error} Mend that line; nothing was drawn.") from None
-        if job.name in jobs:
+        if job.name.casefold() in names:  # on some disks it would be the same file
             raise UsageError(f"{path}, line {number}: another job is called {job.name!r}. Give each its own id.")
-        jobs[job.name] = job
+        names.add(job.name.casefold())
+        jobs.append(job)
     if not jobs:
         raise UsageError(f'{path} holds no job. Write one JSON object a line, such as {{"prompt": "a red heart"}}.')
-    return list(jobs.values())
+    return jobs
+
+
+def packed(job: BatchJob) -> BatchJob:
+    """Return the job with its image's bytes in it, for a worker that may have no such file.
+
+    Raises UsageError where the file has changed since the job was read.
+    """
+    if job.image is None:
+        return job
+    path = Path(job.arguments["image"])
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read any more: {error.strerror}. Put it back.") from None
+    if hashlib.sha256(data).hexdigest() != job.image:
+        raise UsageError(f"{path} was changed while the batch ran. Run the same command again.")
+    return replace(job, arguments=job.arguments | {"image": data})
 
 
 def make(model: Model, job: BatchJob) -> Made:
-    """Do a job; raises as `Model.pictures` and `Model.frames` do."""
+    """Do a packed job; raises as `Model.pictures` and `Model.frames` do."""
     import time
 
     started = time.perf_counter()
@@ -94,32 +119,37 @@ def make(model: Model, job: BatchJob) -> Made:
     return Made(data, ending, time.perf_counter() - started, f"{platform.node()}:{os.getpid()}")
 
 
-class Ledger:
+class Ledger(Closing):
     """What is done, in `results.jsonl` of the output directory: a line for each job that was done or has failed.
 
     A file is whole before its line is written, and a line that was cut off is no line: so nothing is lost, and nothing
-    is done twice but what was under way when the process died.
+    is done twice but what was under way when the process died. Nobody else can open it until `close`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            text = (folder / RESULTS).read_text(encoding="utf-8") if (folder / RESULTS).is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
+            self._lock = FileLock(folder / ".lock")
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise UsageError(f"{folder} is another batch's. Wait for that, or name another directory.") from None
+            data = (folder / RESULTS).read_bytes() if (folder / RESULTS).is_file() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
             with writing(folder):
-                write_whole(folder / RESULTS, whole.encode())
+                write_whole(folder / RESULTS, whole)
         try:
-            rows = [json.loads(line) for line in whole.splitlines()]
-            self._done = {row["key"]: row for row in rows if row["state"] == "done"}
+            rows = [json.loads(line) for line in whole.split(b"\n") if line]
+            self._done = {(row["id"], row["key"]): row for row in rows if row["state"] == "done"}
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{folder / RESULTS} is not what segue batch writes. Name another directory.") from None
 
     def has(self, job: BatchJob) -> bool:
         """Return whether the job is done and its file is there with the bytes that were written."""
-        row = self._done.get(job.key)
-        if row is None or row["id"] != job.name:
+        row = self._done.get((job.name, job.key))
+        if row is None:
             return False
         try:
             return hashlib.sha256((self.folder / row["file"]).read_bytes()).hexdigest() == row["sha256"]
@@ -140,6 +170,10 @@ class Ledger:
         """Write the line of a job that cannot be done; return it."""
         return self._write(job, "failed", error=f"{type(error).__name__}: {error}", attempts=attempts)
 
+    def close(self) -> None:
+        """Let others open it."""
+        self._lock.release()
+
     def _write(self, job: BatchJob, state: str, **values: Any) -> dict[str, Any]:
         row = {"id": job.name, "state": state, "key": job.key, **values}
         with writing(self.folder), (self.folder / RESULTS).open("a", encoding="utf-8") as file:
@@ -147,7 +181,7 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         if state == "done":
-            self._done[job.key] = row
+            self._done[job.name, job.key] = row
         return row
 
 
@@ -156,7 +190,7 @@ def _job(line: str, number: int, folder: Path, content: Manifest, digest: str) -
     if not isinstance(table, dict):
         raise UsageError("it is no JSON object, or too long.")
     name = table.pop("id", f"{number:06d}")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or _DEVICE.match(name):
         raise UsageError(f"id = {name!r} is no name for a file.")
     known = _PICTURE if content.video is None else _VIDEO
     if unknown := sorted(table.keys() - set(known)):
@@ -165,7 +199,7 @@ def _job(line: str, number: int, folder: Path, content: Manifest, digest: str) -
         if not isinstance(size, list) or len(size) != 2:
             raise UsageError(f"size = {size!r} is not [width, height].")
         table["size"] = size[::-1]
-    hashed = dict(table)
+    hashed, image = dict(table), None
     if content.video is None:
         if not isinstance(table.get("prompt"), str):
             raise UsageError("prompt is missing, or no text.")
@@ -175,20 +209,23 @@ def _job(line: str, number: int, folder: Path, content: Manifest, digest: str) -
             raise UsageError("image is missing: the path of a picture, from the directory of the file of jobs.")
         table["image"] = str((folder / table["image"]).resolve())
         prepare_video(_animation(table), content)
-        hashed["image"] = hashlib.sha256(Path(table["image"]).read_bytes()).hexdigest()
+        hashed["image"] = image = hashlib.sha256(Path(table["image"]).read_bytes()).hexdigest()
     key = hashlib.sha256(json.dumps([digest, hashed], sort_keys=True).encode()).hexdigest()
-    return BatchJob(name, table, key)
+    return BatchJob(name, table, key, image)
 
 
 def _animation(arguments: dict[str, Any]) -> AnimationRequest:
-    return AnimationRequest(**{**arguments, "image": read_image(arguments["image"])})
+    image = arguments["image"]
+    pixels = read_image(io.BytesIO(image), name="the image") if isinstance(image, bytes) else read_image(image)
+    return AnimationRequest(**{**arguments, "image": pixels})
 
 
 def _video(model: Model, request: AnimationRequest) -> bytes:
     ready = prepare_video(request, model.bundle.manifest)
     with tempfile.TemporaryDirectory(prefix="segue-") as folder:
         place = Path(folder) / "video.mp4"
-        with mp4(place, ready.fps, ready.height, ready.width) as write:
+        told = describe(ready, model.bundle.manifest, model.bundle.digest, model.target)
+        with mp4(place, ready.fps, ready.height, ready.width, told) as write:
             for frames in model.frames(request):
                 write(frames)
         return place.read_bytes()

@@ -6,21 +6,24 @@ makes comes back as bytes, so that nodes need no common disk.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..engines.ort import default_threads
+from ..engines.targets import DEFAULT, find_target
 from ..errors import BundleError, MissingDependencyError, SegueError, UsageError
-from .batch import BatchJob, Ledger, Made, make
+from .batch import BatchJob, Ledger, Made, make, packed
+from .children import one_worker
 from .pipeline import Model, open_model
 
 ATTEMPTS = 3  # of one job, when workers die under it
 PATIENCE = 120  # seconds without any worker
+MOST_WORKERS = 61  # Windows waits for no more processes at once
 OnResult = Callable[[dict[str, Any]], None]
 
 
@@ -64,7 +67,11 @@ def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_res
         while waiting and workers.idle():
             job = waiting.popleft()
             attempts[job.name] += 1
-            running[workers.submit(job)] = job
+            try:
+                running[workers.submit(packed(job))] = job
+            except UsageError as refusal:
+                told["failed"] += 1
+                on_result(ledger.failed(job, refusal, attempts[job.name]))
         if running:
             since = time.monotonic()
         elif time.monotonic() - since > PATIENCE:
@@ -93,71 +100,66 @@ def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_res
 class LocalWorkers:
     """Processes of this machine, each with the bundle open and its share of the cores."""
 
-    def __init__(self, bundle: str, digest: str, count: int, threads: int | None = None) -> None:
-        if count < 1:
-            raise UsageError(f"{count} workers do nothing. Ask for 1 or more.")
-        self._count = count
-        self._arguments = (bundle, digest, threads or max(1, default_threads() // count))
-        self._running: set[Future[Made]] = set()
-        self._pool = self._started()
+    def __init__(self, bundle: str, digest: str, count: int, threads: int | None = None, target: str = DEFAULT) -> None:
+        if not 1 <= count <= MOST_WORKERS:
+            raise UsageError(f"{count} workers are none, or too many. Ask for 1 to {MOST_WORKERS}.")
+        self._arguments = (bundle, digest, threads or max(1, default_threads() // count), target)
+        # An executor each: a process that dies breaks its executor, and so its own job and no other
+        self._slots = [_Slot(one_worker(_begin, self._arguments)) for _ in range(count)]
 
     def idle(self) -> bool:
-        """Return whether fewer jobs run than there are processes."""
-        return sum(not future.done() for future in self._running) < self._count
+        """Return whether a process has nothing to do."""
+        return any(slot.idle for slot in self._slots)
 
     def submit(self, job: BatchJob) -> Future[Made]:
-        """Start a job in a process that is free."""
-        future = self._pool.submit(_work, job)
-        self._running = {one for one in self._running if not one.done()} | {future}
-        return future
+        """Start a job in a process that is free; in a new one where that has died."""
+        slot = next(slot for slot in self._slots if slot.idle)
+        try:
+            slot.future = slot.pool.submit(_work, job)
+        except BrokenExecutor:
+            slot.pool = one_worker(_begin, self._arguments)
+            slot.future = slot.pool.submit(_work, job)
+        return slot.future
 
     def lost(self, error: BaseException) -> bool:
-        """Return whether the pool broke, which one dead process does to all; start a new one then."""
-        if not isinstance(error, BrokenExecutor):
-            return False
-        if self._broken():
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = self._started()
-        return True
+        """Return whether the process died; the next job of its place begins another one."""
+        return isinstance(error, BrokenExecutor)
 
     def close(self) -> None:
         """End the processes."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _started(self) -> ProcessPoolExecutor:
-        import multiprocessing
-
-        context = multiprocessing.get_context("spawn")  # threads of ONNX Runtime do not survive a fork
-        return ProcessPoolExecutor(self._count, context, _begin, self._arguments)
-
-    def _broken(self) -> bool:
-        try:
-            self._pool.submit(os.getpid).cancel()
-        except BrokenExecutor:
-            return True
-        return False
+        for slot in self._slots:
+            slot.pool.shutdown(wait=True, cancel_futures=True)
 
 
-_arguments: tuple[str, str, int] | None = None  # of this process, where it is one of LocalWorkers
+@dataclass
+class _Slot:
+    pool: ProcessPoolExecutor
+    future: Future[Made] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self.future is None or self.future.done()
+
+
+_arguments: tuple[Any, ...] = ()  # of this process, where it is one of LocalWorkers
 _model: Model | None = None
 
 
 def _begin(*arguments: Any) -> None:
     global _arguments
-    _arguments = arguments  # type: ignore[assignment]
+    _arguments = arguments
 
 
 def _work(job: BatchJob) -> Made:
     global _model
     if _model is None:  # opened by the first job, so that what is wrong with the bundle comes back as it is
-        assert _arguments is not None
         _model = opened(*_arguments)
     return make(_model, job)
 
 
-def opened(bundle: str, digest: str, threads: int | None) -> Model:
+def opened(bundle: str, digest: str, threads: int | None, target: str) -> Model:
     """Return the bundle opened by a worker; raises BundleError where it is not the one with that digest."""
-    model = open_model(bundle, threads)
+    model = open_model(bundle, threads, target=target)
     if model.bundle.digest != digest:
         model.close()
         raise BundleError(
@@ -168,9 +170,9 @@ def opened(bundle: str, digest: str, threads: int | None) -> Model:
 
 
 class RayWorkers:
-    """Actors of a Ray cluster: one for each GPU of it, or for each `cores` processor cores where there is none."""
+    """Actors of a Ray cluster: one for each GPU where `target` runs on one, else for each `cores` processor cores."""
 
-    def __init__(self, address: str, bundle: str, digest: str, cores: int = 1) -> None:
+    def __init__(self, address: str, bundle: str, digest: str, cores: int = 1, target: str = DEFAULT) -> None:
         try:
             import ray
         except ImportError:
@@ -182,64 +184,79 @@ class RayWorkers:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except ConnectionError as error:
             raise UsageError(f"no Ray cluster at {address!r}: {error}. Start one with: ray start --head") from None
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        count = gpus or max(1, int(resources.get("CPU", 1)) // cores)
-        options = {"num_gpus": 1} if gpus else {"num_cpus": cores}
+        resources, on_gpu = ray.cluster_resources(), find_target(target).device != "cpu"
+        count = int(resources.get("GPU", 0)) if on_gpu else int(resources.get("CPU", 0)) // cores
+        if not count:
+            ray.shutdown()
+            raise UsageError(
+                f"the cluster at {address!r} has no room for {target}. Add nodes, or take another --target."
+            )
+        options = {"num_gpus": 1} if on_gpu else {"num_cpus": cores}
         self._actor: Any = ray.remote(**options)(_Actor)  # type: ignore[call-overload]
-        self._place = (str(Path(bundle).resolve()) if Path(bundle).exists() else bundle, digest, cores)
+        self._place = (str(Path(bundle).resolve()) if Path(bundle).exists() else bundle, digest, cores, target)
         self._free: deque[Any] = deque()
         self._fault: BaseException | None = None
+        self._starts_left = 4 * count
         for _ in range(count):
             self._start()
 
     def idle(self) -> bool:
-        """Return whether an actor that has opened the bundle has nothing to do; raise what kept one from opening it."""
-        if self._fault is not None:
+        """Return whether an actor that has opened the bundle has nothing to do; raise what keeps all from it."""
+        if self._fault is not None and not self._free:
             raise self._fault
         return bool(self._free)
 
     def submit(self, job: BatchJob) -> Future[Made]:
         """Start a job with an actor that is free."""
-        actor = self._free.popleft()
-        future: Future[Made] = actor.make.remote(job).future()
+        actor, after = self._free.popleft(), Future[Made]()
 
         def over(ended: Future) -> None:
-            if isinstance(ended.exception(), self._ray.exceptions.RayActorError):
-                self._start()
-            else:
-                self._free.append(actor)
-
-        future.add_done_callback(over)
-        return _freed_first(future)
-
-    def lost(self, error: BaseException) -> bool:
-        """Return whether an actor or its node died; another one has its place already."""
-        return isinstance(error, self._ray.exceptions.RayActorError)
-
-    def _start(self) -> None:
-        """Have an actor come where the cluster has room for one; it is given jobs when it is there."""
-        actor = self._actor.remote(*self._place)
-
-        def there(ended: Future) -> None:
             error = ended.exception()
             if error is None:
                 self._free.append(actor)
+                after.set_result(ended.result())
             elif self.lost(error):
                 self._start()
+                after.set_exception(error)
             else:
-                self._fault = getattr(error, "cause", error)
+                self._free.append(actor)
+                after.set_exception(_cause(error))
 
-        actor.ready.remote().future().add_done_callback(there)
+        actor.make.remote(job).future().add_done_callback(over)
+        return after
+
+    def lost(self, error: BaseException) -> bool:
+        """Return whether an actor, its node or what it made was lost, which any error but the job's own tells."""
+        errors = self._ray.exceptions
+        return isinstance(error, errors.RayError) and not isinstance(error, errors.RayTaskError)
 
     def close(self) -> None:
         """Leave the cluster, which ends this program's actors."""
         self._ray.shutdown()
 
+    def _start(self) -> None:
+        """Have an actor come where the cluster has room for one; it is given jobs when it is there."""
+
+        def there(ended: Future) -> None:
+            error = ended.exception()
+            if error is None:
+                self._free.append(actor)
+            elif self.lost(error) and self._starts_left > 0:
+                self._start()
+            else:
+                self._fault = _cause(error)
+
+        self._starts_left -= 1
+        try:
+            actor = self._actor.remote(*self._place)
+            actor.ready.remote().future().add_done_callback(there)
+        except Exception as error:  # in a callback nobody would hear of it
+            self._fault = error
+
 
 class _Actor:
-    def __init__(self, bundle: str, digest: str, cores: int) -> None:
-        self.arguments = (bundle, digest, cores)
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
 
     def ready(self) -> None:
         """Open the bundle; here and not before, so that what is wrong with it comes back as it is."""
@@ -249,17 +266,7 @@ class _Actor:
         return make(self.model, job)
 
 
-def _freed_first(future: Future[Made]) -> Future[Made]:
-    """Return a future that ends after what hangs on `future` is done, with what Ray wraps taken out of its errors."""
-    after: Future[Made] = Future()
-
-    def over(ended: Future[Made]) -> None:
-        error = ended.exception()
-        if error is None:
-            after.set_result(ended.result())
-        else:
-            cause = getattr(error, "cause", None)
-            after.set_exception(cause if isinstance(cause, SegueError) else error)
-
-    future.add_done_callback(over)
-    return after
+def _cause(error: BaseException) -> BaseException:
+    """Return Segue's own error where that is what Ray has wrapped."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, SegueError) else error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,12 @@ from ..engines.ort import default_threads
 from ..engines.targets import DEFAULT
 from ..errors import UsageError
 from . import bundle as bundles
+from .children import one_worker
 from .components import OnCall
-from .pipeline import Model
+from .pictures import find
+from .pipeline import Model, open_model
 from .plan import dims_of
-from .request import Request
+from .request import Request, prepare
 
 MATRIX = 2048  # side of the product that is timed for the peak
 
@@ -100,11 +104,14 @@ def bench(
     height, width = request.size if isinstance(request.size, tuple) else (request.size or 0,) * 2
     if not height:
         height, width = opened.manifest.sizes.default
+    guided, denoiser = prepare(request, opened.manifest).guided, find(opened.manifest).denoiser
     stages = []
     for component, times in by_component.items():
         spread, spec = Spread.of(times), opened.manifest.components[component]
         dims = dims_of(opened.manifest, component, height, width)
-        flops = None if spec.cost is None else spec.cost.flops.at({**dims, "batch": dims.get("batch", 1)})
+        if "batch" in dims:
+            dims["batch"] = 2 if guided and component == denoiser else 1
+        flops = None if spec.cost is None else spec.cost.flops.at(dims)
         share = None if flops is None else flops / spread.median / peak
         stages.append(Stage(component, len(times) // repeats, spread, flops, share))
     versions = {package: version(package) for package in ("segue", "onnxruntime", "numpy")}
@@ -145,11 +152,7 @@ class Painter:
     """A bundle in a process of its own, so that its time and memory are its own: what `draw` measures."""
 
     def __init__(self, bundle: str, threads: int | None) -> None:
-        import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor
-
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, _open_painter, (bundle, threads))
+        self._pool = one_worker(_open_painter, (bundle, threads))
 
     def draw(self, prompt: str, seed: int, size: tuple[int, int] | None) -> Drawn:
         """Draw one picture; `size` is (height, width)."""
@@ -166,8 +169,6 @@ _idle = 0
 
 def _open_painter(bundle: str, threads: int | None) -> None:
     global _painter, _idle
-    from .pipeline import open_model
-
     _idle = resident()
     _painter = open_model(bundle, threads)
 
@@ -188,6 +189,9 @@ def resident() -> int:
 
 def peak_resident() -> int:
     """Return the most bytes that this process has held so far."""
+    with contextlib.suppress(OSError):  # getrusage's figure begins with that of the process which started this one
+        status = Path("/proc/self/status").read_text()
+        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
     try:
         import resource
     except ImportError:  # Windows says it of itself

@@ -13,6 +13,9 @@ from ..errors import UsageError
 from .limits import MAX_SIDE
 
 WHITE = (255, 255, 255)
+MAX_PIXELS = 64_000_000
+# None that hands the file to another program, as EPS does
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 def read_image(
@@ -26,13 +29,16 @@ def read_image(
     """
     said = name or path
     try:
-        with Image.open(path) as picture:
-            if max(picture.size) > MAX_SIDE:  # before a pixel is decoded
+        with Image.open(path, formats=FORMATS) as picture:
+            if max(picture.size) > MAX_SIDE or picture.width * picture.height > MAX_PIXELS:  # before a pixel is decoded
                 raise UsageError(
-                    f"{said} has {picture.width} x {picture.height} pixels, more than {MAX_SIDE} a side. Scale it down."
+                    f"{said} has {picture.width} x {picture.height} pixels, more than {MAX_SIDE} a side or "
+                    f"{MAX_PIXELS / 1e6:.0f} million. Scale it down."
                 )
             return as_pixels(picture, background)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         raise UsageError(f"{said} is no picture that can be read: {error}. Name a PNG, JPEG or WebP file.") from None
 
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,7 +129,7 @@ class Model(Closing):
 
     def pictures(
         self, request: Request, *, on_step: OnStep | None = None, cancel: Cancel | None = None
-    ) -> Iterator[Picture]:
+    ) -> Generator[Picture]:
         """Check `request` now, and render each picture when the iterator that this returns is asked for it.
 
         The same request gives the same bytes again on the same machine. `on_step(done, total, latents)` is called
@@ -156,7 +156,7 @@ class Model(Closing):
         tiling: tiles.Tiling | None = None,
         on_event: animation.OnEvent | None = None,
         cancel: Cancel | None = None,
-    ) -> Iterator[np.ndarray]:
+    ) -> Generator[np.ndarray]:
         """Yield the frames of a video that begins with `image`, uint8 [height, width, 3], as `frames` does.
 
         The arguments are those of `AnimationRequest`.
@@ -172,7 +172,7 @@ class Model(Closing):
         resume: bool = False,
         on_event: animation.OnEvent | None = None,
         cancel: Cancel | None = None,
-    ) -> Iterator[np.ndarray]:
+    ) -> Generator[np.ndarray]:
         """Check `request` now; yield the video's frames, uint8 [n, height, width, 3], segment by segment when asked.
 
         Memory does not grow with the number of frames. `journal` is a directory for what is finished: with `resume` a
@@ -243,7 +243,7 @@ class Model(Closing):
         self._components.close()
         self.forget()
 
-    def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Iterator[Picture]:
+    def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Generator[Picture]:
         self._components.check_open()
         if self.bundle.manifest.video is not None:
             raise UsageError(
@@ -289,7 +289,7 @@ class Model(Closing):
             image = self._decode(latents, cancel, None if way is None else way.tiling)[0]
             yield Picture(image, latents[0], self._describe(prepared, index))
 
-    def _busy(self, made: Iterator[T]) -> Iterator[T]:
+    def _busy(self, made: Iterator[T]) -> Generator[T]:
         """Yield from `made`, and refuse other calls until it ends."""
         if not self._lock.acquire(blocking=False):
             raise BusyError(

@@ -11,6 +11,7 @@ async for frames in queue.frames(segue.AnimationRequest(image)): ...
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -122,18 +123,19 @@ class ModelQueue(Closing):
         room = threading.Semaphore(max(ahead, 1))
 
         def hand(frames: np.ndarray | None) -> None:
-            loop.call_soon_threadsafe(made.put_nowait, frames)
+            with contextlib.suppress(RuntimeError):  # the reader's loop is closed
+                loop.call_soon_threadsafe(made.put_nowait, frames)
 
         def work(model: Model) -> None:
-            video = model.frames(request, on_event=on_event, cancel=token)
-            while True:
-                while not room.acquire(timeout=0.1):
-                    if token():
-                        raise Cancelled("the reader of the frames has left. Ask again for the whole video.")
-                frames = next(video, None)
-                if frames is None:
-                    return
-                hand(frames)
+            with contextlib.closing(model.frames(request, on_event=on_event, cancel=token)) as video:
+                while True:
+                    while not room.acquire(timeout=0.1):
+                        if token():
+                            raise Cancelled("the reader of the frames has left. Ask again for the whole video.")
+                    frames = next(video, None)
+                    if frames is None:
+                        return
+                    hand(frames)
 
         future = self.do(work, token)
         future.add_done_callback(lambda _: hand(None))
@@ -150,18 +152,23 @@ class ModelQueue(Closing):
         with self._changed:
             self._closed = True
             waiting = [future for future, _ in self._waiting]
+            self._waiting.clear()
             tokens = list(self._tokens.values())
             self._changed.notify()
         for token in tokens:
             token.cancel()
         for future in waiting:
-            future.cancel()
+            if future.set_running_or_notify_cancel():  # else its owner has taken it back already
+                self._forget(future)
+                future.set_exception(Cancelled("the queue was closed before the request had its turn."))
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
     def _forget(self, future: Future) -> None:
         with self._changed:
             self._tokens.pop(future, None)
+            if future.cancelled():  # taken back: what it holds on to goes with it
+                self._waiting = deque(entry for entry in self._waiting if entry[0] is not future)
 
     def _work(self) -> None:
         while True:
@@ -183,3 +190,4 @@ class ModelQueue(Closing):
                 future.set_result(found)
             else:
                 future.set_exception(failure)
+            del future, work, found, failure  # the next wait may be long

@@ -9,6 +9,7 @@ the run. Raises OutputError where something cannot be written, UsageError for fr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -60,6 +61,7 @@ def mp4(place: Path, fps: float, height: int, width: int, told: Told = None) -> 
     with writing(place):
         _remuxed(part, whole)
         whole.replace(place)
+    with contextlib.suppress(OSError):  # Windows keeps it for whoever reads it now
         part.unlink()
 
 

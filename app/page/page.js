@@ -15,8 +15,8 @@ async function call(path, body) {
     return call(path, body);
   }
   if (answer.status === 204) return null;
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error.message);
+  const found = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(found.error?.message ?? `the server answered ${answer.status}`);
   return found;
 }
 
@@ -51,9 +51,11 @@ function picture(address, words) {
 function film(address) {
   const player = find("film");
   if (player.getAttribute("src") === address) return;
+  const at = player.hidden ? 0 : player.currentTime; // the finished file goes on where the growing one was
   find("picture").hidden = true;
   player.hidden = false;
   player.src = address;
+  player.currentTime = at;
   player.play().catch(() => {}); // the reader's settings may forbid it: the controls are there
 }
 
@@ -62,7 +64,7 @@ function show(job) {
   const video = models.some((model) => model.kind === "video");
   find("animate").hidden = !(job.kind === "picture" && job.state === "done" && video);
   if (job.state === "done" && job.kind === "picture") picture(job.files[0], words);
-  if (job.state === "done" && job.kind === "video") film(`v1/jobs/${job.id}/video`);
+  if (job.state === "done" && job.kind === "video") film(job.files[0]);
 }
 
 function follow(job) {
@@ -79,8 +81,9 @@ function follow(job) {
   say("waiting for its turn");
   find("progress").value = 0;
   const words = job.request.prompt || "an animated picture";
-  source = new EventSource(`v1/jobs/${job.id}/events`);
-  const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
+  const mine = new EventSource(`v1/jobs/${job.id}/events`);
+  source = mine;
+  const on = (name, act) => mine.addEventListener(name, (event) => act(JSON.parse(event.data)));
   on("state", () => say("started"));
   on("step", ({ done, total }) => {
     find("progress").value = done / total;
@@ -95,14 +98,23 @@ function follow(job) {
   });
   for (const end of ["done", "failed", "cancelled"]) {
     on(end, async ({ error }) => {
-      source.close();
-      busy(false);
-      say(error ? error.message : end);
-      shown = await call(`v1/jobs/${job.id}`);
-      if (job.kind === "picture" || end !== "done") show(shown);
-      history();
+      mine.close();
+      try {
+        const over = await call(`v1/jobs/${job.id}`);
+        history();
+        if (shown.id !== job.id) return; // the reader has asked for another one meanwhile
+        busy(false);
+        say(error ? error.message : end);
+        shown = over;
+        show(over);
+      } catch (fault) {
+        say(fault.message);
+      }
     });
   }
+  mine.onerror = () => {
+    if (mine.readyState === EventSource.CLOSED && shown.id === job.id) say("the server does not answer any more");
+  };
 }
 
 async function ask(body) {
@@ -122,7 +134,7 @@ function wanted() {
 }
 
 async function history() {
-  const { jobs } = await call("v1/jobs?limit=12");
+  const { jobs } = await call("v1/jobs?limit=12").catch((error) => say(error.message) ?? { jobs: [] });
   find("history").replaceChildren(...jobs.map((job) => {
     const row = document.createElement("li");
     const button = document.createElement("button");
@@ -134,7 +146,7 @@ async function history() {
     state.textContent = `${job.kind}, ${job.state}`;
     words.append(job.request.prompt || "(no text)", state);
     button.append(thumb, words);
-    button.addEventListener("click", async () => follow(await call(`v1/jobs/${job.id}`)));
+    button.addEventListener("click", () => call(`v1/jobs/${job.id}`).then(follow).catch((error) => say(error.message)));
     row.append(button);
     return row;
   }));

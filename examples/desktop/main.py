@@ -121,8 +121,10 @@ class Window(QWidget):
         """Hear of the end of work, in the worker's thread."""
         try:
             self.signals.done.emit(future.result())
-        except (segue.SegueError, CancelledError) as error:
-            self.signals.failed.emit(str(error) or "Cancelled.")
+        except CancelledError:
+            self.signals.failed.emit("Cancelled.")
+        except Exception as error:  # also a defect must not leave the window waiting
+            self.signals.failed.emit(str(error))
 
     def cancel(self) -> None:
         """Stop what runs before its next network call."""

@@ -1,5 +1,6 @@
 """The server's endpoints: jobs, events, results, limits, OpenAI's images, errors."""
 
+import asyncio
 import base64
 import io
 import json
@@ -12,6 +13,9 @@ from PIL import Image
 
 import segue
 from segue.app import server
+from segue.app.feed import Feed
+from segue.app.store import Job, Store
+from segue.errors import OutputError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -203,13 +207,24 @@ class TestGuards:
             assert client.get("/v1/jobs").status_code == 401
             assert client.get("/v1/jobs", headers={"authorization": "Bearer wrong"}).status_code == 401
             assert client.get("/v1/jobs", headers={"authorization": "Bearer secret"}).status_code == 200
-            assert (
-                client.get("/v1/jobs", headers={"authorization": "Bearer secret", "host": "elsewhere"}).status_code
-                == 200
-            )
             assert client.post("/v1/session", json={"token": "wrong"}).status_code == 401
             assert client.post("/v1/session", json={"token": "secret"}).status_code == 204
             assert client.get("/v1/jobs").status_code == 200  # by the cookie
+            assert "secret" not in client.cookies.values()
+            odd = {"cookie": f'a={{"x":1}}; b=c d; segue-token={client.cookies["segue-token"]}'}
+            client.cookies.clear()
+            assert client.get("/v1/jobs", headers=odd).status_code == 200
+
+    def test_beyond_this_machine_every_name_is_answered_to_who_has_the_token(self, exported, here, tmp_path):
+        with here(tmp_path, exported, token="secret", local=False) as (client, _):
+            secret = {"authorization": "Bearer secret"}
+            assert client.get("/v1/jobs", headers=secret | {"host": "elsewhere"}).status_code == 200
+            assert client.get("/v1/jobs", headers={"host": "elsewhere"}).status_code == 401
+
+    def test_head_is_get_without_the_body(self, client):
+        answer = client.head("/v1/models")
+        assert answer.status_code == 200
+        assert answer.content == b""
 
 
 class TestVideos:
@@ -271,3 +286,73 @@ def test_the_page_is_given_with_all_that_it_asks_for(client):
         assert name in page
         assert client.get("/" + name).status_code == 200
     assert {path.name for path in server.PAGE.iterdir()} == {"index.html", "page.js", "page.css"}
+
+
+def test_readers_that_come_back_are_told_what_they_missed(client):
+    job = client.post("/v1/jobs", json=asked(steps=3)).json()
+    identifiers = []
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith("id: "):
+                identifiers.append(line[4:])
+    assert len(set(identifiers)) == len(identifiers) >= 5
+    assert len({one.partition("-")[0] for one in identifiers}) == 1
+    feed = Feed()
+    for number in range(4):
+        feed.put("step", done=number)
+    feed.put("done", last=True)
+
+    async def read(identifier):
+        return [told.number async for told in feed.read(feed.after(identifier))]
+
+    assert asyncio.run(read(f"{feed.mark}-2")) == [3, 4]
+    assert asyncio.run(read("another-200")) == asyncio.run(read(None)) == [0, 1, 2, 3, 4]
+
+
+def test_a_second_server_on_the_same_directory_is_refused(tiny, exported, here):
+    _, runner = tiny
+    with pytest.raises(UsageError, match="another server keeps its jobs"), here(runner.folder, exported):
+        pass
+
+
+def test_a_cancellation_holds_when_the_server_dies_before_the_job_has_stopped(exported, here, tmp_path):
+    store = Store(tmp_path / "jobs.sqlite")
+    common = {"kind": "picture", "bundle": "tiny", "request": {"prompt": "x", "size": [64, 64]}, "created": 1.0}
+    store.add(Job(id="a" * 32, state="running", cancelling=True, attempts=1, **common))
+    store.add(Job(id="b" * 32, state="running", attempts=3, **common))
+    store.add(Job(id="c" * 32, state="running", attempts=1, **common))
+    store.close()
+    with here(tmp_path, exported) as (client, _):
+        states = {job["id"][0]: job["state"] for job in client.get("/v1/jobs").json()["jobs"]}
+        assert (states["a"], states["b"]) == ("cancelled", "failed")
+        assert states["c"] in ("waiting", "running", "done")
+        assert "3 times" in client.get(f"/v1/jobs/{'b' * 32}").json()["error"]["message"]
+
+
+def test_a_store_that_cannot_be_written_ends_the_job_and_frees_its_place(exported, here, tmp_path, monkeypatch):
+    with here(tmp_path, exported) as (client, runner):
+        gate = threading.Event()
+        runner._queues["tiny"].do(lambda model: gate.wait(30))
+        job = client.post("/v1/jobs", json=asked()).json()
+
+        def full(*_, **__):
+            raise OutputError("the disk is full")
+
+        monkeypatch.setattr(runner.store, "change", full)
+        feed = runner.feed(job["id"])
+        gate.set()
+
+        async def last():
+            return [told async for told in feed.read()][-1]
+
+        assert asyncio.run(last()).name == "failed"
+        assert runner.unfinished() == 0
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF"])
+def test_pictures_of_kinds_that_run_other_programs_are_refused(tmp_path, kind):
+    from segue.runtime.input_image import read_image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture", kind)
+    with pytest.raises(UsageError, match="is no picture that can be read"):
+        read_image(tmp_path / "picture")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -14,7 +15,7 @@ from PIL import Image
 import segue
 from segue.cli import cli
 from segue.errors import BundleError, UsageError
-from segue.runtime.batch import RESULTS, Ledger, read_jobs
+from segue.runtime.batch import RESULTS, Ledger, packed, read_jobs
 from segue.runtime.batch_run import LocalWorkers, RayWorkers, run_batch
 from segue.runtime.bundle import read
 
@@ -137,7 +138,10 @@ def test_a_killed_command_goes_on_where_it_was(written, tmp_path):
     command = [sys.executable, "-m", "segue", "batch", str(path), "-o", str(out), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         next(line for line in process.stdout if '"result"' in line)
+        (worker, *_) = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGKILL)
+    psutil.wait_procs([worker], timeout=10)
+    assert not worker.is_running(), "workers end with the command"
     done = len(rows(out))
     assert 1 <= done < 8
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -195,3 +199,43 @@ class TestRay:
         assert told == {"done": 12}
         assert sorted(row["id"] for row in rows(tmp_path / "ray")) == sorted(job.name for job in jobs)
         assert pixels(tmp_path / "ray") == pixels(tmp_path / "local")
+
+
+def test_two_jobs_with_the_same_arguments_are_both_kept(batch):
+    batch(asked(1), asked(1, id="again"))
+    told, out = batch(asked(1), asked(1, id="again"))
+    assert "2 were there before" in told.output
+    assert len(rows(out)) == 2
+
+
+def test_an_output_directory_is_one_batchs_at_a_time(tmp_path):
+    with Ledger(tmp_path), pytest.raises(UsageError, match="is another batch's"):
+        Ledger(tmp_path)
+    Ledger(tmp_path).close()
+
+
+def test_names_that_are_one_file_on_some_disks_are_refused(written, opened):
+    with pytest.raises(UsageError, match="another job is called 'Job-1'"):
+        read_jobs(written(asked(1), asked(1, id="Job-1")), opened.manifest, opened.digest)
+    with pytest.raises(UsageError, match="no name for a file"):
+        read_jobs(written(asked(1, id="nul")), opened.manifest, opened.digest)
+
+
+def test_an_image_that_changes_while_the_batch_runs_is_refused(video_bundle, written, tmp_path):
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    videos = read(video_bundle)
+    (job,) = read_jobs(written({"image": "a.png", "frames": 5}), videos.manifest, videos.digest)
+    assert packed(job).arguments["image"] == (tmp_path / "a.png").read_bytes()
+    Image.fromarray(np.full((40, 40, 3), 9, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(UsageError, match="was changed while the batch ran"):
+        packed(job)
+
+
+def test_a_video_is_made_of_a_job_and_says_so(video_bundle, written, tmp_path):
+    from segue.runtime.provenance import read_file
+
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    command = ["batch", str(written({"id": "film", "image": "a.png", "frames": 5, "prompt": "dog"}))]
+    told = CliRunner().invoke(cli, [*command, "-o", str(tmp_path / "out"), "--bundle", str(video_bundle)])
+    assert told.exit_code == 0, told.output
+    assert read_file(tmp_path / "out/film.mp4")["metadata"]["prompt"] == "dog"

@@ -5,6 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+import segue
 from segue.cli import cli
 from segue.errors import UsageError
 from segue.runtime.bench import Painter, bench
@@ -16,6 +17,12 @@ def test_stages_are_the_calls_of_a_picture_and_fit_into_it():
     calls = {stage.component: stage.calls for stage in found.stages}
     assert calls == {"text_encoder": 1, "text_encoder_2": 1, "transformer": 3, "vae_decoder": 1}
     assert sum(stage.calls * stage.seconds.low for stage in found.stages) <= found.picture.high
+    (denoiser,) = [stage for stage in found.stages if stage.component == "transformer"]
+    with segue.open("emoji") as model:
+        cost = model.bundle.manifest.components["transformer"].cost
+        assert cost is not None
+        alone = cost.flops.at({"batch": 1, "height": 8, "width": 8, "text": 24})
+    assert denoiser.flops == alone  # the student draws without guidance: one sample a call
     for stage in found.stages:
         assert stage.seconds.low <= stage.seconds.median <= stage.seconds.high
         assert stage.share == pytest.approx(stage.flops / stage.seconds.median / found.peak)

@@ -1,0 +1,94 @@
+"""What the server does for a job: pictures, or a video, as files in the job's directory and events in its feed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..runtime.animation import AnimationRequest, Event, PreparedAnimation, describe
+from ..runtime.animation import job as job_of
+from ..runtime.animation import prepare as prepare_video
+from ..runtime.image import write_png
+from ..runtime.input_image import read_image
+from ..runtime.journal import check_job
+from ..runtime.pipeline import Model
+from ..runtime.queue import CancelToken
+from ..runtime.request import Request
+from ..runtime.video import mp4
+from .feed import Feed
+from .store import Job
+
+INPUT, VIDEO, JOURNAL = "input.png", "video.mp4", "journal"
+
+
+def kind_of(model: Model) -> str:
+    """Return what a model makes: "picture" or "video"."""
+    return "picture" if model.bundle.manifest.video is None else "video"
+
+
+def picture_request(request: dict[str, Any]) -> Request:
+    """Return the request of a job of pictures."""
+    return Request(**{name: value for name, value in request.items() if name != "previews"})
+
+
+def draw_pictures(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken) -> list[str]:
+    """Draw a job's pictures into `place`, telling `feed`; return the names of the files."""
+    files: list[str] = []
+
+    def on_step(done: int, total: int, latents: np.ndarray) -> None:
+        feed.put("step", done=done, total=total)
+        if job.request.get("previews"):
+            feed.put("preview", image=_data_url(model.decode(latents)[0]))
+
+    for picture in model.pictures(picture_request(job.request), on_step=on_step, cancel=token):
+        name = f"picture-{len(files) + 1}.png"
+        write_png(place / name, picture.image, picture.metadata)
+        files.append(name)
+        feed.put("picture", file=name)
+    return files
+
+
+def make_video(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken) -> list[str]:
+    """Make a job's video in `place`, going on where its journal ends, telling `feed`; return the name of the file."""
+    request = AnimationRequest(read_image(place / INPUT), **job.request)
+    ready, done = prepare_video(request, model.bundle.manifest), 0
+
+    def on_event(event: Event) -> None:
+        feed.put("call", stage=event.stage, window=event.window, done=event.done, total=event.total)
+
+    (place / VIDEO).unlink(missing_ok=True)
+    begun = (place / JOURNAL / "job.json").is_file()
+    if begun and not _is_of(place / JOURNAL, ready, model):  # the bundle is another one than it was begun with
+        shutil.rmtree(place / JOURNAL)
+        begun = False
+    told = describe(ready, model.bundle.manifest, model.bundle.digest, model.target)
+    with mp4(place / VIDEO, ready.fps, ready.height, ready.width, told) as write:
+        made = model.frames(request, journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token)
+        for frames in made:
+            write(frames)
+            done += len(frames)
+            feed.put("frames", done=done, total=ready.frames)
+    shutil.rmtree(place / JOURNAL, ignore_errors=True)
+    return [VIDEO]
+
+
+def _is_of(journal: Path, ready: PreparedAnimation, model: Model) -> bool:
+    try:
+        check_job(journal, job_of(ready, model.bundle.digest))
+    except UsageError:
+        return False
+    return True
+
+
+def _data_url(image: np.ndarray) -> str:
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "WEBP", quality=70)
+    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()

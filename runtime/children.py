@@ -1,0 +1,33 @@
+"""Processes of one worker each that end with the process which started them, however that ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+
+def one_worker(begin: Callable[..., None], arguments: tuple[Any, ...]) -> ProcessPoolExecutor:
+    """Return an executor with one process, in which `begin(*arguments)` is called first.
+
+    The process is spawned, because threads of ONNX Runtime do not survive a fork. Ctrl-C is its parent's to handle.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, _attend, (begin, arguments))
+
+
+def _attend(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:  # a worker holds its own end of the pipe for work, and would wait for ever
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    begin(*arguments)
