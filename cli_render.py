@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .runtime.provenance import Certificate
 
 DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
+MOVING = 3  # the one of them that is animated
 
 
 @click.command()
@@ -84,7 +85,9 @@ def render(
 @click.option("--seed", default=0, show_default=True)
 @JSON
 def demo(output: Path, seed: int, as_json: bool) -> None:
-    """Render six pictures with the shipped emoji bundle, side by side, without torch.
+    """Render six pictures with the shipped emoji bundle, side by side, and animate one of them, without torch.
+
+    The video is the sheet's name with .mp4.
 
     \b
     Example:
@@ -106,6 +109,26 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     seconds = time.perf_counter() - started
     show.line(f"{output}: {', '.join(DEMO)} in {seconds:.1f} s")
     show.event("image", path=str(output), seconds=seconds, prompts=DEMO)
+    _animated(show, result.images[MOVING], DEMO[MOVING], output.with_suffix(".mp4"))
+
+
+def _animated(show: Output, image: Any, prompt: str, place: Path) -> None:
+    from .runtime.animation import AnimationRequest, describe, prepare
+    from .runtime.video import mp4
+
+    started = time.perf_counter()
+    with opened(show, "emoji-motion", None) as model, show.progress("animating", "frames") as update:
+        request = AnimationRequest(image, prompt)
+        ready, done = prepare(request, model.bundle.manifest), 0
+        told = describe(ready, model.bundle.manifest, model.bundle.digest, model.target)
+        with mp4(place, ready.fps, ready.height, ready.width, told) as write:
+            for frames in model.frames(request):
+                write(frames)
+                done += len(frames)
+                update(done, ready.frames)
+    seconds = time.perf_counter() - started
+    show.line(f"{place}: {prompt}, {done} frames in {seconds:.1f} s")
+    show.event("video", path=str(place), frames=done, seconds=seconds, prompt=prompt)
 
 
 @click.command()
