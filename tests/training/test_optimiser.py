@@ -50,11 +50,12 @@ def test_muon_takes_the_matrices_and_adamw_the_rest_and_nobody_what_is_frozen():
     module = nn.ModuleDict(
         {"conv": nn.Conv2d(3, 4, 3), "norm": nn.GroupNorm(2, 4), "words": nn.Embedding(9, 4), "frozen": nn.Linear(4, 4)}
     )
+    module["video"] = nn.Conv3d(3, 4, 3, bias=False)
     module["frozen"].requires_grad_(False)
     adamw, muon = make_optimisers("muon", module, 1e-3, 0.99, 0.0)
     names = {p: name for name, p in module.named_parameters()}
     taken = [{names[p] for group in o.param_groups for p in group["params"]} for o in (adamw, muon)]
-    assert taken == [{"conv.bias", "norm.weight", "norm.bias", "words.weight"}, {"conv.weight"}]
+    assert taken == [{"conv.bias", "norm.weight", "norm.bias", "words.weight"}, {"conv.weight", "video.weight"}]
     assert make_optimisers("muon", module, 1e-3, 0.99, 0.3)[1].param_groups[0]["weight_decay"] == 0.3
     (alone,) = make_optimisers("adamw", module, 1e-3, 0.99, 0.0)
-    assert len(alone.param_groups[0]["params"]) == 5
+    assert len(alone.param_groups[0]["params"]) == 6
