@@ -59,7 +59,8 @@ def make_optimisers(
 ) -> list[torch.optim.Optimizer]:
     """Return the optimisers of the module's trainable parameters; `name` is one of OPTIMISERS.
 
-    With "muon" the weights of linear layers and of convolutions in two and three dimensions are Muon's; norms, biases and embeddings are AdamW's.
+    With "muon" the weights of linear layers and of convolutions in two and three dimensions are Muon's; norms, biases
+    and embeddings are AdamW's.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     matrices: list[nn.Parameter] = []
