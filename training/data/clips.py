@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 
 from ...errors import TrainingError
 from .emoji import NAMES, base_key, hexcode_of, names_of, split_of
-from .packages import Package, fetch
+from .packages import Package, credit_lines, fetch
 
 SIZE = 128
 EVERY = 2  # of the source's frames, which last 42 ms
@@ -83,6 +83,11 @@ def load(folder: Path) -> list[Clip]:
     if not (folder / "clips.json").is_file():
         raise TrainingError(f"{folder} holds no emoji clips. Run: segue data emoji-clips --out {folder}")
     return [Clip(**row) for row in json.loads((folder / "clips.json").read_text(encoding="utf-8"))["clips"]]
+
+
+def credits(folder: Path) -> list[str]:
+    """Return one line of credit for each source of the prepared clips in `folder`."""
+    return credit_lines(json.loads((folder / "clips.json").read_text(encoding="utf-8")).get("credits", []))
 
 
 def read(folder: Path, clip: Clip, start: int = 0, stop: int | None = None) -> np.ndarray:

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from .packages import Package, fetch
+from .packages import Package, credit_lines, fetch
 
 SIZE = 128
 EXPECTED = 10_545  # pictures of the pinned packages
@@ -112,8 +112,7 @@ def load(folder: Path) -> tuple[list[Row], np.ndarray]:
 
 def credits(folder: Path) -> list[str]:
     """Return one line of credit for each source of the prepared data in `folder`."""
-    packages = json.loads((folder / "emoji.json").read_text())["credits"]
-    return [f"{p['credit']} ({p['name']} {p['version']}, {p['licence']})" for p in packages]
+    return credit_lines(json.loads((folder / "emoji.json").read_text())["credits"])
 
 
 def base_key(name: str) -> str:

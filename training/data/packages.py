@@ -27,6 +27,11 @@ class Package:
     credit: str
 
 
+def credit_lines(packages: list[dict[str, str]]) -> list[str]:
+    """Return one line of credit for each package, as prepared data keeps them."""
+    return [f"{p['credit']} ({p['name']} {p['version']}, {p['licence']})" for p in packages]
+
+
 def fetch(package: Package, cache: Path) -> Path:
     """Return the directory that holds the package's files, downloading them once into `cache`.
 

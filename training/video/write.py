@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.directory import NewDirectory
 from ..checkpoint import save_half
+from ..data import clips
 from ..pretrained import pretrained
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def write_motion(transformer: Any, spec: MotionSpec, out: Path) -> None:
             "motion_guidance": spec.guidance,
         }  # fmt: skip
         _write_json(new.path / "model_index.json", INDEX)
-        _write_json(new.path / "segue.json", {"revision": spec.revision, "video": video})
+        origin = {
+            "source": "segue: training/recipes/emoji-motion.toml", "revision": spec.revision,
+            "licence": "Apache-2.0 (weights); clips: MIT", "credits": clips.credits(Path(spec.data)),
+        }  # fmt: skip
+        _write_json(new.path / "segue.json", origin | {"video": video})
         new.commit()
 
 
