@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..engines import heap
 from ..engines.base import Closing
 from ..engines.targets import DEFAULT, find_target
 from ..errors import BusyError, UsageError
@@ -239,9 +240,10 @@ class Model(Closing):
         self._prompts.clear()
 
     def close(self) -> None:
-        """Free every component. Closing twice is allowed."""
+        """Free every component, and give the memory back to the system. Closing twice is allowed."""
         self._components.close()
         self.forget()
+        heap.trim()
 
     def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Generator[Picture]:
         self._components.check_open()

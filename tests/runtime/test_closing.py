@@ -1,0 +1,28 @@
+"""Closing frees everything: measured in a process of its own, whose memory is nobody else's."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, psutil, segue, onnxruntime
+held = lambda: psutil.Process().memory_info().rss
+told = {"idle": held(), "open": [], "closed": []}
+for _ in range(4):
+    with segue.open("emoji", threads=1) as model, segue.ModelQueue(model) as queue:
+        queue.submit(segue.Request("a red heart")).result()
+        told["open"].append(held())
+    told["closed"].append(held())
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other allocators give back when they like")
+def test_a_closed_model_leaves_nothing_behind():
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    told = json.loads(run.stdout)
+    taken = max(told["open"]) - told["idle"]
+    assert told["closed"][-1] - told["idle"] < 0.3 * taken, told  # what is left are libraries that are loaded on use
+    assert told["closed"][-1] - told["closed"][0] < 8 * 2**20, told
