@@ -185,8 +185,8 @@ class Model(Closing):
         self._components.check_open()
         if self.bundle.manifest.video is None:
             raise UsageError(
-                f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open a bundle of the family "
-                "swifti2v; none ships yet, docs/swifti2v.md says how one is made."
+                f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion, or another "
+                "bundle of the family swifti2v."
             )
         prepared = animation.prepare(request, self.bundle.manifest)
         if self.budget is not None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import segue
@@ -15,10 +16,11 @@ def size(folder: Path) -> int:
 
 
 def test_the_shipped_bundles_stay_small() -> None:
-    assert size(BUNDLES) <= 150 * MEGABYTE
+    assert sum(size(BUNDLES / name) for name in ("emoji", "emoji-teacher")) <= 150 * MEGABYTE
+    assert size(BUNDLES) <= 190 * MEGABYTE
 
 
-@pytest.mark.parametrize("name", ["emoji", "emoji-teacher"])
+@pytest.mark.parametrize("name", ["emoji", "emoji-teacher", "emoji-motion"])
 def test_a_shipped_bundle_passed_parity_and_bears_its_name(name: str) -> None:
     assert size(BUNDLES / name) <= 70 * MEGABYTE
     with segue.open(name) as model:
@@ -42,6 +44,26 @@ def test_the_student_draws_in_four_calls_and_its_teacher_in_28_with_guidance() -
     red, green, _ = image[48:80, 48:80].reshape(-1, 3).mean(0)
     assert red > 150
     assert green < 120
+
+
+def test_the_video_bundle_moves_a_picture_for_a_window_and_hands_over_segments() -> None:
+    image = np.full((128, 128, 3), 255, np.uint8)
+    image[40:88, 40:88] = (250, 200, 40)
+    with segue.open("emoji-motion") as model:
+        parts = list(model.animate(image, "waving hand", seed=1))
+    assert [len(part) for part in parts] == [13, 12, 8]  # the image, 3 + 3 + 2 latent frames
+    frames = np.concatenate(parts).astype(int)
+    assert frames.shape == (33, 128, 128, 3)
+    assert np.abs(frames[0] - image).mean() < 12  # it begins with the picture
+    assert np.abs(np.diff(frames, axis=0)).mean() > 0.05
+
+
+def test_the_video_bundle_takes_a_photograph_at_another_size() -> None:
+    from skimage.data import astronaut
+
+    with segue.open("emoji-motion") as model:
+        frames = np.concatenate(list(model.animate(astronaut(), "dog", frames=9, size=(96, 160))))
+    assert frames.shape == (9, 96, 160, 3)
 
 
 def test_the_shipped_bundles_tell_no_path_of_the_machine_that_made_them() -> None:

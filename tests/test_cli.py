@@ -15,6 +15,7 @@ from PIL import Image
 
 import segue
 from segue import cli, cli_render, console
+from segue.runtime.provenance import read_file
 
 
 def run(*arguments: object, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -223,7 +224,8 @@ def test_ctrl_c_keeps_the_pictures_that_are_done(exported: Path, tmp_path: Path)
 def test_the_sheet_of_demo_names_its_prompts_and_their_places(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segue.runtime.bundle.shipped", lambda: {"emoji": exported})
+    moving = Path(segue.__file__).parent / "bundles/emoji-motion"
+    monkeypatch.setattr("segue.runtime.bundle.shipped", lambda: {"emoji": exported, "emoji-motion": moving})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     done = CliRunner().invoke(cli.cli, ["demo", "-o", str(tmp_path / "sheet.png")])
     assert done.exit_code == 0, done.output
@@ -233,6 +235,7 @@ def test_the_sheet_of_demo_names_its_prompts_and_their_places(
     height, width = made["size"]
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.size == (3 * width, 2 * height)
+    assert read_file(tmp_path / "sheet.mp4")["metadata"]["prompt"] == cli_render.DEMO[cli_render.MOVING]
 
 
 def test_each_stage_has_a_task_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

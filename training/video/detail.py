@@ -40,7 +40,7 @@ class DetailSpec:
     frames: int = 33  # of a window of a clip; 4k + 1
     scale: int = 4  # Stage I's frames are smaller by it
     windows: int = 2  # of each clip
-    start: str = ""  # a checkpoint whose transformer is widened; else it begins anew with these sizes
+    start: str = ""  # a checkpoint whose Stage II is trained on, or, without one, its transformer widened; else anew
     layers: int = 8
     heads: int = 4
     head: int = 48
@@ -163,6 +163,8 @@ class Detail:
 
     def _transformer(self) -> SegmentTransformer:
         spec, channels = self.spec, self.windows.latents.shape[1]
+        if (Path(spec.start) / "detail_transformer").is_dir():
+            return pretrained(SegmentTransformer, Path(spec.start) / "detail_transformer")
         if spec.start:
             return widened(pretrained(WanTransformer3DModel, Path(spec.start) / "transformer"), channels)
         plain = WanTransformer3DModel(

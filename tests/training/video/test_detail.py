@@ -70,6 +70,9 @@ def test_what_is_trained_is_a_checkpoint_with_its_segments(clips, detail_parts, 
     model = SegmentTransformer.from_pretrained(made / "detail_transformer")
     assert model.config.in_channels == 12
     assert model.config.out_channels == 6
+    again = DetailSpec(str(clips), str(detail_parts), str(detail_parts), str(motion), 17, start=str(made), length=8)
+    onward = Detail(again, 0).transformer.state_dict()
+    assert all(torch.equal(onward[name], tensor.float()) for name, tensor in model.state_dict().items())
 
 
 def test_segments_of_every_kind_are_drawn_and_only_targets_are_learned(spec: DetailSpec) -> None:
