@@ -91,7 +91,7 @@ def _check_polynomial(found: Polynomial, name: str, where: str) -> None:
     whole = whole and all(known.issuperset(term) and len(term) <= _MOST_FACTORS for term in found.terms)
     if not whole or not 0 <= found.error < 1 or not all(0 <= c <= 2**60 for c in found.coefficients):
         raise BundleError(
-            f"{where} has {name} = {str(found)[:80]}, which is no short polynomial of {', '.join(sorted(known))} with "
+            f"{where} has {name} = {str(found)[:80]}, which is no polynomial of {', '.join(sorted(known))} with "
             "coefficients of 0 or more and an error below 1. Export the bundle again."
         )
 
