@@ -86,6 +86,8 @@ def test_values_that_no_export_writes_are_refused(table, path, value, said):
         {"terms": [["height"]], "coefficients": [-1.0], "error": 0.0},
         {"terms": [["height"]], "coefficients": [], "error": 0.0},
         {"terms": [["colour"]], "coefficients": [1.0], "error": 0.0},
+        {"terms": [["height"]] * 300, "coefficients": [1.0] * 300, "error": 0.0},
+        {"terms": [["height"] * 40], "coefficients": [1.0], "error": 0.0},
     ],
 )
 def test_a_cost_that_could_not_be_planned_with_is_refused(table, wrong):
