@@ -62,8 +62,8 @@ def test_the_video_bundle_takes_a_photograph_at_another_size() -> None:
     from skimage.data import astronaut
 
     with segue.open("emoji-motion") as model:
-        frames = np.concatenate(list(model.animate(astronaut(), "dog", frames=9, size=(96, 160))))
-    assert frames.shape == (9, 96, 160, 3)
+        frames = np.concatenate(list(model.animate(astronaut(), "dog", frames=9, size=(128, 192))))
+    assert frames.shape == (9, 128, 192, 3)
 
 
 def test_the_shipped_bundles_tell_no_path_of_the_machine_that_made_them() -> None:
