@@ -20,7 +20,7 @@ from .latents import cached_windows
 from .references import ReferenceSpec, cached_references
 from .text import Umt5Conditioner
 
-EACH = 1  # window of every clip
+EACH = 2  # windows of every clip, as the stages' own training takes
 
 
 def encode_clips(checkpoint: Path, family: str, data: Path, out: Path, progress: Callable[[int, int], None]) -> int:
