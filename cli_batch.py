@@ -53,7 +53,8 @@ def batch(
         used = RayWorkers(ray, bundle, opened.digest, threads or 1, target)
     try:
         with show.progress("rendering", "jobs") as update:
-            count = sum(ledger.has(job) for job in wanted)
+            left = [job for job in wanted if not ledger.has(job)]
+            before = count = len(wanted) - len(left)
 
             def report(row: dict) -> None:
                 nonlocal count
@@ -63,13 +64,13 @@ def batch(
                 if row["state"] == "failed":
                     show.warning(f"{row['id']}: {row['error']}")
 
-            told = run_batch(wanted, ledger, used, report)
+            told = run_batch(left, ledger, used, report)
     finally:
         used.close()
         ledger.close()
-    before = f", {told['before']} were there before" if told["before"] else ""
-    show.line(f"{output}: {told['done']} done, {told['failed']} failed{before}")
-    show.event("batch", path=str(output), **{name: told[name] for name in ("done", "failed", "before")})
+    also = f", {before} were there before" if before else ""
+    show.line(f"{output}: {told['done']} done, {told['failed']} failed{also}")
+    show.event("batch", path=str(output), done=told["done"], failed=told["failed"], before=before)
     if told["failed"]:
         raise SegueError(f"{told['failed']} of {len(wanted)} jobs failed. See {output / 'results.jsonl'}.")
 

@@ -113,19 +113,12 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
 
 
 def _animated(show: Output, image: Any, prompt: str, place: Path) -> None:
-    from .runtime.animation import AnimationRequest, describe, prepare
-    from .runtime.video import mp4
+    from .runtime.animation import AnimationRequest
+    from .runtime.film import film
 
     started = time.perf_counter()
     with opened(show, "emoji-motion", None) as model, show.progress("animating", "frames") as update:
-        request = AnimationRequest(image, prompt)
-        ready, done = prepare(request, model.bundle.manifest), 0
-        told = describe(ready, model.bundle.manifest, model.bundle.digest, model.target)
-        with mp4(place, ready.fps, ready.height, ready.width, told) as write:
-            for frames in model.frames(request):
-                write(frames)
-                done += len(frames)
-                update(done, ready.frames)
+        done = film(model, AnimationRequest(image, prompt), place, on_frames=update)
     seconds = time.perf_counter() - started
     show.line(f"{place}: {prompt}, {done} frames in {seconds:.1f} s")
     show.event("video", path=str(place), frames=done, seconds=seconds, prompt=prompt)

@@ -70,9 +70,11 @@ def animate(
       segue animate ./my-videos picture.png -o out.mp4 --prompt "waving hand"
       segue animate ./my-videos picture.png -o out.mp4 --frames 129 --resume
     """
-    from .runtime.animation import AnimationRequest, describe, prepare
+    from .runtime.animation import AnimationRequest
+    from .runtime.film import film
     from .runtime.input_image import read_image
-    from .runtime.provenance import MIME, sign_file
+    from .runtime.provenance import MIME
+    from .runtime.segments import latent_frames, video_frames
     from .runtime.tiles import Tiling
     from .runtime.video import find_sink
 
@@ -87,26 +89,28 @@ def animate(
         raise UsageError("--overlap is one of tiles. Give --tile as well.")
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
     request = AnimationRequest(read_image(picture), tiling=tiling, **wanted)
-    started, done = time.perf_counter(), 0
+    asked = wanted["frames"]
+    if asked is not None and asked > 0 and (rounded := video_frames(latent_frames(asked))) != asked:
+        show.warning(f"{asked} frames are not 4k + 1; {rounded} are made.")
+    started = time.perf_counter()
+
+    def report(done: int, total: int) -> None:
+        show.event("frames", done=done, total=total, seconds=time.perf_counter() - started)
+
     with opened(show, bundle, threads, target, trust_engines, budget) as model, show.stages() as update:
         journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
-        made = model.frames(
+        done = film(
+            model,
             request,
+            output,
+            sink=sink,
+            metadata=metadata,
+            certificate=certificate,
+            on_frames=report,
             journal=journal,
             resume=resume,
             on_event=lambda event: update(f"window {event.window}: {event.stage}", "calls", event.done, event.total),
         )
-        ready = prepare(request, model.bundle.manifest)
-        if wanted["frames"] not in (None, ready.frames):
-            show.warning(f"{wanted['frames']} frames are not 4k + 1; {ready.frames} are made.")
-        told = describe(ready, model.bundle.manifest, model.bundle.digest, target) if metadata else None
-        with sink(output, ready.fps, ready.height, ready.width, told) as write:
-            for frames in made:
-                write(frames)
-                done += len(frames)
-                show.event("frames", done=done, total=ready.frames, seconds=time.perf_counter() - started)
-    if certificate is not None:
-        sign_file(output, certificate, told)
     if journal is not None:
         shutil.rmtree(journal, ignore_errors=True)
         show.line(f"{output}: {done} frames in {time.perf_counter() - started:.1f} s")

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..runtime.animation import AnimationRequest, Event, PreparedAnimation, describe
+from ..runtime.animation import AnimationRequest, Event, PreparedAnimation
 from ..runtime.animation import job as job_of
 from ..runtime.animation import prepare as prepare_video
+from ..runtime.film import film
 from ..runtime.image import write_png
 from ..runtime.input_image import read_image
 from ..runtime.journal import check_job
 from ..runtime.pipeline import Model
 from ..runtime.queue import CancelToken
 from ..runtime.request import Request
-from ..runtime.video import mp4
 from .feed import Feed
 from .store import Job
 
@@ -57,7 +57,7 @@ def draw_pictures(model: Model, job: Job, place: Path, feed: Feed, token: Cancel
 def make_video(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken) -> list[str]:
     """Make a job's video in `place`, going on where its journal ends, telling `feed`; return the name of the file."""
     request = AnimationRequest(read_image(place / INPUT), **job.request)
-    ready, done = prepare_video(request, model.bundle.manifest), 0
+    ready = prepare_video(request, model.bundle.manifest)
 
     def on_event(event: Event) -> None:
         feed.put("call", stage=event.stage, window=event.window, done=event.done, total=event.total)
@@ -67,13 +67,10 @@ def make_video(model: Model, job: Job, place: Path, feed: Feed, token: CancelTok
     if begun and not _is_of(place / JOURNAL, ready, model):  # the bundle is another one than it was begun with
         shutil.rmtree(place / JOURNAL)
         begun = False
-    told = describe(ready, model.bundle.manifest, model.bundle.digest, model.target)
-    with mp4(place / VIDEO, ready.fps, ready.height, ready.width, told) as write:
-        made = model.frames(request, journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token)
-        for frames in made:
-            write(frames)
-            done += len(frames)
-            feed.put("frames", done=done, total=ready.frames)
+    film(
+        model, request, place / VIDEO, on_frames=lambda done, total: feed.put("frames", done=done, total=total),
+        journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token,
+    )  # fmt: skip
     shutil.rmtree(place / JOURNAL, ignore_errors=True)
     return [VIDEO]
 

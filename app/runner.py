@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ..engines.base import Closing
 from ..errors import BusyError, Cancelled, OutputError, SegueError, UsageError
 from ..runtime.amounts import bytes_of
 from ..runtime.animation import AnimationRequest
 from ..runtime.animation import prepare as prepare_video
-from ..runtime.files import writing
+from ..runtime.files import locked, writing
 from ..runtime.image import write_png
 from ..runtime.pipeline import Model
 from ..runtime.queue import CancelToken, ModelQueue
@@ -54,13 +53,10 @@ class Runner(Closing):
         self.models, self.folder, self.limit = dict(models), folder, limit
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = FileLock(folder / "lock")
-            try:
-                self._file.acquire(timeout=0)
-            except Timeout:
-                raise UsageError(
-                    f"another server keeps its jobs in {folder}. Stop it, or name another directory with --data."
-                ) from None
+            self._file = locked(
+                folder / "lock",
+                f"another server keeps its jobs in {folder}. Stop it, or name another directory with --data.",
+            )
         self.store = Store(folder / "jobs.sqlite")
         # What was interrupted comes last: it may be what ended the server
         left = sorted(self.store.unfinished(), key=lambda job: job.state == RUNNING)
@@ -227,11 +223,10 @@ class Runner(Closing):
         with self._lock:
             if token() or self._closing:
                 return  # it was cancelled while it waited, or waits for the next start
-            found = self.store.get(identifier)
-            assert found is not None
-            values = {"state": RUNNING, "started": time.time(), "attempts": found.attempts + 1}
             try:
-                job = self.store.change(identifier, **values)
+                found = self.store.get(identifier)
+                assert found is not None
+                job = self.store.change(identifier, state=RUNNING, started=time.time(), attempts=found.attempts + 1)
             except OutputError as error:
                 self._end(identifier, FAILED, error=_told(error))
                 return
@@ -245,8 +240,7 @@ class Runner(Closing):
         except SegueError as error:
             state, ended = FAILED, {"error": _told(error)}
         except Exception as error:
-            text = f"a defect of Segue, or of something below it: {type(error).__name__}: {error}. Report it."
-            state, ended = FAILED, {"error": {"kind": DEFECT, "message": text}}
+            state, ended = FAILED, {"error": {"kind": DEFECT, "message": defect_of(error)}}
         with self._lock:
             if state == CANCELLED and self._closing and not live.cancelling:
                 self.store.change(identifier, state=WAITING, started=None, attempts=job.attempts - 1)
@@ -264,6 +258,11 @@ class Runner(Closing):
             raise
         finally:
             feed.put(state, last=True, files=files, error=error)
+
+
+def defect_of(error: Exception) -> str:
+    """Return what is said of an error that Segue did not raise on purpose."""
+    return f"a defect of Segue, or of something below it: {type(error).__name__}: {error}. Report it."
 
 
 def _told(error: SegueError) -> dict[str, str]:

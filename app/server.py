@@ -4,6 +4,8 @@ import asyncio
 import base64
 import binascii
 import dataclasses
+import hmac
+import io
 import mimetypes
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -20,12 +22,11 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from ..errors import BudgetError, BusyError, OutputError, SegueError, UsageError
-from ..runtime import request as requests
 from ..runtime.input_image import read_image
 from . import schema
 from .guards import COOKIE, Guards, cookie_of
-from .makers import VIDEO, kind_of
-from .runner import Runner
+from .makers import VIDEO, kind_of, picture_request
+from .runner import DEFECT, Runner, defect_of
 from .store import DONE, RUNNING, STATES, WAITING, Job
 
 READERS = 32  # of videos that grow
@@ -73,8 +74,6 @@ def _add_session(app: FastAPI, token: str | None) -> None:
     @app.post("/v1/session", status_code=204)
     def session(given: Annotated[str, Body(embed=True, alias="token", max_length=1000)], response: Response) -> None:
         """Take the server's token and set it as a cookie, for the web page."""
-        import hmac
-
         if token is None or not hmac.compare_digest(given.encode(), token.encode()):
             raise HTTPException(401, "the token is wrong. Take it from where segue serve was started.")
         response.set_cookie(COOKIE, cookie_of(token), httponly=True, samesite="strict")
@@ -189,8 +188,7 @@ def _add_models(app: FastAPI, runner: Runner) -> None:
     def plan(wanted: schema.PictureRequest) -> schema.PlanView:
         """Say what a request for pictures takes of memory and time, phase by phase, before it is asked for."""
         model = runner.models[runner.find("picture", wanted.bundle)]
-        arguments = {name: value for name, value in _arguments(wanted).items() if name != "previews"}
-        made = model.plan(requests.Request(**arguments))
+        made = model.plan(picture_request(_arguments(wanted)))
         phases = [
             schema.PhaseView(component=phase.component, calls=phase.calls, seconds=phase.seconds, peak=phase.peak)
             for phase in made.phases
@@ -284,8 +282,6 @@ def _arguments(wanted: schema.PictureRequest | schema.VideoRequest) -> dict[str,
 
 def _input(runner: Runner, wanted: schema.VideoRequest) -> np.ndarray:
     """Return the picture that a video begins with."""
-    import io
-
     if (wanted.image is None) == (wanted.image_job is None):
         raise UsageError("a video needs one picture. Send either image or image_job.")
     if wanted.image_job is not None:
@@ -326,8 +322,7 @@ def _malformed(http: Request, error: Exception) -> JSONResponse:
 
 
 def _defect(http: Request, error: Exception) -> JSONResponse:
-    text = f"a defect of Segue, or of something below it: {type(error).__name__}: {error}. Report it."
-    return _body(500, text, "Defect")
+    return _body(500, defect_of(error), DEFECT)
 
 
 def _refused(http: Request, error: Exception) -> JSONResponse:

@@ -19,6 +19,7 @@ from typing import Any
 
 from .. import errors
 from ..errors import Cancelled, EngineError
+from .process import peak_resident
 from .tensorrt_build import Built, Report, Settings, build
 
 
@@ -103,21 +104,7 @@ def main() -> None:
     except OSError as error:
         tell(errno=error.errno, text=error.strerror)
     else:
-        tell(built=dataclasses.asdict(dataclasses.replace(made, peak=_peak())))
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux's ru_maxrss counts the parent's memory at the fork
-        lines = status.read_text().splitlines()
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        tell(built=dataclasses.asdict(dataclasses.replace(made, peak=peak_resident())))
 
 
 if __name__ == "__main__":

@@ -13,23 +13,22 @@ import os
 import platform
 import re
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..engines.base import Closing
 from ..errors import UsageError
-from .animation import AnimationRequest, describe
+from .animation import AnimationRequest
 from .animation import prepare as prepare_video
-from .files import write_whole, writing
+from .files import locked, write_whole, writing
+from .film import film
 from .image import encode_png
 from .input_image import read_image
 from .manifest import Manifest
 from .pipeline import Model
 from .request import Request, prepare
-from .video import mp4
 
 RESULTS = "results.jsonl"
 MAX_JOBS = 1_000_000
@@ -108,8 +107,6 @@ def packed(job: BatchJob) -> BatchJob:
 
 def make(model: Model, job: BatchJob) -> Made:
     """Do a packed job; raises as `Model.pictures` and `Model.frames` do."""
-    import time
-
     started = time.perf_counter()
     if model.bundle.manifest.video is None:
         (picture,) = model.pictures(Request(**job.arguments))
@@ -130,11 +127,9 @@ class Ledger(Closing):
         self.folder = folder
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / ".lock")
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                raise UsageError(f"{folder} is another batch's. Wait for that, or name another directory.") from None
+            self._lock = locked(
+                folder / ".lock", f"{folder} is another batch's. Wait for that, or name another directory."
+            )
             data = (folder / RESULTS).read_bytes() if (folder / RESULTS).is_file() else b""
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
@@ -221,11 +216,7 @@ def _animation(arguments: dict[str, Any]) -> AnimationRequest:
 
 
 def _video(model: Model, request: AnimationRequest) -> bytes:
-    ready = prepare_video(request, model.bundle.manifest)
     with tempfile.TemporaryDirectory(prefix="segue-") as folder:
         place = Path(folder) / "video.mp4"
-        told = describe(ready, model.bundle.manifest, model.bundle.digest, model.target)
-        with mp4(place, ready.fps, ready.height, ready.width, told) as write:
-            for frames in model.frames(request):
-                write(frames)
+        film(model, request, place)
         return place.read_bytes()

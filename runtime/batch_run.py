@@ -48,18 +48,13 @@ class Workers(Protocol):
 
 
 def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_result: OnResult) -> Counter[str]:
-    """Have `workers` do the jobs that are not done; return how many are "done", "failed" and were there "before".
+    """Have `workers` do the jobs, none of which is done yet; return how many are "done" and "failed".
 
     Each result is in the ledger when `on_result` is told. A job under which a worker died is done again, elsewhere
     where there is another one, three times in all.
     """
     told: Counter[str] = Counter()
-    waiting: deque[BatchJob] = deque()
-    for job in jobs:
-        if ledger.has(job):
-            told["before"] += 1
-        else:
-            waiting.append(job)
+    waiting = deque(jobs)
     running: dict[Future[Made], BatchJob] = {}
     attempts: Counter[str] = Counter()
     since = time.monotonic()
@@ -79,6 +74,8 @@ def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_res
                 f"no worker has come for {PATIENCE} s. See to the cluster, then run the same command again: what is "
                 "done stays done."
             )
+        else:
+            time.sleep(0.1)
         ended, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
         for future in ended:
             job = running.pop(future)

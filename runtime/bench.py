@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from ..engines.ort import default_threads
+from ..engines.process import peak_resident
 from ..engines.targets import DEFAULT
 from ..errors import UsageError
 from . import bundle as bundles
@@ -101,16 +100,13 @@ def bench(
                 by_component[component].append(now - before)
             told(number + 1, repeats)
     peak = max(peak, _peak())
-    height, width = request.size if isinstance(request.size, tuple) else (request.size or 0,) * 2
-    if not height:
-        height, width = opened.manifest.sizes.default
-    guided, denoiser = prepare(request, opened.manifest).guided, find(opened.manifest).denoiser
+    asked, denoiser = prepare(request, opened.manifest), find(opened.manifest).denoiser
     stages = []
     for component, times in by_component.items():
         spread, spec = Spread.of(times), opened.manifest.components[component]
-        dims = dims_of(opened.manifest, component, height, width)
+        dims = dims_of(opened.manifest, component, asked.height, asked.width)
         if "batch" in dims:
-            dims["batch"] = 2 if guided and component == denoiser else 1
+            dims["batch"] = 2 if asked.guided and component == denoiser else 1
         flops = None if spec.cost is None else spec.cost.flops.at(dims)
         share = None if flops is None else flops / spread.median / peak
         stages.append(Stage(component, len(times) // repeats, spread, flops, share))
@@ -169,7 +165,7 @@ _idle = 0
 
 def _open_painter(bundle: str, threads: int | None) -> None:
     global _painter, _idle
-    _idle = resident()
+    _idle = int(psutil.Process().memory_info().rss)
     _painter = open_model(bundle, threads)
 
 
@@ -178,27 +174,3 @@ def _paint(prompt: str, seed: int, size: tuple[int, int] | None) -> Drawn:
     started = time.perf_counter()
     image = _painter.generate(prompt, seed=seed, size=size)
     return Drawn(image, time.perf_counter() - started, peak_resident() - _idle)
-
-
-def resident() -> int:
-    """Return the bytes of memory that this process holds."""
-    import psutil
-
-    return int(psutil.Process(os.getpid()).memory_info().rss)
-
-
-def peak_resident() -> int:
-    """Return the most bytes that this process has held so far."""
-    with contextlib.suppress(OSError):  # getrusage's figure begins with that of the process which started this one
-        status = Path("/proc/self/status").read_text()
-        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    try:
-        import resource
-    except ImportError:  # Windows says it of itself
-        import psutil
-
-        return int(psutil.Process(os.getpid()).memory_info().peak_wset)
-    import sys
-
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found if sys.platform == "darwin" else found * 1024

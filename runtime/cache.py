@@ -9,23 +9,18 @@ from pathlib import Path
 
 def cache_directory() -> Path:
     """Return Segue's directory in the user's cache (XDG_CACHE_HOME, or the platform's own place); it may not exist."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(chosen):
-        return Path(chosen) / "segue"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segue" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "segue"
-    return Path.home() / ".cache" / "segue"
+    return _directory("XDG_CACHE_HOME", "cache", Path("Library/Caches"), Path(".cache"))
 
 
 def data_directory() -> Path:
     """Return Segue's directory for what cannot be made again (XDG_DATA_HOME, or the platform's); it may not exist."""
-    chosen = os.environ.get("XDG_DATA_HOME", "")
+    return _directory("XDG_DATA_HOME", "data", Path("Library/Application Support"), Path(".local/share"))
+
+
+def _directory(variable: str, windows: str, mac: Path, other: Path) -> Path:
+    chosen = os.environ.get(variable, "")
     if os.path.isabs(chosen):
         return Path(chosen) / "segue"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segue" / "data"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "segue"
-    return Path.home() / ".local" / "share" / "segue"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segue" / windows
+    return Path.home() / (mac if sys.platform == "darwin" else other) / "segue"

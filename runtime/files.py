@@ -8,8 +8,12 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import OutputError
+from ..errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -40,6 +44,18 @@ def writing(place: Path) -> Iterator[None]:
         raise OutputError(
             f"{place} cannot be written: {error}. Make room or choose another place, then run the same command again."
         ) from error
+
+
+def locked(path: Path, refusal: str) -> FileLock:
+    """Return the lock of the file at `path`, held until its `release`; raises UsageError(refusal) if another has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(refusal) from None
+    return lock
 
 
 def check_writable(path: Path) -> None:

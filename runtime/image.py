@@ -55,6 +55,14 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises UsageError when there is no such picture or it has no Segue metadata.
     """
+    table = find_metadata(path)
+    if table is None:
+        raise UsageError(f"{path} has no Segue metadata. Name a picture that Segue wrote.")
+    return table
+
+
+def find_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what `read_metadata` does, None for a PNG without; raises UsageError when there is no such picture."""
     from PIL import Image
 
     try:
@@ -62,12 +70,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             picture.load()  # text chunks may follow the pixels
             table = json.loads(picture.text[KEY])  # type: ignore[attr-defined]
     except KeyError:
-        table = None
+        return None
     except (OSError, ValueError, SyntaxError, RecursionError) as error:
         raise UsageError(f"{path} is no readable PNG: {error}. Name a picture that Segue wrote.") from None
-    if not isinstance(table, dict):
-        raise UsageError(f"{path} has no Segue metadata. Name a picture that Segue wrote.")
-    return table
+    return table if isinstance(table, dict) else None
 
 
 def picture_paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:

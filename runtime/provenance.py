@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingDependencyError, OutputError, UsageError
-from .files import write_whole
-from .image import KEY, encode_png, read_metadata
+from ..errors import MissingDependencyError, UsageError
+from .files import write_whole, writing
+from .image import KEY, encode_png, find_metadata
 
 MIME = {".png": "image/png", ".mp4": "video/mp4"}
 MADE_BY_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -81,10 +81,8 @@ def write_picture(path: Path, image: Any, told: Mapping[str, Any] | None, certif
     data = encode_png(image, told)
     if certificate is not None:
         data = signed(data, MIME[".png"], certificate, told)
-    try:
+    with writing(path):
         write_whole(path, data)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Name a place where you may write.") from error
 
 
 def sign_file(path: Path, certificate: Certificate, told: Mapping[str, Any] | None) -> None:
@@ -93,10 +91,8 @@ def sign_file(path: Path, certificate: Certificate, told: Mapping[str, Any] | No
     if kind is None:
         raise UsageError(f"{path} cannot be signed: only {', '.join(MIME)} files can. Choose one of them.")
     data = signed(path.read_bytes(), kind, certificate, told)
-    try:
+    with writing(path):
         write_whole(path, data)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Make room, then sign it again.") from error
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -108,12 +104,7 @@ def read_file(path: Path) -> dict[str, Any]:
     kind = MIME.get(path.suffix.lower())
     if kind is None or not path.is_file():
         raise UsageError(f"{path} is no {' or '.join(MIME)} file. Name one that Segue wrote.")
-    try:
-        metadata = read_metadata(path) if kind == MIME[".png"] else _of_video(path)
-    except UsageError as error:
-        if "has no Segue metadata" not in str(error):
-            raise
-        metadata = None
+    metadata = find_metadata(path) if kind == MIME[".png"] else _of_video(path)
     return {"metadata": metadata, "signature": _signature(path, kind)}
 
 

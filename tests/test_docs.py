@@ -33,6 +33,8 @@ def commands():
     for page in PAGES:
         for line in page.read_text().splitlines():
             for text in COMMAND.findall(line if line.startswith("    ") or "`" in line else ""):
+                if "…" in text or len(text.split()) < 3:
+                    continue  # named, not written out
                 found.setdefault(text.strip(), f"{page.stem}: {text.strip()}"[:80])
     return [pytest.param(text, id=name) for text, name in found.items()]
 
@@ -58,8 +60,6 @@ def test_shell_blocks_run(text, tmp_path):
 @pytest.mark.parametrize("text", commands())
 def test_commands_are_written_as_they_are(text):
     words = [word for word in shlex.split(text) if not re.fullmatch(r"[A-Z_]+=\S*", word)][1:]
-    if "…" in text or len(words) < 2:
-        pytest.skip("named, not written out")
     with click.Context(cli) as context:
         name, command, rest = cli.resolve_command(context, words)
         while isinstance(command, click.Group) and rest:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...runtime.bench import Painter
-from ...runtime.bundle import read, resolve
+from ...runtime.bundle import read
 from ...runtime.input_image import fitted, read_image
 from ...runtime.request import check_size
 from ..metrics.nets import Lite0, embed_names
@@ -134,7 +134,7 @@ def _pictures(second: str, spec: CompareSpec) -> list[np.ndarray] | None:
     """Return the pictures of a directory, one for each prompt; None where it is a bundle."""
     folder = Path(second)
     if not folder.is_dir() or (folder / "bundle.json").is_file():
-        resolve(second)
+        read(second)  # here what is wrong with it is said as it is
         return None
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if len(paths) != len(spec.prompts):

@@ -1,0 +1,41 @@
+"""A video from a request to a file: its frames into a sink, with what the file says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .animation import AnimationRequest, describe, prepare
+from .pipeline import Model
+from .provenance import Certificate, sign_file
+from .video import Sink, mp4
+
+
+def film(
+    model: Model,
+    request: AnimationRequest,
+    place: Path,
+    *,
+    sink: Sink = mp4,
+    metadata: bool = True,
+    certificate: Certificate | None = None,
+    on_frames: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> int:
+    """Write the video of `request` to `place`, signed where there is a certificate; return its number of frames.
+
+    `on_frames(done, total)` is told when frames are written; `options` are those of `Model.frames`, which is called,
+    and checks the request, before anything is written. Raises as it and the sink do.
+    """
+    made = model.frames(request, **options)
+    ready, done = prepare(request, model.bundle.manifest), 0
+    told = describe(ready, model.bundle.manifest, model.bundle.digest, model.target) if metadata else None
+    with sink(place, ready.fps, ready.height, ready.width, told) as write:
+        for frames in made:
+            write(frames)
+            done += len(frames)
+            on_frames(done, ready.frames)
+    if certificate is not None:
+        sign_file(place, certificate, told)
+    return done
