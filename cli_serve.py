@@ -67,6 +67,8 @@ def serve(
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UsageError(f"{host}:{port} cannot be listened at: {error.strerror}. Choose another --port.") from None
+    # asyncio does it for sockets that name their protocol, which this one does not: small answers would wait 40 ms
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listening, Runner(models, folder, queue) as runner:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         show.line(f"{address} serves {', '.join(models)}; jobs are kept in {folder}. Stop it with Ctrl-C.")
