@@ -30,7 +30,8 @@ from segue.training.evaluation.videos import HELD_OUT, MADE, TRUE, measured
 from segue.training.recipe import fill
 from segue.training.video.clips import Clips, pixels, scaled
 from segue.training.video.detail import Detail, DetailSpec
-from segue.training.video.latents import FrozenCodec, places
+from segue.training.video.latents import FrozenCodec
+from segue.training.video.places import places
 from segue.training.video.references import MotionModel, spliced
 from segue.training.video.windows import generate
 
@@ -71,14 +72,14 @@ def prepare(options: argparse.Namespace) -> None:
     device, said = training_device(), stage_of(options.motion)
     clips, codec = Clips(options.data, HELD_OUT), FrozenCodec(options.codec, device)
     model = MotionModel(options.motion, said["text_tokens"], device)
-    which, start = places(clips, said["frames"], 1)
-    chosen = torch.randperm(len(which), generator=torch.Generator().manual_seed(0))[: options.clips]
+    where = places(clips, 1)
+    chosen = torch.randperm(len(where), generator=torch.Generator().manual_seed(0))[: options.clips]
     kept: dict[str, list[torch.Tensor]] = {"frames": [], TRUE: [], MADE: []}
     for batch in chosen.split(8):
-        frames = torch.stack([clips.take(int(which[i]), int(start[i]), said["frames"]) for i in batch])
-        truth = pixels(frames.to(device))
+        truth = where.videos(clips, batch, said["frames"])
+        frames = ((truth.cpu() + 1) * 127.5).round().byte().movedim(1, -1)
         low, image = scaled(truth, said["scale"]), truth[:, :, 0]
-        captions = [clips.rows[int(which[i])].name for i in batch]
+        captions = where.names(clips, batch)
         grey = torch.cat([low[:, :, :1], torch.zeros_like(low[:, :, 1:])], 2)
         given = model.codec.encode(grey)
         schedule = custom_schedule([1 - i / said["motion_steps"] for i in range(said["motion_steps"])], 5.0, 1000)
@@ -89,7 +90,7 @@ def prepare(options: argparse.Namespace) -> None:
         kept[TRUE].append(codec.encode(spliced(low, image)).cpu())
         kept[MADE].append(codec.encode(spliced(model.codec.decode(made).clamp(-1, 1), image)).cpu())
     save_file({name: torch.cat(parts).contiguous() for name, parts in kept.items()}, out)
-    names = [clips.rows[int(which[i])].name for i in chosen]
+    names = where.names(clips, chosen)
     (options.directory / "held-out.json").write_text(json.dumps({"numbers": chosen.tolist(), "names": names}))
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from segue.training.device import training_device
 from segue.training.evaluation.video_model import Noise, VideoModel
 from segue.training.evaluation.videos import HELD_OUT
-from segue.training.video.clips import Clips, pixels, scaled
-from segue.training.video.latents import places
+from segue.training.video.clips import Clips, scaled
+from segue.training.video.places import places
 
 CLIPS, SIDE, STEP = 12, 72, 8
 
@@ -29,11 +29,10 @@ def main() -> None:
     options = parser.parse_args()
     model, clips = VideoModel(options.model, training_device()), Clips(options.data, HELD_OUT)
     frames, scale = model.settings.frames, model.settings.scale
-    which, start = places(clips, frames, 1)
-    chosen = torch.randperm(len(which), generator=torch.Generator().manual_seed(0))[:CLIPS].tolist()
-    truth = pixels(torch.stack([clips.take(int(which[i]), int(start[i]), frames) for i in chosen]))
-    names = [clips.rows[int(which[i])].name for i in chosen]
-    image, noise = truth[:, :, 0], Noise(0, chosen)
+    where = places(clips, 1)
+    chosen = torch.randperm(len(where), generator=torch.Generator().manual_seed(0))[:CLIPS]
+    truth, names = where.videos(clips, chosen, frames).cpu(), where.names(clips, chosen)
+    image, noise = truth[:, :, 0], Noise(0, chosen.tolist())
     low = model.low(scaled(image[:, :, None], scale)[:, :, 0].to(model.device), names, noise)
     high = model.high(low, image.to(model.device), names, noise)
     rows = [

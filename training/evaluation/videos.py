@@ -18,8 +18,8 @@ from ...runtime.segments import SegmentSpec
 from ..device import training_device
 from ..metrics.nets import Lite0
 from ..metrics.scores import kid
-from ..video.clips import Clips, pixels, scaled
-from ..video.latents import places
+from ..video.clips import Clips, scaled
+from ..video.places import places
 from .measures import Interval, interval, lpips
 from .upscale import FACTORS, AnimeVideo
 from .video import by_frame, dynamic_degree, flicker, loop_gap, seams, warp_error
@@ -69,16 +69,16 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
             f"{differing[0]} does not draw {frames} frames from ones {scale} times smaller, as the first model does. "
             "Compare models of one kind."
         )
-    which, start = places(clips, frames, 1)
-    chosen = torch.randperm(len(which), generator=torch.Generator().manual_seed(0))[: spec.clips]
+    where = places(clips, 1)
+    chosen = torch.randperm(len(where), generator=torch.Generator().manual_seed(0))[: spec.clips]
     anime = AnimeVideo(scale) if scale in FACTORS else None
     net, records = Lite0().to(device), []
     sheets: dict[str, list[Tensor]] = {}
     batches = list(chosen.split(spec.batch))
     for seed, (number, batch) in itertools.product(range(spec.seeds), enumerate(batches)):
         progress(f"seed {seed}", seed * len(batches) + number, spec.seeds * len(batches))
-        truth = pixels(torch.stack([clips.take(int(which[i]), int(start[i]), frames) for i in batch]))
-        captions = [clips.rows[int(which[i])].name for i in batch]
+        truth = where.videos(clips, batch, frames)
+        captions = where.names(clips, batch)
         for way, made in drawn(loaded, anime, truth, captions, Noise(seed, batch.tolist())):
             segments = loaded.get(way.split(",")[0], first).settings.segments
             videos, real = made.transpose(1, 2), truth.transpose(1, 2)
@@ -94,7 +94,7 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
     return VideoEvaluation(
         summary(records),
         summary([record for record in records if record.clip in lively]),
-        [clips.rows[int(which[i])].name for i in chosen],
+        where.names(clips, chosen),
         str(device),
         {way: torch.cat(parts)[:SHOWN] for way, parts in sheets.items()},
     )

@@ -42,11 +42,6 @@ class Clips:
             begin, left = 0, left - (stop - begin)
         return torch.from_numpy(np.concatenate(parts))
 
-    def captions(self, indices: Tensor, dropout: float, generator: torch.Generator) -> list[str]:
-        """Return the names of clips; with probability `dropout` the empty text, for guidance."""
-        dropped = (torch.rand(len(indices), generator=generator) < dropout).tolist()
-        return ["" if drop else self.rows[i].name for i, drop in zip(indices.tolist(), dropped, strict=True)]
-
 
 def sheet(videos: Iterable[Sequence[Tensor]]) -> Tensor:
     """Return a picture in [0, 1] with a row for every video (3, F, H, W) in [-1, 1], of each fourth frame."""

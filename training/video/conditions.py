@@ -20,7 +20,7 @@ from .latents import cached_windows
 from .references import ReferenceSpec, cached_references
 from .text import Umt5Conditioner
 
-EACH = 2  # windows of every clip, as the stages' own training takes
+EACH = 2  # windows of every clip, drawn and varied
 
 
 def encode_clips(checkpoint: Path, family: str, data: Path, out: Path, progress: Callable[[int, int], None]) -> int:
@@ -36,21 +36,21 @@ def encode_clips(checkpoint: Path, family: str, data: Path, out: Path, progress:
     common = said["frames"], said["scale"]
     with NewDirectory(out) as new:
         if family == "swifti2v-motion":
-            windows = cached_windows(clips, checkpoint, *common, EACH)
-            images = cached_windows(clips, checkpoint, *common, EACH, image=True).latents
+            windows = cached_windows(clips, checkpoint, *common, EACH, True)
+            images = cached_windows(clips, checkpoint, *common, EACH, True, image=True).latents
             kinds = [(new.path, {"image": images}, tuple(images.shape[1:]))]
         else:
-            windows = cached_windows(clips, checkpoint, said["frames"], 1, EACH, part="detail_vae")
+            windows = cached_windows(clips, checkpoint, said["frames"], 1, EACH, True, part="detail_vae")
             made = ReferenceSpec(str(checkpoint))
             reference = cached_references(
-                clips, checkpoint, *common, EACH, said["text_tokens"], made, 0, part="detail_vae"
+                clips, checkpoint, *common, EACH, True, said["text_tokens"], made, 0, part="detail_vae"
             )
             spec = SegmentSpec(said["targets"], said["before"], said["after"])
             kinds = [
                 (new.path / f"kind-{index}", *_segment(windows.latents, reference, spec, index))
                 for index in range(count_segments(reference.shape[2], spec))
             ]
-        names = [clips.rows[i].name for i in windows.clip.tolist()]
+        names = windows.places.names(clips, torch.arange(len(windows.places)))
         empty = {"states": text([""])}
         for folder, tensors, shape in kinds:
             folder.mkdir(exist_ok=True)

@@ -40,6 +40,7 @@ class DetailSpec:
     frames: int = 33  # of a window of a clip; 4k + 1
     scale: int = 4  # Stage I's frames are smaller by it
     windows: int = 2  # of each clip
+    varied: bool = False  # as many drawn windows, each mirrored, recoloured, moved, backwards by chance
     start: str = ""  # a checkpoint whose Stage II is trained on, or, without one, its transformer widened; else anew
     layers: int = 8
     heads: int = 4
@@ -87,10 +88,10 @@ class Detail:
     def __init__(self, spec: DetailSpec, seed: int, progress: Progress = silent) -> None:
         self.spec, self.clips, folder = spec, Clips(Path(spec.data)), Path(spec.codec)
         device = self.clips.device
-        self.windows = cached_windows(self.clips, folder, spec.frames, 1, spec.windows, progress)
+        self.windows = cached_windows(self.clips, folder, spec.frames, 1, spec.windows, spec.varied, progress)
         made = ReferenceSpec(spec.motion, spec.reference, spec.lowest, spec.highest)
         self.reference = cached_references(
-            self.clips, folder, spec.frames, spec.scale, spec.windows, spec.length, made, seed, progress
+            self.clips, folder, spec.frames, spec.scale, spec.windows, spec.varied, spec.length, made, seed, progress
         )
         self.text = Umt5Conditioner(Path(spec.text), spec.length, device)
         torch.manual_seed(seed)
@@ -108,11 +109,11 @@ class Detail:
     def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
         """Draw a segment, windows of clips, captions, noise and levels."""
         spec = self.spec
-        rows = self.windows.draw(self.clips, batch, generator)
+        rows = self.windows.places.draw(batch, generator)
         clean, reference = self.windows.latents[rows].float(), self.reference[rows].float()
         index = int(torch.randint(count_segments(clean.shape[2], spec.segments), (), generator=generator))
         part = segment(index, clean.shape[2], spec.segments)
-        captions = self.clips.captions(self.windows.clip[rows], spec.caption_dropout, generator)
+        captions = self.windows.places.captions(self.clips, rows, spec.caption_dropout, generator)
         noise = torch.randn(clean[:, :, list(part.targets)].shape, generator=generator)
         sigma = shift_sigmas(torch.rand(batch, generator=generator), spec.shift)
         seen = clean
@@ -137,9 +138,9 @@ class Detail:
     @torch.no_grad()
     def grid(self) -> Tensor:
         """Return four clips, every fourth frame: the reference, what is made of it in four steps, and the clip."""
-        rows = torch.arange(4) * (len(self.windows.clip) // 4)
+        rows = torch.arange(4) * (len(self.windows.places) // 4)
         clean, reference = (part[rows].float().to(self.clips.device) for part in (self.windows.latents, self.reference))
-        text = self.text([self.clips.rows[i].name for i in self.windows.clip[rows].tolist()])
+        text = self.text(self.windows.places.names(self.clips, rows))
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
         schedule = custom_schedule([1.0, 0.75, 0.5, 0.25], self.spec.shift, 1000)
         made = generate(

@@ -12,21 +12,16 @@ from torch import Tensor
 from ..device import mixed_precision
 from ..latents import Progress, parts, remembered, silent
 from ..pretrained import pretrained
-from .clips import Clips, pixels, scaled
+from .clips import Clips, scaled
+from .places import Places, places
 
 
 @dataclass(frozen=True)
 class Windows:
     """N windows of clips in the latents of one codec, unit variance a channel, on the processor."""
 
-    clip: Tensor  # (N,) index of the clip
-    start: Tensor  # (N,) its first frame
+    places: Places
     latents: Tensor  # (N, channels, frames, height, width) float16
-
-    def draw(self, clips: Clips, batch: int, generator: torch.Generator) -> Tensor:
-        """Return `batch` indices of windows, clips balanced."""
-        weights = clips.weights[self.clip]
-        return torch.multinomial(weights, batch, replacement=True, generator=generator)
 
 
 class FrozenCodec:
@@ -54,28 +49,20 @@ class FrozenCodec:
             return self.vae.decode(latents.to(self.device) * self.std + self.mean).sample.float()
 
 
-def places(clips: Clips, frames: int, each: int) -> tuple[Tensor, Tensor]:
-    """Return clip and first frame of `each` windows of every clip, evenly spread over it."""
-    clip = torch.arange(len(clips.rows)).repeat_interleave(each)
-    lengths = torch.tensor([row.frames for row in clips.rows])
-    return clip, (torch.arange(each).repeat(len(clips.rows)) * lengths[clip] // each)
-
-
 def cached_windows(
-    clips: Clips, folder: Path, frames: int, scale: int, each: int, progress: Progress = silent, image: bool = False,
-    part: str = "vae",
+    clips: Clips, folder: Path, frames: int, scale: int, each: int, varied: bool, progress: Progress = silent,
+    image: bool = False, part: str = "vae",
 ) -> Windows:  # fmt: skip
-    """Return `each` windows of `frames` frames of every clip, scaled down by `scale`, by the codec `folder`/`part`.
+    """Return the windows that `places` gives, of `frames` frames, scaled down by `scale`, by the codec `folder`/`part`.
 
     With `image` they are those of the first frame followed by grey ones, as Wan's pipeline conditions on it.
     """
-    clip, start = places(clips, frames, each)
+    where = places(clips, each, varied)
 
     def encode() -> dict[str, Tensor]:
         codec, latents = FrozenCodec(folder, clips.device, part), []
-        for chosen in parts(len(clip), "encoding clips", progress, 8):
-            taken = [clips.take(int(clip[i]), int(start[i]), frames) for i in chosen]
-            video = scaled(pixels(torch.stack(taken).to(clips.device)), scale)
+        for chosen in parts(len(where), "encoding clips", progress, 8):
+            video = scaled(where.videos(clips, chosen, frames), scale)
             if image:
                 video[:, :, 1:] = 0
             latents.append(codec.encode(video).half().cpu())
@@ -83,7 +70,8 @@ def cached_windows(
 
     of = "" if part == "vae" else f"-{part}"
     split = clips.rows[0].split.replace(" ", "-")
-    name = f"{'images' if image else 'windows'}-{split}-{frames}-{scale}-{each}-{folder.name}{of}.safetensors"
+    kind = f"{'images' if image else 'windows'}{'-varied' if varied else ''}"
+    name = f"{kind}-{split}-{frames}-{scale}-{each}-{folder.name}{of}.safetensors"
     weights = folder / part / "diffusion_pytorch_model.safetensors"
     found = remembered(clips.folder / name, [weights, clips.folder / "clips.json"], encode)
-    return Windows(clip, start, found["latents"])
+    return Windows(where, found["latents"])

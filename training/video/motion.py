@@ -36,6 +36,7 @@ class MotionSpec:
     frames: int = 33  # of a window; 4k + 1
     scale: int = 4  # sides of a frame are divided by it
     windows: int = 2  # of each clip
+    varied: bool = False  # as many drawn windows, each mirrored, recoloured, moved, backwards by chance
     start: str = ""  # a checkpoint whose transformer is trained on; else it begins anew with these sizes
     rank: int = 0  # of LoRA; 0 trains every weight
     layers: int = 8
@@ -74,7 +75,7 @@ class Motion:
     def __init__(self, spec: MotionSpec, seed: int, progress: Progress = silent) -> None:
         self.spec, self.clips = spec, Clips(Path(spec.data))
         device = self.clips.device
-        folder, shared = Path(spec.codec), (spec.frames, spec.scale, spec.windows)
+        folder, shared = Path(spec.codec), (spec.frames, spec.scale, spec.windows, spec.varied)
         self.windows = cached_windows(self.clips, folder, *shared, progress)
         self.images = cached_windows(self.clips, folder, *shared, progress, image=True).latents
         self.text = Umt5Conditioner(Path(spec.text), spec.length, device)
@@ -87,8 +88,8 @@ class Motion:
 
     def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
         """Draw windows, captions, noise and levels."""
-        rows = self.windows.draw(self.clips, batch, generator)
-        captions = self.clips.captions(self.windows.clip[rows], self.spec.caption_dropout, generator)
+        rows = self.windows.places.draw(batch, generator)
+        captions = self.windows.places.captions(self.clips, rows, self.spec.caption_dropout, generator)
         latents = self.windows.latents[rows].float()
         noise = torch.randn(latents.shape, generator=generator)
         sigma = shift_sigmas(torch.rand(batch, generator=generator), self.spec.shift)
@@ -106,9 +107,9 @@ class Motion:
     @torch.no_grad()
     def grid(self) -> Tensor:
         """Return six clips, every fourth frame, each above what is drawn from its first frame in ten steps."""
-        rows = torch.arange(6) * (len(self.windows.clip) // 6)
+        rows = torch.arange(6) * (len(self.windows.places) // 6)
         latents, image = (part[rows].float().to(self.clips.device) for part in (self.windows.latents, self.images))
-        text = self.text([self.clips.rows[i].name for i in self.windows.clip[rows].tolist()])
+        text = self.text(self.windows.places.names(self.clips, rows))
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(self.clips.device)
         schedule = custom_schedule([1 - i / 10 for i in range(10)], self.spec.shift, 1000)
         drawn = euler(lambda x, sigma: self._velocity(x, sigma, image, text), noise, schedule)

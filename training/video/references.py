@@ -22,8 +22,9 @@ from ...runtime.reference import hybrid_reference
 from ..device import mixed_precision
 from ..latents import Progress, parts, remembered, silent
 from ..pretrained import pretrained
-from .clips import Clips, pixels, scaled
-from .latents import FrozenCodec, places
+from .clips import Clips, scaled
+from .latents import FrozenCodec
+from .places import places
 from .text import Umt5Conditioner
 
 KINDS = ("transition", "autoencoded", "resampled")
@@ -124,25 +125,23 @@ def spliced(low: Tensor, image: Tensor) -> Tensor:
 
 
 def cached_references(
-    clips: Clips, codec: Path, frames: int, scale: int, each: int, length: int, spec: ReferenceSpec, seed: int,
-    progress: Progress = silent, part: str = "vae",
+    clips: Clips, codec: Path, frames: int, scale: int, each: int, varied: bool, length: int, spec: ReferenceSpec,
+    seed: int, progress: Progress = silent, part: str = "vae",
 ) -> Tensor:  # fmt: skip
     """Return z_ref (N, C, T, h, w) float16 for the windows that `cached_windows` gives at full size."""
-    clip, start = places(clips, frames, each)
+    where = places(clips, each, varied)
     motion = Path(spec.motion)
 
     def make() -> dict[str, Tensor]:
         model, detail = MotionModel(motion, length, clips.device), FrozenCodec(codec, clips.device, part)
         generator, made = torch.Generator().manual_seed(seed), []
-        for chosen in parts(len(clip), "making motion references", progress, 8):
-            taken = [clips.take(int(clip[i]), int(start[i]), frames) for i in chosen]
-            video = pixels(torch.stack(taken).to(clips.device))
-            captions = [clips.rows[int(clip[i])].name for i in chosen]
-            low = low_resolution(video, scale, captions, spec, model, generator)
+        for chosen in parts(len(where), "making motion references", progress, 8):
+            video = where.videos(clips, chosen, frames)
+            low = low_resolution(video, scale, where.names(clips, chosen), spec, model, generator)
             made.append(detail.encode(spliced(low.clamp(-1, 1), video[:, :, 0])).half().cpu())
         return {"reference": torch.cat(made)}
 
     key = hashlib.sha256(f"{spec} {seed} {length}".encode()).hexdigest()[:12]
-    name = f"references-{spec.kind}-{frames}-{scale}-{each}-{key}.safetensors"
+    name = f"references-{spec.kind}{'-varied' if varied else ''}-{frames}-{scale}-{each}-{key}.safetensors"
     weights = [codec / part / "diffusion_pytorch_model.safetensors", *sorted(motion.glob("*/*.safetensors"))]
     return remembered(clips.folder / name, [*weights, clips.folder / "clips.json"], make)["reference"]

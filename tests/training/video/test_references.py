@@ -41,8 +41,8 @@ def test_the_splice_puts_the_image_in_front_at_full_size(video: torch.Tensor, mo
 
 def test_the_references_first_latent_frame_is_the_image_latent(clips: Path, motion: Path, detail_parts: Path) -> None:
     found = Clips(clips)
-    reference = cached_references(found, detail_parts, 17, 4, 2, 8, ReferenceSpec(str(motion)), seed=0)
-    windows = cached_windows(found, detail_parts, 17, 1, 2)
+    reference = cached_references(found, detail_parts, 17, 4, 2, True, 8, ReferenceSpec(str(motion)), seed=0)
+    windows = cached_windows(found, detail_parts, 17, 1, 2, True)
     assert reference.shape == windows.latents.shape == (4, 6, 5, 8, 8)
     assert torch.allclose(reference[:, :, 0].float(), windows.latents[:, :, 0].float(), atol=0.02)
     assert not torch.allclose(reference[:, :, 1:].float(), windows.latents[:, :, 1:].float(), atol=0.02)
