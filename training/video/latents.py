@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..device import mixed_precision
@@ -62,9 +63,10 @@ def cached_windows(
     def encode() -> dict[str, Tensor]:
         codec, latents = FrozenCodec(folder, clips.device, part), []
         for chosen in parts(len(where), "encoding clips", progress, 8):
-            video = scaled(where.videos(clips, chosen, frames), scale)
             if image:
-                video[:, :, 1:] = 0
+                video = F.pad(scaled(where.images(clips, chosen, frames), scale), (0, 0, 0, 0, 0, frames - 1))
+            else:
+                video = scaled(where.videos(clips, chosen, frames), scale)
             latents.append(codec.encode(video).half().cpu())
         return {"latents": torch.cat(latents)}
 

@@ -33,6 +33,14 @@ class Places:
             taken.append(variation.apply(self.variations[i], window))
         return pixels(torch.stack(taken).to(clips.device))
 
+    def images(self, clips: Clips, chosen: Tensor, frames: int) -> Tensor:
+        """Return the first frames of what `videos` returns, (B, 3, 1, 128, 128)."""
+        taken = []
+        for i in chosen.tolist():
+            first = int(self.start[i]) + (frames - 1 if self.variations[i].backwards else 0)
+            taken.append(variation.apply(self.variations[i], clips.take(int(self.clip[i]), first, 1)))
+        return pixels(torch.stack(taken).to(clips.device))
+
     def names(self, clips: Clips, chosen: Tensor) -> list[str]:
         """Return the texts of the chosen windows."""
         return [variation.caption(self.variations[i], clips.rows[int(self.clip[i])].name) for i in chosen.tolist()]

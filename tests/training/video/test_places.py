@@ -24,6 +24,7 @@ def test_varied_windows_are_drawn_the_same_each_time(clips: Path) -> None:
     assert set(once.clip.tolist()) == {0, 1}
     chosen = torch.arange(16)
     assert torch.equal(once.videos(found, chosen, 5), again.videos(found, chosen, 5))
+    assert torch.equal(once.videos(found, chosen, 5)[:, :, :1], once.images(found, chosen, 5))
     assert not torch.equal(once.videos(found, chosen, 5), places(found, 8).videos(found, chosen, 5))
 
 
