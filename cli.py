@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_batch, cli_bench, cli_engines, cli_plan, cli_render, cli_serve, cli_train, cli_video
-from .cli_common import Scaled
+from .cli_common import BUNDLE, Scaled
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
 from .runtime.limits import QUANTIZED
@@ -114,7 +114,7 @@ def export(
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BUNDLE)
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="The checkpoint directory to make."
 )
@@ -137,7 +137,7 @@ def unpack(bundle: str, output: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BUNDLE)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
 @click.option(
     "--kind", type=click.Choice(QUANTIZED), default=QUANTIZED[0], show_default=True,
@@ -164,7 +164,7 @@ def quantize(bundle: str, output: Path, kind: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BUNDLE)
 @JSON
 def inspect(bundle: str, as_json: bool) -> None:
     """Show what BUNDLE holds: components, parity, sampler, sizes, provenance.
@@ -221,7 +221,7 @@ def inspect(bundle: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BUNDLE)
 @click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs the export extra).")
 @click.option("--engines", is_flag=True, help="Also draw one picture with every target that works here.")
 @JSON

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .cli_common import TARGET
+from .cli_common import BUNDLE, TARGET
 from .console import JSON, Output
 from .errors import SegueError, UsageError
 
@@ -14,7 +14,7 @@ from .errors import SegueError, UsageError
 @click.command()
 @click.argument("jobs", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory for files and results.")
-@click.option("--bundle", default="emoji", show_default=True, help="A directory, or the name of a shipped bundle.")
+@click.option("--bundle", type=BUNDLE, default="emoji", show_default=True, help="A directory, or a shipped one's name.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of this machine.")
 @click.option("--threads", type=int, help="Processor threads of each (default: its share of the cores).")
 @click.option("--ray", metavar="ADDRESS", help="Use a Ray cluster instead: its address, or auto. Needs the ray extra.")

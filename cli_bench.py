@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .cli_common import TARGET, Size
+from .cli_common import BUNDLE, TARGET, Size
 from .console import JSON, Output, need, table
 from .errors import UsageError
 
@@ -28,7 +28,7 @@ class Duration(click.ParamType):
 
 
 @click.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BUNDLE)
 @click.option("--prompt", default="a red heart", show_default=True)
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128.")
 @click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
@@ -74,8 +74,8 @@ def bench(
 
 
 @click.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", type=BUNDLE)
+@click.argument("second", type=BUNDLE)
 @click.option("--prompts", required=True, type=click.Path(path_type=Path), help="A file with one prompt a line.")
 @click.option("--latency-budget", "budget", required=True, type=Duration(), help="The most for a picture, as 500ms.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="New directory for the report.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from .console import Output
 from .engines.targets import DEFAULT, TARGETS
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from .runtime.pipeline import Model
 
 LARGE = 10**8  # bytes; less is hashed in a moment
+
+
+class BundleName(click.ParamType):
+    """The name of a shipped bundle, or a directory."""
+
+    name = "bundle"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is; whether there is such a bundle is said when it is opened."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the shipped bundles that begin so, and have the shell add directories."""
+        from .runtime.bundle import shipped
+
+        names = [CompletionItem(name) for name in shipped() if name.startswith(incomplete)]
+        return [*names, CompletionItem(incomplete, type="dir")]
 
 
 class Size(click.ParamType):
@@ -75,6 +93,8 @@ class Sigmas(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is no list of noise levels. Write them as 1,0.75,0.5,0.25.", param, ctx)
 
+
+BUNDLE = BundleName()
 
 TARGET = click.option(
     "--target", type=click.Choice(list(TARGETS)), default=DEFAULT, show_default=True,

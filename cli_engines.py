@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import LARGE, Bytes
+from .cli_common import BUNDLE, LARGE, Bytes
 from .console import JSON, Output, table
 from .engines.targets import TARGETS
 
@@ -56,7 +56,7 @@ def building(command: Any) -> Any:
 
 
 @click.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BUNDLE)
 @building
 @click.option("--target", type=click.Choice(list(TARGETS)), default=COMPILED[0], show_default=True)
 @click.option("--component", "components", multiple=True, help="Only this one. Repeatable.")
@@ -246,7 +246,7 @@ def cleared(keep: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("bundle", required=False)
+@click.argument("bundle", type=BUNDLE, required=False)
 @JSON
 def doctor(bundle: str | None, as_json: bool) -> None:
     """Say what this machine can run, what is missing and how to get it; with BUNDLE also whether that fits.

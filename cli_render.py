@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import TARGET, TRUST, Bytes, Sigmas, Size, opened, signing
+from .cli_common import BUNDLE, TARGET, TRUST, Bytes, Sigmas, Size, opened, signing
 from .console import JSON, Output, table
 from .runtime.limits import MAX_COUNT
 
@@ -20,7 +20,7 @@ MOVING = 3  # the one of them that is animated
 
 
 @click.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BUNDLE)
 @click.argument("prompt")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG file; by default made of prompt and seed.")
 @click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from .cli_common import Bytes
+from .cli_common import BUNDLE, Bytes
 from .console import JSON, Output, need
 from .errors import UsageError
 
 
 @click.command()
-@click.argument("bundles", nargs=-1)
+@click.argument("bundles", type=BUNDLE, nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8421, show_default=True, help="0 takes a free one.")
 @click.option("--token", envvar="SEGUE_TOKEN", help="Secret that every request has to send; needed beyond loopback.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import TARGET, TRUST, Bytes, Size, opened, signing
+from .cli_common import BUNDLE, TARGET, TRUST, Bytes, Size, opened, signing
 from .console import JSON, Output
 from .errors import UsageError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BUNDLE)
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.option(
     "-o",

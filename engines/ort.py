@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from ..errors import BundleError, EngineError, SegueError, UsageError
+from . import arena
 from .base import Array, Closing, Resident, TensorSpec, fit_feeds
 from .ort_providers import CPU, choose
 
@@ -60,9 +61,10 @@ class OrtEngine(Closing):
     """An `Engine` that runs an ONNX file by one of ONNX Runtime's providers.
 
     `threads` is the number of threads of one call (None: `default_threads()`), `settings` are the provider's options
-    (`ort_providers.provider_options`). The file's external data is read from
-    its own directory; check that it stays there (`runtime.bundle` does) before making an engine of it. Without `arena`
-    every array of a call is allocated and freed by itself, which with `heap.give_back` holds no more than is needed.
+    (`ort_providers.provider_options`). The file's external data is read from its own directory; check that it stays
+    there (`runtime.bundle` does) before making an engine of it. On the processor its memory is that of one arena for
+    all engines; without `pooled` every array of a call is allocated and freed by itself, which with `heap.give_back`
+    holds no more than is needed.
 
     Raises BundleError when ONNX Runtime cannot load the graph, UsageError for a wrong number of threads, EngineError
     where ONNX Runtime would quietly run it by another provider.
@@ -70,16 +72,18 @@ class OrtEngine(Closing):
 
     def __init__(
         self, graph: Path, threads: int | None = None, provider: str = CPU, settings: Mapping[str, str] | None = None,
-        arena: bool = True,
+        pooled: bool = True,
     ) -> None:  # fmt: skip
         import onnxruntime
 
         check_threads(threads)
         self._where = f"the graph {graph.name} in {graph.parent}"
         self._device = "cpu" if provider == CPU else "cuda"
-        options = _options(onnxruntime, threads or default_threads(), arena)
+        options = _options(onnxruntime, threads or default_threads(), pooled)
         try:
             chosen = choose(onnxruntime, options, provider, settings or {})
+            if pooled and provider == CPU:
+                arena.share(onnxruntime, options)
             # Without a fallback: it would go on by another provider when one fails, and say so on standard output
             self._session: Any = onnxruntime.InferenceSession(
                 os.fspath(graph), options, providers=chosen, enable_fallback=0
@@ -158,7 +162,11 @@ class OrtEngine(Closing):
 
     def close(self) -> None:
         """Free the session and its weights. Closing twice is allowed."""
-        self._session = None
+        if self._session is not None:
+            import onnxruntime
+
+            self._session = None
+            arena.shrink(onnxruntime)
 
     def _spec(self, value: Any) -> TensorSpec:
         if value.type not in _DTYPES:
@@ -171,13 +179,13 @@ class OrtEngine(Closing):
         return TensorSpec(value.name, _DTYPES[value.type], shape)
 
 
-def _options(onnxruntime: Any, threads: int, arena: bool) -> Any:
+def _options(onnxruntime: Any, threads: int, pooled: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SILENT
     options.use_deterministic_compute = True
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = pooled
     # One component runs at a time: threads of the others must not burn the cores while they wait for their turn
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads >= default_threads() * 2:

@@ -29,7 +29,7 @@ def start_again() -> int:
 def measure(graph: Path, shapes: list[dict[str, Any]], tell: Any) -> None:
     """Tell what loading takes, then what each call does."""
     before = start_again()
-    with OrtEngine(graph, threads=1, arena=False) as engine:
+    with OrtEngine(graph, threads=1, pooled=False) as engine:
         loading = resident("VmHWM") - before
         tell({"loading": loading, "loaded": resident("VmRSS") - before})
         for feeds in ({name: np.ones(*given) for name, given in each.items()} for each in shapes):
@@ -45,7 +45,7 @@ def main() -> None:
     for number, each in enumerate(request["graphs"]):
         graph = Path(each["graph"])
         if not number:
-            with OrtEngine(graph, threads=1, arena=False):  # the library's own pages come with the first session
+            with OrtEngine(graph, threads=1, pooled=False):  # the library's own pages come with the first session
                 pass
         measure(graph, each["shapes"], lambda values, name=each["name"]: tell({"name": name, **values}))
 

@@ -126,7 +126,7 @@ class Components(Closing):
             profile = profiles(content, [default_range(content)])[component][0]
             wide = component.startswith("text_encoder") or component.endswith("_step")
             settings = provider_options(provider, profile, spec.precision, wide)
-        return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings, arena=not self._frugal)
+        return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings, pooled=not self._frugal)
 
     def _entry(self, component: str, shapes: Mapping[str, tuple[int, ...]] | None) -> Entry:
         """Return the checked engine of a component for this machine's GPU."""
@@ -144,7 +144,7 @@ class Components(Closing):
         for component in components:
             if component in self._engines:
                 self._engines.pop(component).close()
-        if self._frugal and components:
+        if components:
             heap.trim()
 
     def tokens(self, name: str, prompt: str) -> text.Tokens:

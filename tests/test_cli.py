@@ -249,3 +249,11 @@ def test_each_stage_has_a_task_of_its_own(capsys: pytest.CaptureFixture[str]) ->
 
 def test_version_is_told(tmp_path: Path) -> None:
     assert run("--version", cwd=tmp_path).stdout.startswith("segue ")
+
+
+def test_a_shell_completes_the_names_of_shipped_bundles(monkeypatch):
+    words = {"_SEGUE_COMPLETE": "bash_complete", "COMP_WORDS": "segue render emoji-", "COMP_CWORD": "2"}
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    told = CliRunner().invoke(cli.cli, [], prog_name="segue").output
+    assert {"plain,emoji-teacher", "plain,emoji-motion", "dir,emoji-"} == set(told.split())

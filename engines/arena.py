@@ -1,0 +1,61 @@
+"""One arena of ONNX Runtime for all engines of the process that work on the processor.
+
+Each session would have its own, which grows by doubling and keeps what it grew to: a model of several components then
+holds the peaks of all of them. One arena that grows by what is asked for holds the peak of the largest.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+_SAME_AS_REQUESTED = 1  # of arena_extend_strategy; the default doubles
+
+
+def share(onnxruntime: Any, options: Any) -> None:
+    """Have a session made with `options` take its memory from the shared arena."""
+    _register(onnxruntime)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+
+
+def shrink(onnxruntime: Any) -> None:
+    """Give back what the arena holds and nobody uses; does nothing where no session shares it."""
+    if _register.cache_info().currsize:
+        import numpy as np
+
+        run = onnxruntime.RunOptions()
+        run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        _smallest_session(onnxruntime).run(None, {"x": np.zeros(1, np.float32)}, run)
+
+
+@cache
+def _register(onnxruntime: Any) -> None:
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    config = onnxruntime.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED})
+    onnxruntime.create_and_register_allocator(memory, config)
+
+
+@cache
+def _smallest_session(onnxruntime: Any) -> Any:
+    """Return a session of one Identity: an arena shrinks only at the end of a call of a session that shares it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    return onnxruntime.InferenceSession(_identity(), options, providers=["CPUExecutionProvider"])
+
+
+def _identity() -> bytes:
+    """Return an ONNX model, y = Identity(x), as protobuf (onnx.proto's field numbers)."""
+    node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Identity")
+    tensor = b"\x08\x01" + _field(2, _field(1, b"\x08\x01"))  # float32 [1]
+    x, y = (_field(1, name) + _field(2, _field(1, tensor)) for name in (b"x", b"y"))
+    graph = _field(1, node) + _field(2, b"identity") + _field(11, x) + _field(12, y)
+    return b"\x08\x08" + _field(7, graph) + _field(8, b"\x10\x0d")  # IR version 8, opset 13
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a protobuf field of bytes, shorter than 128."""
+    assert len(content) < 128
+    return bytes((number << 3 | 2, len(content))) + content
