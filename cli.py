@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import cli_batch, cli_bench, cli_engines, cli_plan, cli_render, cli_serve, cli_train, cli_video
-from .cli_common import BUNDLE, Scaled
+from .cli_common import BUNDLE, Bytes, Scaled
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
 from .runtime.limits import QUANTIZED
@@ -59,6 +59,7 @@ for command in (
 @click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
 @click.option("--name", help="The bundle's name (default: that of the directory).")
 @click.option("--lora", "loras", type=Scaled(), multiple=True, help="Merge a LoRA file, as FILE=0.8. Repeatable.")
+@click.option("--part-size", type=Bytes(), default=2**28, help="Weights of a part (default: 256MiB; docs/memory.md).")
 @click.option("--target", type=click.Choice(COMPILED), help="Build its engines as well, as segue build does.")
 @building
 @JSON
@@ -69,6 +70,7 @@ def export(
     parity: bool,
     name: str | None,
     loras: tuple[tuple[Path, float], ...],
+    part_size: int,
     target: str | None,
     as_json: bool,
     **wanted: Any,
@@ -103,7 +105,15 @@ def export(
 
         merged = [Lora(path, scale) for path, scale in loras]
         made = run(
-            source, output, origin=origin, precision=precision, parity=parity, name=name, loras=merged, progress=report
+            source,
+            output,
+            origin=origin,
+            precision=precision,
+            parity=parity,
+            name=name,
+            loras=merged,
+            part_bytes=part_size,
+            progress=report,
         )
     show.line(f"{output}: {len(made.components)} components, {_megabytes(made)} MB")
     show.event("bundle", path=str(output), parity=[dataclasses.asdict(p) for p in made.parity])

@@ -72,9 +72,15 @@ def plan(
     if timeline is not None:
         with writing(timeline):
             write_whole(timeline, draw(made, f"{content.name} on {made.machine}").encode())
+
+    def label(component: str) -> str:
+        parts = len(content.components[component].parts)
+        return f"{component}, in {parts} parts" if component in made.streamed else component
+
     if not as_json:
         rows: list[tuple[Any, ...]] = [
-            (p.component, p.calls, f"{p.flops / 1e9:.3g}", mebibytes(p.peak), f"{p.seconds:.2g}") for p in made.phases
+            (label(p.component), p.calls, f"{p.flops / 1e9:.3g}", mebibytes(p.peak), f"{p.seconds:.2g}")
+            for p in made.phases
         ]
         table(f"{content.name} on {made.machine}", ("phase", "calls", "GFLOP", "peak, MiB", "seconds"), rows)
     show.line(

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import BundleError, CheckpointError, ParityError, UsageError
 from ..runtime import manifest
 from ..runtime.directory import NewDirectory
+from ..runtime.profiles import default_range, dimensions, sized
 from . import checkpoint, fidelity, headers, place
 from . import precision as weights
 from .cost_model import cost_model
@@ -20,6 +21,7 @@ from .footprint import with_footprints
 from .hub import Origin
 from .lora import Lora, merge
 
+PART_BYTES = 2**28
 KINDS = ("keep", "fp16", "bf16", "fp32")
 VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -50,6 +52,7 @@ def export(
     name: str | None = None,
     loras: Sequence[Lora] = (),
     origin: Origin | None = None,
+    part_bytes: int = PART_BYTES,
     progress: Progress = lambda event: None,
 ) -> manifest.Manifest:
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
@@ -58,7 +61,8 @@ def export(
     compares each graph with PyTorch (docs/export.md), and keeps what overflows fp16 in fp32 (`ranges`). `name` is the
     bundle's name, by default the last part of `out`.
     `loras` are merged: what they change lies in a patch file, and the checkpoint's own weights stay as they are.
-    `origin` is where the checkpoint was fetched from.
+    `origin` is where the checkpoint was fetched from. A graph with more than `part_bytes` of weights is written in
+    parts as well, which a runtime can load one by one.
     Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
     all.
 
@@ -114,7 +118,11 @@ def export(
         components = _graphs(family, found, new.path, kinds, tensors, files, progress)
         whole = dataclasses.replace(draft, components=components, tokenizers=tokenizers)
         components = {
-            name: dataclasses.replace(component, cost=cost_model(new.path, whole, name))
+            name: dataclasses.replace(
+                component,
+                cost=cost_model(new.path, whole, name),
+                parts=_parts(new.path, whole, name, part_bytes, files),
+            )
             for name, component in components.items()
         }
         results: tuple[manifest.Parity, ...] = ()
@@ -238,6 +246,19 @@ def _graphs(
         if names:
             progress(Event("note", f"{folder}: no graph uses {len(names)} tensors, such as {min(names)!r}", 0, 0))
     return components
+
+
+def _parts(
+    target: Path, content: manifest.Manifest, name: str, most: int, files: dict[str, manifest.File]
+) -> tuple[manifest.Part, ...]:
+    from .cut import cut
+
+    spec = content.components[name]
+    dims = {base: three[0] for base, three in dimensions(content, name, default_range(content)).items()}
+    free = {part for port in spec.inputs for part in port.shape if isinstance(part, str)}
+    parts = cut(target / spec.graph, {part: sized(part, dims, name) for part in free}, most)
+    files |= {part.graph: _added(target, part.graph) for part in parts}
+    return parts
 
 
 def _parity(target: Path, components: dict[str, manifest.Component], progress: Progress) -> tuple[manifest.Parity, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ParityError
-from ..runtime.manifest import Component, Manifest
+from ..runtime.manifest import Component, Manifest, Part
 from ..runtime.polynomial import Footprint
 from ..runtime.profiles import default_range, dimensions, sized
 from . import memory
@@ -23,6 +23,7 @@ from .parity import BASE_BYTES, BYTES_PER_PARAMETER
 
 MOST_FLOPS = 5e11  # of a call that is tried; some ten seconds on one core
 LEAST = 2**18  # bytes that a call is said to need; pages come and go by less
+WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8a8": 1, "fp8": 1}  # bytes of a weight
 UNTRIED = frozenset({"bf16", "w8a8", "fp8"})  # what ONNX Runtime's CPU does not run
 
 
@@ -31,7 +32,13 @@ def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None]
 
     `warn` is told of a measurement that failed: nothing else depends on it, and the planner goes by what was counted.
     """
-    tried = {name: _tried(content, name) for name, spec in content.components.items() if _can_be(spec)}
+    tried = {name: _tried(content, name) for name, spec in content.components.items() if _can_be(spec, spec.parameters)}
+    pieces = {
+        part.graph: bundle / part.graph
+        for spec in content.components.values()
+        for part in spec.parts
+        if _can_be(spec, part.bytes // WIDTH[spec.precision])
+    }
     requests = [
         {
             "name": name,
@@ -43,20 +50,30 @@ def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None]
         }
         for name, dimensions_ in tried.items()
     ]
-    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in content.components}
+    requests += [{"name": name, "graph": str(graph), "shapes": []} for name, graph in pieces.items()]
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in (*content.components, *pieces)}
     try:
         ask("footprint_child", {"graphs": requests}, lambda values: answers[values.pop("name")].append(values))
     except ParityError as error:
         warn(f"memory was not measured: {error}")
     components = {
-        name: replace(spec, footprint=_fitted(spec, tried.get(name, []), answers[name]))
+        name: replace(
+            spec,
+            footprint=_fitted(spec, tried.get(name, []), answers[name]),
+            parts=tuple(_weighed(part, answers.get(part.graph, [])) for part in spec.parts),
+        )
         for name, spec in content.components.items()
     }
     return replace(content, components=components)
 
 
-def _can_be(spec: Component) -> bool:
-    needed = BASE_BYTES + spec.parameters * BYTES_PER_PARAMETER.get(spec.precision, 10)
+def _weighed(part: Part, answers: list[dict[str, Any]]) -> Part:
+    """Return a part with what was measured of it, if anything was."""
+    return replace(part, loading=answers[0]["loading"], loaded=answers[0]["loaded"]) if answers else part
+
+
+def _can_be(spec: Component, parameters: int) -> bool:
+    needed = BASE_BYTES + parameters * BYTES_PER_PARAMETER.get(spec.precision, 10)
     fits = needed <= memory.available()
     return (
         sys.platform.startswith("linux")

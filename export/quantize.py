@@ -81,7 +81,7 @@ def quantize(
     kept = [tokenizer.file for tokenizer in content.tokenizers.values()]
     kept += [file for file in content.files if Path(file).name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
     for name in content.components.keys() - chosen:
-        kept += [content.components[name].graph, *content.components[name].weights]
+        kept += [*content.components[name].graphs, *content.components[name].weights]
     total = len(chosen) + len(prompts) + 1
     with NewDirectory(out) as new:
         progress("copying", 0, total)

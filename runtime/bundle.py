@@ -148,7 +148,7 @@ def _check_files(
 ) -> None:
     components = bundle.manifest.components.values()
     weights = {name for component in components for name in component.weights}
-    graphs = {component.graph for component in components}
+    graphs = {name for component in components for name in component.graphs}
     remembered = set() if verify_all else set(verified.load())
     due = [
         name
@@ -176,8 +176,8 @@ def _check_files(
             raise BundleError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
         _check_digest(bundle, name, digest.hexdigest(), statuses[name].st_size)
         for component in components:
-            if component.graph == name:  # the bytes that were hashed, not the file once more
-                _check_graph(bundle, component, b"".join(parts))
+            if name in component.graphs:  # the bytes that were hashed, not the file once more
+                _check_graph(bundle, component, name, b"".join(parts))
         if name in weights:
             fresh.append((statuses[name], digest.hexdigest()))
     verified.remember(fresh)
@@ -197,11 +197,11 @@ def _check_digest(bundle: Bundle, name: str, found: str, size: int) -> None:
         )
 
 
-def _check_graph(bundle: Bundle, component: manifest.Component, data: bytes) -> None:
-    where = f"{component.graph} in {bundle.directory}"
-    if not component.graph.endswith(".onnx"):
+def _check_graph(bundle: Bundle, component: manifest.Component, graph: str, data: bytes) -> None:
+    where = f"{graph} in {bundle.directory}"
+    if not graph.endswith(".onnx"):
         raise BundleError(f"{where} is no .onnx file. Export the bundle again.")
-    folder = PurePosixPath(component.graph).parent
+    folder = PurePosixPath(graph).parent
     for reference in onnx_wire.external_data(data, where):
         target = os.path.normpath(folder / reference.location).replace(os.sep, "/")
         if ".." in PurePosixPath(reference.location).parts or target not in component.weights:

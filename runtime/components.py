@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..engines import devices, heap
 from ..engines.base import Array, Closing, Engine, Resident
 from ..engines.ort import OrtEngine, check_threads
 from ..engines.ort_providers import COMPILING, provider_options
+from ..engines.streamed import StreamedEngine, StreamedPart
 from ..engines.targets import DEFAULT, find_target
 from ..engines.tensorrt import TensorRtEngine
 from ..errors import Cancelled, EngineError, MissingDependencyError, UsageError
@@ -48,6 +50,7 @@ class Components(Closing):
         self._trust = trust_engines
         self._frugal = frugal
         self._held: Collection[str] = ()
+        self._streamed: Mapping[str, bool] = {}
         if frugal:
             heap.give_back()
         self._on_call = on_call
@@ -126,7 +129,19 @@ class Components(Closing):
             profile = profiles(content, [default_range(content)])[component][0]
             wide = component.startswith("text_encoder") or component.endswith("_step")
             settings = provider_options(provider, profile, spec.precision, wide)
-        return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings, pooled=not self._frugal)
+        if component not in self._streamed:
+            return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings, pooled=not self._frugal)
+        for part in spec.parts:
+            self.bundle.check_unchanged(part.graph)
+        parts = [
+            StreamedPart(
+                partial(OrtEngine, self.bundle.path(part.graph), self._threads, provider, settings, pooled=False),
+                part.inputs,
+            )
+            for part in spec.parts
+        ]
+        where = f"the component {component} of {self.bundle.directory}"
+        return StreamedEngine(parts, spec.inputs, spec.outputs, where, self._streamed[component])
 
     def _entry(self, component: str, shapes: Mapping[str, tuple[int, ...]] | None) -> Entry:
         """Return the checked engine of a component for this machine's GPU."""
@@ -135,9 +150,14 @@ class Components(Closing):
             raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
         return build.find(self.bundle, component, self._target, found.gpus[0].capability, shapes, self._trust)
 
-    def hold(self, components: Collection[str]) -> None:
-        """Say which components stay loaded while others work, where `frugal`."""
-        self._held = components
+    def hold(self, components: Collection[str], streamed: Mapping[str, bool]) -> None:
+        """Say which components stay loaded while others work, where `frugal`, and which work part by part.
+
+        Of the latter it is said whether the next part is loaded ahead.
+        """
+        changed = {name for name in self._engines if self._streamed.get(name) != streamed.get(name)}
+        self.release(*changed)
+        self._held, self._streamed = components, streamed
 
     def release(self, *components: str) -> None:
         """Free these components' memory; one that is called again is loaded again."""

@@ -32,6 +32,20 @@ class File:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A piece of a component's graph: the file, and the names of what it takes, inputs or what earlier parts made.
+
+    `bytes` are those of its weights; `loading` and `loaded` are as in `Footprint`, 0 where they were not measured.
+    """
+
+    graph: str
+    inputs: tuple[str, ...]
+    bytes: int
+    loading: int
+    loaded: int
+
+
+@dataclass(frozen=True)
 class Component:
     """One graph: its file, the weight files that its initialisers point into, its precision and its signature."""
 
@@ -44,6 +58,12 @@ class Component:
     outputs: tuple[TensorSpec, ...]
     cost: CostModel | None = None  # bundles of before it was counted have none
     footprint: Footprint | None = None  # where it was measured
+    parts: tuple[Part, ...] = ()  # the same graph in pieces, to be run one after another
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Return the files of the graph, whole and in pieces."""
+        return (self.graph, *(part.graph for part in self.parts))
 
 
 @dataclass(frozen=True)
@@ -259,7 +279,7 @@ def parse(data: bytes, where: str) -> Manifest:
         check_path(path, where)
     named = [t.file for t in manifest.tokenizers.values()]
     for component in manifest.components.values():
-        named += [component.graph, *component.weights]
+        named += [component.graph, *component.weights, *(part.graph for part in component.parts)]
     for path in named:
         if path not in manifest.files:
             raise BundleError(f"{where} uses {path!r} but lists no hash for it. Export the bundle again.")

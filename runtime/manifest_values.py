@@ -47,6 +47,9 @@ def check(manifest: Manifest, where: str) -> None:
             _check_polynomial(component.footprint.working, f"components.{name}.footprint.working", where)
             ranges[f"components.{name}.footprint.loaded"] = (0, component.footprint.loaded, 2**50)
             ranges[f"components.{name}.footprint.loading"] = (0, component.footprint.loading, 2**50)
+        for i, part in enumerate(component.parts):
+            for what in ("bytes", "loading", "loaded"):
+                ranges[f"components.{name}.parts[{i}].{what}"] = (0, getattr(part, what), 2**50)
         ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
         for spec in (*component.inputs, *component.outputs):
             for i, size in enumerate(spec.shape):

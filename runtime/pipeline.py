@@ -188,12 +188,12 @@ class Model(Closing):
                 f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion, or another "
                 "bundle of the family swifti2v."
             )
-        prepared = animation.prepare(request, self.bundle.manifest)
+        prepared, streamed = animation.prepare(request, self.bundle.manifest), {}
         if self.budget is not None:
             wanted = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling)
             machine = find_machine(CPU, self._threads)
             way = plan_video.plan_video(self.bundle.manifest, wanted, machine, self.budget)
-            prepared = dataclasses.replace(prepared, tiling=way.tiling)
+            prepared, streamed = dataclasses.replace(prepared, tiling=way.tiling), way.streamed
         self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
         job, place = animation.job(prepared, self.bundle.digest), None if journal is None else Path(journal)
         if place is not None and resume:
@@ -201,6 +201,7 @@ class Model(Closing):
 
         def made() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
             kept = None if place is None else open_journal(place, job, resume)
+            self._components.hold((), streamed)
             try:
                 yield from animation.Animator(
                     self._components, prepared, kept, on_event, cancel, in_turns=self.budget is not None
@@ -274,7 +275,7 @@ class Model(Closing):
     ) -> Iterator[Picture]:
         steps = prepared.schedule.steps
         if way is not None:
-            self._components.hold(way.keep)
+            self._components.hold(way.keep, way.streamed)
         for index, prompt in enumerate(prepared.prompts):
 
             def report(step: int, latents: np.ndarray, before: int = index * steps) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..errors import BudgetError
 from .amounts import mebibytes
 from .hardware import CPU, Machine
-from .manifest import Component, Manifest
+from .manifest import Component, Manifest, Part
 from .pictures import find
 from .profiles import SizeRange, dimensions
 from .tiles import Tiling, lay
@@ -23,6 +23,7 @@ RUNTIME = 68 * 2**20  # bytes that come with the libraries and the first session
 TOKENIZER = 3  # bytes in memory for each of a tokenizer's file
 SPREAD = 1.03  # of what was measured at export: pages, threads
 ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps between
+LEFT = 4 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment
 PIXEL = 210  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (measured)
 TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of which overlaps
 
@@ -63,6 +64,7 @@ class Plan:
     """How a request is met: which components stay loaded, how guidance is called, and what the decoder's tiles are.
 
     `together`: the guided and the free prediction in one call. `tiling` is None where the plane is decoded at once.
+    Those `streamed` are loaded part by part in each call, and the value says whether the next part is loaded ahead.
     """
 
     machine: str
@@ -71,6 +73,7 @@ class Plan:
     together: bool
     tiling: Tiling | None
     phases: tuple[Phase, ...]
+    streamed: dict[str, bool] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:
@@ -101,7 +104,10 @@ def chosen(content: Manifest, ways: list[Plan], limit: int, size: tuple[int, int
     if not fitting:
         raise _infeasible(content, min(ways, key=lambda way: way.peak), limit, size)
     # What stays loaded costs this request nothing, and the next one may want it
-    return min(fitting, key=lambda way: (way.tiling is not None, way.seconds, -len(way.keep), way.peak))
+    return min(
+        fitting,
+        key=lambda way: (way.tiling is not None, way.seconds, False in way.streamed.values(), -len(way.keep), way.peak),
+    )
 
 
 def limit_of(machine: Machine, budget: int | None) -> int:
@@ -146,8 +152,45 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
         turns = {name: _turn(content, name, wanted, machine, together, tiling) for name in used}
         for number in range(len(used) + 1):
             for keep in itertools.combinations(used, number):
-                phases = tuple(phases_of(turns, keep, wanted.count, machine, base))
-                yield Plan(machine.name, budget, keep, together, tiling, phases)
+                for streamed, taken in streamings(content, turns, keep, machine):
+                    phases = tuple(phases_of(taken, keep, wanted.count, machine, base))
+                    yield Plan(machine.name, budget, keep, together, tiling, phases, streamed)
+
+
+def streamings(
+    content: Manifest, turns: dict[str, Turn], keep: tuple[str, ...], machine: Machine
+) -> Iterator[tuple[dict[str, bool], dict[str, Turn]]]:
+    """Yield what may be streamed of the turns, with the turns as they are then: nothing; all that is in parts."""
+    yield {}, turns
+    cut = [name for name in turns if content.components[name].parts and name not in keep]
+    for ahead in (True, False) if cut else ():
+        taken = turns | {name: streamed_turn(turns[name], content.components[name], machine, ahead) for name in cut}
+        yield dict.fromkeys(cut, ahead), taken
+
+
+def streamed_turn(turn: Turn, spec: Component, machine: Machine, ahead: bool) -> Turn:
+    """Return a turn in which each call loads the component part by part; what a call works with is beside them."""
+    held = [_held_part(part, spec, machine) for part in spec.parts]
+    if ahead:
+        following = [*(loading for loading, _ in held[1:]), 0]
+        most = max(loaded + coming for (_, loaded), coming in zip(held, following, strict=True))
+    else:
+        most = max(loaded for _, loaded in held)
+    peak = max(most, *(loading for loading, _ in held)) + turn.held.working
+    peak += LEFT if machine.kind == CPU else 0
+    return replace(
+        turn, held=Held(peak, 0, peak), weights=turn.weights * turn.calls, overlapped=ahead and machine.kind != CPU
+    )
+
+
+def _held_part(part: Part, spec: Component, machine: Machine) -> tuple[int, int]:
+    """Return the bytes of a part while it loads and from then on."""
+    if machine.kind != CPU:
+        return part.bytes, part.bytes
+    if part.loaded:
+        return int(SPREAD * part.loading), int(SPREAD * part.loaded)
+    wide = part.bytes * {"fp16": 2, "bf16": 2}.get(spec.precision, 1)
+    return int(1.35 * wide), int(1.1 * wide)
 
 
 @dataclass(frozen=True)
@@ -158,6 +201,7 @@ class Turn:
     calls: int
     flops: float
     weights: int
+    overlapped: bool = False  # weights are read while others are worked with, which takes no time of the processor
 
 
 def _turn(
@@ -208,7 +252,9 @@ def phases_of(
         later = kept + own.working if stays else kept + max(own.loading, called)
         before += own.loaded if stays else 0
         flops = count * turn.calls * turn.flops
-        seconds = (1 if stays else count) * turn.weights / machine.loads + flops / machine.flops
+        reading = (1 if stays else count) * turn.weights / machine.loads
+        working = flops / machine.flops
+        seconds = max(reading, working) if turn.overlapped else reading + working
         yield Phase(name, count * turn.calls, base + max(first, later), flops, seconds)
 
 

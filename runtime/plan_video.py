@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .hardware import Machine
 from .manifest import Component, Manifest, Video
-from .plan import Plan, Turn, base_of, chosen, dims_of, limit_of, phases_of, turn_of
+from .plan import Plan, Turn, base_of, chosen, dims_of, limit_of, phases_of, streamings, turn_of
 from .profiles import sized
 from .segments import SegmentSpec, count_segments, latent_frames, video_frames
 from .tiles import Tiling, lay
@@ -59,7 +59,9 @@ def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int 
         turns = {
             name: _turn(content, video, name, wanted, machine, tiling) for name in ORDER if name in content.components
         }
-        yield Plan(machine.name, budget, (), True, tiling, tuple(phases_of(turns, (), windows, machine, base)))
+        for streamed, taken in streamings(content, turns, (), machine):
+            phases = tuple(phases_of(taken, (), windows, machine, base))
+            yield Plan(machine.name, budget, (), True, tiling, phases, streamed)
 
 
 def _host(content: Manifest, video: Video, wanted: WantedVideo) -> int:

@@ -180,6 +180,9 @@ def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
     return root
 
 
+HALF_PART = 2**17  # bytes of weights in a part of the fixture `half`
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory):
     """Function that builds a tiny checkpoint in a new directory; takes the keywords of `build`."""
@@ -204,11 +207,11 @@ def exported(tiny_checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def half(tiny_checkpoint, tmp_path_factory):
-    """Directory of the bundle of `tiny_checkpoint` converted to fp16, parity checked. Do not change it."""
+    """Directory of the bundle of `tiny_checkpoint` in fp16, also in parts, parity checked. Do not change it."""
     from segue.export.export import export
 
     bundle = tmp_path_factory.mktemp("half") / "tiny"
-    export(tiny_checkpoint, bundle, precision="fp16")
+    export(tiny_checkpoint, bundle, precision="fp16", part_bytes=HALF_PART)
     return bundle
 
 

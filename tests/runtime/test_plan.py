@@ -16,7 +16,7 @@ from segue.errors import BudgetError, UsageError
 from segue.runtime.amounts import bytes_of, mebibytes
 from segue.runtime.bundle import read_manifest
 from segue.runtime.hardware import CPU, find_machine, published
-from segue.runtime.plan import Wanted, plan
+from segue.runtime.plan import Held, Turn, Wanted, plan, streamed_turn
 
 MIB = 2**20
 CONTENT = {name: read_manifest(name) for name in ("emoji", "emoji-teacher")}
@@ -84,6 +84,38 @@ def test_without_a_measured_footprint_the_plan_goes_by_what_was_counted():
     wanted = wanted_of("emoji", 128, 128)
     counted = plan(dataclasses.replace(content, components=bare), wanted, HERE, None).peak
     assert counted == pytest.approx(plan(content, wanted, HERE, None).peak, rel=0.3)
+
+
+def test_parts_are_streamed_where_the_whole_does_not_fit():
+    content, wanted = CONTENT["emoji"], wanted_of("emoji", 128, 128)
+    whole = {name: dataclasses.replace(spec, parts=()) for name, spec in content.components.items()}
+    with pytest.raises(BudgetError) as refused:
+        plan(dataclasses.replace(content, components=whole), wanted, HERE, 1)
+    needed = int(str(refused.value).split("smallest budget that does is ")[1].split()[0])
+    least = smallest("emoji", wanted)
+    assert least < 0.75 * needed * MIB
+    assert "transformer" in plan(content, wanted, HERE, least).streamed
+    assert plan(content, wanted, HERE, None).streamed == {}
+
+
+def test_what_is_loaded_ahead_takes_more_and_is_taken_where_it_fits():
+    content, wanted = CONTENT["emoji"], wanted_of("emoji", 64, 64)
+    least = smallest("emoji", wanted)
+    tight, roomy = (plan(content, wanted, HERE, least + more * MIB).streamed for more in (0, 24))
+    assert set(tight.values()) == {False}
+    assert set(roomy.values()) == {True}
+
+
+def test_on_a_gpu_weights_that_are_read_meanwhile_cost_no_time():
+    gpu, content = published()["rtx4090"], CONTENT["emoji"]
+    turn = Turn(Held(3 * MIB, 3 * MIB, MIB), 2, 1e12, 3 * MIB)
+    spec = dataclasses.replace(content.components["transformer"], footprint=None)
+    for machine, hidden in ((gpu, True), (HERE, False)):
+        ahead, behind = (streamed_turn(turn, spec, machine, which) for which in (True, False))
+        assert ahead.overlapped is hidden
+        assert not behind.overlapped
+        assert ahead.held.loading > behind.held.loading
+        assert behind.weights == 2 * turn.weights
 
 
 def test_a_budget_beyond_the_machine_is_the_machine():
