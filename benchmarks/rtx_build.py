@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from random_sd3 import write as write_sd3
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/rtx_build.json"
@@ -66,29 +65,8 @@ def full(directory: Path) -> dict[str, Any]:
     """Build SD3-Medium's transformer with random weights, 256 to 1536 pixels, a batch of 1 and 2."""
     from segue.engines.tensorrt_build import Settings
     from segue.engines.tensorrt_child import build_apart
-    from segue.export import headers, trace
-    from segue.export.families import sd3
 
-    config = json.loads((HERE / "configs/full_size.json").read_text())["sd3"]["transformer"]
-    graph = sd3.transformer(config)
-    (directory / "transformer").mkdir()
-    model = trace.trace(graph, "fp16")
-    shapes = {
-        v.name.removeprefix(trace.PREFIX): tuple(int(d) for d in v.shape)
-        for v in model.graph.inputs
-        if v.name.startswith(trace.PREFIX)
-    }
-    shapes = {name: shape for name, shape in shapes.items() if graph.buffer(name) is None}
-    file = directory / "transformer/model.safetensors"
-    head = headers.encode([(n, "F16", s, 2 * math.prod(s)) for n, s in shapes.items()])
-    rng = np.random.default_rng(0)
-    with file.open("wb") as out:
-        out.write(head)
-        for shape in shapes.values():
-            out.write((0.02 * rng.standard_normal(shape, dtype=np.float32)).astype(np.float16).tobytes())
-    tensors = headers.read(file, "transformer/model.safetensors")
-    path = directory / "transformer/model.onnx"
-    trace.write(graph, "fp16", tensors, path)
+    graph, path = write_sd3(directory)
     sizes = [
         {"batch": batch, "height": side, "width": side, "text": 333}
         for batch, side in zip((1, 2, 2), SIDES, strict=True)
@@ -98,7 +76,8 @@ def full(directory: Path) -> dict[str, Any]:
     built = build_apart(path, Settings("tensorrt-rtx", (89,), (profile,)), plan)  # type: ignore[arg-type]
     found = {
         "seconds": round(built.seconds, 1), "peak_bytes": built.peak, "bytes": plan.stat().st_size,
-        "weights": file.stat().st_size, "layers": built.layers, "fused": built.fused, "decomposed": built.decomposed,
+        "weights": path.with_name("model.safetensors").stat().st_size,
+        "layers": built.layers, "fused": built.fused, "decomposed": built.decomposed,
     }  # fmt: skip
     print("SD3-Medium's transformer", found)
     return found

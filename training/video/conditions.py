@@ -17,6 +17,7 @@ from ..cdm.conditions import write_rows
 from ..cdm.families import Condition
 from .clips import Clips
 from .latents import cached_windows
+from .places import places
 from .references import ReferenceSpec, cached_references
 from .text import Umt5Conditioner
 
@@ -36,7 +37,6 @@ def encode_clips(checkpoint: Path, family: str, data: Path, out: Path, progress:
     common = said["frames"], said["scale"]
     with NewDirectory(out) as new:
         if family == "swifti2v-motion":
-            windows = cached_windows(clips, checkpoint, *common, EACH, True)
             images = cached_windows(clips, checkpoint, *common, EACH, True, image=True).latents
             kinds = [(new.path, {"image": images}, tuple(images.shape[1:]))]
         else:
@@ -50,7 +50,8 @@ def encode_clips(checkpoint: Path, family: str, data: Path, out: Path, progress:
                 (new.path / f"kind-{index}", *_segment(windows.latents, reference, spec, index))
                 for index in range(count_segments(reference.shape[2], spec))
             ]
-        names = windows.places.names(clips, torch.arange(len(windows.places)))
+        where = places(clips, EACH, True)
+        names = where.names(clips, torch.arange(len(where)))
         empty = {"states": text([""])}
         for folder, tensors, shape in kinds:
             folder.mkdir(exist_ok=True)

@@ -45,12 +45,13 @@ def encoded(both, clips, tmp_path_factory) -> Path:
 def test_stage_one_is_called_as_in_its_own_training(both, clips, parts, encoded):
     (kind,) = open_kinds(encoded / "swifti2v-motion")
     assert kind.shape == (4, 7, 4, 4)
-    assert kind.prompts == ["red square", "red square", "green square", "green square"]
-    training = Motion(MotionSpec(str(clips), str(both), str(both), start=str(both), **SIZES), 0)
+    training = Motion(MotionSpec(str(clips), str(both), str(both), start=str(both), varied=True, **SIZES), 0)
+    names = training.windows.places.names(training.clips, torch.arange(4))
+    assert kind.prompts == names
     given = kind.take([1, 2])
     latents, level = torch.randn(2, *kind.shape), torch.tensor([1.0, 0.4])
     expected = training._velocity(
-        latents, level, training.images[[1, 2]].float(), training.text(["red square", "green square"])
+        latents, level, training.images[[1, 2]].float(), training.text(names[1:3])
     )
     family = FAMILIES["swifti2v-motion"]
     network = load_teacher(both, family)
