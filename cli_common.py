@@ -23,9 +23,12 @@ LARGE = 10**8  # bytes; less is hashed in a moment
 
 
 class BundleName(click.ParamType):
-    """The name of a shipped bundle, or a directory."""
+    """The name of a shipped bundle, or a directory; with `planned` also that of a plan."""
 
     name = "bundle"
+
+    def __init__(self, planned: bool = False) -> None:
+        self.planned = planned
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it as it is; whether there is such a bundle is said when it is opened."""
@@ -33,9 +36,10 @@ class BundleName(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the shipped bundles that begin so, and have the shell add directories."""
-        from .runtime.bundle import shipped
+        from .runtime.bundle import plans, shipped
 
-        names = [CompletionItem(name) for name in shipped() if name.startswith(incomplete)]
+        known = [*shipped(), *(plans() if self.planned else ())]
+        names = [CompletionItem(name) for name in known if name.startswith(incomplete)]
         return [*names, CompletionItem(incomplete, type="dir")]
 
 

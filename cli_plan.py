@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from .cli_common import BUNDLE, Bytes, Size
+from .cli_common import BundleName, Bytes, Size
 from .console import JSON, Output, table
 from .runtime.limits import MAX_FRAMES
 
 
 @click.command()
-@click.argument("bundle", type=BUNDLE)
+@click.argument("bundle", type=BundleName(planned=True))
 @click.option(
     "--device", default="this", show_default=True, help="rtx4090, rtx4080, rtx4060, rtx5090, h100, cpu, this."
 )

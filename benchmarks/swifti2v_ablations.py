@@ -55,13 +55,32 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--text", type=Path, default=Path("runs/emoji-clip-text"))
     parser.add_argument("--data", type=Path, default=Path("runs/data/emoji-clips"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--clips", type=int, default=48, help="held-out ones that are measured")
+    parser.add_argument("--train", type=int, default=600, help="clips to train on, drawn from all")
     options = options_of(parser, "swifti2v_ablations", list(VARIANTS), seeds=3)
     prepare(options)
+    some(options)
     results = compared(options, scored) | {"steps": options.steps, "batch": options.batch, "clips": options.clips}
     report(options, results)
+
+
+def some(options: argparse.Namespace) -> Path:
+    """Return a directory with all held-out clips and `--train` of the others, drawn balanced, as links."""
+    out = options.directory / f"clips-{options.train}"
+    if not out.exists():
+        content = json.loads((options.data / "clips.json").read_text())
+        found = Clips(options.data)
+        drawn = torch.multinomial(found.weights, options.train, generator=torch.Generator().manual_seed(0))
+        kept = {found.rows[i].hexcode for i in drawn.tolist()}
+        content["clips"] = [c for c in content["clips"] if c["split"] != "train" or c["hexcode"] in kept]
+        out.mkdir()
+        for clip in content["clips"]:
+            name = f"{clip['hexcode']}.safetensors"
+            (out / name).symlink_to((options.data / name).resolve())
+        (out / "clips.json").write_text(json.dumps(content))
+    return out
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -111,7 +130,8 @@ def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str,
     """Return the recipe of a variant; all share everything but the variant's keys and the seed."""
     return {
         "detail": {
-            "data": str(options.data),
+            "data": str(some(options)),
+            "windows": 1,
             "codec": str(options.codec),
             "text": str(options.text),
             "motion": str(options.motion),
@@ -124,8 +144,9 @@ def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str,
         "loop": {
             "steps": options.steps,
             "batch": options.batch,
-            "learning_rate": 1e-3,
-            "warmup": 100,
+            "optimiser": "muon",
+            "learning_rate": 1.5e-3,
+            "warmup": options.steps // 10,
             "decay": options.steps * 3 // 4,
             "ema": 0.995,
             "save_every": max(options.steps // 4, 1),

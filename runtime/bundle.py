@@ -61,6 +61,14 @@ def shipped() -> dict[str, Path]:
     return {entry.parent.name: entry.parent for entry in sorted(root.glob(f"*/{manifest.FILE_NAME}"))}
 
 
+def plans() -> dict[str, Path]:
+    """Return the directories of models that ship as a plan alone, a bundle.json without its files, by name."""
+    from importlib.resources import files
+
+    root = Path(str(files("segue.bundles"))) / "plans"
+    return {entry.parent.name: entry.parent for entry in sorted(root.glob(f"*/{manifest.FILE_NAME}"))}
+
+
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the directory of a bundle, given the name of a shipped one or a path.
 
@@ -77,6 +85,11 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         raise BundleError(
             f"the directory {path} has no {manifest.FILE_NAME}, so it is no Segue bundle. "
             f"Make one of a checkpoint: segue export '{path}' -o BUNDLE"
+        )
+    if name_or_path in plans():
+        raise UsageError(
+            f"{name_or_path!r} ships as a plan alone, for segue plan: what it takes, without its weights. Export its "
+            "checkpoint (segue export) and name the bundle that comes of it."
         )
     names = ", ".join(known) or "none are installed"
     raise UsageError(
@@ -103,7 +116,12 @@ def read(name_or_path: str | os.PathLike[str], verify_all: bool = False, progres
 
 
 def read_manifest(name_or_path: str | os.PathLike[str]) -> manifest.Manifest:
-    """Return what bundle.json says; its other files are not looked at, and need not be there. Raises as `read` does."""
+    """Return what bundle.json says; its other files are not looked at, and need not be there. Raises as `read` does.
+
+    A name may also be that of a plan (`plans`).
+    """
+    if isinstance(name_or_path, str):
+        name_or_path = plans().get(name_or_path, name_or_path)
     directory, data = _manifest_of(name_or_path)
     return manifest.parse(data, str(directory / manifest.FILE_NAME))
 

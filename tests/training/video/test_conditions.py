@@ -50,9 +50,7 @@ def test_stage_one_is_called_as_in_its_own_training(both, clips, parts, encoded)
     assert kind.prompts == names
     given = kind.take([1, 2])
     latents, level = torch.randn(2, *kind.shape), torch.tensor([1.0, 0.4])
-    expected = training._velocity(
-        latents, level, training.images[[1, 2]].float(), training.text(names[1:3])
-    )
+    expected = training._velocity(latents, level, training.images[[1, 2]].float(), training.text(names[1:3]))
     family = FAMILIES["swifti2v-motion"]
     network = load_teacher(both, family)
     found = family.velocity(network, latents, level, given)

@@ -1,0 +1,107 @@
+"""Plan a model by its configs alone: a manifest without weights, graphs or tokenizers, which `segue plan` reads.
+
+Graphs are traced without weights, as by export, and measured and thrown away; what stays is what they cost, what their
+weights take, and where they can be cut. So anyone can plan before a download.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..runtime import manifest
+from ..runtime.profiles import default_range, dimensions, sized
+from . import trace
+from .checkpoint import Checkpoint, Part, Settings
+from .cost_model import cost_model
+from .cut import cut
+from .families.family import find
+from .families.graph import Graph
+from .headers import Tensor
+
+NONE = "0" * 64  # of a file that there is not
+A_TOKEN = 45  # bytes of tokenizer.json for each token, as CLIP's has
+WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+def planned(
+    name: str, index: dict[str, Any], configs: Mapping[str, dict[str, Any]], scheduler: dict[str, Any],
+    settings: Settings, kind: str, part_bytes: int, progress: Callable[[str], None] = lambda component: None,
+) -> manifest.Manifest:  # fmt: skip
+    """Return the manifest that a checkpoint with these configs, by folder, would have in `kind`, but for its files.
+
+    `index` is its model_index.json. Raises CheckpointError as export does for configs that do not fit together.
+    """
+    family = find(index.get("_class_name"))
+    family.check(index)
+    files: dict[str, manifest.File] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        (root / "scheduler").mkdir()
+        (root / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+        parts = {folder: Part(folder, config, (), {}) for folder, config in configs.items()}
+        found = Checkpoint(root, index, parts, settings, ())
+        facts, tokenizers = family.facts(found), {}
+        length = settings.video.text_tokens if family.name == "swifti2v" else family.tokens
+        for folder in filter(found.has, family.tokenizers):
+            file = f"{folder}/tokenizer.json"
+            text = configs[folder.replace("tokenizer", "text_encoder")]
+            files[file] = manifest.File(NONE, A_TOKEN * text.get("text_config", text)["vocab_size"], True)
+            # CLIP's tokenizers cut at as many tokens as the encoder has positions
+            own = settings.t5_tokens if folder == "tokenizer_3" else length or text["max_position_embeddings"]
+            tokenizers[folder] = manifest.Tokenizer(file, own, 0, family.template)
+        content = manifest.Manifest(
+            schema=manifest.SCHEMA, name=name, family=family.name, components={}, tokenizers=tokenizers,
+            sampler=facts.sampler, latents=facts.latents, sizes=facts.sizes,
+            t5_tokens=settings.t5_tokens if family.name == "sd3" else 0,
+            provenance=manifest.Provenance(settings.source, settings.revision, settings.licence, (), {}),
+            files=files, video=facts.video, zero_negative=facts.zero_negative,
+        )  # fmt: skip
+        for graph in family.graphs(configs):
+            progress(graph.component)
+            narrow = "fp32" if graph.folder in facts.wide and kind == "fp16" else kind
+            content.components[graph.component] = _component(root, content, graph, narrow, part_bytes)
+    return content
+
+
+def _component(root: Path, content: manifest.Manifest, graph: Graph, kind: str, part_bytes: int) -> manifest.Component:
+    model = trace.trace(graph, kind)
+    weights, offset = {}, 8
+    for value in model.graph.inputs:
+        if (name := value.name or "").startswith(trace.PREFIX):
+            shape = tuple(size for size in value.shape or () if isinstance(size, int))
+            length = WIDTH[kind] * math.prod(shape)
+            stored = trace.STORED[kind]
+            weights[name.removeprefix(trace.PREFIX)] = Tensor(name, "weights", offset, length, stored, shape)
+            offset += length
+    written = trace.attach(model, weights, graph, kind)
+    path = root / graph.folder / graph.file
+    path.parent.mkdir(exist_ok=True)
+    ir.save(model, path)
+    content.files[f"{graph.folder}/{graph.file}"] = manifest.File(NONE, path.stat().st_size, False)
+    stored_at = f"{graph.folder}/{graph.component}.safetensors"
+    if weights:
+        content.files[stored_at] = manifest.File(NONE, offset, True)
+    dtypes = {"weight": trace.NUMPY[kind]}
+    inputs, outputs = (
+        tuple(manifest.TensorSpec(p.name, dtypes.get(p.dtype, p.dtype), p.shape) for p in ports)
+        for ports in (graph.inputs, graph.outputs)
+    )
+    files = (stored_at,) if weights else ()
+    bare = manifest.Component(
+        f"{graph.folder}/{graph.file}", files, kind, written.parameters, graph.opset, inputs, outputs
+    )
+    whole = dataclasses.replace(content, components={graph.component: bare})
+    dims = {base: three[0] for base, three in dimensions(whole, graph.component, default_range(whole)).items()}
+    free = {size for port in inputs for size in port.shape if isinstance(size, str)}
+    pieces = cut(path, {size: sized(size, dims, graph.component) for size in free}, part_bytes)
+    for piece in pieces:
+        content.files[piece.graph] = manifest.File(NONE, (root / piece.graph).stat().st_size, False)
+    return dataclasses.replace(bare, cost=cost_model(root, whole, graph.component), parts=pieces)
