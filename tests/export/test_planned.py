@@ -30,4 +30,4 @@ def test_a_plan_by_configs_alone_counts_what_the_export_counts(tiny_checkpoint: 
             weights, stored = (
                 sum(of.files[file].bytes for file in taken.weights) for of, taken in ((made, found), (exported, spec))
             )
-            assert 0.9 * stored <= weights <= stored
+            assert 0 <= stored - weights <= 16384, "more than the headers of the files"
