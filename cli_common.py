@@ -40,7 +40,7 @@ class BundleName(click.ParamType):
 
         known = [*shipped(), *(plans() if self.planned else ())]
         names = [CompletionItem(name) for name in known if name.startswith(incomplete)]
-        return [*names, CompletionItem(incomplete, type="dir")]
+        return [CompletionItem(incomplete, type="dir"), *names]  # bash forgets what came before a directory
 
 
 class Size(click.ParamType):

@@ -187,7 +187,8 @@ def need(module: str, extra: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(module) is None:
+        torch = "pip install torch==2.13.0 && " if extra in ("export", "train", "dev") else ""
         raise MissingDependencyError(
             f"this command needs {module}, which is not installed. "
-            f"Run, in a clone of Segue: pip install torch==2.13.0 && pip install '.[{extra}]'"
+            f"Run, in a clone of Segue: {torch}pip install '.[{extra}]'"
         )

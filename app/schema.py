@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from ..runtime.limits import MAX_COUNT, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TEXT, MIN_FPS
 
@@ -51,7 +51,14 @@ class VideoRequest(_Closed):
     height: Side | None = None
 
 
-JobRequest = Annotated[PictureRequest | VideoRequest, Field(discriminator="kind")]
+def _kind(body: object) -> object:
+    """Return the kind of a job's body: a picture where it is left out."""
+    return body.get("kind", "picture") if isinstance(body, dict) else getattr(body, "kind", None)
+
+
+JobRequest = Annotated[
+    Annotated[PictureRequest, Tag("picture")] | Annotated[VideoRequest, Tag("video")], Discriminator(_kind)
+]
 
 
 class JobView(BaseModel):

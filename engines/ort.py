@@ -13,6 +13,7 @@ import psutil
 from ..errors import BundleError, EngineError, SegueError, UsageError
 from . import arena
 from .base import Array, Closing, Resident, TensorSpec, fit_feeds
+from .onnxruntime_import import onnxruntime as import_onnxruntime
 from .ort_providers import CPU, choose
 
 MAX_THREADS = 256
@@ -74,7 +75,7 @@ class OrtEngine(Closing):
         self, graph: Path, threads: int | None = None, provider: str = CPU, settings: Mapping[str, str] | None = None,
         pooled: bool = True,
     ) -> None:  # fmt: skip
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         check_threads(threads)
         self._where = f"the graph {graph.name} in {graph.parent}"
@@ -124,7 +125,7 @@ class OrtEngine(Closing):
 
     def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
         """Copy arrays to the device; see `Engine`."""
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         self._check_open()
         fitted = fit_feeds(tuple(spec for spec in self.inputs if spec.name in feeds), feeds, self._where)
@@ -163,7 +164,7 @@ class OrtEngine(Closing):
     def close(self) -> None:
         """Free the session and its weights. Closing twice is allowed."""
         if self._session is not None:
-            import onnxruntime
+            onnxruntime = import_onnxruntime()
 
             self._session = None
             arena.shrink(onnxruntime)

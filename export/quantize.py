@@ -155,7 +155,7 @@ def _component(spec: manifest.Component, weights: str, kind: str, widened: bool)
             for ports in (spec.inputs, spec.outputs)
         )
         spec = dataclasses.replace(spec, inputs=inputs, outputs=outputs)
-    return dataclasses.replace(spec, weights=(weights,), precision=kind)
+    return dataclasses.replace(spec, weights=(weights,), precision=kind, parts=())
 
 
 def _dynamic(twin: Path, scratch: Path) -> ir.Model:

@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -16,8 +17,22 @@ def one_worker(begin: Callable[..., None], arguments: tuple[Any, ...]) -> Proces
 
     The process is spawned, because threads of ONNX Runtime do not survive a fork. Ctrl-C is its parent's to handle.
     """
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, _attend, (begin, arguments))
+    executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _attend, (begin, arguments))
+    with _ignoring_interrupts():  # which the process inherits while it imports; `submit` starts it
+        executor.submit(int)
+    return executor
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # whose alone signals are
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _attend(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from ..engines import devices, targets
+from ..engines.onnxruntime_import import onnxruntime
 from ..engines.ort import default_threads
 from ..engines.ort_providers import RTX, TENSORRT, preload, rtx_devices
 from ..engines.tensorrt_build import CAPABILITIES
@@ -147,9 +148,7 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
 def _plugin(subject: str, text: str, install: str) -> Finding:
     """Return whether the plugin for ONNX Runtime that TensorRT-RTX has registers, and sees the GPU."""
     try:
-        import onnxruntime
-
-        rtx_devices(onnxruntime)
+        rtx_devices(onnxruntime())
     except SegueError as error:
         return Finding(subject, FAULT, f"{text} does not work: {error}", install)
     return Finding(subject, OK, text)

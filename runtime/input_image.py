@@ -15,7 +15,7 @@ from .limits import MAX_SIDE
 WHITE = (255, 255, 255)
 MAX_PIXELS = 64_000_000
 # None that hands the file to another program, as EPS does
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 def read_image(

@@ -330,8 +330,9 @@ class Model(Closing):
             cut, name = max(cuts, key=lambda found: len(found[0]))
             if cut:
                 limit = self.bundle.manifest.tokenizers[name].length
+                shown = cut if len(cut) <= 200 else f"{cut[:200]}…"
                 warnings.warn(
-                    f"a prompt is longer than {limit} tokens; this part of it was cut: {cut!r}. Shorten the prompt.",
+                    f"a prompt is longer than {limit} tokens; this part of it was cut: {shown!r}. Shorten the prompt.",
                     text.PromptTruncated,
                     stacklevel=4,  # the caller of generate, render or pictures
                 )

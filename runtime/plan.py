@@ -103,11 +103,13 @@ def chosen(content: Manifest, ways: list[Plan], limit: int, size: tuple[int, int
     fitting = [way for way in ways if way.peak <= limit]
     if not fitting:
         raise _infeasible(content, min(ways, key=lambda way: way.peak), limit, size)
-    # What stays loaded costs this request nothing, and the next one may want it
-    return min(
-        fitting,
-        key=lambda way: (way.tiling is not None, way.seconds, False in way.streamed.values(), -len(way.keep), way.peak),
-    )
+
+    def costs(way: Plan) -> tuple[float, ...]:
+        behind = False in way.streamed.values()
+        # What stays loaded costs this request nothing, and the next one may want it
+        return way.tiling is not None, round(way.seconds, 9), len(way.streamed), behind, -len(way.keep), way.peak
+
+    return min(fitting, key=costs)
 
 
 def limit_of(machine: Machine, budget: int | None) -> int:
@@ -254,7 +256,8 @@ def phases_of(
         flops = count * turn.calls * turn.flops
         reading = (1 if stays else count) * turn.weights / machine.loads
         working = flops / machine.flops
-        seconds = max(reading, working) if turn.overlapped else reading + working
+        alone = turn.weights / turn.calls / machine.loads  # the first time, which nothing runs beside
+        seconds = alone + max(reading, working) if turn.overlapped else reading + working
         yield Phase(name, count * turn.calls, base + max(first, later), flops, seconds)
 
 

@@ -71,6 +71,10 @@ class Prepared:
 
 def prepare(request: Request, manifest: Manifest) -> Prepared:
     """Return `request` ready for the bundle of `manifest`; raises UsageError for whatever cannot be met."""
+    if not isinstance(request, Request):
+        raise UsageError(
+            f"{str(request)[:80]!r} is no request. Give segue.Request(…), or call generate with the prompt."
+        )
     texts = tuple(request.prompt) if isinstance(request.prompt, list | tuple) else (request.prompt,)
     if not texts or not all(isinstance(text, str) for text in (*texts, request.negative)):
         raise UsageError(

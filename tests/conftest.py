@@ -180,7 +180,7 @@ def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
     return root
 
 
-HALF_PART = 2**17  # bytes of weights in a part of the fixture `half`
+PART = 2**17  # bytes of weights in a part of the fixtures `exported` and `half`
 
 
 @pytest.fixture(scope="session")
@@ -197,11 +197,11 @@ def tiny_checkpoint(make_checkpoint):
 
 @pytest.fixture(scope="session")
 def exported(tiny_checkpoint, tmp_path_factory):
-    """Directory of the bundle of `tiny_checkpoint`, parity checked. Do not change it."""
+    """Directory of the bundle of `tiny_checkpoint`, also in parts, parity checked. Do not change it."""
     from segue.export.export import export
 
     bundle = tmp_path_factory.mktemp("exported") / "tiny"
-    export(tiny_checkpoint, bundle)
+    export(tiny_checkpoint, bundle, part_bytes=PART)
     return bundle
 
 
@@ -211,7 +211,7 @@ def half(tiny_checkpoint, tmp_path_factory):
     from segue.export.export import export
 
     bundle = tmp_path_factory.mktemp("half") / "tiny"
-    export(tiny_checkpoint, bundle, precision="fp16", part_bytes=HALF_PART)
+    export(tiny_checkpoint, bundle, precision="fp16", part_bytes=PART)
     return bundle
 
 

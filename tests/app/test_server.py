@@ -356,3 +356,11 @@ def test_pictures_of_kinds_that_run_other_programs_are_refused(tmp_path, kind):
     Image.new("RGB", (8, 8)).save(tmp_path / "picture", kind)
     with pytest.raises(UsageError, match="is no picture that can be read"):
         read_image(tmp_path / "picture")
+
+
+def test_a_job_without_a_kind_is_a_picture(client, finished):
+    accepted = client.post("/v1/jobs", json={"prompt": "a red heart", "steps": 1})
+    assert accepted.status_code == 202
+    assert finished(client, accepted.json()["id"])["kind"] == "picture"
+    assert client.post("/v1/jobs", json={"kind": "poem", "prompt": "x"}).status_code == 422
+    assert client.post("/v1/jobs", json=["picture"]).status_code == 422

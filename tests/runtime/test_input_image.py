@@ -89,3 +89,10 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(UsageError, match=message):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_every_kind_that_is_named_is_read(kind, tmp_path):
+    path = tmp_path / "picture"
+    Image.new("RGB", (6, 4), (255, 0, 0)).save(path, kind)
+    assert np.abs(read_image(path).astype(int) - (255, 0, 0)).max() < 8

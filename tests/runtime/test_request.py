@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+import segue
 from segue.errors import UsageError
 from segue.runtime import noise
 from segue.runtime.request import Request, prepare
@@ -128,3 +129,11 @@ def test_a_students_own_sigmas_are_its_default_grid_at_its_own_steps_alone(conte
         assert not ready.guided
     five = prepare(Request("a", steps=5), student)
     assert np.array_equal(five.schedule.sigmas, prepare(Request("a", steps=5), content).schedule.sigmas)
+
+
+def test_what_is_no_request_is_refused(exported):
+    with (
+        segue.open(exported) as model,
+        pytest.raises(UsageError, match=r"'a red heart' is no request. Give segue.Request"),
+    ):
+        model.render("a red heart")
