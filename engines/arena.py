@@ -6,6 +6,7 @@ holds the peaks of all of them. One arena that grows by what is asked for holds 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,20 @@ def shrink(onnxruntime: Any) -> None:
         run = onnxruntime.RunOptions()
         run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         _smallest_session(onnxruntime).run(None, {"x": np.zeros(1, np.float32)}, run)
+
+
+def take(onnxruntime: Any, user: Hashable) -> None:
+    """Have what follows be the work of `user`, an engine at some shapes; what another one's left is given back.
+
+    The arena's regions are not joined, so smaller ones of earlier shapes would serve nobody and stay.
+    """
+    global _user
+    if user != _user:
+        _user = user
+        shrink(onnxruntime)
+
+
+_user: Hashable = None
 
 
 @cache

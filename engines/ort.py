@@ -80,10 +80,11 @@ class OrtEngine(Closing):
         check_threads(threads)
         self._where = f"the graph {graph.name} in {graph.parent}"
         self._device = "cpu" if provider == CPU else "cuda"
+        self._shares = pooled and provider == CPU
         options = _options(onnxruntime, threads or default_threads(), pooled)
         try:
             chosen = choose(onnxruntime, options, provider, settings or {})
-            if pooled and provider == CPU:
+            if self._shares:
                 arena.share(onnxruntime, options)
             # Without a fallback: it would go on by another provider when one fails, and say so on standard output
             self._session: Any = onnxruntime.InferenceSession(
@@ -114,6 +115,8 @@ class OrtEngine(Closing):
         """Run the graph once; see `Engine.run`."""
         self._check_open()
         fitted = fit_feeds(self.inputs, feeds, self._where)
+        if self._shares:
+            arena.take(import_onnxruntime(), (id(self), *(array.shape for array in fitted.values())))
         try:
             return self._run(fitted, keep)
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import BundleError, UsageError
 from . import heap
 from .base import Array, Closing, Engine, Resident, TensorSpec, fit_feeds
 
@@ -34,10 +34,12 @@ class StreamedEngine(Closing):
         where: str, ahead: bool,
     ) -> None:  # fmt: skip
         self.inputs, self.outputs = inputs, outputs
-        self._parts, self._where, self._ahead = parts, where, ahead
+        self._parts, self._where, self._ahead, self._closed = parts, where, ahead, False
 
     def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
         """Run the parts in order once; see `Engine.run`. `keep` must be empty."""
+        if self._closed:
+            raise UsageError(f"{self._where} was closed. Open the bundle again.")
         if keep:
             raise self._on_host()
         values: dict[str, Any] = fit_feeds(self.inputs, feeds, self._where)
@@ -51,7 +53,7 @@ class StreamedEngine(Closing):
                     with engine:
                         if self._ahead and following:
                             coming = loader.submit(following[0].open)
-                        values |= engine.run({name: values[name] for name in part.inputs})
+                        values |= engine.run(self._taken(values, part.inputs))
                     del engine
                     later = wanted.union(*(part.inputs for part in following))
                     values = {name: value for name, value in values.items() if name in later}
@@ -59,14 +61,21 @@ class StreamedEngine(Closing):
             finally:
                 if coming is not None and coming.exception() is None:
                     coming.result().close()
-        return {spec.name: values[spec.name] for spec in self.outputs}
+        return self._taken(values, [spec.name for spec in self.outputs])
+
+    def _taken(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        lacking = [name for name in names if name not in values]
+        if lacking:
+            raise BundleError(f"the parts of {self._where} do not make {lacking[0]!r}. Export the bundle again.")
+        return {name: values[name] for name in names}
 
     def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
         """Raise UsageError: what is streamed takes arrays of the host."""
         raise self._on_host()
 
     def close(self) -> None:
-        """Do nothing: between calls nothing is held."""
+        """Refuse further calls; between them nothing is held."""
+        self._closed = True
 
     def _on_host(self) -> UsageError:
         return UsageError(f"{self._where} is streamed, and its arrays stay on the host. Feed numpy's arrays.")

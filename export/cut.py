@@ -14,7 +14,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from ..runtime.manifest import Part
+from ..runtime.manifest import Manifest, Part
+from ..runtime.profiles import default_range, dimensions, sized
 from .cost import Walk
 
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -47,6 +48,14 @@ def cut(graph: Path, sizes: Mapping[str, int], most: int) -> tuple[Part, ...]:
     return tuple(made)
 
 
+def parts_of(root: Path, content: Manifest, component: str, most: int) -> tuple[Part, ...]:
+    """Cut the graph of a component of the bundle that is being made at `root`; see `cut`."""
+    spec = content.components[component]
+    dims = {base: three[0] for base, three in dimensions(content, component, default_range(content)).items()}
+    free = {size for port in spec.inputs for size in port.shape if isinstance(size, str)}
+    return cut(root / spec.graph, {size: sized(size, dims, component) for size in free}, most)
+
+
 def _weights(graph: ir.Graph) -> dict[str, int]:
     """Return the bytes of each initializer that lies in a file."""
     stored = graph.initializers.items()
@@ -74,7 +83,8 @@ def _borders(nodes: Sequence[ir.Node], weights: Mapping[str, int], most: int) ->
     widths, borders, begin = _widths(nodes), [], 0
     while sums[-1] - sums[begin] > most:
         window = range(bisect_left(sums, sums[begin] + most / 2), bisect_right(sums, sums[begin] + most))
-        place = min(window, key=lambda place: (widths[place], -place), default=window.start)
+        place = min(window, key=lambda place: (widths[place], -place), default=window.stop - 1)
+        place = place if place > begin else window.start  # a single node has more than `most`
         if place >= len(nodes):
             break
         borders.append(begin := place)

@@ -12,10 +12,10 @@ from pathlib import Path
 from ..errors import BundleError, CheckpointError, ParityError, UsageError
 from ..runtime import manifest
 from ..runtime.directory import NewDirectory
-from ..runtime.profiles import default_range, dimensions, sized
 from . import checkpoint, fidelity, headers, place
 from . import precision as weights
 from .cost_model import cost_model
+from .cut import parts_of
 from .families.family import Family, find
 from .footprint import with_footprints
 from .hub import Origin
@@ -71,6 +71,8 @@ def export(
     if precision not in KINDS:
         raise UsageError(f"The precision {precision!r} is unknown. Choose one of {', '.join(KINDS)}.")
 
+    if part_bytes < 1:
+        raise UsageError(f"part_bytes = {part_bytes!r} holds no weight. Give 1 or more, or leave it out.")
     index = checkpoint.read_index(source)
     family = find(index.get("_class_name"))
     family.check(index)
@@ -121,10 +123,11 @@ def export(
             name: dataclasses.replace(
                 component,
                 cost=cost_model(new.path, whole, name),
-                parts=_parts(new.path, whole, name, part_bytes, files),
+                parts=parts_of(new.path, whole, name, part_bytes),
             )
             for name, component in components.items()
         }
+        files |= {part.graph: _added(new.path, part.graph) for c in components.values() for part in c.parts}
         results: tuple[manifest.Parity, ...] = ()
         if parity:
             progress(Event("measure", "memory", 0, 1))
@@ -246,19 +249,6 @@ def _graphs(
         if names:
             progress(Event("note", f"{folder}: no graph uses {len(names)} tensors, such as {min(names)!r}", 0, 0))
     return components
-
-
-def _parts(
-    target: Path, content: manifest.Manifest, name: str, most: int, files: dict[str, manifest.File]
-) -> tuple[manifest.Part, ...]:
-    from .cut import cut
-
-    spec = content.components[name]
-    dims = {base: three[0] for base, three in dimensions(content, name, default_range(content)).items()}
-    free = {part for port in spec.inputs for part in port.shape if isinstance(part, str)}
-    parts = cut(target / spec.graph, {part: sized(part, dims, name) for part in free}, most)
-    files |= {part.graph: _added(target, part.graph) for part in parts}
-    return parts
 
 
 def _parity(target: Path, components: dict[str, manifest.Component], progress: Progress) -> tuple[manifest.Parity, ...]:

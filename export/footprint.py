@@ -69,7 +69,7 @@ def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None]
 
 def _weighed(part: Part, answers: list[dict[str, Any]]) -> Part:
     """Return a part with what was measured of it, if anything was."""
-    return replace(part, loading=answers[0]["loading"], loaded=answers[0]["loaded"]) if answers else part
+    return replace(part, **{what: max(answers[0][what], LEAST) for what in ("loading", "loaded")}) if answers else part
 
 
 def _can_be(spec: Component, parameters: int) -> bool:

@@ -17,11 +17,10 @@ from typing import Any
 import onnx_ir as ir
 
 from ..runtime import manifest
-from ..runtime.profiles import default_range, dimensions, sized
 from . import trace
 from .checkpoint import Checkpoint, Part, Settings
 from .cost_model import cost_model
-from .cut import cut
+from .cut import parts_of
 from .families.family import find
 from .families.graph import Graph
 from .headers import Tensor
@@ -99,9 +98,7 @@ def _component(root: Path, content: manifest.Manifest, graph: Graph, kind: str, 
         f"{graph.folder}/{graph.file}", files, kind, written.parameters, graph.opset, inputs, outputs
     )
     whole = dataclasses.replace(content, components={graph.component: bare})
-    dims = {base: three[0] for base, three in dimensions(whole, graph.component, default_range(whole)).items()}
-    free = {size for port in inputs for size in port.shape if isinstance(size, str)}
-    pieces = cut(path, {size: sized(size, dims, graph.component) for size in free}, part_bytes)
+    pieces = parts_of(root, whole, graph.component, part_bytes)
     for piece in pieces:
         content.files[piece.graph] = manifest.File(NONE, (root / piece.graph).stat().st_size, False)
     return dataclasses.replace(bare, cost=cost_model(root, whole, graph.component), parts=pieces)

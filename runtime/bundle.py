@@ -120,7 +120,7 @@ def read_manifest(name_or_path: str | os.PathLike[str]) -> manifest.Manifest:
 
     A name may also be that of a plan (`plans`).
     """
-    if isinstance(name_or_path, str):
+    if isinstance(name_or_path, str) and not (Path(name_or_path) / manifest.FILE_NAME).is_file():
         name_or_path = plans().get(name_or_path, name_or_path)
     directory, data = _manifest_of(name_or_path)
     return manifest.parse(data, str(directory / manifest.FILE_NAME))

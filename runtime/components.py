@@ -131,15 +131,12 @@ class Components(Closing):
             settings = provider_options(provider, profile, spec.precision, wide)
         if component not in self._streamed:
             return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings, pooled=not self._frugal)
-        for part in spec.parts:
-            self.bundle.check_unchanged(part.graph)
-        parts = [
-            StreamedPart(
-                partial(OrtEngine, self.bundle.path(part.graph), self._threads, provider, settings, pooled=False),
-                part.inputs,
-            )
-            for part in spec.parts
-        ]
+
+        def load(graph: str) -> Engine:
+            self.bundle.check_unchanged(graph, *spec.weights)  # in every call they are read anew
+            return OrtEngine(self.bundle.path(graph), self._threads, provider, settings, pooled=False)
+
+        parts = [StreamedPart(partial(load, part.graph), part.inputs) for part in spec.parts]
         where = f"the component {component} of {self.bundle.directory}"
         return StreamedEngine(parts, spec.inputs, spec.outputs, where, self._streamed[component])
 

@@ -201,8 +201,8 @@ class Model(Closing):
 
         def made() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
             kept = None if place is None else open_journal(place, job, resume)
-            self._components.hold((), streamed)
             try:
+                self._components.hold((), streamed)
                 yield from animation.Animator(
                     self._components, prepared, kept, on_event, cancel, in_turns=self.budget is not None
                 ).frames()
