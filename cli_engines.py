@@ -196,7 +196,12 @@ def cache() -> None:
 @cache.command("list")
 @JSON
 def listed(as_json: bool) -> None:
-    """Show the engines, the least recently used first."""
+    """Show the engines, the least recently used first.
+
+    \b
+    Example:
+      segue cache list --json
+    """
     from .runtime.engine_cache import entries, root
 
     show, found = Output(as_json), entries(root())
@@ -217,7 +222,12 @@ def listed(as_json: bool) -> None:
 @cache.command("verify")
 @JSON
 def verified(as_json: bool) -> None:
-    """Hash every engine; those that are not what their record says are an error."""
+    """Hash every engine; those that are not what their record says are an error.
+
+    \b
+    Example:
+      segue cache verify
+    """
     from .errors import EngineError
     from .runtime.engine_cache import root, verify
 
@@ -236,7 +246,13 @@ def verified(as_json: bool) -> None:
 @click.option("--keep", type=Bytes(), default=0, help="Keep the most recently used ones up to this size, as 8GiB.")
 @JSON
 def cleared(keep: int, as_json: bool) -> None:
-    """Remove the engines. Nothing is lost that segue build does not make again."""
+    """Remove the engines. Nothing is lost that segue build does not make again.
+
+    \b
+    Examples:
+      segue cache clear
+      segue cache clear --keep 8GiB
+    """
     from .runtime.engine_cache import clear, evict
 
     show = Output(as_json)
