@@ -18,7 +18,7 @@ from . import cli_batch, cli_bench, cli_engines, cli_plan, cli_render, cli_serve
 from .cli_common import BUNDLE, Bytes, Scaled
 from .cli_engines import COMPILED, build_engines, building, checked, compare_engines
 from .console import JSON, Output, guard, need, table
-from .runtime.limits import QUANTIZED
+from .runtime.limits import PART_BYTES, QUANTIZED
 
 if TYPE_CHECKING:
     from .export.export import Event
@@ -59,7 +59,9 @@ for command in (
 @click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
 @click.option("--name", help="The bundle's name (default: that of the directory).")
 @click.option("--lora", "loras", type=Scaled(), multiple=True, help="Merge a LoRA file, as FILE=0.8. Repeatable.")
-@click.option("--part-size", type=Bytes(), default=2**28, help="Weights of a part (default: 256MiB; docs/memory.md).")
+@click.option(
+    "--part-size", type=Bytes(), default=PART_BYTES, help="Weights of a part (default: 256MiB; docs/memory.md)."
+)
 @click.option("--target", type=click.Choice(COMPILED), help="Build its engines as well, as segue build does.")
 @building
 @JSON

@@ -18,6 +18,7 @@ from ..runtime.manifest import Manifest, Part
 from ..runtime.profiles import default_range, dimensions, sized
 from .cost import Walk
 
+NESTED = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -26,13 +27,15 @@ def cut(graph: Path, sizes: Mapping[str, int], most: int) -> tuple[Part, ...]:
 
     Where a single node has more, so has its part.
 
-    `sizes` are of its free dimensions, any that it takes. None are written, and () returned, where one would be all.
+    `sizes` are of its free dimensions, any that it takes. None are written, and () returned, where one would be all or
+    where nodes have graphs of their own.
     A part's file is named in the manifest as the graph is, in its folder. Raises CheckpointError where a shape cannot
     be followed.
     """
     model = ir.load(graph)
     nodes, weights = list(model.graph), _weights(model.graph)
-    borders = _borders(nodes, weights, most)
+    nested = any(attribute.type in NESTED for node in nodes for attribute in node.attributes.values())
+    borders = [] if nested or model.functions else _borders(nodes, weights, most)
     if not borders:
         return ()
     _type(model.graph, Walk(onnx.load(graph, load_external_data=False), sizes, graph))

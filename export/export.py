@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import BundleError, CheckpointError, ParityError, UsageError
 from ..runtime import manifest
 from ..runtime.directory import NewDirectory
+from ..runtime.limits import PART_BYTES
 from . import checkpoint, fidelity, headers, place
 from . import precision as weights
 from .cost_model import cost_model
@@ -21,7 +22,6 @@ from .footprint import with_footprints
 from .hub import Origin
 from .lora import Lora, merge
 
-PART_BYTES = 2**28
 KINDS = ("keep", "fp16", "bf16", "fp32")
 VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 

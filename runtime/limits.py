@@ -10,3 +10,4 @@ MIN_FPS, MAX_FPS = 0.01, 1000  # of a video
 COMPRESSION = 4  # video frames of a latent frame, but for the first one, which holds one (Wan's autoencoders)
 MAX_WIDTH = 2**16  # any fixed dimension of a graph's inputs and outputs
 QUANTIZED = ("int8", "w8a8", "fp8")  # precisions whose large matrices have 8 bits: the first for processors
+PART_BYTES = 2**28  # weights of a part of a graph, unless an export is told otherwise

@@ -279,7 +279,7 @@ def parse(data: bytes, where: str) -> Manifest:
         check_path(path, where)
     named = [t.file for t in manifest.tokenizers.values()]
     for component in manifest.components.values():
-        named += [component.graph, *component.weights, *(part.graph for part in component.parts)]
+        named += [*component.graphs, *component.weights]
     for path in named:
         if path not in manifest.files:
             raise BundleError(f"{where} uses {path!r} but lists no hash for it. Export the bundle again.")
