@@ -242,8 +242,8 @@ class Model(Closing):
 
     def close(self) -> None:
         """Free every component, and give the memory back to the system. Closing twice is allowed."""
+        self.forget()  # first: what was made of texts lies in the arena, and keeps its regions
         self._components.close()
-        self.forget()
         heap.trim()
 
     def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Generator[Picture]:
