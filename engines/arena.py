@@ -10,6 +10,8 @@ from collections.abc import Hashable
 from functools import cache
 from typing import Any
 
+from . import heap
+
 _SAME_AS_REQUESTED = 1  # of arena_extend_strategy; the default doubles
 
 
@@ -48,6 +50,7 @@ def _register(onnxruntime: Any) -> None:
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
+    heap.return_large()  # regions are large, and are to go when they are given back
     config = onnxruntime.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED})
     onnxruntime.create_and_register_allocator(memory, config)
 

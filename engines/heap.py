@@ -13,15 +13,29 @@ from functools import cache
 from typing import Any
 
 APART = 2**16  # bytes from which a block is mapped apart
+LARGE = 2**22
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+_given_back = False
 
 
 def give_back() -> None:
     """Have this process give back what is freed, from here on; does nothing with another allocator than glibc's."""
-    library = _glibc()
+    global _given_back
+    library, _given_back = _glibc(), True
     if library is not None:
         for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
             library.mallopt(threshold, APART)
+
+
+def return_large() -> None:
+    """Have this process give back large blocks as they are freed, unless `give_back` has asked for more.
+
+    glibc otherwise puts ever larger ones into the heap of the thread that asks, the end of which it keeps.
+    """
+    library = _glibc()
+    if library is not None and not _given_back:
+        library.mallopt(_MMAP_THRESHOLD, LARGE)
 
 
 def trim() -> None:
