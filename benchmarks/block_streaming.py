@@ -3,9 +3,8 @@
     python benchmarks/block_streaming.py [--directory DIR]     # 2.03 B random weights: 4.2 GB in DIR, 14 GB of memory
 
 The transformer in its published configuration, fp16 weights, 1,024 tokens of the picture and 333 of the text. Each way
-in a process of its own, one after another; its peak is resident memory, file pages
-included, less that of the idle process. In parts it must stay within 3 GiB. Prints, and writes to
-benchmarks/results/block_streaming.json.
+in a process of its own, one after another; its peak is resident memory, file pages included, less that of the idle
+process. In parts it must stay within 3 GiB. Prints, and writes to benchmarks/results/block_streaming.json.
 """
 
 from __future__ import annotations
@@ -56,10 +55,8 @@ def main() -> int:
         for way in options.rounds * WAYS:
             runs[way].append(child(way, directory))
             print(way, runs[way][-1], flush=True)
-        whole = np.load(directory / "whole.npy").astype(np.float64)
-        equal = {
-            way: bool(np.array_equal(np.load(directory / f"{way}.npy"), whole.astype(np.float16))) for way in WAYS[:2]
-        }
+        whole = np.load(directory / "whole.npy")
+        equal = {way: bool(np.array_equal(np.load(directory / f"{way}.npy"), whole)) for way in WAYS[:2]}
     seconds = {way: [run["seconds"] for run in found] for way, found in runs.items()}
     results = {
         "budget": BUDGET,
@@ -95,16 +92,12 @@ def child(way: str, directory: Path) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def resident(what: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
-
-
 def measured(way: str, directory: Path) -> dict[str, Any]:
     """Make one call, write what it gives, and return its peak in bytes and its seconds, loading included."""
     from segue.engines import heap
     from segue.engines.ort import OrtEngine
     from segue.engines.streamed import StreamedEngine, StreamedPart
+    from segue.export.footprint_child import resident
 
     idle = resident("VmRSS")
     parts = json.loads((directory / "parts.json").read_text())

@@ -18,6 +18,7 @@ from typing import Any
 from segue.export.checkpoint import Settings, VideoSettings
 from segue.export.planned import planned
 from segue.runtime import manifest
+from segue.runtime.limits import PART_BYTES
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "bundles/plans"
@@ -83,13 +84,11 @@ def made(name: str, progress: Any) -> manifest.Manifest:
             del found["text_encoder_3"]
             index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
         settings = Settings(source="stabilityai/stable-diffusion-3-medium-diffusers")
-        return planned(name, index, found, FLOW | {"shift": 3.0}, settings, "fp16", 2**28, progress)
+        return planned(name, index, found, FLOW | {"shift": 3.0}, settings, "fp16", PART_BYTES, progress)
     if name == "longcat-image":
         shifting = FLOW | {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
-        settings = Settings(
-            steps=4, guidance=1.0, sigmas=(1.0, 0.75, 0.5, 0.25), source="meituan-longcat/LongCat-Image"
-        )
-        return planned(name, LONGCAT, configs[name], shifting, settings, "bf16", 2**28, progress)
+        settings = Settings(steps=4, guidance=1.0, sigmas=STUDENT, source="meituan-longcat/LongCat-Image")
+        return planned(name, LONGCAT, configs[name], shifting, settings, "bf16", PART_BYTES, progress)
     found = dict(configs["swifti2v"])
     found["transformer_2"] = found["transformer"]
     settings = Settings(

@@ -44,7 +44,7 @@ def cut(graph: Path, sizes: Mapping[str, int], most: int) -> tuple[Part, ...]:
     for number, name in enumerate(names):
         lower = {*model.graph.inputs, *(crossing[number - 1] if number else ())}
         upper = crossing[number] if number < len(crossing) else list(model.graph.outputs)
-        part = _part(model, nodes, ([0, *borders, len(nodes)][number : number + 2]), lower, upper)
+        part = _part(model, nodes, [0, *borders, len(nodes)][number : number + 2], lower, upper)
         ir.save(part, graph.with_name(name))
         taken, own = tuple(value.name or "" for value in part.graph.inputs), _weights(part.graph)
         made.append(Part(f"{graph.parent.name}/{name}", taken, sum(own.values()), 0, 0))
