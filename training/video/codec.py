@@ -16,6 +16,7 @@ from ...runtime.segments import COMPRESSION
 from ..device import mixed_precision
 from ..pretrained import pretrained
 from .clips import Clips, pixels, scaled, sheet
+from .widening import widen
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class CodecSpec:
     start: str = ""  # a directory with `vae/` to start from
     kl_weight: float = 5e-5
     lpips_weight: float = 0.05
+    # Above 0 the encoder, and so every latent, stays as it is: the decoder learns on latents with noise of a deviation
+    # up to this, in those of the latents, so that it forgives what a transformer gets slightly wrong.
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise TrainingError for values that no codec can have."""
@@ -43,13 +47,14 @@ class CodecSpec:
             "widths": len(self.widths) != 4,
             "frames": self.frames < 1 or self.frames % COMPRESSION != 1,
             "scale": self.scale < 1 or 128 % self.scale != 0,
+            "noise": self.noise < 0 or (self.noise > 0 and not self.start),
             "crop": self.crop % self.factor != 0 or not 0 < self.crop <= 128 // max(self.scale, 1),
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
             raise TrainingError(
                 f"[codec] {name} = {getattr(self, name)!r} is not possible. Mend the recipe: kind is 2.1 or 2.2, "
                 "there are four widths, frames are 4k + 1, scale divides 128, and crop is a multiple of "
-                f"{self.factor} within a scaled frame."
+                f"{self.factor} within a scaled frame; noise above 0 needs a start."
             )
 
     @property
@@ -64,6 +69,7 @@ class _Drawn:
 
     video: Tensor  # (B, F, crop x scale, crop x scale, 3) uint8
     noise: Tensor  # (B, latents, f, h, w) of the posterior
+    added: Tensor  # (B, latents, f, h, w) noise in deviations of the latents, or a single 0
 
 
 class Codec:
@@ -76,10 +82,14 @@ class Codec:
 
         self.spec, self.clips = spec, Clips(Path(spec.data))
         torch.manual_seed(seed)
+        self.vae: Any = AutoencoderKLWan(**config_of(spec))
         if spec.start:
-            self.vae: Any = pretrained(AutoencoderKLWan, Path(spec.start) / "vae")
-        else:
-            self.vae = AutoencoderKLWan(**config_of(spec))
+            start: Any = pretrained(AutoencoderKLWan, Path(spec.start) / "vae")
+            widen(start, self.vae, torch.Generator().manual_seed(seed))
+            self.vae.register_to_config(latents_mean=start.config.latents_mean, latents_std=start.config.latents_std)
+        if spec.noise:
+            for part in (self.vae.encoder, self.vae.quant_conv):
+                part.requires_grad_(False)
         self.vae.to(self.clips.device)
         self.module: nn.Module = self.vae
         self.lpips: nn.Module | None = None
@@ -100,17 +110,23 @@ class Codec:
             crops.append(crop.flip(2) if mirrored else crop)
         small = spec.crop // spec.factor
         shape = (batch, spec.latents, 1 + (spec.frames - 1) // COMPRESSION, small, small)
-        return _Drawn(torch.stack(crops), torch.randn(shape, generator=generator))
+        noise, added = torch.randn(shape, generator=generator), torch.zeros(())
+        if spec.noise:
+            level = spec.noise * torch.rand(batch, 1, 1, 1, 1, generator=generator)
+            added = level * torch.randn(shape, generator=generator)
+        return _Drawn(torch.stack(crops), noise, added)
 
     def loss(self, drawn: _Drawn) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of the drawn crops."""
         video = scaled(pixels(drawn.video.to(self.clips.device)), self.spec.scale)
-        with mixed_precision(video.device):
+        with mixed_precision(video.device), torch.set_grad_enabled(not self.spec.noise):
             posterior = self.vae.encode(video).latent_dist
         mean, std, logvar = posterior.mean.float(), posterior.std.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + std**2 - 1 - logvar).mean()
+        deviation = mean.new_tensor(self.vae.config.latents_std).view(-1, 1, 1, 1)
+        latents = mean + std * drawn.noise.to(mean.device) + deviation * drawn.added.to(mean.device)
         with mixed_precision(video.device):
-            decoded = self.vae.decode(mean + std * drawn.noise.to(mean.device)).sample.float()
+            decoded = self.vae.decode(latents).sample.float()
         mse = F.mse_loss(decoded, video)
         loss = mse + F.l1_loss(decoded, video) + self.spec.kl_weight * kl
         figures = {"kl": kl.item(), "psnr": -10 * torch.log10(mse.detach() / 4).item()}
@@ -130,10 +146,11 @@ class Codec:
 
     def finish(self, out: Path) -> None:
         """Write `out/vae/`, with the mean and deviation of each channel's latents in its config, as Wan's has them."""
-        latents = self._latents()
-        self.vae.register_to_config(
-            latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
-        )
+        if not self.spec.noise:
+            latents = self._latents()
+            self.vae.register_to_config(
+                latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
+            )
         with NewDirectory(out / "vae", replace=True) as new:
             self.vae.save_pretrained(new.path)
             new.commit()

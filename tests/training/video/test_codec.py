@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,30 @@ def test_what_is_drawn_depends_on_the_step_alone_and_shrinks_as_asked(clips: Pat
 def test_a_codec_that_cannot_be_is_refused(change: dict) -> None:
     with pytest.raises(TrainingError, match="is not possible"):
         CodecSpec("data", **change)
+
+
+def test_a_wider_decoder_learns_on_noisy_latents_that_stay_as_they_are(clips: Path, tmp_path: Path) -> None:
+    shared = {"kind": "2.2", "base": 4, "latents": 4, "frames": 5, "crop": 32, "lpips_weight": 0.0}
+    Codec(CodecSpec(str(clips), decoder_base=4, **shared), 0).finish(tmp_path / "first")  # type: ignore[arg-type]
+    start = pretrained(AutoencoderKLWan, tmp_path / "first/vae")
+    spec = CodecSpec(str(clips), decoder_base=8, noise=0.5, start=str(tmp_path / "first"), **shared)  # type: ignore[arg-type]
+    task = Codec(spec, 1)
+    drawn = task.draw(2, step_generator(0, 0))
+    loss, _ = task.loss(drawn)
+    clean, _ = task.loss(replace(drawn, added=torch.zeros(())))
+    assert loss.item() != clean.item()
+    loss.backward()
+    assert all(p.grad is None for p in task.vae.encoder.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in task.vae.decoder.parameters())
+    task.finish(tmp_path / "second")
+    made = pretrained(AutoencoderKLWan, tmp_path / "second/vae")
+    video = torch.rand(1, 3, 5, 32, 32)
+    with torch.no_grad():
+        assert made.encode(video).latent_dist.mode().equal(start.encode(video).latent_dist.mode())
+    assert made.config.latents_std == start.config.latents_std
+    assert made.config.decoder_base_dim == 8
+
+
+def test_noise_without_a_codec_to_start_from_is_refused(clips: Path) -> None:
+    with pytest.raises(TrainingError, match=r"\[codec\] noise = 0.2.*needs a start"):
+        CodecSpec(str(clips), noise=0.2)
