@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,10 +49,12 @@ class Size(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Return (height, width)."""
-        found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no size. Write 128, or width x height as in 192x128.", param, ctx)
-        return int(found[2] or found[1]), int(found[1])
+        from .runtime.amounts import size_of
+
+        try:
+            return size_of(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Bytes(click.ParamType):

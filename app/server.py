@@ -22,6 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from ..errors import BudgetError, BusyError, OutputError, SegueError, UsageError
+from ..runtime.amounts import size_of
 from ..runtime.input_image import read_image
 from . import schema
 from .guards import COOKIE, Guards, cookie_of
@@ -204,8 +205,7 @@ def _add_images(app: FastAPI, runner: Runner) -> None:
         """Draw pictures as OpenAI's endpoint does: the answer waits for them. Leaving cancels the job."""
         request: dict[str, Any] = {"prompt": wanted.prompt, "seed": wanted.seed or 0, "count": wanted.n or 1}
         if wanted.size not in (None, "auto"):
-            width, height = map(int, wanted.size.split("x"))
-            request["size"] = [height, width]
+            request["size"] = list(size_of(wanted.size))
         job = await asyncio.to_thread(runner.submit, "picture", wanted.model, request)
         job = await _finished(runner, job.id, http)
         if job.state != DONE:
@@ -317,8 +317,23 @@ def _failed(http: Request, error: Exception) -> JSONResponse:
 def _malformed(http: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or None
-    return _body(422, f"{place or 'the body'}: {first['msg']}. Mend that, then send it again.", "UsageError", place)
+    keys = first["loc"][2 if first["loc"][1:2] in (("picture",), ("video",)) else 1 :]  # the union's tag is no key
+    place = ".".join(map(str, keys)) or None
+    if first["loc"][0] == "path":
+        return _body(404, f"there is no job {first['input']!r}. List them at /v1/jobs.", "HTTPException", place)
+    if first["type"] == "extra_forbidden":
+        said = f"the key {place} is unknown. Leave it out; /docs tells which there are."
+    elif first["type"] == "json_invalid":
+        said = f"the body is no JSON: {first['ctx']['error']}, at character {place}. Mend that, then send it again."
+    else:
+        given = "" if first["type"] == "missing" else f" = {_short(first['input'])}"
+        said = f"{place or 'the body'}{given}: {first['msg']}. Mend that, then send it again."
+    return _body(422, said, "UsageError", place)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _defect(http: Request, error: Exception) -> JSONResponse:

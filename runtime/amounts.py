@@ -1,4 +1,4 @@
-"""Amounts of memory as people write them."""
+"""Amounts of memory and sizes of pictures as people write them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def bytes_of(value: int | str) -> int:
     if found and not found[2] and size < 2**20:  # "8" is a slip for 8GiB more often than it is 8 bytes
         raise UsageError(f"{value!r} would be {size} bytes. Write {value}GiB or {value}MiB, or {value}B.")
     return size
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Return (height, width) of "128" or "192x128", width x height; raises UsageError for another text."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text)
+    if found is None:
+        raise UsageError(f"{text!r} is no size. Write 128, or width x height as in 192x128.")
+    return int(found[2] or found[1]), int(found[1])
 
 
 def mebibytes(value: int) -> int:

@@ -1,7 +1,8 @@
 """Many requests from a file, each done once: what they are, what a worker makes of one, and what is already done.
 
-A job is one line of JSON: the arguments of `Request` or `AnimationRequest`, `size` as [width, height], and "id", a name
-for its file, where it is to have one. What it gives depends on the job and the bundle alone, not on who does it.
+A job is one line of JSON: the arguments of `Request` or `AnimationRequest`, `size` as "192x128", width x height, and
+"id", a name for its file, where it is to have one. What it gives depends on the job and the bundle alone, not on who
+does it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from ..engines.base import Closing
 from ..errors import UsageError
+from .amounts import size_of
 from .animation import AnimationRequest
 from .animation import prepare as prepare_video
 from .files import locked, write_whole, writing
@@ -191,9 +193,7 @@ def _job(line: str, number: int, folder: Path, content: Manifest, digest: str) -
     if unknown := sorted(table.keys() - set(known)):
         raise UsageError(f"a job has no {unknown[0]!r}; known are id, {', '.join(known)}.")
     if size := table.get("size"):
-        if not isinstance(size, list) or len(size) != 2:
-            raise UsageError(f"size = {size!r} is not [width, height].")
-        table["size"] = size[::-1]
+        table["size"] = list(size_of(str(size)))
     hashed, image = dict(table), None
     if content.video is None:
         if not isinstance(table.get("prompt"), str):

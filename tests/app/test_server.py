@@ -143,7 +143,7 @@ def test_a_plan_is_given_before_anything_is_asked_for(client):
         ({"kind": "picture", "prompt": "x", "width": 64}, "one is missing"),
         (asked(bundle="other"), "no bundle 'other' of this server"),
         (asked(steps=0), "greater than or equal to 1"),
-        (asked(shape=3), "Extra inputs are not permitted"),
+        (asked(shape=3), "the key shape is unknown. Leave it out"),
         (asked(prompt="\ud800"), "no Unicode|unicode|surrogates"),
         ({"kind": "video", "image": ""}, "no bundle of this server makes a video"),
     ],
@@ -364,3 +364,27 @@ def test_a_job_without_a_kind_is_a_picture(client, finished):
     assert finished(client, accepted.json()["id"])["kind"] == "picture"
     assert client.post("/v1/jobs", json={"kind": "poem", "prompt": "x"}).status_code == 422
     assert client.post("/v1/jobs", json=["picture"]).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"prompt": "x", "colour": "red"}, "colour", "the key colour is unknown. Leave it out"),
+        ({"prompt": "x", "steps": 10**6}, "steps", "steps = 1000000: "),
+        ({"prompt": "x" * 10**6}, "prompt", "xxx...: "),
+        ({}, "prompt", "prompt: Field required. Mend that"),
+    ],
+)
+def test_a_body_that_does_not_fit_is_refused_with_the_key_its_value_and_what_to_do(client, body, param, message):
+    answer = client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == param
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_body_that_is_no_json_and_a_name_that_is_no_jobs_are_told_apart(client):
+    answer = client.post("/v1/jobs", content=b'{"prompt": ', headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "the body is no JSON" in answer.json()["error"]["message"]
+    assert client.get("/v1/jobs/nothing").status_code == 404
+    assert "there is no job 'nothing'" in client.get("/v1/jobs/nothing").json()["error"]["message"]

@@ -38,7 +38,7 @@ def written(tmp_path):
 
 
 def asked(seed, **values):
-    return {"id": f"job-{seed}", "prompt": "a red heart", "seed": seed, "steps": 1, "size": [64, 64], **values}
+    return {"id": f"job-{seed}", "prompt": "a red heart", "seed": seed, "steps": 1, "size": "64x64", **values}
 
 
 def rows(folder):
@@ -59,7 +59,7 @@ def batch(written, tmp_path):
 
 
 def test_a_job_gives_the_picture_that_the_model_gives_and_a_line(batch):
-    told, out = batch(asked(3, size=[80, 64]), asked(4))
+    told, out = batch(asked(3, size="80x64"), asked(4))
     assert told.exit_code == 0, told.output
     with segue.open(BUNDLE) as model:
         expected = model.generate("a red heart", seed=3, steps=1, size=(64, 80))
@@ -99,8 +99,8 @@ def test_a_line_that_was_cut_off_is_no_line(batch):
     [
         ("no json\n", "line 1: "),
         ({"seed": 1}, "prompt is missing"),
-        (asked(1, size=[65, 64]), "the size 65x64"),
-        (asked(1, size=64), "is not \\[width, height\\]"),
+        (asked(1, size="65x64"), "the size 65x64"),
+        (asked(1, size=[64, 64]), "no size. Write 128, or width x height"),
         (asked(1, shape=2), "a job has no 'shape'"),
         (asked(1, id="../out"), "no name for a file"),
         (asked(-1, id="minus"), "seed"),
