@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .cli_common import BUNDLE, TARGET
+from .cli_common import BUNDLE, TARGET, stopped_with
 from .console import JSON, Output
 from .errors import SegueError, UsageError
 
@@ -52,7 +52,7 @@ def batch(
     else:
         used = RayWorkers(ray, bundle, opened.digest, threads or 1, target)
     try:
-        with show.progress("rendering", "jobs") as update:
+        with stopped_with("Run the same command to go on."), show.progress("rendering", "jobs") as update:
             left = [job for job in wanted if not ledger.has(job)]
             before = count = len(wanted) - len(left)
 

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from .console import Output
 from .engines.targets import DEFAULT, TARGETS
-from .errors import UsageError
+from .errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     from .runtime.pipeline import Model
@@ -126,6 +126,15 @@ def signing(command: Any) -> Any:
         return command(*args, certificate=certificate, **options)
 
     return wrapped
+
+
+@contextmanager
+def stopped_with(hint: str) -> Iterator[None]:
+    """Have what stops on Ctrl-C say how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Cancelled):
+        raise Cancelled(hint) from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import BUNDLE, TARGET, TRUST, Bytes, Size, opened, signing
+from .cli_common import BUNDLE, TARGET, TRUST, Bytes, Size, opened, signing, stopped_with
 from .console import JSON, Output
 from .errors import UsageError
 
@@ -97,8 +97,13 @@ def animate(
     def report(done: int, total: int) -> None:
         show.event("frames", done=done, total=total, seconds=time.perf_counter() - started)
 
-    with opened(show, bundle, threads, target, trust_engines, budget) as model, show.stages() as update:
-        journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
+    journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
+    again = "" if piped else "Run the same command with --resume to go on from the last finished segment."
+    with (
+        stopped_with(again),
+        opened(show, bundle, threads, target, trust_engines, budget) as model,
+        show.stages() as update,
+    ):
         done = film(
             model,
             request,

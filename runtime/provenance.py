@@ -102,8 +102,10 @@ def read_file(path: Path) -> dict[str, Any]:
     wrong). Whether the certificate is to be trusted is not judged. Raises UsageError for what is no such file.
     """
     kind = MIME.get(path.suffix.lower())
-    if kind is None or not path.is_file():
-        raise UsageError(f"{path} is no {' or '.join(MIME)} file. Name one that Segue wrote.")
+    if not path.is_file():
+        raise UsageError(f"{path} is not there, or no file. Name a file that Segue wrote.")
+    if kind is None:
+        raise UsageError(f"{path} is no {' or '.join(MIME)} file: others say nothing of how they were made. Name one.")
     metadata = find_metadata(path) if kind == MIME[".png"] else _of_video(path)
     return {"metadata": metadata, "signature": _signature(path, kind)}
 

@@ -72,6 +72,22 @@ def test_a_killed_animation_plays_so_far_and_goes_on_to_the_same_frames(video_bu
     assert b"".join(found) == whole
 
 
+def test_ctrl_c_says_how_to_go_on(video_bundle, picture, tmp_path):
+    process = subprocess.Popen(
+        command(video_bundle, picture, "-o", tmp_path / "out.mp4", "--frames", 129, "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a parent in the background ignores it
+    )
+    while json.loads(process.stdout.readline())["event"] != "frames":
+        pass
+    process.send_signal(signal.SIGINT)
+    told, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert b"Stopped. Run the same command with --resume" in told.splitlines()[-1]
+    assert (tmp_path / ".out.mp4.journal").is_dir()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
