@@ -51,6 +51,7 @@ class DetailSpec:
     before: int = 1  # N, neighbours before it
     after: int = 0  # neighbours after it
     reference: str = "transition"  # or "autoencoded", "resampled": what the reference is made by, for ablations
+    resampled: float = 0.0  # share of samples whose reference is only scaled down and up: a good one is followed
     lowest: float = 0.3  # noise levels of the transition
     highest: float = 0.7
     image: bool = True  # the image latent is in every window; False for an ablation
@@ -89,10 +90,8 @@ class Detail:
         self.spec, self.clips, folder = spec, Clips(Path(spec.data)), Path(spec.codec)
         device = self.clips.device
         self.windows = cached_windows(self.clips, folder, spec.frames, 1, spec.windows, spec.varied, progress)
-        made = ReferenceSpec(spec.motion, spec.reference, spec.lowest, spec.highest)
-        self.reference = cached_references(
-            self.clips, folder, spec.frames, spec.scale, spec.windows, spec.varied, spec.length, made, seed, progress
-        )
+        self.reference = self._references(spec.reference, seed, progress)
+        self.resampled = self._references("resampled", seed, progress) if spec.resampled else self.reference
         self.text = Umt5Conditioner(Path(spec.text), spec.length, device)
         torch.manual_seed(seed)
         self.transformer: Any = self._transformer().to(device)
@@ -111,6 +110,9 @@ class Detail:
         spec = self.spec
         rows = self.windows.places.draw(batch, generator)
         clean, reference = self.windows.latents[rows].float(), self.reference[rows].float()
+        if spec.resampled:
+            good = torch.rand(batch, generator=generator) < spec.resampled
+            reference[good] = self.resampled[rows[good]].float()
         index = int(torch.randint(count_segments(clean.shape[2], spec.segments), (), generator=generator))
         part = segment(index, clean.shape[2], spec.segments)
         captions = self.windows.places.captions(self.clips, rows, spec.caption_dropout, generator)
@@ -161,6 +163,14 @@ class Detail:
             processor.clean = given.noisy.start * a_frame
         with mixed_precision(given.latents.device):
             return self.forward(given.latents, given.timesteps, text, given.positions).float()
+
+    def _references(self, kind: str, seed: int, progress: Progress) -> Tensor:
+        spec = self.spec
+        made = ReferenceSpec(spec.motion, kind, spec.lowest, spec.highest)
+        return cached_references(
+            self.clips, Path(spec.codec), spec.frames, spec.scale, spec.windows, spec.varied, spec.length, made, seed,
+            progress,
+        )  # fmt: skip
 
     def _transformer(self) -> SegmentTransformer:
         spec, channels = self.spec, self.windows.latents.shape[1]

@@ -90,6 +90,17 @@ def test_segments_of_every_kind_are_drawn_and_only_targets_are_learned(spec: Det
     assert training.loss(dataclasses.replace(one, clean=others, seen=others))[0] == loss
 
 
+def test_a_share_of_the_references_is_only_resampled(spec: DetailSpec) -> None:
+    some = Detail(dataclasses.replace(spec, resampled=0.5), 0)
+    drawn = some.draw(64, step_generator(0, 0))
+    ways = [
+        [len((part == one).flatten(1).all(1).nonzero()) > 0 for one in drawn.reference.half()]
+        for part in (some.reference, some.resampled)
+    ]
+    assert all(one != other for one, other in zip(*ways, strict=True))
+    assert 16 < sum(ways[1]) < 48
+
+
 def test_only_neighbours_are_corrupted_and_only_as_context(spec: DetailSpec) -> None:
     training = trained(dataclasses.replace(spec, corrupted=0.5))
     drawn = training.draw(16, step_generator(0, 3))
