@@ -41,6 +41,7 @@ class DetailSpec:
     scale: int = 4  # Stage I's frames are smaller by it
     windows: int = 2  # of each clip
     varied: bool = False  # as many drawn windows, each mirrored, recoloured, moved, backwards by chance
+    decoder: str = ""  # a directory with `vae/` of the same encoder, whose decoder the checkpoint gets
     start: str = ""  # a checkpoint whose Stage II is trained on, or, without one, its transformer widened; else anew
     layers: int = 8
     heads: int = 4
@@ -84,7 +85,7 @@ class _Drawn:
 class Detail:
     """Flow matching on the targets of segments; every other frame of a window is clean, at timestep 0."""
 
-    after: tuple[str, ...] = ("detail.revision",)
+    after: tuple[str, ...] = ("detail.revision", "detail.decoder")
 
     def __init__(self, spec: DetailSpec, seed: int, progress: Progress = silent) -> None:
         self.spec, self.clips, folder = spec, Clips(Path(spec.data)), Path(spec.codec)

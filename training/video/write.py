@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from ...errors import TrainingError
 from ...runtime.directory import NewDirectory
 from ..checkpoint import save_half
 from ..data import clips
@@ -71,8 +74,6 @@ def write_detail(transformer: Any, spec: DetailSpec, size: tuple[int, int], fps:
 
     Stage II's transformer takes the reference as a second half of the channels. `size` is the default height and width.
     """
-    from diffusers import AutoencoderKLWan
-
     motion = Path(spec.motion)
     index, settings = (json.loads((motion / name).read_text()) for name in ("model_index.json", "segue.json"))
     settings["video"] |= {
@@ -82,10 +83,29 @@ def write_detail(transformer: Any, spec: DetailSpec, size: tuple[int, int], fps:
     with NewDirectory(out, replace=True) as new:
         shutil.copytree(motion, new.path, dirs_exist_ok=True)
         _save_transformer(transformer, new.path / "detail_transformer")
-        save_half(pretrained(AutoencoderKLWan, Path(spec.codec) / "vae"), new.path / "detail_vae")
+        save_half(_detail_vae(spec), new.path / "detail_vae")
         _write_json(new.path / "model_index.json", index | DETAIL)
         _write_json(new.path / "segue.json", settings | {"steps": 4, "guidance": 1.0, "revision": spec.revision})
         new.commit()
+
+
+def _detail_vae(spec: DetailSpec) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    trained = pretrained(AutoencoderKLWan, Path(spec.codec) / "vae")
+    if not spec.decoder:
+        return trained
+    other = pretrained(AutoencoderKLWan, Path(spec.decoder) / "vae")
+    mine, its = (
+        {name: w for name, w in vae.state_dict().items() if name.startswith(("encoder.", "quant_conv."))}
+        for vae in (trained, other)
+    )
+    if mine.keys() != its.keys() or not all(torch.equal(mine[name], its[name]) for name in mine):
+        raise TrainingError(
+            f"the encoder of {spec.decoder} is another one than that of {spec.codec}, in whose latents Stage II was "
+            "trained. Name a decoder that was trained alone (noise above 0 in [codec])."
+        )
+    return other
 
 
 def _save_transformer(transformer: Any, folder: Path) -> None:

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
+from segue.errors import TrainingError
 from segue.export import checkpoint
 from segue.export.families.family import find
 from segue.export.families.wan_segment import SegmentTransformer
 from segue.runtime.segments import segment
 from segue.training.loop import step_generator
+from segue.training.pretrained import pretrained
 from segue.training.recipe import train
 from segue.training.video.detail import Detail, DetailSpec
 
@@ -130,3 +133,21 @@ def test_without_the_image_latent_the_window_is_a_frame_shorter(spec: DetailSpec
     training.transformer.blocks[-1].register_forward_hook(lambda module, given, made: seen.append(made))
     training.loss(one)
     assert seen[0].shape[1] == 16 * (len(segment(one.index, 5, spec.segments).frames) - 1)
+
+
+def test_the_checkpoint_gets_a_decoder_that_was_trained_alone_and_no_other_one(
+    spec: DetailSpec, tmp_path: Path
+) -> None:
+    vae = pretrained(AutoencoderKLWan, Path(spec.codec) / "vae")
+    with torch.no_grad():
+        vae.decoder.conv_out.bias += 1
+    vae.save_pretrained(tmp_path / "decoder/vae")
+    training = Detail(dataclasses.replace(spec, decoder=str(tmp_path / "decoder")), 0)
+    training.finish(tmp_path / "out")
+    made = pretrained(AutoencoderKLWan, tmp_path / "out/checkpoint/detail_vae")
+    torch.testing.assert_close(made.decoder.conv_out.bias, vae.decoder.conv_out.bias, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        vae.encoder.conv_in.bias += 1
+    vae.save_pretrained(tmp_path / "decoder/vae")
+    with pytest.raises(TrainingError, match="is another one than that of"):
+        training.finish(tmp_path / "out")
