@@ -30,13 +30,13 @@ from .errors import (
 if TYPE_CHECKING:
     from .runtime.animation import AnimationRequest
     from .runtime.image import read_metadata, write_png
-    from .runtime.pipeline import Model, Picture, Result
-    from .runtime.pipeline import open_model as open  # noqa: F401
+    from .runtime.pipeline import Model, Picture, Result, open_model
     from .runtime.queue import CancelToken, ModelQueue
     from .runtime.request import Request
     from .runtime.text import PromptTruncated
 
     __version__: str
+    open = open_model  # an assignment is exported, an import by another name is not
 
 __all__ = [  # without `open`, so that a star import leaves the builtin alone
     "AnimationRequest",

@@ -10,6 +10,8 @@ from .cli_common import BUNDLE, Bytes
 from .console import JSON, Output, need
 from .errors import UsageError
 
+SHIPPED = ("emoji", "emoji-motion")
+
 
 @click.command()
 @click.argument("bundles", type=BUNDLE, nargs=-1)
@@ -25,7 +27,7 @@ def serve(
     bundles: tuple[str, ...], host: str, port: int, token: str | None, queue: int, data: Path | None,
     threads: int | None, budget: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Serve BUNDLES (directories, or names of shipped ones; emoji if left out) to this machine's programs.
+    """Serve BUNDLES (directories, or names of shipped ones; emoji and emoji-motion if left out) to this machine.
 
     Jobs over HTTP with progress as server-sent events, OpenAI's /v1/images/generations, and a web page at the root;
     the schema is at /openapi.json. Only this machine can reach it, unless --host says otherwise, which needs --token.
@@ -38,6 +40,7 @@ def serve(
     """
     need("fastapi", "app")
     need("uvicorn", "app")
+    import signal
     import socket
 
     import uvicorn
@@ -57,7 +60,7 @@ def serve(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     models = {}
-    for bundle in bundles or ("emoji",):
+    for bundle in bundles or SHIPPED:
         model = open_model(bundle, threads, budget=budget)
         name = model.bundle.manifest.name
         if name in models:
@@ -69,6 +72,8 @@ def serve(
         raise UsageError(f"{host}:{port} cannot be listened at: {error.strerror}. Choose another --port.") from None
     # asyncio does it for sockets that name their protocol, which this one does not: small answers would wait 40 ms
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # uvicorn ends on it and then raises it again, which would kill the process before its jobs are put back
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with listening, Runner(models, folder, queue) as runner:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         show.line(f"{address} serves {', '.join(models)}; jobs are kept in {folder}. Stop it with Ctrl-C.")

@@ -43,7 +43,7 @@ def draw_pictures(model: Model, job: Job, place: Path, feed: Feed, token: Cancel
 
     def on_step(done: int, total: int, latents: np.ndarray) -> None:
         feed.put("step", done=done, total=total)
-        if job.request.get("previews"):
+        if job.request.get("previews") and model.budget is None:  # plans do not count them
             feed.put("preview", image=_data_url(model.decode(latents)[0]))
 
     for picture in model.pictures(picture_request(job.request), on_step=on_step, cancel=token):

@@ -40,7 +40,8 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     code: {"model": schema.Failure, "description": text}
     for code, text in {
         400: "No JSON", 401: "A token is needed", 403: "From another site", 404: "No such thing", 413: "Too large",
-        422: "It cannot be met as asked", 429: "The queue is full",
+        409: "Not in this state", 422: "It cannot be met as asked", 429: "The queue is full",
+        500: "A defect of Segue", 507: "The disk is full",
     }.items()
 }  # fmt: skip
 
@@ -322,7 +323,7 @@ def _malformed(http: Request, error: Exception) -> JSONResponse:
     if first["loc"][0] == "path":
         return _body(404, f"there is no job {first['input']!r}. List them at /v1/jobs.", "HTTPException", place)
     if first["type"] == "extra_forbidden":
-        said = f"the key {place} is unknown. Leave it out; /docs tells which there are."
+        said = f"the key {place} is unknown. Leave it out; /openapi.json tells which there are."
     elif first["type"] == "json_invalid":
         said = f"the body is no JSON: {first['ctx']['error']}, at character {place}. Mend that, then send it again."
     else:

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 from ..engines.ort import default_threads
 from ..engines.targets import DEFAULT, find_target
-from ..errors import BundleError, MissingDependencyError, SegueError, UsageError
+from ..errors import BudgetError, BundleError, MissingDependencyError, SegueError, UsageError
 from .batch import BatchJob, Ledger, Made, make, packed
 from .children import one_worker
 from .pipeline import Model, open_model
 
-ATTEMPTS = 3  # of one job, when workers die under it
+ATTEMPTS = 3  # of one job, when workers die under it or fail for reasons of their own
 PATIENCE = 120  # seconds without any worker
 MOST_WORKERS = 61  # Windows waits for no more processes at once
 OnResult = Callable[[dict[str, Any]], None]
@@ -82,11 +82,11 @@ def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_res
             error = future.exception()
             if error is None:
                 row = ledger.done(job, future.result(), attempts[job.name])
-            elif workers.lost(error) and attempts[job.name] < ATTEMPTS:
-                waiting.append(job)
-                continue
             elif isinstance(error, BundleError | MissingDependencyError):
                 raise error  # it is every job's
+            elif attempts[job.name] < ATTEMPTS and not isinstance(error, UsageError | BudgetError):
+                waiting.append(job)  # another worker, or a later time, may have what this one had not
+                continue
             else:
                 row = ledger.failed(job, error, attempts[job.name])
             told[row["state"]] += 1
@@ -192,6 +192,8 @@ class RayWorkers:
         self._actor: Any = ray.remote(**options)(_Actor)  # type: ignore[call-overload]
         self._place = (str(Path(bundle).resolve()) if Path(bundle).exists() else bundle, digest, cores, target)
         self._free: deque[Any] = deque()
+        self._coming = self._working = 0
+        self._had: dict[str, Any] = {}  # the actor that a job was with
         self._fault: BaseException | None = None
         self._starts_left = 4 * count
         for _ in range(count):
@@ -199,16 +201,21 @@ class RayWorkers:
 
     def idle(self) -> bool:
         """Return whether an actor that has opened the bundle has nothing to do; raise what keeps all from it."""
-        if self._fault is not None and not self._free:
+        if self._fault is not None and not (self._free or self._working or self._coming):
             raise self._fault
         return bool(self._free)
 
     def submit(self, job: BatchJob) -> Future[Made]:
         """Start a job with an actor that is free."""
-        actor, after = self._free.popleft(), Future[Made]()
+        others = (one for one in self._free if one is not self._had.get(job.name))
+        actor, after = next(others, self._free[0]), Future[Made]()
+        self._free.remove(actor)
+        self._had[job.name] = actor
+        self._working += 1
 
         def over(ended: Future) -> None:
             error = ended.exception()
+            self._working -= 1
             if error is None:
                 self._free.append(actor)
                 after.set_result(ended.result())
@@ -236,6 +243,7 @@ class RayWorkers:
 
         def there(ended: Future) -> None:
             error = ended.exception()
+            self._coming -= 1
             if error is None:
                 self._free.append(actor)
             elif self.lost(error) and self._starts_left > 0:
@@ -244,10 +252,12 @@ class RayWorkers:
                 self._fault = _cause(error)
 
         self._starts_left -= 1
+        self._coming += 1
         try:
             actor = self._actor.remote(*self._place)
             actor.ready.remote().future().add_done_callback(there)
         except Exception as error:  # in a callback nobody would hear of it
+            self._coming -= 1
             self._fault = error
 
 

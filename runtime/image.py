@@ -118,14 +118,14 @@ def _in_words(metadata: Mapping[str, Any]) -> str:
     lines = [str(metadata.get("prompt", ""))]
     if metadata.get("negative"):
         lines.append(f"Negative prompt: {metadata['negative']}")
-    height, width = metadata.get("size", (0, 0))
+    size = metadata.get("size")
     facts = {
         "Steps": metadata.get("steps"),
         "Sampler": "Euler",
         "CFG scale": metadata.get("guidance"),
         "Seed": metadata.get("seed"),
-        "Size": f"{width}x{height}",
+        "Size": size and f"{size[1]}x{size[0]}",
         "Model": metadata.get("bundle"),
-        "Version": f"segue {metadata.get('segue')}",
+        "Version": f"segue {metadata['segue']}" if "segue" in metadata else None,
     }
-    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in facts.items())])
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)])

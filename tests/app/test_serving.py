@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segue.app.store import Store
+
 BUNDLE = "emoji"
 
 
@@ -55,11 +57,14 @@ def client_file(client, job):
     return io.BytesIO(client.get("/" + job["files"][0]).content)
 
 
-def test_ctrl_c_ends_the_server_and_keeps_what_waits(start, finished, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_the_server_and_keep_what_waits(start, finished, tmp_path, how):
     with start(tmp_path, BUNDLE) as (client, process):
         accepted = [client.post("/v1/jobs", json=asked(seed, steps=200)).json()["id"] for seed in range(2)]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         assert process.wait(60) in (0, 130)
+    with Store(tmp_path / "jobs.sqlite") as left:
+        assert [left.get(identifier).attempts for identifier in accepted] == [0, 0]
     with start(tmp_path, BUNDLE) as (client, _):
         assert client.get(f"/v1/jobs/{accepted[1]}").json()["state"] in ("waiting", "running", "done")
         for identifier in accepted:
