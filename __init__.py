@@ -28,12 +28,17 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .runtime.animation import AnimationRequest
+    from .runtime.animation import AnimationRequest, Event
+    from .runtime.film import film
     from .runtime.image import read_metadata, write_png
+    from .runtime.input_image import read_image
     from .runtime.pipeline import Model, Picture, Result, open_model
+    from .runtime.plan import Plan
+    from .runtime.provenance import Certificate
     from .runtime.queue import CancelToken, ModelQueue
     from .runtime.request import Request
     from .runtime.text import PromptTruncated
+    from .runtime.tiles import Tiling
 
     __version__: str
     open = open_model  # an assignment is exported, an import by another name is not
@@ -45,21 +50,27 @@ __all__ = [  # without `open`, so that a star import leaves the builtin alone
     "BusyError",
     "CancelToken",
     "Cancelled",
+    "Certificate",
     "CheckpointError",
     "EngineError",
+    "Event",
     "MissingDependencyError",
     "Model",
     "ModelQueue",
     "OutputError",
     "ParityError",
     "Picture",
+    "Plan",
     "PromptTruncated",
     "Request",
     "Result",
     "SegueError",
+    "Tiling",
     "TrainingError",
     "UsageError",
     "__version__",
+    "film",
+    "read_image",
     "read_metadata",
     "write_png",
 ]
@@ -67,13 +78,19 @@ __all__ = [  # without `open`, so that a star import leaves the builtin alone
 _LAZY = {
     "AnimationRequest": ("animation", "AnimationRequest"),
     "CancelToken": ("queue", "CancelToken"),
+    "Certificate": ("provenance", "Certificate"),
+    "Event": ("animation", "Event"),
     "Model": ("pipeline", "Model"),
     "ModelQueue": ("queue", "ModelQueue"),
     "Picture": ("pipeline", "Picture"),
+    "Plan": ("plan", "Plan"),
     "PromptTruncated": ("text", "PromptTruncated"),
     "Request": ("request", "Request"),
     "Result": ("pipeline", "Result"),
+    "Tiling": ("tiles", "Tiling"),
+    "film": ("film", "film"),
     "open": ("pipeline", "open_model"),
+    "read_image": ("input_image", "read_image"),
     "read_metadata": ("image", "read_metadata"),
     "write_png": ("image", "write_png"),
 }

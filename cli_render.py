@@ -147,8 +147,13 @@ def show(file: Path, as_json: bool) -> None:
         table(str(file), ("what", "value"), [(name, value) for name, value in told.items() if value is not None])
     if signature is None:
         out.line("It is not signed.")
+    elif signature["valid"] is None:
+        out.line(f"It may be signed: {signature['why'][0]}")
     elif signature["valid"]:
-        out.line(f"Signed by {signature['signer']} ({signature['issuer']}), and not changed since.")
+        out.line(
+            f"Signed by {signature['signer']} ({signature['issuer']}), and not changed since. Whether that signer is "
+            "to be trusted was not looked into."
+        )
     else:
         out.line(f"Its signature by {signature['signer']} does not hold: {', '.join(signature['why'])}.")
 

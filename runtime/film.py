@@ -8,7 +8,7 @@ from typing import Any
 
 from .animation import AnimationRequest, describe, prepare
 from .pipeline import Model
-from .provenance import Certificate, sign_file
+from .provenance import Certificate, check_certificate, sign_file
 from .video import Sink, mp4
 
 
@@ -28,6 +28,8 @@ def film(
     `on_frames(done, total)` is told when frames are written; `options` are those of `Model.frames`, which is called,
     and checks the request, before anything is written. Raises as it and the sink do.
     """
+    if certificate is not None:
+        check_certificate(certificate)  # a video takes minutes
     made = model.frames(request, **options)
     ready, done = prepare(request, model.bundle.manifest), 0
     told = describe(ready, model.bundle.manifest, model.bundle.digest, model.target) if metadata else None

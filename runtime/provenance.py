@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import MissingDependencyError, UsageError
 from .files import write_whole, writing
 from .image import KEY, encode_png, find_metadata
@@ -85,6 +87,11 @@ def write_picture(path: Path, image: Any, told: Mapping[str, Any] | None, certif
         write_whole(path, data)
 
 
+def check_certificate(certificate: Certificate) -> None:
+    """Raise what `signed` does, by signing a picture of one pixel."""
+    signed(encode_png(np.zeros((1, 1, 3), np.uint8), None), MIME[".png"], certificate, None)
+
+
 def sign_file(path: Path, certificate: Certificate, told: Mapping[str, Any] | None) -> None:
     """Put a signed manifest into the PNG or MP4 file at `path`."""
     kind = MIME.get(path.suffix.lower())
@@ -98,8 +105,9 @@ def sign_file(path: Path, certificate: Certificate, told: Mapping[str, Any] | No
 def read_file(path: Path) -> dict[str, Any]:
     """Return what a PNG or MP4 file says of itself: "metadata" as written, and "signature"; either None if absent.
 
-    "signature" has "signer", "issuer", "valid" (whether the file is as it was signed) and "why" (the codes of what is
-    wrong). Whether the certificate is to be trusted is not judged. Raises UsageError for what is no such file.
+    "signature" has "signer", "issuer", "valid" (whether the file is as it was signed; None where c2pa-python is not
+    there to tell) and "why" (the codes of what is wrong). Whether the certificate is to be trusted is not judged.
+    Raises UsageError for what is no such file.
     """
     kind = MIME.get(path.suffix.lower())
     if not path.is_file():
@@ -127,9 +135,12 @@ def _of_video(path: Path) -> dict[str, Any] | None:
 
 def _signature(path: Path, kind: str) -> dict[str, Any] | None:
     data = path.read_bytes()
-    if b"c2pa" not in data:
+    if b"jumb" not in data or b"c2pa" not in data:  # a manifest is a box of JUMBF
         return None
-    c2pa = _c2pa()
+    try:
+        c2pa = _c2pa()
+    except MissingDependencyError as error:  # the metadata can be told all the same
+        return {"signer": None, "issuer": None, "valid": None, "why": [str(error)]}
     try:
         with c2pa.Reader(kind, io.BytesIO(data)) as reader:
             found = json.loads(reader.json())

@@ -1,6 +1,7 @@
 """The documents: their programs run, their commands exist as written, their links lead somewhere, the site builds."""
 
 import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -85,6 +86,22 @@ def test_the_site_builds_without_a_warning(tmp_path):
     page = (tmp_path / "site/reference/index.html").read_text()
     for name in ("Model", "ModelQueue", "CancelToken", "Request", "AnimationRequest", "BudgetError"):
         assert f">{name}<" in page or f".{name}" in page
+
+
+def test_the_programs_of_the_guides_pass_a_strict_type_check(tmp_path):
+    (tmp_path / "segue").symlink_to(ROOT)
+    programs = []
+    for index, text in enumerate(
+        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/embed.md").read_text(), re.M | re.S)
+    ):
+        programs.append(tmp_path / f"program_{index}.py")
+        programs[-1].write_text(text)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path / "c")]
+    run = subprocess.run(
+        [*command, *map(str, programs)], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "MYPYPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
 
 
 def test_every_command_has_examples_in_its_help():

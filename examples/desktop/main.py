@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import numpy as np
 from PySide6.QtCore import QObject, Qt, QTimer, Signal
@@ -20,6 +21,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QVBoxLayout,
@@ -48,6 +50,7 @@ class Window(QWidget):
         self.setWindowTitle("Segue")
         self.pictures, self.videos = pictures, videos
         self.image: np.ndarray | None = None
+        self.origin: dict = {}  # of the picture: what it was asked with, and by which bundle it was drawn
         self.film: list[np.ndarray] = []
         self.token: segue.CancelToken | None = None
 
@@ -96,8 +99,11 @@ class Window(QWidget):
         token, image, words = segue.CancelToken(), self.image, self.prompt.text()
         self.film, self.shown = [], 0
 
+        def on_event(event: Any) -> None:
+            self.signals.progress.emit(event.done, event.total)
+
         def work(model: segue.Model) -> None:
-            for frames in model.animate(image, words, cancel=token):
+            for frames in model.animate(image, words, on_event=on_event, cancel=token):
                 self.signals.frames.emit(frames)
 
         self.clock.start()
@@ -140,7 +146,7 @@ class Window(QWidget):
         """Show a picture; a video has been shown while it was made."""
         if result is not None:
             self.clock.stop()
-            self.image = result.images[0]
+            self.image, self.origin = result.images[0], result.metadata[0]
             self.paint(self.image)
         self.busy(False)
         self.status.setText("Done.")
@@ -180,7 +186,7 @@ class Window(QWidget):
         path, _ = QFileDialog.getSaveFileName(self, "Save picture", "picture.png", "PNG (*.png)")
         if path and self.image is not None:
             try:
-                segue.write_png(path, self.image, {"prompt": self.prompt.text()})
+                segue.write_png(path, self.image, self.origin)
             except segue.SegueError as error:
                 self.show_failure(str(error))
 
@@ -188,8 +194,12 @@ class Window(QWidget):
 def main(arguments: list[str]) -> int:
     """Open the bundles and the window; return the exit code."""
     app = QApplication(arguments[:1])
-    names = arguments[1:3] or ["emoji"]
-    models = [segue.open(name) for name in names]
+    names = arguments[1:3] or ["emoji", "emoji-motion"]
+    try:
+        models = [segue.open(name) for name in names]
+    except segue.SegueError as error:  # a program without a console has no other place for it
+        QMessageBox.critical(None, "Segue", str(error))
+        return error.exit_code
     queues = [segue.ModelQueue(model) for model in models]
     window = Window(queues[0], queues[1] if len(queues) > 1 else None)
     window.show()

@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -124,10 +125,39 @@ def test_commands_sign_leave_out_and_tell(tmp_path, certificate):
     assert "a red heart" in said
     assert segue.open("emoji").bundle.digest[:40] in said
     assert "Signed by Somebody (Tests), and not changed since." in said
+    assert "Whether that signer is to be trusted was not looked into." in said.replace("\n", " ")
     assert run(cli, [*made, "--no-metadata"]).exit_code == 0
     said = run(cli, ["show", str(path)]).output
     assert "says nothing of how it was made" in said
     assert "It is not signed." in said
+
+
+def test_without_c2pa_python_the_metadata_of_a_signed_file_is_told_all_the_same(tmp_path, certificate, monkeypatch):
+    path = tmp_path / "heart.png"
+    write_picture(path, IMAGE, TOLD, certificate)
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    found = read_file(path)
+    assert found["metadata"] == TOLD
+    assert found["signature"]["valid"] is None
+    said = CliRunner().invoke(cli, ["show", str(path)])
+    assert said.exit_code == 0
+    assert "It may be signed: signatures need c2pa-python" in said.output
+    write_picture(path, IMAGE, TOLD | {"prompt": "c2pa"}, None)
+    assert read_file(path)["signature"] is None
+
+
+def test_a_video_is_not_begun_with_a_certificate_that_cannot_sign(tmp_path, certificate, video_bundle):
+    (tmp_path / "broken.pem").write_text("nothing")
+    broken = Certificate(tmp_path / "broken.pem", certificate.key)
+    request = segue.AnimationRequest(IMAGE, frames=5)
+    with segue.open(video_bundle) as model:
+        with pytest.raises(UsageError, match="cannot sign"):
+            segue.film(model, request, tmp_path / "out.mp4", certificate=broken)
+        assert not (tmp_path / "out.mp4").exists()
+        segue.film(model, request, tmp_path / "out.mp4", certificate=certificate)
+    found = read_file(tmp_path / "out.mp4")
+    assert found["signature"]["valid"]
+    assert found["metadata"]["frames"] == 5
 
 
 @pytest.mark.parametrize("which", ["chain", "key"])
