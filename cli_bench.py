@@ -81,13 +81,15 @@ def bench(
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="New directory for the report.")
 @click.option("--seeds", type=click.IntRange(1, 16), default=2, show_default=True, help="Pictures a prompt.")
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the first bundle's).")
+@click.option("--steps", type=click.IntRange(1), help="Network calls of both (default: each bundle's own).")
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
+@TARGET
 @click.option("--price", type=click.FloatRange(0), help="Of an hour of this machine, for the cost of a thousand.")
 @click.option("--data", type=click.Path(path_type=Path), help="Captioned pictures (segue data), to score agreement.")
 @JSON
 def compare(
     first: str, second: str, prompts: Path, budget: float, out: Path, seeds: int, size: tuple[int, int] | None,
-    threads: int | None, price: float | None, data: Path | None, as_json: bool,
+    steps: int | None, threads: int | None, target: str, price: float | None, data: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare two bundles, or a bundle and a directory of pictures, on your own prompts and latency budget.
 
@@ -112,7 +114,7 @@ def compare(
         raise UsageError(f"{prompts} cannot be read: {error}. Name a file with one prompt a line.") from None
     if len(texts) < 2:
         raise UsageError(f"{prompts} holds {len(texts)} prompts. Write two or more, one a line.")
-    spec = CompareSpec(tuple(texts), budget, seeds, size, threads, price)
+    spec = CompareSpec(tuple(texts), budget, seeds, size, threads, price, target, steps)
     with NewDirectory(out) as new:
         with show.stages() as update:
             found = run(first, second, spec, data, lambda what, done, total: update(what, "pictures", done, total))

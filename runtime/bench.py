@@ -50,7 +50,7 @@ class Stage:
     calls: int
     seconds: Spread
     flops: float | None  # None where the bundle does not say
-    share: float | None
+    share: float | None  # None as well where something else than the processor computes
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def bench(
 ) -> Bench:  # fmt: skip
     """Render `request`, for one picture, `repeats` times after one that does not count, and time every call.
 
-    The peak is the best of five fp32 matrix products of numpy in this process, taken before and after: what a processor
-    reaches, not what its maker says. Raises UsageError for bundles of videos.
+    The peak is the best of five fp32 matrix products of numpy in this process, on all its cores, before and after: what
+    a processor reaches, not what its maker says. Raises UsageError for bundles of videos.
     """
     from importlib.metadata import version
 
@@ -108,7 +108,7 @@ def bench(
         if "batch" in dims:
             dims["batch"] = 2 if asked.guided and component == denoiser else 1
         flops = None if spec.cost is None else spec.cost.flops.at(dims)
-        share = None if flops is None else flops / spread.median / peak
+        share = None if flops is None or target != DEFAULT else flops / spread.median / peak
         stages.append(Stage(component, len(times) // repeats, spread, flops, share))
     versions = {package: version(package) for package in ("segue", "onnxruntime", "numpy")}
     return Bench(
@@ -147,12 +147,12 @@ class Drawn:
 class Painter:
     """A bundle in a process of its own, so that its time and memory are its own: what `draw` measures."""
 
-    def __init__(self, bundle: str, threads: int | None) -> None:
-        self._pool = one_worker(_open_painter, (bundle, threads))
+    def __init__(self, bundle: str, threads: int | None, target: str = DEFAULT) -> None:
+        self._pool = one_worker(_open_painter, (bundle, threads, target))
 
-    def draw(self, prompt: str, seed: int, size: tuple[int, int] | None) -> Drawn:
+    def draw(self, prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None = None) -> Drawn:
         """Draw one picture; `size` is (height, width)."""
-        return self._pool.submit(_paint, prompt, seed, size).result()
+        return self._pool.submit(_paint, prompt, seed, size, steps).result()
 
     def close(self) -> None:
         """End the process."""
@@ -163,14 +163,14 @@ _painter: Model | None = None
 _idle = 0
 
 
-def _open_painter(bundle: str, threads: int | None) -> None:
+def _open_painter(bundle: str, threads: int | None, target: str) -> None:
     global _painter, _idle
     _idle = int(psutil.Process().memory_info().rss)
-    _painter = open_model(bundle, threads)
+    _painter = open_model(bundle, threads, target=target)
 
 
-def _paint(prompt: str, seed: int, size: tuple[int, int] | None) -> Drawn:
+def _paint(prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None) -> Drawn:
     assert _painter is not None
     started = time.perf_counter()
-    image = _painter.generate(prompt, seed=seed, size=size)
+    image = _painter.generate(prompt, seed=seed, size=size, steps=steps)
     return Drawn(image, time.perf_counter() - started, peak_resident() - _idle)

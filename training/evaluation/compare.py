@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...engines.targets import DEFAULT
 from ...errors import UsageError
 from ...runtime.bench import Painter
 from ...runtime.bundle import read
@@ -31,7 +32,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 class CompareSpec:
     """What is asked of both sides: prompts, the most seconds a picture may take, pictures a prompt, (height, width).
 
-    `price` is that of an hour of this machine, in any currency.
+    `price` is that of an hour of this machine, in any currency; `target` what runs the graphs; `steps` None is each
+    bundle's own number.
     """
 
     prompts: tuple[str, ...]
@@ -40,6 +42,8 @@ class CompareSpec:
     size: tuple[int, int] | None = None
     threads: int | None = None
     price: float | None = None
+    target: str = DEFAULT
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def compare(first: str, second: str, spec: CompareSpec, data: Path | None, progr
                 figures["cost of 1000"] = 1000 * float(seconds.mean()) / 3600 * spec.price
         sides.append(Side(name, images, seconds, figures))
     gap = {
-        "LPIPS": float(lpips(tensors[0][:, 0], tensors[1][:, 0]).mean()),
+        "LPIPS": _apart(*tensors),
         "KID x 1e3": kid(features[1], features[0])[0],
     }
     progress("measuring", 3, 3)
@@ -115,10 +119,20 @@ def verdict(first: Side, second: Side, gap: dict[str, float], budget: float) -> 
             slow = side.figures["p95 s"]
             holds = "keeps" if slow <= budget else "misses"
             said.append(f"{side.name} {holds} {1000 * budget:.0f} ms (95 % within {1000 * slow:.0f} ms)")
+    of = "prompt" if second.seconds is None else "prompt and seed"
     return (
-        f"{'; '.join(said)}. Pictures of the same prompt and seed are {gap['LPIPS']:.3f} apart in LPIPS, both sets "
+        f"{'; '.join(said)}. Pictures of the same {of} are {gap['LPIPS']:.3f} apart in LPIPS, both sets "
         f"{gap['KID x 1e3']:.1f} in KID x 1e3: look at them before you choose."
     )
+
+
+def _apart(first: Tensor, second: Tensor) -> float:
+    """Return the mean LPIPS between pictures (prompts, seeds, 3, height, width) of the same prompt and seed.
+
+    A side with one picture a prompt has it beside each of the other's.
+    """
+    first, second = torch.broadcast_tensors(first, second)
+    return float(lpips(first.flatten(0, 1), second.flatten(0, 1)).mean())
 
 
 def rows_of(found: Comparison) -> list[tuple[str, str, str]]:
@@ -148,16 +162,16 @@ def _pictures(second: str, spec: CompareSpec) -> list[np.ndarray] | None:
 def _drawn(
     names: list[str], spec: CompareSpec, size: tuple[int, int], progress: Progress
 ) -> list[tuple[np.ndarray, np.ndarray | None, int | None]]:
-    painters = [Painter(name, spec.threads) for name in names]
+    painters = [Painter(name, spec.threads, spec.target) for name in names]
     try:
         for painter in painters:  # loads, and is not counted
-            painter.draw(spec.prompts[0], 0, size)
+            painter.draw(spec.prompts[0], 0, size, spec.steps)
         total, done = len(spec.prompts) * spec.seeds * len(names), 0
         made: list[list[Any]] = [[] for _ in names]
         for prompt in spec.prompts:
             for seed in range(spec.seeds):
                 for number, painter in enumerate(painters):
-                    made[number].append(painter.draw(prompt, seed, size))
+                    made[number].append(painter.draw(prompt, seed, size, spec.steps))
                     done += 1
                     progress("drawing", done, total)
     finally:

@@ -49,7 +49,8 @@ def _page(found: Comparison, spec: CompareSpec) -> str:
 <title>Segue: {html.escape(first)} and {html.escape(second)}</title>
 <style>{STYLE}.pair{{display:grid;grid-template-columns:1fr 1fr;gap:1em}}</style>
 <h1>{html.escape(first)} and {html.escape(second)}</h1><p><strong>{html.escape(found.verdict)}</strong></p>
-<p>{len(spec.prompts)} prompts, {spec.seeds} pictures each, both sides in turn on this machine.</p>
+<p>{len(spec.prompts)} prompts, {spec.seeds} pictures each, both sides in turn on this machine
+({html.escape(spec.target)}).</p>
 {table_of(rows)}<h2>Time of a picture</h2>{_times(found, spec.budget)}
 <h2>Pictures</h2><p>Left {html.escape(first)}, right {html.escape(second)}.</p>{"".join(shown)}</html>
 """

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -11,7 +12,7 @@ from segue.cli import cli
 from segue.errors import UsageError
 from segue.training.evaluation import compare as module
 from segue.training.evaluation import measures
-from segue.training.evaluation.compare import CompareSpec, Side, compare, rows_of, verdict
+from segue.training.evaluation.compare import CompareSpec, Side, _apart, compare, rows_of, verdict
 
 PROMPTS = ("a red heart", "pizza", "rocket")
 
@@ -61,6 +62,17 @@ def test_a_directory_with_another_number_of_pictures_is_refused(exported, tmp_pa
 def test_the_verdict_is_of_95_pictures_in_100():
     said = verdict(side("fast", 0.2), side("slow", 0.9), {"LPIPS": 0.1, "KID x 1e3": 5.0}, 0.5)
     assert said.startswith("fast keeps 500 ms (95 % within 200 ms); slow misses 500 ms (95 % within 900 ms).")
+
+
+def test_pictures_of_all_common_seeds_count_and_one_a_prompt_is_set_beside_each():
+    images = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert _apart(images, images) == pytest.approx(0, abs=1e-6)
+    other = images.clone()
+    other[:, 2] *= -1
+    third = _apart(images[:, 2:], other[:, 2:])
+    assert _apart(images, other) == pytest.approx(third / 3, rel=1e-4)
+    expected = np.mean([_apart(images[:, i : i + 1], images[:, :1]) for i in range(3)])
+    assert _apart(images, images[:, :1]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_report_stands_alone(exported, tmp_path):
