@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .cli_common import BUNDLE, TARGET, stopped_with
+from .cli_common import BUNDLE, METADATA, TARGET, stopped_with
 from .console import JSON, Output
 from .errors import SegueError, UsageError
 
@@ -19,10 +19,11 @@ from .errors import SegueError, UsageError
 @click.option("--threads", type=int, help="Processor threads of each (default: its share of the cores).")
 @click.option("--ray", metavar="ADDRESS", help="Use a Ray cluster instead: its address, or auto. Needs the ray extra.")
 @TARGET
+@METADATA
 @JSON
 def batch(
     jobs: Path, output: Path, bundle: str, workers: int, threads: int | None, ray: str | None, target: str,
-    as_json: bool,
+    metadata: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Render the JOBS of a file with one JSON object a line, each once.
 
@@ -44,7 +45,7 @@ def batch(
     if ray is not None and workers != 1:
         raise UsageError("--workers are processes of this machine; a cluster has its own. Leave one of them out.")
     opened = read(bundle)
-    wanted = read_jobs(jobs, opened.manifest, opened.digest)
+    wanted = read_jobs(jobs, opened.manifest, opened.digest, metadata)
     ledger = Ledger(output)
     used: Workers
     if ray is None:

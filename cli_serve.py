@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .cli_common import BUNDLE, Bytes
+from .cli_common import BUNDLE, METADATA, Bytes
 from .console import JSON, Output, need
 from .errors import UsageError
 
@@ -22,10 +22,11 @@ SHIPPED = ("emoji", "emoji-motion")
 @click.option("--data", type=click.Path(path_type=Path), help="Directory of jobs (default: below the user's data).")
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
 @click.option("--budget", type=Bytes(), help="The most memory that each bundle may take.")
+@METADATA
 @JSON
 def serve(
     bundles: tuple[str, ...], host: str, port: int, token: str | None, queue: int, data: Path | None,
-    threads: int | None, budget: int | None, as_json: bool,
+    threads: int | None, budget: int | None, metadata: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve BUNDLES (directories, or names of shipped ones; emoji and emoji-motion if left out) to this machine.
 
@@ -74,7 +75,7 @@ def serve(
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # uvicorn ends on it and then raises it again, which would kill the process before its jobs are put back
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    with listening, Runner(models, folder, queue) as runner:
+    with listening, Runner(models, folder, queue, metadata) as runner:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         show.line(f"{address} serves {', '.join(models)}; jobs are kept in {folder}. Stop it with Ctrl-C.")
         show.event("serving", address=address, bundles=list(models), data=str(folder))

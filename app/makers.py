@@ -15,10 +15,10 @@ from ..runtime.animation import AnimationRequest, Event, PreparedAnimation
 from ..runtime.animation import job as job_of
 from ..runtime.animation import prepare as prepare_video
 from ..runtime.film import film
-from ..runtime.image import write_png
 from ..runtime.input_image import read_image
 from ..runtime.journal import check_job
 from ..runtime.pipeline import Model
+from ..runtime.provenance import write_picture
 from ..runtime.queue import CancelToken
 from ..runtime.request import Request
 from .feed import Feed
@@ -37,7 +37,9 @@ def picture_request(request: dict[str, Any]) -> Request:
     return Request(**{name: value for name, value in request.items() if name != "previews"})
 
 
-def draw_pictures(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken) -> list[str]:
+def draw_pictures(
+    model: Model, job: Job, place: Path, feed: Feed, token: CancelToken, metadata: bool = True
+) -> list[str]:
     """Draw a job's pictures into `place`, telling `feed`; return the names of the files."""
     files: list[str] = []
 
@@ -48,13 +50,13 @@ def draw_pictures(model: Model, job: Job, place: Path, feed: Feed, token: Cancel
 
     for picture in model.pictures(picture_request(job.request), on_step=on_step, cancel=token):
         name = f"picture-{len(files) + 1}.png"
-        write_png(place / name, picture.image, picture.metadata)
+        write_picture(place / name, picture.image, picture.metadata if metadata else None, None)
         files.append(name)
         feed.put("picture", file=name)
     return files
 
 
-def make_video(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken) -> list[str]:
+def make_video(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken, metadata: bool = True) -> list[str]:
     """Make a job's video in `place`, going on where its journal ends, telling `feed`; return the name of the file."""
     request = AnimationRequest(read_image(place / INPUT), **job.request)
     ready = prepare_video(request, model.bundle.manifest)
@@ -69,7 +71,7 @@ def make_video(model: Model, job: Job, place: Path, feed: Feed, token: CancelTok
         begun = False
     film(
         model, request, place / VIDEO, on_frames=lambda done, total: feed.put("frames", done=done, total=total),
-        journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token,
+        journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token, metadata=metadata,
     )  # fmt: skip
     shutil.rmtree(place / JOURNAL, ignore_errors=True)
     return [VIDEO]

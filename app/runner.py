@@ -46,11 +46,12 @@ class _Live:
 class Runner(Closing):
     """Accepts jobs, does them in order, and goes on with those that a stopped server left.
 
-    `limit` jobs at most wait or run, over all bundles. The models are the runner's to close.
+    `limit` jobs at most wait or run, over all bundles. The models are the runner's to close. Without `metadata` files
+    do not say what made them.
     """
 
-    def __init__(self, models: Mapping[str, Model], folder: Path, limit: int) -> None:
-        self.models, self.folder, self.limit = dict(models), folder, limit
+    def __init__(self, models: Mapping[str, Model], folder: Path, limit: int, metadata: bool = True) -> None:
+        self.models, self.folder, self.limit, self.metadata = dict(models), folder, limit, metadata
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = locked(
@@ -195,7 +196,10 @@ class Runner(Closing):
                 model.plan(wanted)
         else:
             assert image is not None
-            prepare_video(AnimationRequest(image, **request), content)
+            film = AnimationRequest(image, **request)
+            prepare_video(film, content)
+            if model.budget is not None:
+                model.plan(film)
 
     def _take_up(self, job: Job) -> None:
         """Have a job that an earlier server left wait again, or end it where that makes no sense."""
@@ -234,7 +238,7 @@ class Runner(Closing):
         make = draw_pictures if job.kind == "picture" else make_video
         state, ended = DONE, dict[str, Any]()
         try:
-            ended = {"files": make(model, job, self.place(identifier), feed, token)}
+            ended = {"files": make(model, job, self.place(identifier), feed, token, self.metadata)}
         except Cancelled:
             state = CANCELLED
         except SegueError as error:

@@ -49,6 +49,7 @@ class BatchJob:
     arguments: dict[str, Any]  # an image as the path of its file; as its bytes when `packed`
     key: str  # sha256 of the bundle and the arguments, an image by its bytes
     image: str | None = None  # the sha256 of those
+    metadata: bool = True  # whether its file says what made it
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class Made:
     worker: str
 
 
-def read_jobs(path: Path, content: Manifest, digest: str) -> list[BatchJob]:
+def read_jobs(path: Path, content: Manifest, digest: str, metadata: bool = True) -> list[BatchJob]:
     """Return the jobs in the file at `path`, every one of which can be met by the bundle of `content`.
 
-    `digest` is the bundle's. Raises UsageError with the number of the line that is wrong.
+    `digest` is the bundle's; without `metadata` files do not say what made them. Raises UsageError with the number of
+    the line that is wrong.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # other ends of lines may be within a JSON text
@@ -78,7 +80,7 @@ def read_jobs(path: Path, content: Manifest, digest: str) -> list[BatchJob]:
         if not line.strip():
             continue
         try:
-            job = _job(line, number, path.parent, content, digest)
+            job = _job(line, number, path.parent, content, digest, metadata)
         except (UsageError, TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: {error} Mend that line; nothing was drawn.") from None
         if job.name.casefold() in names:  # on some disks it would be the same file
@@ -112,9 +114,9 @@ def make(model: Model, job: BatchJob) -> Made:
     started = time.perf_counter()
     if model.bundle.manifest.video is None:
         (picture,) = model.pictures(Request(**job.arguments))
-        data, ending = encode_png(picture.image, picture.metadata), ".png"
+        data, ending = encode_png(picture.image, picture.metadata if job.metadata else None), ".png"
     else:
-        data, ending = _video(model, _animation(job.arguments)), ".mp4"
+        data, ending = _video(model, _animation(job.arguments), job.metadata), ".mp4"
     return Made(data, ending, time.perf_counter() - started, f"{platform.node()}:{os.getpid()}")
 
 
@@ -182,7 +184,7 @@ class Ledger(Closing):
         return row
 
 
-def _job(line: str, number: int, folder: Path, content: Manifest, digest: str) -> BatchJob:
+def _job(line: str, number: int, folder: Path, content: Manifest, digest: str, metadata: bool) -> BatchJob:
     table = json.loads(line) if len(line) <= MAX_LINE else None
     if not isinstance(table, dict):
         raise UsageError("it is no JSON object, or too long.")
@@ -205,8 +207,9 @@ def _job(line: str, number: int, folder: Path, content: Manifest, digest: str) -
         table["image"] = str((folder / table["image"]).resolve())
         prepare_video(_animation(table), content)
         hashed["image"] = image = hashlib.sha256(Path(table["image"]).read_bytes()).hexdigest()
-    key = hashlib.sha256(json.dumps([digest, hashed], sort_keys=True).encode()).hexdigest()
-    return BatchJob(name, table, key, image)
+    of = [digest, hashed] if metadata else [digest, hashed, "bare"]
+    key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+    return BatchJob(name, table, key, image, metadata)
 
 
 def _animation(arguments: dict[str, Any]) -> AnimationRequest:
@@ -215,8 +218,8 @@ def _animation(arguments: dict[str, Any]) -> AnimationRequest:
     return AnimationRequest(**{**arguments, "image": pixels})
 
 
-def _video(model: Model, request: AnimationRequest) -> bytes:
+def _video(model: Model, request: AnimationRequest, metadata: bool) -> bytes:
     with tempfile.TemporaryDirectory(prefix="segue-") as folder:
         place = Path(folder) / "video.mp4"
-        film(model, request, place)
+        film(model, request, place, metadata=metadata)
         return place.read_bytes()

@@ -183,16 +183,9 @@ class Model(Closing):
         a journal of another request, OutputError where the journal cannot be written.
         """
         self._components.check_open()
-        if self.bundle.manifest.video is None:
-            raise UsageError(
-                f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion, or another "
-                "bundle of the family swifti2v."
-            )
-        prepared, streamed = animation.prepare(request, self.bundle.manifest), {}
+        prepared, streamed = self._prepare_video(request), {}
         if self.budget is not None:
-            wanted = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling)
-            machine = find_machine(CPU, self._threads)
-            way = plan_video.plan_video(self.bundle.manifest, wanted, machine, self.budget)
+            way = self._plan_video(prepared)
             prepared, streamed = dataclasses.replace(prepared, tiling=way.tiling), way.streamed
         self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
         job, place = animation.job(prepared, self.bundle.digest), None if journal is None else Path(journal)
@@ -212,12 +205,14 @@ class Model(Closing):
 
         return self._busy(made())
 
-    def plan(self, request: Request) -> plans.Plan:
-        """Return how a request for pictures would be met, within the budget where there is one; loads nothing.
+    def plan(self, request: Request | animation.AnimationRequest) -> plans.Plan:
+        """Return how a request would be met, within the budget where there is one; loads nothing.
 
         Raises UsageError for a request that cannot be met and BudgetError where the budget does not suffice.
         """
-        return self._plan(prepare(request, self.bundle.manifest))
+        if isinstance(request, animation.AnimationRequest):
+            return self._plan_video(self._prepare_video(request))
+        return self._plan(self._prepare(request))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Return pictures, uint8 [n, height, width, 3], of latents as `on_step` is given them; it may be called there.
@@ -248,11 +243,7 @@ class Model(Closing):
 
     def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Generator[Picture]:
         self._components.check_open()
-        if self.bundle.manifest.video is not None:
-            raise UsageError(
-                f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call animate, or segue animate."
-            )
-        prepared = prepare(request, self.bundle.manifest)
+        prepared = self._prepare(request)
         prompts = (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
         if prepared.negative and not prepared.guided:
             warnings.warn(
@@ -263,6 +254,25 @@ class Model(Closing):
         way = None if self.budget is None else self._plan(prepared)
         self._warn_of_cuts(find(self.bundle.manifest).tokenizers.values(), prompts)
         return self._busy(self._pictures(prepared, way, on_step, cancel))
+
+    def _prepare(self, request: Request) -> Prepared:
+        if self.bundle.manifest.video is not None:
+            raise UsageError(
+                f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call animate, or segue animate."
+            )
+        return prepare(request, self.bundle.manifest)
+
+    def _prepare_video(self, request: animation.AnimationRequest) -> animation.PreparedAnimation:
+        if self.bundle.manifest.video is None:
+            raise UsageError(
+                f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion, or another "
+                "bundle of the family swifti2v."
+            )
+        return animation.prepare(request, self.bundle.manifest)
+
+    def _plan_video(self, prepared: animation.PreparedAnimation) -> plans.Plan:
+        wanted = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling)
+        return plan_video.plan_video(self.bundle.manifest, wanted, find_machine(CPU, self._threads), self.budget)
 
     def _plan(self, prepared: Prepared) -> plans.Plan:
         wanted = plans.Wanted(

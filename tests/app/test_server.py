@@ -257,6 +257,15 @@ class TestVideos:
         job = client.post("/v1/jobs", json={"kind": "video", "image_job": drawn["id"], "frames": 5}).json()
         assert finished(client, job["id"])["state"] == "done"
 
+    def test_a_video_beyond_the_budget_is_refused_at_once(self, both, picture, monkeypatch):
+        client, runner = both
+        (name,) = (name for name, model in runner.models.items() if model.bundle.manifest.video is not None)
+        monkeypatch.setattr(runner.models[name], "budget", 2**20)
+        answer = client.post("/v1/jobs", json={"kind": "video", "image": picture, "frames": 9})
+        assert answer.status_code == 422
+        assert answer.json()["error"]["type"] == "BudgetError"
+        assert "smallest budget that does is" in answer.json()["error"]["message"]
+
     def test_a_video_is_read_while_it_is_made(self, both, picture):
         import av
 

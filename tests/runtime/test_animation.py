@@ -219,6 +219,8 @@ def test_within_a_budget_one_component_at_a_time_makes_the_same_frames(picture, 
     request = AnimationRequest(picture, "dog", frames=21, seed=3)
     expected = whole(model.frames(request))
     with pytest.raises(BudgetError) as refused, open_model(video_bundle, threads=1, budget="2MiB") as small:
+        small.plan(request)
+    with pytest.raises(BudgetError), open_model(video_bundle, threads=1, budget="2MiB") as small:
         small.frames(request)
     least = int(str(refused.value).split("smallest budget that does is ")[1].split()[0])
     tiles = plan_video(content, WantedVideo(64, 64, 21), find_machine(CPU), least * 2**20).tiling
@@ -234,6 +236,7 @@ def test_within_a_budget_one_component_at_a_time_makes_the_same_frames(picture, 
         assert np.array_equal(whole(roomy.frames(request)), expected)
     assert set(loaded) == {0}
     with open_model(video_bundle, threads=1, budget=f"{least}MiB") as tight:
+        assert tight.plan(request).peak <= least * 2**20
         found = whole(tight.frames(request))
     assert found.shape == expected.shape
     assert tiles is not None or np.array_equal(found, expected)

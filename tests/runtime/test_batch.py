@@ -18,6 +18,7 @@ from segue.errors import BundleError, UsageError
 from segue.runtime.batch import RESULTS, Ledger, packed, read_jobs
 from segue.runtime.batch_run import LocalWorkers, RayWorkers, run_batch
 from segue.runtime.bundle import read
+from segue.runtime.provenance import read_file
 
 BUNDLE = "emoji"
 
@@ -68,6 +69,14 @@ def test_a_job_gives_the_picture_that_the_model_gives_and_a_line(batch):
         ("job-3", "done", "job-3.png"),
         ("job-4", "done", "job-4.png"),
     ]
+
+
+def test_files_that_are_to_say_nothing_of_how_they_were_made_are_other_jobs(batch):
+    _, out = batch(asked(1))
+    assert read_file(out / "job-1.png")["metadata"]["prompt"] == "a red heart"
+    told, out = batch(asked(1), options=["--no-metadata"])
+    assert "1 done, 0 failed" in told.output
+    assert read_file(out / "job-1.png")["metadata"] is None
 
 
 def test_what_is_done_is_not_done_again_unless_its_file_has_changed(batch):
