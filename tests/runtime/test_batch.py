@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future
 
 import numpy as np
 import psutil
@@ -14,8 +15,8 @@ from PIL import Image
 
 import segue
 from segue.cli import cli
-from segue.errors import BundleError, UsageError
-from segue.runtime.batch import RESULTS, Ledger, packed, read_jobs
+from segue.errors import BundleError, SegueError, UsageError
+from segue.runtime.batch import RESULTS, Ledger, Made, packed, read_jobs
 from segue.runtime.batch_run import LocalWorkers, RayWorkers, run_batch
 from segue.runtime.bundle import read
 from segue.runtime.provenance import read_file
@@ -168,6 +169,47 @@ def test_a_job_that_fails_is_told_with_the_others_done(written, opened, tmp_path
     assert rows(tmp_path / "out")[0]["error"].startswith("UsageError: steps = 0")
 
 
+class Failing:
+    """A worker whose first calls fail."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+
+    def idle(self):
+        return True
+
+    def submit(self, job):
+        future = Future()
+        if self.errors:
+            future.set_exception(self.errors.pop(0))
+        else:
+            future.set_result(Made(b"bytes", ".png", 0.0, "here"))
+        return future
+
+    def lost(self, error):
+        return False
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("errors", "state", "attempts"),
+    [
+        ([SegueError("no memory left on this node")], "done", 2),
+        ([SegueError("it is broken")] * 3, "failed", 3),
+        ([UsageError("nobody could do it")], "failed", 1),
+    ],
+)
+def test_a_job_that_fails_is_tried_again_but_for_what_no_worker_could_do(
+    written, opened, tmp_path, errors, state, attempts
+):
+    jobs = read_jobs(written(asked(1)), opened.manifest, opened.digest)
+    told = run_batch(jobs, Ledger(tmp_path / "out"), Failing(*errors), lambda row: None)
+    assert told == {state: 1}
+    assert rows(tmp_path / "out")[-1]["attempts"] == attempts
+
+
 def test_a_worker_with_another_bundle_refuses_it(written, opened, tmp_path):
     jobs = read_jobs(written(asked(1)), opened.manifest, opened.digest)
     workers = LocalWorkers("emoji-teacher", opened.digest, 1, 1)
@@ -186,6 +228,14 @@ class TestRay:
         yield made, made.add_node(num_cpus=1)
         made.shutdown()
 
+    def test_what_keeps_every_node_from_working_is_raised(self, cluster, written, opened, tmp_path):
+        made, _ = cluster
+        jobs = read_jobs(written(asked(1)), opened.manifest, opened.digest)
+        workers = RayWorkers(made.address, "emoji-teacher", opened.digest)
+        with pytest.raises(BundleError, match="is another bundle here"):
+            run_batch(jobs, Ledger(tmp_path / "out"), workers, lambda row: None)
+        workers.close()
+
     def test_a_cluster_gives_the_same_pictures_also_when_a_node_dies_in_the_middle(
         self, cluster, written, opened, tmp_path
     ):
@@ -196,6 +246,9 @@ class TestRay:
         local.close()
 
         workers, dead = RayWorkers(made.address, BUNDLE, opened.digest), []
+        workers._fault = BundleError(
+            "another bundle"
+        )  # what a third node leaves that cannot work, and no reason to stop
 
         def kill(row):
             if not dead and len({one["worker"] for one in rows(tmp_path / "ray")}) == 2:
