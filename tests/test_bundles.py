@@ -17,7 +17,7 @@ def size(folder: Path) -> int:
 
 def test_the_shipped_bundles_stay_small() -> None:
     assert sum(size(BUNDLES / name) for name in ("emoji", "emoji-teacher")) <= 150 * MEGABYTE
-    assert size(BUNDLES) <= 190 * MEGABYTE
+    assert size(BUNDLES) <= 210 * MEGABYTE  # of which emoji-motion 66
 
 
 @pytest.mark.parametrize("name", ["emoji", "emoji-teacher", "emoji-motion"])

@@ -13,7 +13,7 @@ import segue
 from segue.app.runner import Runner
 from segue.app.server import create_app
 
-EXAMPLES = 15
+EXAMPLES = 10
 HEADERS = {"authorization": "Bearer secret"}
 DRAWN = {"steps": 2, "count": 1, "n": 1, "frames": 5}  # what is drawn is not looked at
 
