@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 
 from ..errors import BudgetError, BusyError, OutputError, SegueError, UsageError
 from ..runtime.amounts import size_of
+from ..runtime.animation import AnimationRequest
 from ..runtime.input_image import read_image
 from . import schema
 from .guards import COOKIE, Guards, cookie_of
@@ -187,10 +188,14 @@ def _add_models(app: FastAPI, runner: Runner) -> None:
         return schema.ModelList(data=found)
 
     @app.post("/v1/plan")
-    def plan(wanted: schema.PictureRequest) -> schema.PlanView:
-        """Say what a request for pictures takes of memory and time, phase by phase, before it is asked for."""
-        model = runner.models[runner.find("picture", wanted.bundle)]
-        made = model.plan(picture_request(_arguments(wanted)))
+    def plan(wanted: schema.JobRequest) -> schema.PlanView:
+        """Say what a job takes of memory and time, phase by phase, before it is asked for; videos need no image."""
+        model, given = runner.models[runner.find(wanted.kind, wanted.bundle)], _arguments(wanted)
+        if wanted.kind == "picture":
+            made = model.plan(picture_request(given))
+        else:
+            height, width = given.get("size", model.bundle.manifest.sizes.default)
+            made = model.plan(AnimationRequest(np.zeros((height, width, 3), np.uint8), **given))
         phases = [
             schema.PhaseView(component=phase.component, calls=phase.calls, seconds=phase.seconds, peak=phase.peak)
             for phase in made.phases

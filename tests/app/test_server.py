@@ -266,6 +266,15 @@ class TestVideos:
         assert answer.json()["error"]["type"] == "BudgetError"
         assert "smallest budget that does is" in answer.json()["error"]["message"]
 
+    def test_the_plan_of_a_video_grows_with_its_size_and_needs_no_image(self, both):
+        client, _ = both
+        small, large = (
+            client.post("/v1/plan", json={"kind": "video", "frames": 17, "width": side, "height": 128}).json()
+            for side in (64, 128)
+        )
+        assert {phase["component"] for phase in small["phases"]} >= {"transformer", "detail_transformer"}
+        assert 0 < small["peak"] < large["peak"]
+
     def test_a_video_is_read_while_it_is_made(self, both, picture):
         import av
 
