@@ -192,7 +192,7 @@ class RayWorkers:
         self._actor: Any = ray.remote(**options)(_Actor)  # type: ignore[call-overload]
         self._place = (str(Path(bundle).resolve()) if Path(bundle).exists() else bundle, digest, cores, target)
         self._free: deque[Any] = deque()
-        self._coming = self._working = 0
+        self._alive: set[Any] = set()  # actors that come, wait or work; callbacks change it in other threads
         self._had: dict[str, Any] = {}  # the actor that a job was with
         self._fault: BaseException | None = None
         self._starts_left = 4 * count
@@ -201,7 +201,7 @@ class RayWorkers:
 
     def idle(self) -> bool:
         """Return whether an actor that has opened the bundle has nothing to do; raise what keeps all from it."""
-        if self._fault is not None and not (self._free or self._working or self._coming):
+        if self._fault is not None and not self._alive:
             raise self._fault
         return bool(self._free)
 
@@ -211,16 +211,15 @@ class RayWorkers:
         actor, after = next(others, self._free[0]), Future[Made]()
         self._free.remove(actor)
         self._had[job.name] = actor
-        self._working += 1
 
         def over(ended: Future) -> None:
             error = ended.exception()
-            self._working -= 1
             if error is None:
                 self._free.append(actor)
                 after.set_result(ended.result())
             elif self.lost(error):
                 self._start()
+                self._alive.discard(actor)
                 after.set_exception(error)
             else:
                 self._free.append(actor)
@@ -243,22 +242,24 @@ class RayWorkers:
 
         def there(ended: Future) -> None:
             error = ended.exception()
-            self._coming -= 1
             if error is None:
                 self._free.append(actor)
-            elif self.lost(error) and self._starts_left > 0:
+                return
+            if self.lost(error) and self._starts_left > 0:
                 self._start()
             else:
                 self._fault = _cause(error)
+            self._alive.discard(actor)
 
         self._starts_left -= 1
-        self._coming += 1
+        actor: Any = None
         try:
             actor = self._actor.remote(*self._place)
+            self._alive.add(actor)
             actor.ready.remote().future().add_done_callback(there)
         except Exception as error:  # in a callback nobody would hear of it
-            self._coming -= 1
             self._fault = error
+            self._alive.discard(actor)
 
 
 class _Actor:
