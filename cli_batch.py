@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .cli_common import BUNDLE, METADATA, TARGET, stopped_with
+from .cli_common import BUNDLE, TARGET, signing, stopped_with
 from .console import JSON, Output
 from .errors import SegueError, UsageError
+
+if TYPE_CHECKING:
+    from .runtime.provenance import Certificate
 
 
 @click.command()
@@ -19,11 +23,11 @@ from .errors import SegueError, UsageError
 @click.option("--threads", type=int, help="Processor threads of each (default: its share of the cores).")
 @click.option("--ray", metavar="ADDRESS", help="Use a Ray cluster instead: its address, or auto. Needs the ray extra.")
 @TARGET
-@METADATA
+@signing
 @JSON
 def batch(
     jobs: Path, output: Path, bundle: str, workers: int, threads: int | None, ray: str | None, target: str,
-    metadata: bool, as_json: bool,
+    metadata: bool, certificate: Certificate | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Render the JOBS of a file with one JSON object a line, each once.
 
@@ -45,8 +49,8 @@ def batch(
     if ray is not None and workers != 1:
         raise UsageError("--workers are processes of this machine; a cluster has its own. Leave one of them out.")
     opened = read(bundle)
-    wanted = read_jobs(jobs, opened.manifest, opened.digest, metadata)
-    ledger = Ledger(output)
+    wanted = read_jobs(jobs, opened.manifest, opened.digest, metadata, certificate)
+    ledger = Ledger(output, certificate)
     used: Workers
     if ray is None:
         used = LocalWorkers(bundle, opened.digest, workers, threads, target)

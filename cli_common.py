@@ -106,16 +106,13 @@ TARGET = click.option(
     help="What runs the graphs; tensorrt ones need segue build first.",
 )  # fmt: skip
 TRUST = click.option("--trust-engines", is_flag=True, help="Run engines that came with the bundle: its maker's code.")
-METADATA = click.option(
-    "--metadata/--no-metadata", default=True, show_default=True, help="Write into the file what made it."
-)
 
 
 def signing(command: Any) -> Any:
     """Add the options of what a file says of itself; the command is given `metadata` and `certificate`."""
     import functools
 
-    @METADATA
+    @click.option("--metadata/--no-metadata", default=True, show_default=True, help="Write into the file what made it.")
     @click.option("--certificate", "chain", type=click.Path(path_type=Path), help="Sign it (C2PA) with this PEM chain.")
     @click.option("--key", type=click.Path(path_type=Path), help="The PEM key of --certificate.")
     @click.option("--algorithm", default="es256", show_default=True, help="Of the signature.")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .cli_common import BUNDLE, METADATA, Bytes
+from .cli_common import BUNDLE, Bytes, signing
 from .console import JSON, Output, need
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .runtime.provenance import Certificate
 
 SHIPPED = ("emoji", "emoji-motion")
 
@@ -22,11 +26,11 @@ SHIPPED = ("emoji", "emoji-motion")
 @click.option("--data", type=click.Path(path_type=Path), help="Directory of jobs (default: below the user's data).")
 @click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
 @click.option("--budget", type=Bytes(), help="The most memory that each bundle may take.")
-@METADATA
+@signing
 @JSON
 def serve(
     bundles: tuple[str, ...], host: str, port: int, token: str | None, queue: int, data: Path | None,
-    threads: int | None, budget: int | None, metadata: bool, as_json: bool,
+    threads: int | None, budget: int | None, metadata: bool, certificate: Certificate | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve BUNDLES (directories, or names of shipped ones; emoji and emoji-motion if left out) to this machine.
 
@@ -51,12 +55,15 @@ def serve(
     from .app.server import create_app
     from .runtime.files import writing
     from .runtime.pipeline import open_model
+    from .runtime.provenance import check_certificate
 
     show = Output(as_json)
     if token == "":
         raise UsageError("the token is empty, which protects nothing. Give a secret, or leave --token out.")
     if host not in LOOPBACK and token is None:
         raise UsageError(f"--host {host} lets other machines in. Give a secret with --token, or leave --host out.")
+    if certificate is not None:
+        check_certificate(certificate)  # not when the first job is done
     folder = data or _data_directory()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +82,7 @@ def serve(
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # uvicorn ends on it and then raises it again, which would kill the process before its jobs are put back
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    with listening, Runner(models, folder, queue, metadata) as runner:
+    with listening, Runner(models, folder, queue, metadata, certificate) as runner:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         show.line(f"{address} serves {', '.join(models)}; jobs are kept in {folder}. Stop it with Ctrl-C.")
         show.event("serving", address=address, bundles=list(models), data=str(folder))

@@ -18,7 +18,7 @@ from ..runtime.film import film
 from ..runtime.input_image import read_image
 from ..runtime.journal import check_job
 from ..runtime.pipeline import Model
-from ..runtime.provenance import write_picture
+from ..runtime.provenance import Certificate, write_picture
 from ..runtime.queue import CancelToken
 from ..runtime.request import Request
 from .feed import Feed
@@ -38,7 +38,7 @@ def picture_request(request: dict[str, Any]) -> Request:
 
 
 def draw_pictures(
-    model: Model, job: Job, place: Path, feed: Feed, token: CancelToken, metadata: bool = True
+    model: Model, job: Job, place: Path, feed: Feed, token: CancelToken, metadata: bool, certificate: Certificate | None
 ) -> list[str]:
     """Draw a job's pictures into `place`, telling `feed`; return the names of the files."""
     files: list[str] = []
@@ -50,13 +50,15 @@ def draw_pictures(
 
     for picture in model.pictures(picture_request(job.request), on_step=on_step, cancel=token):
         name = f"picture-{len(files) + 1}.png"
-        write_picture(place / name, picture.image, picture.metadata if metadata else None, None)
+        write_picture(place / name, picture.image, picture.metadata if metadata else None, certificate)
         files.append(name)
         feed.put("picture", file=name)
     return files
 
 
-def make_video(model: Model, job: Job, place: Path, feed: Feed, token: CancelToken, metadata: bool = True) -> list[str]:
+def make_video(
+    model: Model, job: Job, place: Path, feed: Feed, token: CancelToken, metadata: bool, certificate: Certificate | None
+) -> list[str]:
     """Make a job's video in `place`, going on where its journal ends, telling `feed`; return the name of the file."""
     request = AnimationRequest(read_image(place / INPUT), **job.request)
     ready = prepare_video(request, model.bundle.manifest)
@@ -72,6 +74,7 @@ def make_video(model: Model, job: Job, place: Path, feed: Feed, token: CancelTok
     film(
         model, request, place / VIDEO, on_frames=lambda done, total: feed.put("frames", done=done, total=total),
         journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token, metadata=metadata,
+        certificate=certificate,
     )  # fmt: skip
     shutil.rmtree(place / JOURNAL, ignore_errors=True)
     return [VIDEO]

@@ -22,6 +22,7 @@ from ..runtime.animation import prepare as prepare_video
 from ..runtime.files import locked, writing
 from ..runtime.image import write_png
 from ..runtime.pipeline import Model
+from ..runtime.provenance import Certificate
 from ..runtime.queue import CancelToken, ModelQueue
 from ..runtime.request import prepare
 from .feed import Feed
@@ -47,11 +48,15 @@ class Runner(Closing):
     """Accepts jobs, does them in order, and goes on with those that a stopped server left.
 
     `limit` jobs at most wait or run, over all bundles. The models are the runner's to close. Without `metadata` files
-    do not say what made them.
+    do not say what made them; with a `certificate` they are signed.
     """
 
-    def __init__(self, models: Mapping[str, Model], folder: Path, limit: int, metadata: bool = True) -> None:
-        self.models, self.folder, self.limit, self.metadata = dict(models), folder, limit, metadata
+    def __init__(
+        self, models: Mapping[str, Model], folder: Path, limit: int, metadata: bool = True,
+        certificate: Certificate | None = None,
+    ) -> None:  # fmt: skip
+        self.models, self.folder, self.limit = dict(models), folder, limit
+        self.metadata, self.certificate = metadata, certificate
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = locked(
@@ -238,7 +243,8 @@ class Runner(Closing):
         make = draw_pictures if job.kind == "picture" else make_video
         state, ended = DONE, dict[str, Any]()
         try:
-            ended = {"files": make(model, job, self.place(identifier), feed, token, self.metadata)}
+            place = self.place(identifier)
+            ended = {"files": make(model, job, place, feed, token, self.metadata, self.certificate)}
         except Cancelled:
             state = CANCELLED
         except SegueError as error:

@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one-way attention": {"both_ways": False},
     "clean reference": {"reference": "autoencoded"},
     "resampled reference": {"reference": "resampled"},
+    "a third resampled": {"resampled": 0.33},
     "one neighbour after": {"after": 1},
     "noise on neighbours": {"corrupted": 0.1},
     "one shot": {"targets": 8, "before": 0},

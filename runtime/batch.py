@@ -22,7 +22,7 @@ from typing import Any
 from ..engines.base import Closing
 from ..errors import UsageError
 from .amounts import size_of
-from .animation import AnimationRequest
+from .animation import AnimationRequest, describe
 from .animation import prepare as prepare_video
 from .files import locked, write_whole, writing
 from .film import film
@@ -30,6 +30,7 @@ from .image import encode_png
 from .input_image import read_image
 from .manifest import Manifest
 from .pipeline import Model
+from .provenance import MIME, Certificate, check_certificate, signed
 from .request import Request, prepare
 
 RESULTS = "results.jsonl"
@@ -54,20 +55,26 @@ class BatchJob:
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker made of a job: the bytes of a PNG or MP4 file, and how long that took."""
+    """What a worker made of a job: the bytes of a PNG or MP4 file, what it says of itself, and how long that took."""
 
     data: bytes
+    told: dict[str, Any] | None
     ending: str
     seconds: float
     worker: str
 
 
-def read_jobs(path: Path, content: Manifest, digest: str, metadata: bool = True) -> list[BatchJob]:
+def read_jobs(
+    path: Path, content: Manifest, digest: str, metadata: bool = True, certificate: Certificate | None = None
+) -> list[BatchJob]:
     """Return the jobs in the file at `path`, every one of which can be met by the bundle of `content`.
 
-    `digest` is the bundle's; without `metadata` files do not say what made them. Raises UsageError with the number of
-    the line that is wrong.
+    `digest` is the bundle's; without `metadata` files do not say what made them, with a `certificate` the ledger signs
+    them. Raises UsageError with the number of the line that is wrong.
     """
+    way = ([] if metadata else ["bare"]) + (
+        [] if certificate is None else [hashlib.sha256(certificate.chain.read_bytes()).hexdigest()]
+    )
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # other ends of lines may be within a JSON text
     except (OSError, UnicodeDecodeError) as error:
@@ -80,13 +87,13 @@ def read_jobs(path: Path, content: Manifest, digest: str, metadata: bool = True)
         if not line.strip():
             continue
         try:
-            job = _job(line, number, path.parent, content, digest, metadata)
+            job = _job(line, number, path.parent, content, [digest, *way])
         except (UsageError, TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: {error} Mend that line; nothing was drawn.") from None
         if job.name.casefold() in names:  # on some disks it would be the same file
             raise UsageError(f"{path}, line {number}: another job is called {job.name!r}. Give each its own id.")
         names.add(job.name.casefold())
-        jobs.append(job)
+        jobs.append(replace(job, metadata=metadata))
     if not jobs:
         raise UsageError(f'{path} holds no job. Write one JSON object a line, such as {{"prompt": "a red heart"}}.')
     return jobs
@@ -114,21 +121,26 @@ def make(model: Model, job: BatchJob) -> Made:
     started = time.perf_counter()
     if model.bundle.manifest.video is None:
         (picture,) = model.pictures(Request(**job.arguments))
-        data, ending = encode_png(picture.image, picture.metadata if job.metadata else None), ".png"
+        told = dict(picture.metadata) if job.metadata else None
+        data, ending = encode_png(picture.image, told), ".png"
     else:
-        data, ending = _video(model, _animation(job.arguments), job.metadata), ".mp4"
-    return Made(data, ending, time.perf_counter() - started, f"{platform.node()}:{os.getpid()}")
+        data, told = _video(model, _animation(job.arguments), job.metadata)
+        ending = ".mp4"
+    return Made(data, told, ending, time.perf_counter() - started, f"{platform.node()}:{os.getpid()}")
 
 
 class Ledger(Closing):
     """What is done, in `results.jsonl` of the output directory: a line for each job that was done or has failed.
 
     A file is whole before its line is written, and a line that was cut off is no line: so nothing is lost, and nothing
-    is done twice but what was under way when the process died. Nobody else can open it until `close`.
+    is done twice but what was under way when the process died. Nobody else can open it until `close`. Files are signed
+    here where there is a certificate, so that its key stays on this machine.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, certificate: Certificate | None = None) -> None:
+        if certificate is not None:
+            check_certificate(certificate)
+        self.folder, self.certificate = folder, certificate
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = locked(
@@ -157,11 +169,13 @@ class Ledger(Closing):
 
     def done(self, job: BatchJob, made: Made, attempts: int) -> dict[str, Any]:
         """Write a job's file, then its line; return the line."""
-        file = f"{job.name}{made.ending}"
+        file, data = f"{job.name}{made.ending}", made.data
+        if self.certificate is not None:
+            data = signed(data, MIME[made.ending], self.certificate, made.told)
         with writing(self.folder):
-            write_whole(self.folder / file, made.data)
+            write_whole(self.folder / file, data)
         return self._write(
-            job, "done", file=file, sha256=hashlib.sha256(made.data).hexdigest(), seconds=round(made.seconds, 3),
+            job, "done", file=file, sha256=hashlib.sha256(data).hexdigest(), seconds=round(made.seconds, 3),
             worker=made.worker, attempts=attempts,
         )  # fmt: skip
 
@@ -184,7 +198,7 @@ class Ledger(Closing):
         return row
 
 
-def _job(line: str, number: int, folder: Path, content: Manifest, digest: str, metadata: bool) -> BatchJob:
+def _job(line: str, number: int, folder: Path, content: Manifest, of: list[str]) -> BatchJob:
     table = json.loads(line) if len(line) <= MAX_LINE else None
     if not isinstance(table, dict):
         raise UsageError("it is no JSON object, or too long.")
@@ -207,9 +221,8 @@ def _job(line: str, number: int, folder: Path, content: Manifest, digest: str, m
         table["image"] = str((folder / table["image"]).resolve())
         prepare_video(_animation(table), content)
         hashed["image"] = image = hashlib.sha256(Path(table["image"]).read_bytes()).hexdigest()
-    of = [digest, hashed] if metadata else [digest, hashed, "bare"]
-    key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
-    return BatchJob(name, table, key, image, metadata)
+    key = hashlib.sha256(json.dumps([of[0], hashed, *of[1:]], sort_keys=True).encode()).hexdigest()
+    return BatchJob(name, table, key, image)
 
 
 def _animation(arguments: dict[str, Any]) -> AnimationRequest:
@@ -218,8 +231,10 @@ def _animation(arguments: dict[str, Any]) -> AnimationRequest:
     return AnimationRequest(**{**arguments, "image": pixels})
 
 
-def _video(model: Model, request: AnimationRequest, metadata: bool) -> bytes:
+def _video(model: Model, request: AnimationRequest, metadata: bool) -> tuple[bytes, dict[str, Any] | None]:
     with tempfile.TemporaryDirectory(prefix="segue-") as folder:
         place = Path(folder) / "video.mp4"
         film(model, request, place, metadata=metadata)
-        return place.read_bytes()
+        ready, manifest = prepare_video(request, model.bundle.manifest), model.bundle.manifest
+        told = describe(ready, manifest, model.bundle.digest, model.target) if metadata else None
+        return place.read_bytes(), told

@@ -1,4 +1,4 @@
-"""The documents: their programs run, their commands exist as written, their links lead somewhere, the site builds."""
+"""The documents: their commands exist as written, their links lead somewhere, the site builds."""
 
 import contextlib
 import os
@@ -19,11 +19,6 @@ FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|&& |\| |`)((?:\w+=\S+ )*segue [a-z][^`|&#\n]*)", re.MULTILINE)
 
 
-def blocks(kind):
-    found = [(page, text) for page in PAGES for name, text in FENCED.findall(page.read_text()) if name == kind]
-    return [pytest.param(text, id=f"{page.stem}-{number}") for number, (page, text) in enumerate(found)]
-
-
 def examples_of(text):
     lines = re.split(r"Examples?:\n", text or "")[1:]
     return [line.strip().split(") ")[-1] for part in lines for line in part.splitlines() if "segue " in line]
@@ -40,22 +35,9 @@ def commands():
     return [pytest.param(text, id=name) for text, name in found.items()]
 
 
-@pytest.mark.parametrize("text", blocks("python"))
-def test_programs_run(text, tmp_path):
-    (tmp_path / "program.py").write_text(text)
-    run = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-
-
 def test_the_program_of_the_guide_to_embedding_is_short():
     (program, *_) = [text for name, text in FENCED.findall((ROOT / "docs/embed.md").read_text()) if name == "python"]
     assert len([line for line in program.splitlines() if line.strip()]) <= 15
-
-
-@pytest.mark.parametrize("text", blocks("sh"))
-def test_shell_blocks_run(text, tmp_path):
-    run = subprocess.run(["bash", "-euc", text], cwd=tmp_path, capture_output=True, text=True, timeout=180)
-    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("text", commands())

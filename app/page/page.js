@@ -4,6 +4,7 @@ const MIB = 2 ** 20;
 let models = [];
 let shown = null; // the job on the stage
 let source = null; // its events
+let plans = 0; // asked for so far
 
 async function call(path, body) {
   const options = body === undefined ? {} : {
@@ -133,6 +134,10 @@ function wanted() {
   };
 }
 
+function moving() {
+  return { kind: "video", bundle: models.find((one) => one.kind === "video").id, frames: Number(find("frames").value) };
+}
+
 async function history() {
   const { jobs } = await call("v1/jobs?limit=12").catch((error) => say(error.message) ?? { jobs: [] });
   find("history").replaceChildren(...jobs.map((job) => {
@@ -152,19 +157,22 @@ async function history() {
   }));
 }
 
-async function plan() {
+async function plan(body, of) {
   const words = find("plan-words");
+  const mine = ++plans;
   try {
-    draw(await call("v1/plan", wanted()));
+    const made = await call("v1/plan", body);
+    if (mine === plans) draw(made, of); // another may have been asked for meanwhile
   } catch (error) {
+    if (mine !== plans) return;
     words.textContent = error.message;
     find("plan").replaceChildren();
   }
 }
 
-function draw({ peak, budget, seconds, phases }) {
+function draw({ peak, budget, seconds, phases }, of) {
   const limit = budget === null ? "" : ` of ${Math.round(budget / MIB)} MiB`;
-  find("plan-words").textContent = `At most ${Math.round(peak / MIB)} MiB${limit}, about ${seconds.toPrecision(2)} s.`;
+  find("plan-words").textContent = `${of}: at most ${Math.round(peak / MIB)} MiB${limit}, about ${seconds.toPrecision(2)} s.`;
   const [width, height, foot] = [320, 150, 34];
   const top = Math.max(peak, budget ?? 0) * 1.1;
   const make = (name, values, text = "") => {
@@ -210,7 +218,7 @@ async function begin() {
   find("bundle").replaceChildren(...drawing.map((model) => new Option(model.id)));
   if (drawing.length) {
     sizes();
-    await plan();
+    await plan(wanted(), "A picture");
   }
   await history();
 }
@@ -221,7 +229,7 @@ find("draw").addEventListener("submit", (event) => {
 });
 find("draw").addEventListener("change", (event) => {
   if (event.target.id === "bundle") sizes();
-  plan();
+  plan(wanted(), "A picture");
 });
 find("dice").addEventListener("click", () => {
   find("seed").value = Math.floor(Math.random() * 2 ** 32);
@@ -231,10 +239,10 @@ find("stop").addEventListener("click", () => {
 });
 find("animate").addEventListener("submit", (event) => {
   event.preventDefault();
-  const model = models.find((one) => one.kind === "video");
-  ask({
-    kind: "video", bundle: model.id, image_job: shown.id, prompt: find("motion").value || shown.request.prompt,
-    frames: Number(find("frames").value),
-  });
+  ask({ ...moving(), image_job: shown.id, prompt: find("motion").value || shown.request.prompt });
 });
+for (const moment of ["focusin", "change"]) {
+  find("animate").addEventListener(moment, () => plan(moving(), `A video of ${moving().frames} frames`));
+}
+find("draw").addEventListener("focusin", () => plan(wanted(), "A picture"));
 begin().catch((error) => say(error.message));

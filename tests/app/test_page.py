@@ -67,7 +67,12 @@ def test_a_typed_prompt_becomes_a_picture_step_by_step_and_then_a_video(page):
     assert page.evaluate("document.querySelector('#progress').value") == 1
     assert page.evaluate("document.querySelector('#picture').naturalWidth") == 128
 
+    assert page.text_content("#plan-words").startswith("A picture: at most ")
     page.fill("#frames", "161")
+    page.press("#frames", "Tab")
+    page.wait_for_function(
+        "() => document.querySelector('#plan-words').textContent.startsWith('A video of 161 frames: ')"
+    )
     page.click("#animate button.main")
     page.wait_for_selector("#film:not([hidden])")
     playing = (

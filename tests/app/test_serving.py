@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from segue.app.store import Store
+from segue.runtime.provenance import read_file
 
 BUNDLE = "emoji"
 
@@ -103,6 +104,20 @@ def test_a_video_goes_on_after_kill_9_and_is_the_same(start, finished, tmp_path,
         whole = frames(client, finished(client, client.post("/v1/jobs", json=body).json()["id"]))
     assert resumed.shape[0] == 81
     assert np.array_equal(resumed, whole)
+
+
+def test_what_a_server_with_a_certificate_makes_is_signed(start, finished, tmp_path, video_bundle, certificate):
+    keys = ["--certificate", str(certificate.chain), "--key", str(certificate.key)]
+    with start(tmp_path, "emoji", video_bundle, options=keys) as (client, _):
+        picture = finished(client, client.post("/v1/jobs", json=asked(1)).json()["id"])
+        body = {"kind": "video", "image_job": picture["id"], "frames": 5}
+        video = finished(client, client.post("/v1/jobs", json=body).json()["id"])
+        for job in (picture, video):
+            path = tmp_path / job["files"][0].rsplit("/", 1)[1]
+            path.write_bytes(client.get("/" + job["files"][0]).content)
+            said = read_file(path)
+            assert said["signature"]["valid"]
+            assert said["metadata"]["prompt"] == job["request"]["prompt"]
 
 
 def frames(client, job):

@@ -80,6 +80,19 @@ def test_files_that_are_to_say_nothing_of_how_they_were_made_are_other_jobs(batc
     assert read_file(out / "job-1.png")["metadata"] is None
 
 
+def test_files_are_signed_here_and_drawn_again_where_they_were_not(batch, certificate):
+    batch(asked(1))
+    keys = ["--certificate", str(certificate.chain), "--key", str(certificate.key)]
+    told, out = batch(asked(1), options=keys)
+    assert "1 done, 0 failed" in told.output
+    said = read_file(out / "job-1.png")
+    assert said["signature"]["signer"] == "Somebody"
+    assert said["signature"]["valid"]
+    assert said["metadata"]["prompt"] == "a red heart"
+    told, _ = batch(asked(1), options=keys)
+    assert "0 done, 0 failed, 1 were there before" in told.output
+
+
 def test_what_is_done_is_not_done_again_unless_its_file_has_changed(batch):
     _, out = batch(asked(1), asked(2))
     (out / "job-2.png").write_bytes(b"something else")
@@ -183,7 +196,7 @@ class Failing:
         if self.errors:
             future.set_exception(self.errors.pop(0))
         else:
-            future.set_result(Made(b"bytes", ".png", 0.0, "here"))
+            future.set_result(Made(b"bytes", None, ".png", 0.0, "here"))
         return future
 
     def lost(self, error):
