@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import ParityError
 from ..runtime.manifest import Component, Manifest, Part
-from ..runtime.polynomial import Footprint
+from ..runtime.polynomial import Footprint, Polynomial
 from ..runtime.profiles import default_range, dimensions, sized
 from . import memory
 from .child import ask
@@ -39,18 +39,10 @@ def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None]
         for part in spec.parts
         if _can_be(spec, part.bytes // WIDTH[spec.precision])
     }
-    requests = [
-        {
-            "name": name,
-            "graph": str(bundle / content.components[name].graph),
-            "shapes": [
-                {p.name: [[sized(s, dims, name) for s in p.shape], p.dtype] for p in content.components[name].inputs}
-                for dims in dimensions_
-            ],
-        }
-        for name, dimensions_ in tried.items()
+    requests = [_asked(bundle, content.components[name], name, tried[name]) for name in tried]
+    requests += [
+        {"name": name, "graph": str(graph), "shapes": [], "parts": [], "outputs": []} for name, graph in pieces.items()
     ]
-    requests += [{"name": name, "graph": str(graph), "shapes": []} for name, graph in pieces.items()]
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in (*content.components, *pieces)}
     try:
         ask("footprint_child", {"graphs": requests}, lambda values: answers[values.pop("name")].append(values))
@@ -60,16 +52,44 @@ def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None]
         name: replace(
             spec,
             footprint=_fitted(spec, tried.get(name, []), answers[name]),
-            parts=tuple(_weighed(part, answers.get(part.graph, [])) for part in spec.parts),
+            parts=_weighed(spec, tried.get(name, []), answers[name], answers),
         )
         for name, spec in content.components.items()
     }
     return replace(content, components=components)
 
 
-def _weighed(part: Part, answers: list[dict[str, Any]]) -> Part:
-    """Return a part with what was measured of it, if anything was."""
-    return replace(part, **{what: max(answers[0][what], LEAST) for what in ("loading", "loaded")}) if answers else part
+def _asked(bundle: Path, spec: Component, name: str, tried: list[dict[str, int]]) -> dict[str, Any]:
+    """Return what the child is asked of a component."""
+    return {
+        "name": name,
+        "graph": str(bundle / spec.graph),
+        "shapes": [{p.name: [[sized(s, dims, name) for s in p.shape], p.dtype] for p in spec.inputs} for dims in tried],
+        "parts": [{"graph": str(bundle / part.graph), "inputs": part.inputs} for part in spec.parts],
+        "outputs": [port.name for port in spec.outputs],
+    }
+
+
+def _weighed(
+    spec: Component, tried: list[dict[str, int]], own: list[dict[str, Any]], answers: dict[str, list[dict[str, Any]]]
+) -> tuple[Part, ...]:
+    """Return the parts of a component with what was measured of them, if anything was."""
+    made, count = [], len(spec.parts)
+    calls = own[1 + len(tried) :]  # part after part, for one size after another
+    for number, part in enumerate(spec.parts):
+        if alone := answers.get(part.graph):
+            part = replace(part, **{what: max(alone[0][what], LEAST) for what in ("loading", "loaded")})
+        if len(tried) > 1 and len(calls) == count * len(tried):
+            part = replace(part, working=_polynomial(spec, tried[1:], calls[number + count :: count]))
+        made.append(part)
+    return tuple(made)
+
+
+def _polynomial(spec: Component, tried: list[dict[str, int]], calls: list[dict[str, Any]]) -> Polynomial:
+    samples: list[tuple[Mapping[str, int], int]] = [
+        (dims, max(call["working"], LEAST)) for dims, call in zip(tried, calls, strict=True)
+    ]
+    return fit(samples, terms_of(_named(spec)))
 
 
 def _can_be(spec: Component, parameters: int) -> bool:
@@ -98,10 +118,7 @@ def _named(spec: Component) -> set[str]:
 
 
 def _fitted(spec: Component, tried: list[dict[str, int]], answers: list[dict[str, Any]]) -> Footprint | None:
-    if len(answers) != 1 + len(tried) or len(tried) < 2:
+    if len(answers) < 1 + len(tried) or len(tried) < 2:
         return None
-    first, _, *calls = answers
-    samples: list[tuple[Mapping[str, int], int]] = [
-        (dims, max(call["working"], LEAST)) for dims, call in zip(tried[1:], calls, strict=True)
-    ]
-    return Footprint(first["loading"], first["loaded"], fit(samples, terms_of(_named(spec))))
+    first, _, *calls = answers[: 1 + len(tried)]
+    return Footprint(first["loading"], first["loaded"], _polynomial(spec, tried[1:], calls))

@@ -38,6 +38,19 @@ def measure(graph: Path, shapes: list[dict[str, Any]], tell: Any) -> None:
             tell({"working": resident("VmHWM") - at_rest})
 
 
+def measure_parts(parts: list[dict[str, Any]], outputs: list[str], shapes: list[dict[str, Any]], tell: Any) -> None:
+    """Run a graph in parts at some shapes, and tell of each part in turn what its call takes, what crosses included."""
+    for each in shapes:
+        values: dict[str, np.ndarray] = {name: np.ones(*given) for name, given in each.items()}
+        for number, part in enumerate(parts):
+            with OrtEngine(Path(part["graph"]), threads=1, pooled=False) as engine:
+                at_rest = start_again() - sum(value.nbytes for value in values.values())
+                values |= engine.run({name: values[name] for name in part["inputs"]})
+                tell({"working": resident("VmHWM") - at_rest})
+            later = {*outputs, *(name for following in parts[number + 1 :] for name in following["inputs"])}
+            values = {name: value for name, value in values.items() if name in later}
+
+
 def main() -> None:
     """Answer one request."""
     request, tell = answering()
@@ -47,7 +60,12 @@ def main() -> None:
         if not number:
             with OrtEngine(graph, threads=1, pooled=False):  # the library's own pages come with the first session
                 pass
-        measure(graph, each["shapes"], lambda values, name=each["name"]: tell({"name": name, **values}))
+
+        def told(values: dict[str, Any], name: str = each["name"]) -> None:
+            tell({"name": name, **values})
+
+        measure(graph, each["shapes"], told)
+        measure_parts(each["parts"], each["outputs"], each["shapes"], told)
 
 
 if __name__ == "__main__":

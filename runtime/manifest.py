@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from ..engines.base import TensorSpec
 from ..errors import BundleError
 from . import manifest_values, typed_json
-from .polynomial import CostModel, Footprint
+from .polynomial import CostModel, Footprint, Polynomial
 
 SCHEMA = 1
 FILE_NAME = "bundle.json"
@@ -35,7 +35,8 @@ class File:
 class Part:
     """A piece of a component's graph: the file, and the names of what it takes, inputs or what earlier parts made.
 
-    `bytes` are those of its weights; `loading` and `loaded` are as in `Footprint`, 0 where they were not measured.
+    `bytes` are those of its weights; `loading` and `loaded` are as in `Footprint`, 0 where they were not measured, and
+    so is `working`, what later parts want of earlier ones included, None where it was not.
     """
 
     graph: str
@@ -43,6 +44,7 @@ class Part:
     bytes: int
     loading: int
     loaded: int
+    working: Polynomial | None = None
 
 
 @dataclass(frozen=True)

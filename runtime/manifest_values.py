@@ -50,6 +50,8 @@ def check(manifest: Manifest, where: str) -> None:
         for i, part in enumerate(component.parts):
             for what in ("bytes", "loading", "loaded"):
                 ranges[f"components.{name}.parts[{i}].{what}"] = (0, getattr(part, what), 2**50)
+            if part.working is not None:
+                _check_polynomial(part.working, f"components.{name}.parts[{i}].working", where)
         ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
         for spec in (*component.inputs, *component.outputs):
             for i, size in enumerate(spec.shape):

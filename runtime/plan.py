@@ -24,7 +24,7 @@ TOKENIZER = 3  # bytes in memory for each of a tokenizer's file
 SPREAD = 1.03  # of what was measured at export: pages, threads
 ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps between
 LEFT = 4 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment
-CROSSING = 0.15  # of what a call works with: what crosses is held on the host as well (0.09 measured)
+CROSSING = 0.15  # of what a call works with: what crosses between parts where that was not measured (0.09 was)
 PIXEL = 210  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (measured)
 TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of which overlaps
 
@@ -167,43 +167,46 @@ def streamings(
     yield {}, turns
     cut = [name for name in turns if content.components[name].parts and name not in keep]
     for ahead in (True, False) if cut else ():
-        taken = turns | {name: streamed_turn(turns[name], content.components[name], machine, ahead) for name in cut}
+        taken = turns | {name: streamed_turn(turns[name], machine, ahead) for name in cut}
         yield dict.fromkeys(cut, ahead), taken
 
 
-def streamed_turn(turn: Turn, spec: Component, machine: Machine, ahead: bool) -> Turn:
-    """Return a turn in which each call loads the component part by part; what a call works with is beside them."""
-    held = [_held_part(part, spec, machine) for part in spec.parts]
-    if ahead:
-        following = [*(loading for loading, _ in held[1:]), 0]
-        most = max(loaded + coming for (_, loaded), coming in zip(held, following, strict=True))
-    else:
-        most = max(loaded for _, loaded in held)
-    peak = max(most, *(loading for loading, _ in held)) + turn.held.working
-    peak += LEFT + int(CROSSING * turn.held.working) if machine.kind == CPU else 0
+def streamed_turn(turn: Turn, machine: Machine, ahead: bool) -> Turn:
+    """Return a turn in which each call loads the component part by part."""
+    following = [part.loading if ahead else 0 for part in turn.parts[1:]]
+    called = [part.loaded + part.working + more for part, more in zip(turn.parts, [*following, 0], strict=True)]
+    crossing = int(CROSSING * turn.held.working)  # waits while the first of two parts loads
+    peak = max(*called, *(part.loading + crossing for part in turn.parts)) + (LEFT if machine.kind == CPU else 0)
     return replace(
         turn, held=Held(peak, 0, peak), weights=turn.weights * turn.calls, overlapped=ahead and machine.kind != CPU
     )
 
 
-def _held_part(part: Part, spec: Component, machine: Machine) -> tuple[int, int]:
-    """Return the bytes of a part while it loads and from then on."""
+def _held_part(part: Part, spec: Component, dims: dict[str, int], machine: Machine, whole: int, beside: int) -> Held:
+    """Return what a part takes of a component that works with `whole` bytes, `beside` bytes of arrays included."""
     if machine.kind != CPU:
-        return part.bytes, part.bytes
+        return Held(part.bytes, part.bytes, whole)
+    working = int((1 + CROSSING) * whole)
+    if part.working is not None:
+        working = int(SPREAD * part.working.at(dims)) + beside
     if part.loaded:
-        return int(SPREAD * part.loading), int(SPREAD * part.loaded)
+        return Held(int(SPREAD * part.loading), int(SPREAD * part.loaded), working)
     wide = part.bytes * {"fp16": 2, "bf16": 2}.get(spec.precision, 1)
-    return int(1.35 * wide), int(1.1 * wide)
+    return Held(int(1.35 * wide), int(1.1 * wide), working)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A component's work for one picture, or one window of a video: its calls, operations a call, bytes of weights."""
+    """A component's work for one picture, or one window of a video: its calls, operations a call, bytes of weights.
+
+    `parts` are what its parts take where it comes in such.
+    """
 
     held: Held
     calls: int
     flops: float
     weights: int
+    parts: tuple[Held, ...] = ()
     overlapped: bool = False  # weights are read while others are worked with, which takes no time of the processor
 
 
@@ -237,7 +240,9 @@ def turn_of(content: Manifest, name: str, dims: dict[str, int], machine: Machine
     weights = sum(content.files[file].bytes for file in spec.weights)
     taken = held(spec, dims, machine, weights)
     flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
-    return Turn(replace(taken, working=taken.working + beside), calls, flops, weights)
+    whole = taken.working + beside
+    parts = tuple(_held_part(part, spec, dims, machine, whole, beside) for part in spec.parts)
+    return Turn(replace(taken, working=whole), calls, flops, weights, parts)
 
 
 def phases_of(

@@ -107,11 +107,11 @@ def test_what_is_loaded_ahead_takes_more_and_is_taken_where_it_fits():
 
 
 def test_on_a_gpu_weights_that_are_read_meanwhile_cost_no_time():
-    gpu, content = published()["rtx4090"], CONTENT["emoji"]
+    gpu = published()["rtx4090"]
     turn = Turn(Held(3 * MIB, 3 * MIB, MIB), 2, 1e12, 3 * MIB)
-    spec = dataclasses.replace(content.components["transformer"], footprint=None)
+    turn = dataclasses.replace(turn, parts=(Held(MIB, MIB, MIB),) * 3)
     for machine, hidden in ((gpu, True), (HERE, False)):
-        ahead, behind = (streamed_turn(turn, spec, machine, which) for which in (True, False))
+        ahead, behind = (streamed_turn(turn, machine, which) for which in (True, False))
         assert ahead.overlapped is hidden
         assert not behind.overlapped
         assert ahead.held.loading > behind.held.loading
