@@ -46,13 +46,18 @@ def cost_model(bundle: Path, content: Manifest, component: str) -> CostModel:
 
 
 def fit(samples: list[tuple[Mapping[str, int], int]], terms: list[tuple[str, ...]]) -> Polynomial:
-    """Return the polynomial of `terms`, products of dimensions, that is nearest to the samples' values."""
-    from scipy.optimize import nnls
+    """Return the polynomial of `terms`, products of dimensions, whose largest relative error is least."""
+    from scipy.optimize import linprog
 
     matrix = np.array([[np.prod([sizes[n] for n in term], initial=1) for term in terms] for sizes, _ in samples], float)
     values = np.array([max(value, 1) for _, value in samples], float)
     scale = matrix.max(0)
-    found, _ = nnls(matrix / scale / values[:, None], np.ones(len(values)))
+    relative, error = matrix / scale / values[:, None], np.ones((len(values), 1))
+    found = linprog(  # of coefficients and the error, the error: relative x coefficients lies within 1 -+ error
+        [*np.zeros(len(terms)), 1],
+        np.block([[relative, -error], [-relative, -error]]),
+        np.concatenate([np.ones(len(values)), -np.ones(len(values))]),
+    ).x[:-1]
     coefficients = found / scale
     below = float((1 - matrix @ coefficients / values).max())
     kept = [(term, float(c)) for term, c in zip(terms, coefficients, strict=True) if c > 0]

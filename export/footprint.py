@@ -22,7 +22,7 @@ from .cost_model import fit, terms_of, trials
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER
 
 MOST_FLOPS = 5e11  # of a call that is tried; some ten seconds on one core
-LEAST = 2**18  # bytes that a call is said to need; pages come and go by less
+LEAST = 2**20  # bytes that a call is said to need; pages come and go by nearly as much
 WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8a8": 1, "fp8": 1}  # bytes of a weight
 UNTRIED = frozenset({"bf16", "w8a8", "fp8"})  # what ONNX Runtime's CPU does not run
 

@@ -31,6 +31,7 @@ def measure(graph: Path, shapes: list[dict[str, Any]], tell: Any) -> None:
     before = start_again()
     with OrtEngine(graph, threads=1, pooled=False) as engine:
         loading = resident("VmHWM") - before
+        heap.trim()
         tell({"loading": loading, "loaded": resident("VmRSS") - before})
         for feeds in ({name: np.ones(*given) for name, given in each.items()} for each in shapes):
             at_rest = start_again() - sum(feed.nbytes for feed in feeds.values())

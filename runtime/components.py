@@ -114,6 +114,8 @@ class Components(Closing):
             self.release(*(self._engines.keys() - {*self._held, component}))
         if component not in self._engines:
             self._engines[component] = self._open(component, shapes)
+            if self._frugal:
+                heap.trim()
         return self._engines[component]
 
     def _open(self, component: str, shapes: Mapping[str, tuple[int, ...]]) -> Engine:

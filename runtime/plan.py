@@ -25,7 +25,8 @@ SPREAD = 1.03  # of what was measured at export: pages, threads
 ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps between
 LEFT = 4 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment
 CROSSING = 0.15  # of what a call works with: what crosses between parts where that was not measured (0.09 was)
-PIXEL = 210  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (measured)
+PIXEL = 64  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (39 measured)
+WORTH = 0.5  # of the time that loading takes: parts that work for less hide too little of it to be loaded ahead
 TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of which overlaps
 
 
@@ -166,9 +167,15 @@ def streamings(
     """Yield what may be streamed of the turns, with the turns as they are then: nothing; all that is in parts."""
     yield {}, turns
     cut = [name for name in turns if content.components[name].parts and name not in keep]
-    for ahead in (True, False) if cut else ():
-        taken = turns | {name: streamed_turn(turns[name], machine, ahead) for name in cut}
-        yield dict.fromkeys(cut, ahead), taken
+    hidden = {name for name in cut if _is_hidden(turns[name], machine)}
+    for ahead in (hidden, set()) if hidden else ((set(),) if cut else ()):
+        taken = turns | {name: streamed_turn(turns[name], machine, name in ahead) for name in cut}
+        yield {name: name in ahead for name in cut}, taken
+
+
+def _is_hidden(turn: Turn, machine: Machine) -> bool:
+    """Return whether calls work long enough for loading ahead to be worth its memory; where not, it hardly occurs."""
+    return machine.kind != CPU or turn.flops / machine.flops >= WORTH * turn.weights / machine.loads
 
 
 def streamed_turn(turn: Turn, machine: Machine, ahead: bool) -> Turn:
