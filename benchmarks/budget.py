@@ -1,11 +1,12 @@
 """Rendering under memory budgets, each in a fresh process: what it took beside its plan, and whether pictures differ.
 
-    python benchmarks/budget.py emoji emoji-teacher [--sizes 64 128 256]
+    python benchmarks/budget.py emoji emoji-teacher emoji-motion [--sizes 64 128 256] [--frames 17 33 65]
 
-For every bundle and size five budgets: none, the smallest that does, and three between. Measured is the most resident
+For every bundle, size and, where it makes videos, length five budgets: none, the smallest that does, and three between.
+Measured is the most resident
 memory of the process less that after `import segue`. Exits with 1 where a run takes more than its budget or its plan,
-where the plan is above the measured by more than 10 % and 16 MiB, or where a picture of one size differs between
-budgets that do not cut it into tiles. Writes benchmarks/results/budget.json.
+where the plan is above the measured by more than 10 % and 16 MiB, or where a picture or video of one size differs
+between budgets that do not cut it into tiles. Writes benchmarks/results/budget.json.
 """
 
 import argparse
@@ -26,12 +27,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="*")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--frames", type=int, nargs="+", default=[17, 33, 65])
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/budget.json")
     options = parser.parse_args()
     if options.child:
         return child(**json.loads(options.child))
-    rows = [row for bundle in options.bundles for size in options.sizes for row in cells(bundle, size)]
+    asked = [
+        (bundle, size, frames)
+        for bundle in options.bundles
+        for size in options.sizes
+        for frames in (options.frames if is_video(bundle) else [None])
+    ]
+    rows = [row for each in asked for row in cells(*each)]
     faults = [fault for row in rows for fault in row["faults"]]
     results = {
         "rows": rows,
@@ -45,13 +53,20 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def cells(bundle: str, size: int) -> list[dict[str, Any]]:
-    """Return the five runs of a bundle at a size."""
-    low, high = planned(bundle, size, None, least=True), planned(bundle, size, None)
+def is_video(bundle: str) -> bool:
+    """Return whether a bundle makes videos."""
+    from segue.runtime.bundle import read_manifest
+
+    return read_manifest(bundle).video is not None
+
+
+def cells(bundle: str, size: int, frames: int | None) -> list[dict[str, Any]]:
+    """Return the five runs of a bundle at a size, and a length where it makes videos."""
+    low, high = planned(bundle, size, frames, least=True), planned(bundle, size, frames)
     budgets = [None, *(low + (high - low) * part // 4 for part in (3, 2, 1)), low]
     rows = []
     for budget in budgets:
-        asked = {"bundle": bundle, "size": size, "budget": budget}
+        asked = {"bundle": bundle, "size": size, "frames": frames, "budget": budget}
         made = subprocess.run(
             [sys.executable, __file__, "--child", json.dumps(asked)], check=True, capture_output=True, text=True
         )
@@ -67,45 +82,64 @@ def cells(bundle: str, size: int) -> list[dict[str, Any]]:
                 faults.append(f"was planned {above / MIB:.1f} MiB too high")
         if row["sha256"] != whole and not row["tiles"]:
             faults.append("is another picture")
-        row["faults"] = [f"{bundle} at {size} px within {row['budget']} {fault}" for fault in faults]
+        row["faults"] = [f"{bundle} at {size} px, {frames}, within {row['budget']} {fault}" for fault in faults]
+        amounts = (f"{row[k] / MIB:.1f}" if row[k] else "-" for k in ("budget", "planned", "measured"))
         print(
-            bundle, size, *(f"{row[k] / MIB:.1f}" if row[k] else "-" for k in ("budget", "planned", "measured")),
-            row["seconds, second picture"], row["keep"], row["together"], row["tiles"], faults, flush=True,
+            bundle, size, frames or "", *amounts, row["seconds"], row["keep"], row["together"], row["tiles"],
+            faults, flush=True,
         )  # fmt: skip
     return rows
 
 
-def planned(bundle: str, size: int, budget: int | None, least: bool = False) -> int:
-    """Return the peak of the plan, or of the one that needs least, in whole MiB."""
+def planned(bundle: str, size: int, frames: int | None, least: bool = False) -> int:
+    """Return the peak of the plan without a budget, or the smallest budget that does, in whole MiB."""
     from segue.errors import BudgetError
     from segue.runtime.bundle import read_manifest
     from segue.runtime.hardware import CPU, find_machine
     from segue.runtime.plan import Wanted, plan
+    from segue.runtime.plan_video import WantedVideo, plan_video
 
-    content = read_manifest(bundle)
-    wanted = Wanted(size, size, content.sampler.steps, content.sampler.guidance > 1)
+    content, machine = read_manifest(bundle), find_machine(CPU)
+
+    def peak(budget: int | None) -> int:
+        if frames is not None:
+            return plan_video(content, WantedVideo(size, size, frames), machine, budget).peak
+        return plan(
+            content, Wanted(size, size, content.sampler.steps, content.sampler.guidance > 1), machine, budget
+        ).peak
+
     if not least:
-        return -(-plan(content, wanted, find_machine(CPU), budget).peak // MIB) * MIB
+        return -(-peak(None) // MIB) * MIB
     try:
-        plan(content, wanted, find_machine(CPU), 1)
+        peak(1)
     except BudgetError as error:
         return int(str(error).split("smallest budget that does is ")[1].split(" ")[0]) * MIB
     raise AssertionError("a budget of one byte did")
 
 
-def child(bundle: str, size: int, budget: int | None) -> int:
-    """Render one picture and tell what it took."""
+def child(bundle: str, size: int, frames: int | None, budget: int | None) -> int:
+    """Render one picture, after another one, or one video, and tell what it took."""
     import segue
 
     idle = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     with segue.open(bundle, budget=budget) as model:
-        request = segue.Request("red apple", seed=1, size=size)
-        model.render(segue.Request("pizza", negative="a dog", seed=0, size=size))
-        started = time.perf_counter()
-        image = model.render(request).images[0]
-        seconds = time.perf_counter() - started
+        import numpy as np  # not before: it is part of what is measured
 
+        made = hashlib.sha256()
+        request: segue.Request | segue.AnimationRequest
+        if frames is None:
+            request = segue.Request("red apple", seed=1, size=size)
+            model.render(segue.Request("pizza", negative="a dog", seed=0, size=size))
+            started = time.perf_counter()
+            made.update(model.render(request).images[0].tobytes())
+        else:
+            image = (np.indices((size, size, 3)).sum(0) * 5 % 256).astype(np.uint8)
+            request = segue.AnimationRequest(image, "red apple", frames=frames, size=size)
+            started = time.perf_counter()
+            for new in model.frames(request):
+                made.update(new.tobytes())
+        seconds = time.perf_counter() - started
         way = None if budget is None else model.plan(request)
     told = {
         "measured": resident("VmHWM") - idle,
@@ -113,8 +147,8 @@ def child(bundle: str, size: int, budget: int | None) -> int:
         "keep": None if way is None else len(way.keep),
         "together": None if way is None else way.together,
         "tiles": None if way is None or way.tiling is None else way.tiling.side,
-        "seconds, second picture": round(seconds, 3),
-        "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+        "seconds": round(seconds, 3),
+        "sha256": made.hexdigest(),
     }
     print(json.dumps(told))
     return 0

@@ -51,7 +51,7 @@ def fit(samples: list[tuple[Mapping[str, int], int]], terms: list[tuple[str, ...
 
     matrix = np.array([[np.prod([sizes[n] for n in term], initial=1) for term in terms] for sizes, _ in samples], float)
     values = np.array([max(value, 1) for _, value in samples], float)
-    scale = matrix.max(0)
+    scale = matrix.max(0) / values.max()  # a solver's tolerances are for numbers near one
     relative, error = matrix / scale / values[:, None], np.ones((len(values), 1))
     found = linprog(  # of coefficients and the error, the error: relative x coefficients lies within 1 -+ error
         [*np.zeros(len(terms)), 1],

@@ -20,6 +20,7 @@ from .cost import Walk
 
 NESTED = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+UNSURE = 1000  # values that a value counts as where a part could not tell whether to round it
 
 
 def cut(graph: Path, sizes: Mapping[str, int], most: int) -> tuple[Part, ...]:
@@ -95,15 +96,16 @@ def _borders(nodes: Sequence[ir.Node], weights: Mapping[str, int], most: int) ->
 
 
 def _widths(nodes: Sequence[ir.Node]) -> list[int]:
-    """Return how many values cross the place before each node."""
+    """Return how many values cross the place before each node, one that is rounded for some of its uses as `UNSURE`."""
     changes = [0] * (len(nodes) + 1)
     places = {node: place for place, node in enumerate(nodes)}
     for place, node in enumerate(nodes):
         for value in node.outputs:
             last = _last_use(value, places, len(nodes))
             if last > place:
-                changes[place + 1] += 1
-                changes[min(last + 1, len(nodes))] -= 1
+                weight = UNSURE if _is_narrowed(value) and not _is_rounded(value) else 1
+                changes[place + 1] += weight
+                changes[min(last + 1, len(nodes))] -= weight
     return list(itertools.accumulate(changes))
 
 
@@ -129,12 +131,29 @@ def _part(
     used = {value for node in inside for value in node.inputs if value is not None}
     inputs = [value for value in [*model.graph.inputs, *_ordered(lower, nodes)] if value in used]
     graph = ir.convenience.extract(model.graph, inputs, [value for value in upper if value in made])
-    _widen(graph, {value.name for value in (*model.graph.inputs, *model.graph.outputs)})
+    for name in sorted(graph.initializers):  # they come as of a set
+        graph.initializers[name] = graph.initializers.pop(name)
+    kept = [*model.graph.inputs, *model.graph.outputs, *filter(_is_rounded, (*lower, *upper))]
+    _widen(graph, {value.name for value in kept})
     return ir.Model(graph, ir_version=model.ir_version, producer_name=model.producer_name or "segue")
 
 
+def _is_narrowed(value: ir.Value) -> bool:
+    """Return whether the graph itself makes a value narrow."""
+    maker = value.producer()
+    return maker is not None and maker.op_type == "Cast" and maker.attributes["to"].as_int() in NARROW
+
+
+def _is_rounded(value: ir.Value) -> bool:
+    """Return whether the graph itself narrows a value and widens it again, which ONNX Runtime leaves as it is.
+
+    For other uses it widens it for itself, and leaves out both.
+    """
+    return _is_narrowed(value) and all(use.node.op_type == "Cast" for use in value.uses())
+
+
 def _widen(graph: ir.Graph, own: set[str | None]) -> None:
-    """Have halves cross from part to part as float32, all but `own`, the whole graph's inputs and outputs.
+    """Have halves cross from part to part as float32, all but `own`, whose dtype stays as it is.
 
     ONNX Runtime's CPU computes most operators on halves in float32, leaves out what narrows between two of these, and
     takes those in between along. A part must round where the whole graph does, so what crosses is negated on either

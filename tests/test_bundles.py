@@ -1,11 +1,16 @@
 """The bundles that ship with the package."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import segue
+from segue.engines.ort import OrtEngine
+from segue.engines.streamed import StreamedEngine, StreamedPart
+from segue.runtime.bundle import read_manifest
+from segue.runtime.profiles import default_range, dimensions, sized
 
 MEGABYTE = 1_000_000
 BUNDLES = Path(segue.__file__).parent / "bundles"
@@ -64,6 +69,40 @@ def test_the_video_bundle_takes_a_photograph_at_another_size() -> None:
     with segue.open("emoji-motion") as model:
         frames = np.concatenate(list(model.animate(astronaut(), "dog", frames=9, size=(128, 192))))
     assert frames.shape == (9, 128, 192, 3)
+
+
+@pytest.mark.parametrize("name", ["emoji", "emoji-teacher", "emoji-motion"])
+def test_the_parts_of_a_shipped_graph_make_what_the_whole_graph_makes_bit_for_bit(name: str) -> None:
+    random = np.random.default_rng(0)
+    content = read_manifest(name)
+    tried = [component for component, spec in content.components.items() if spec.parts]
+    assert {"transformer"} <= set(tried)
+    for component in tried:
+        spec = content.components[component]
+        dims = {base: three[0] for base, three in dimensions(content, component, default_range(content)).items()}
+        feeds = {
+            port.name: random.standard_normal([sized(side, dims, component) for side in port.shape]).astype(port.dtype)
+            for port in spec.inputs
+        }
+        parts = [StreamedPart(partial(OrtEngine, BUNDLES / name / part.graph, 1), part.inputs) for part in spec.parts]
+        with OrtEngine(BUNDLES / name / spec.graph, 1) as whole:
+            made = whole.run(feeds)
+        with StreamedEngine(parts, spec.inputs, spec.outputs, component, ahead=False) as streamed:
+            again = streamed.run(feeds)
+        assert all(np.array_equal(made[port], again[port]) for port in made), component
+
+
+def test_a_video_within_the_smallest_budget_is_the_same() -> None:
+    image = (np.indices((64, 64, 3)).sum(0) * 5 % 256).astype(np.uint8)
+    request = segue.AnimationRequest(image, "waving hand", frames=17, size=64)
+    with segue.open("emoji-motion") as model:
+        free = np.concatenate(list(model.frames(request)))
+    with pytest.raises(segue.BudgetError) as refused, segue.open("emoji-motion", budget="1MiB") as model:
+        list(model.frames(request))
+    least = str(refused.value).split("smallest budget that does is ")[1].split(" MiB")[0]
+    with segue.open("emoji-motion", budget=f"{least}MiB") as model:
+        assert model.plan(request).streamed
+        assert np.array_equal(np.concatenate(list(model.frames(request))), free)
 
 
 def test_the_shipped_bundles_tell_no_path_of_the_machine_that_made_them() -> None:

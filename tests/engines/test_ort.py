@@ -37,6 +37,15 @@ def test_feeds_are_cast_to_the_graphs_dtypes_and_outputs_keep_them(graph):
     assert out["z"].shape == (6,)
 
 
+def test_a_scalar_stays_one(tmp_path):
+    value = helper.make_tensor_value_info("x", TensorProto.INT64, [])
+    shape = helper.make_tensor_value_info("y", TensorProto.INT64, ["n"])
+    graph = helper.make_graph([helper.make_node("Shape", ["x"], ["y"])], "g", [value], [shape])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
+    with OrtEngine(tmp_path / "g.onnx", threads=1) as engine:
+        assert engine.run({"x": np.array(3, np.int32)})["y"].shape == (0,)
+
+
 def test_specs_tell_names_dtypes_and_free_dimensions(graph):
     engine = OrtEngine(graph, threads=1)
     assert [(s.name, s.dtype, s.shape) for s in engine.inputs] == [

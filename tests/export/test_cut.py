@@ -46,6 +46,12 @@ def test_parts_one_after_another_give_what_the_whole_graph_gives_bit_for_bit(kin
         assert np.array_equal(streamed.run(feeds)["velocity"], whole.run(feeds)["velocity"])
 
 
+def test_the_same_graph_is_cut_into_the_same_bytes(half, tmp_path):
+    graph, spec, sizes, _ = of_transformer(half, tmp_path)
+    once, again = ([(tmp_path / p.graph).read_bytes() for p in cut(graph, sizes, spec.parameters)] for _ in "12")
+    assert once == again
+
+
 def test_cuts_are_where_little_crosses(exported, tmp_path):
     graph, spec, sizes, _ = of_transformer(exported, tmp_path)
     parts = cut(graph, sizes, spec.parameters)

@@ -99,11 +99,15 @@ def test_parts_are_streamed_where_the_whole_does_not_fit():
 
 
 def test_what_is_loaded_ahead_takes_more_and_is_taken_where_it_fits():
-    content, wanted = CONTENT["emoji"], wanted_of("emoji", 64, 64)
-    least = smallest("emoji", wanted)
-    tight, roomy = (plan(content, wanted, HERE, least + more * MIB).streamed for more in (0, 24))
-    assert set(tight.values()) == {False}
-    assert set(roomy.values()) == {True}
+    content, wanted = CONTENT["emoji"], wanted_of("emoji", 512, 512)
+    machine = dataclasses.replace(HERE, memory=2**40)
+    whole = plan(content, wanted, machine, None).peak
+    found = [
+        plan(content, wanted, machine, budget).streamed for budget in range(whole, smallest("emoji", wanted), -MIB)
+    ]
+    ways = list(dict.fromkeys(streamed.get("transformer") for streamed in found))
+    assert ways == [None, True, False]  # the tighter the budget
+    assert not any(streamed.get("text_encoder") for streamed in found)  # it works for too short a time to hide anything
 
 
 def test_on_a_gpu_weights_that_are_read_meanwhile_cost_no_time():
