@@ -72,6 +72,7 @@ def plan(
     if timeline is not None:
         with writing(timeline):
             write_whole(timeline, draw(made, f"{content.name} on {made.machine}").encode())
+        show.line(f"{timeline}: memory by phase")
 
     def label(component: str) -> str:
         parts = len(content.components[component].parts)

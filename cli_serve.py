@@ -76,6 +76,8 @@ def serve(
         models[name] = model
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except socket.gaierror as error:
+        raise UsageError(f"{host} is no address of this machine: {error.strerror}. Give another --host.") from None
     except OSError as error:
         raise UsageError(f"{host}:{port} cannot be listened at: {error.strerror}. Choose another --port.") from None
     # asyncio does it for sockets that name their protocol, which this one does not: small answers would wait 40 ms

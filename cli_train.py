@@ -15,7 +15,12 @@ FAMILIES = ("sd3", "longcat-image", "swifti2v-motion", "swifti2v-detail")
 
 @click.command()
 @click.argument("what", type=click.Choice(["emoji", "emoji-clips", "metrics"]))
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Directory; runs/data/ and the name if left out.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Directory of pictures or clips; runs/data/ and the name if left out.",
+)
 @JSON
 def data(what: str, out: Path | None, as_json: bool) -> None:
     """Prepare training data: captioned emoji pictures or clips, or the networks that measure quality.
@@ -36,6 +41,8 @@ def data(what: str, out: Path | None, as_json: bool) -> None:
     show = Output(as_json)
     place = out or Path("runs/data") / what
     if what == "metrics":
+        if out is not None:
+            raise UsageError("the networks are kept where segue looks for them: leave -o out, or set $SEGUE_DATA.")
         with show.progress("fetching and converting networks", "networks") as update:
             made = convert(update)
         for path in made:

@@ -71,8 +71,11 @@ def animate(
       segue animate ./my-videos picture.png -o out.mp4 --frames 129 --resume
     """
     from .runtime.animation import AnimationRequest
+    from .runtime.files import check_parent
     from .runtime.film import film
     from .runtime.input_image import read_image
+    from .runtime.journal import finished
+    from .runtime.limits import MAX_FRAMES
     from .runtime.provenance import MIME
     from .runtime.segments import latent_frames, video_frames
     from .runtime.tiles import Tiling
@@ -90,7 +93,8 @@ def animate(
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
     request = AnimationRequest(read_image(picture), tiling=tiling, **wanted)
     asked = wanted["frames"]
-    if asked is not None and asked > 0 and (rounded := video_frames(latent_frames(asked))) != asked:
+    rounded = video_frames(latent_frames(asked)) if asked is not None and 0 < asked <= MAX_FRAMES else asked
+    if rounded != asked:
         show.warning(f"{asked} frames are not 4k + 1; {rounded} are made.")
     started = time.perf_counter()
 
@@ -98,6 +102,14 @@ def animate(
         show.event("frames", done=done, total=total, seconds=time.perf_counter() - started)
 
     journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
+    if not piped:
+        check_parent(output)
+    if journal is not None and not resume and (lost := finished(journal)):
+        show.warning(f"{lost} finished pieces of an earlier run are dropped; --resume goes on with them.")
+    if journal is not None and resume and output.exists() and not journal.exists():
+        raise UsageError(
+            f"{output} is there, and no journal of a run that was stopped. Leave --resume out to make it anew."
+        )
     again = "" if piped else "Run the same command with --resume to go on from the last finished segment."
     with (
         stopped_with(again),

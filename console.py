@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from .errors import Cancelled, MissingDependencyError, SegueError
+from .errors import Cancelled, MissingDependencyError, OutputError, SegueError
 
 _CLOSED = 141  # 128 + SIGPIPE, as other programs leave
 _DEFECT = 70
@@ -56,7 +56,7 @@ class Output:
         """Yield `update(done, total, **figures)`: a bar on a terminal, events with `as_json`."""
         if self.as_json:
             yield lambda done, total, **figures: self.event("progress", task=label, done=done, total=total, **figures)
-        elif sys.stderr.isatty():
+        elif sys.stderr is not None and sys.stderr.isatty():
             with _bar(label, unit) as update:
                 yield update
         else:
@@ -120,9 +120,14 @@ def guard(command: Callable[[], Any], show: Output) -> int:
     except SystemExit as stop:  # of `_print`; click and rich make one with code 1 of a closed pipe
         closed = stop.code == _CLOSED or isinstance(stop.__context__, BrokenPipeError)
         code = _CLOSED if closed else 1
-    if code == _CLOSED:  # what is still buffered would fail once more when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if code == _CLOSED:
+        _silence()
     return code
+
+
+def _silence() -> None:
+    """Lead standard output nowhere: what is still buffered would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print(text: str) -> None:
@@ -130,6 +135,13 @@ def _print(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         raise SystemExit(_CLOSED) from None
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> OutputError:
+    _silence()
+    return OutputError(f"standard output cannot be written: {error.strerror}. Lead it to where there is room.")
 
 
 def _plain(text: str) -> str:
@@ -148,6 +160,9 @@ def _told(command: Callable[[], Any], show: Output) -> int:
         code = command()
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
+        if "unexpected extra argument" in error.message:
+            hint = ' A text of several words goes in quotes: "a red heart".'
+            error = click.UsageError(error.message + hint, getattr(error, "ctx", None))
         if not show.as_json:
             error.show()  # with the usage line
             return error.exit_code
@@ -179,7 +194,12 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
     )
     for row in rows:
         made.add_row(*(Text(_plain(str(cell))) for cell in row))
-    Console().print(made)
+    try:
+        Console().print(made)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from None
 
 
 def need(module: str, extra: str) -> None:

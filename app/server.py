@@ -328,13 +328,21 @@ def _malformed(http: Request, error: Exception) -> JSONResponse:
     if first["loc"][0] == "path":
         return _body(404, f"there is no job {first['input']!r}. List them at /v1/jobs.", "HTTPException", place)
     if first["type"] == "extra_forbidden":
-        said = f"the key {place} is unknown. Leave it out; /openapi.json tells which there are."
+        said = f"the key {place} is unknown; known are {_keys_of(first['loc'])}. Leave it out."
+    elif first["type"] in ("union_tag_not_found", "union_tag_invalid", "model_attributes_type"):
+        said = 'the body is no JSON object of a known "kind", picture or video, sent as Content-Type: application/json.'
+        said += " Send it so."
     elif first["type"] == "json_invalid":
         said = f"the body is no JSON: {first['ctx']['error']}, at character {place}. Mend that, then send it again."
     else:
         given = "" if first["type"] == "missing" else f" = {_short(first['input'])}"
         said = f"{place or 'the body'}{given}: {first['msg']}. Mend that, then send it again."
     return _body(422, said, "UsageError", place)
+
+
+def _keys_of(place: tuple[Any, ...]) -> str:
+    known = {"picture": schema.PictureRequest.model_fields, "video": schema.VideoRequest.model_fields}
+    return ", ".join(known.get(place[1], ["those of /openapi.json"]))
 
 
 def _short(value: object) -> str:

@@ -114,5 +114,7 @@ def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], where: 
         if array.dtype != dtype and (resident or array.dtype.kind != dtype.kind or dtype.kind not in "fiu"):
             how = "Copy it to the host by numpy() and feed that." if resident else "Convert the array first."
             raise UsageError(f"{where} takes {spec.name} as {dtype}, got {array.dtype}. {how}")
-        fitted[spec.name] = array if resident else np.require(array, dtype, "C")  # ascontiguousarray gives scalars a side
+        fitted[spec.name] = (
+            array if resident else np.require(array, dtype, "C")
+        )  # ascontiguousarray gives scalars a side
     return fitted

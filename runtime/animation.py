@@ -94,7 +94,7 @@ def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UsageError(
             f"image is {image.dtype} {list(image.shape)}, not uint8 [height, width, 3]. Read a file with "
-            "segue.runtime.input_image.read_image."
+            "segue.read_image."
         )
     frames = content.video.frames if request.frames is None else request.frames
     if isinstance(frames, bool) or not isinstance(frames, int | np.integer) or not 1 <= frames <= MAX_FRAMES:

@@ -88,6 +88,10 @@ def read_jobs(
             continue
         try:
             job = _job(line, number, path.parent, content, [digest, *way])
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"{path}, line {number} is no JSON: {error.msg}, at character {error.pos}. Mend it."
+            ) from None
         except (UsageError, TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: {error} Mend that line; nothing was drawn.") from None
         if job.name.casefold() in names:  # on some disks it would be the same file

@@ -79,11 +79,13 @@ def bench(
     """
     from importlib.metadata import version
 
+    opened = bundles.read(name)
+    if opened.manifest.video is not None:
+        raise UsageError(f"{name} makes videos, and pictures are timed here. Name a bundle that draws pictures.")
     if repeats < 2:
         raise UsageError(f"repeats = {repeats} shows no spread. Ask for 2 or more.")
     calls: list[tuple[str, float]] = []
     watch = _watch(calls)
-    opened = bundles.read(name)
     peak = _peak()
     with Model(opened, threads, target, watch) as model:
         started = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -62,6 +64,9 @@ class Components(Closing):
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         self._found: dict[str, bool] = {}  # what `has` said
+        self._calling = threading.RLock()
+        # The end of the program waits for a daemon's call, for it would abort the process, and lets it make no other
+        weakref.finalize(self, self._calling.acquire, timeout=60)
 
     @property
     def on_gpu(self) -> bool:
@@ -75,8 +80,9 @@ class Components(Closing):
         device (`engines.base.Engine`). Raises Cancelled, UsageError once `close` was called, BundleError where the
         component cannot be loaded, EngineError where no engine of it fits this machine.
         """
-        self.check_going_on(cancel)
-        made = self._engine(component, feeds).run(feeds, keep)
+        with self._calling:
+            self.check_going_on(cancel)
+            made = self._engine(component, feeds).run(feeds, keep)
         if self._on_call is not None:
             self._on_call(component, feeds, made)
         return made
@@ -98,7 +104,8 @@ class Components(Closing):
 
     def load(self, component: str) -> None:
         """Load a component now rather than at its first call; raises as `run`."""
-        self._engine(component, {})
+        with self._calling:
+            self._engine(component, {})
 
     def put(self, component: str, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
         """Return copies of feeds of `component` in the memory of its device; raises as `run`."""

@@ -58,6 +58,12 @@ def locked(path: Path, refusal: str) -> FileLock:
     return lock
 
 
+def check_parent(path: Path) -> None:
+    """Raise OutputError unless the directory that `path` is to come into is there."""
+    if not os.path.isdir(path.parent):
+        raise OutputError(f"the directory {path.parent} does not exist. Make it first: mkdir -p '{path.parent}'")
+
+
 def check_writable(path: Path) -> None:
     """Raise OutputError unless a file can be made at `path` now; leaves nothing behind.
 
@@ -68,8 +74,7 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path} is a directory. Name a file, such as {path / 'picture.png'}.")
     if os.path.lexists(path) and not os.path.isfile(path):
         raise OutputError(f"{path} is a device or a broken link, which would be replaced. Name an ordinary file.")
-    if not os.path.isdir(path.parent):
-        raise OutputError(f"the directory {path.parent} does not exist. Make it first: mkdir -p '{path.parent}'")
+    check_parent(path)
     probe = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}")
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,15 @@ from typing import Any
 from .animation import AnimationRequest, describe, prepare
 from .pipeline import Model
 from .provenance import Certificate, check_certificate, sign_file
-from .video import Sink, mp4
+from .video import Sink, find_sink
 
 
 def film(
     model: Model,
     request: AnimationRequest,
-    place: Path,
+    place: str | os.PathLike[str],
     *,
-    sink: Sink = mp4,
+    sink: Sink | None = None,
     metadata: bool = True,
     certificate: Certificate | None = None,
     on_frames: Callable[[int, int], None] = lambda done, total: None,
@@ -25,9 +26,14 @@ def film(
 ) -> int:
     """Write the video of `request` to `place`, signed where there is a certificate; return its number of frames.
 
+    `place` is an .mp4 or .webp file, or a directory for PNG files, unless a `sink` says what it is. An MP4 grows as
+    `NAME.part.mp4` beside it, which stays, and plays, where making it was stopped.
+
     `on_frames(done, total)` is told when frames are written; `options` are those of `Model.frames`, which is called,
     and checks the request, before anything is written. Raises as it and the sink do.
     """
+    place = Path(place)
+    sink = sink or find_sink(place)
     if certificate is not None:
         check_certificate(certificate)  # a video takes minutes
     made = model.frames(request, **options)

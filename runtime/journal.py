@@ -107,6 +107,11 @@ def open_journal(folder: Path, job: Mapping[str, Any], resume: bool) -> Journal:
     return Journal(folder, done, lock)
 
 
+def finished(folder: Path) -> int:
+    """Return how many arrays the journal in `folder` holds; 0 where there is none."""
+    return len(_done(folder))
+
+
 def _check_own(folder: Path) -> None:
     """Raise UsageError where a directory holds what no journal does: nothing of others is ever removed."""
     own = ("job.json", "done.jsonl", _LOCK)

@@ -277,12 +277,13 @@ def phases_of(
 def _infeasible(content: Manifest, least: Plan, limit: int, size: tuple[int, int]) -> BudgetError:
     worst = max(least.phases, key=lambda phase: phase.peak)
     small = content.components[worst.component].precision == "int8" or worst.component in least.streamed
-    smaller = small or "vae" in worst.component
-    knob = (
-        "Ask for a smaller size"
-        if smaller or content.video is not None
-        else f"Quantize the bundle (segue quantize {content.name} -o NEW) or give that much"
-    )
+    sized = "vae" in worst.component or content.video is not None
+    if worst.component.startswith("text_encoder") and small:
+        knob = "Give that much: no size takes less"
+    elif small or sized:
+        knob = "Ask for a smaller size, or give that much"
+    else:
+        knob = f"Quantize the bundle (segue quantize {content.name} -o NEW) or give that much"
     return BudgetError(
         f"{worst.component} takes {mebibytes(worst.peak)} MiB for {size[0]}x{size[1]} px, which is "
         f"{mebibytes(worst.peak - limit)} MiB above the budget of {limit // 2**20} MiB. The smallest budget that "

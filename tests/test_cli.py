@@ -99,6 +99,7 @@ def test_a_cut_prompt_is_warned_of(exported: Path, tmp_path: Path) -> None:
         (("export", ".", "-o", "out"), 4, ("model_index.json",)),
         (("train", "nothing"), 8, ("no recipe 'nothing'",)),
         (("unknown",), 2, ("unknown",)),
+        (("render", "BUNDLE", "a", "red", "heart"), 2, ("goes in quotes",)),
     ],
 )
 def test_what_cannot_be_done_is_said_without_a_traceback(
@@ -165,6 +166,24 @@ def test_a_closed_standard_output_is_no_success(exported: Path, tmp_path: Path) 
         )
         assert (done.returncode, done.stderr) == (141, "")
     os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full device")
+def test_a_full_standard_output_is_said(exported: Path, tmp_path: Path) -> None:
+    for options in (["--json"], []):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "segue.cli", "inspect", str(exported), *options],
+                cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert done.returncode == 6, done.stderr
+        assert "standard output cannot be written" in done.stderr
+
+
+def test_a_program_without_a_console_renders_all_the_same(exported: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m segue.cli render {exported} x --size 64 --steps 1 -o x.png 1>&- 2>&-"
+    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "x.png").exists()
 
 
 def test_verify_names_an_altered_file_and_both_hashes(exported: Path, tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def test_clips_take_the_place_of_prompts_for_a_video(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_networks_that_measure_have_one_place(tmp_path: Path) -> None:
+    refused(invoke("data", "metrics", "-o", tmp_path / "mine"), "UsageError", "leave -o out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_pictures_are_not_evaluated_without_their_teacher(tiny_checkpoint: Path, tmp_path: Path) -> None:
     refused(invoke("eval", tiny_checkpoint, "-o", tmp_path / "out"), "UsageError", "--teacher")
     assert not (tmp_path / "out").exists()

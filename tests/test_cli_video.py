@@ -86,6 +86,23 @@ def test_ctrl_c_says_how_to_go_on(video_bundle, picture, tmp_path):
     assert process.returncode == 130, errors
     assert b"Stopped. Run the same command with --resume" in told.splitlines()[-1]
     assert (tmp_path / ".out.mp4.journal").is_dir()
+    again = run(video_bundle, picture, "-o", tmp_path / "out.mp4", "--frames", 5)
+    assert b"finished pieces of an earlier run are dropped; --resume goes on with them" in again.stderr
+
+
+def test_a_video_that_is_done_is_not_gone_on_with(video_bundle, picture, tmp_path):
+    wanted = (video_bundle, picture, "-o", tmp_path / "out.mp4", "--frames", 5)
+    assert run(*wanted).returncode == 0
+    done = run(*wanted, "--resume")
+    assert done.returncode == 2
+    assert b"Leave --resume out to make it anew" in done.stderr
+
+
+def test_a_directory_that_is_not_there_is_not_made(video_bundle, picture, tmp_path):
+    done = run(video_bundle, picture, "-o", tmp_path / "nowhere/out.mp4", "--frames", 5)
+    assert done.returncode == 6
+    assert b"Make it first" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

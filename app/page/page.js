@@ -43,6 +43,10 @@ function busy(running) {
   find("stop").disabled = !running;
 }
 
+function again(job) {
+  find("again").hidden = !["failed", "cancelled"].includes(job.state);
+}
+
 function picture(address, words) {
   find("film").hidden = true;
   find("film").removeAttribute("src");
@@ -76,9 +80,11 @@ function follow(job) {
     find("progress").value = job.state === "done" ? 1 : 0;
     say(job.error ? job.error.message : job.state);
     busy(false);
+    again(job);
     return;
   }
   busy(true);
+  again(job);
   say("waiting for its turn");
   find("progress").value = 0;
   const words = job.request.prompt || "an animated picture";
@@ -108,13 +114,15 @@ function follow(job) {
         say(error ? error.message : end);
         shown = over;
         show(over);
+        again(over);
       } catch (fault) {
         say(fault.message);
       }
     });
   }
-  mine.onerror = () => {
-    if (mine.readyState === EventSource.CLOSED && shown.id === job.id) say("the server does not answer any more");
+  mine.onerror = () => { // the browser tries again by itself, unless it is closed
+    if (shown.id !== job.id) return;
+    say(mine.readyState === EventSource.CLOSED ? "the server does not know this job any more" : "the server does not answer; trying again");
   };
 }
 
@@ -236,6 +244,13 @@ find("dice").addEventListener("click", () => {
 });
 find("stop").addEventListener("click", () => {
   if (shown) call(`v1/jobs/${shown.id}/cancel`, {}).catch((error) => say(error.message));
+});
+find("again").addEventListener("click", async () => {
+  try {
+    follow(await call(`v1/jobs/${shown.id}/resume`, {}));
+  } catch (error) {
+    say(error.message);
+  }
 });
 find("animate").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -153,7 +153,10 @@ class Window(QWidget):
         self.show_progress(1, 1)
 
     def show_failure(self, text: str) -> None:
-        """Say what went wrong."""
+        """Say what went wrong; of a video that was stopped the picture stays."""
+        self.clock.stop()
+        if self.image is not None:
+            self.paint(self.image)
         self.busy(False)
         self.show_progress(0, 1)
         self.status.setText(text)

@@ -145,7 +145,7 @@ def test_a_plan_is_given_before_anything_is_asked_for(client):
         ({"kind": "picture", "prompt": "x", "width": 64}, "one is missing"),
         (asked(bundle="other"), "no bundle 'other' of this server"),
         (asked(steps=0), "greater than or equal to 1"),
-        (asked(shape=3), "the key shape is unknown. Leave it out"),
+        (asked(shape=3), "the key shape is unknown; known are kind, bundle, prompt"),
         (asked(prompt="\ud800"), "no Unicode|unicode|surrogates"),
         ({"kind": "video", "image": ""}, "no bundle of this server makes a video"),
     ],
@@ -154,6 +154,16 @@ def test_what_cannot_be_met_is_refused_with_the_next_thing_to_do(client, body, m
     answer = client.post("/v1/jobs", content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert re.search(message, answer.json()["error"]["message"])
+
+
+@pytest.mark.parametrize("body", ["[]", '{"kind": "song"}'])
+def test_a_body_of_another_kind_is_told_what_it_should_be(client, body):
+    answer = client.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert "picture or video, sent as Content-Type: application/json" in answer.json()["error"]["message"]
+    answer = client.post("/v1/jobs", content='{"prompt": "x"}')
+    assert answer.status_code == 422
+    assert "sent as Content-Type: application/json" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/" + "0" * 32, "/v1/jobs/" + "0" * 32 + "/events", "/nothing"])
@@ -392,7 +402,11 @@ def test_a_job_without_a_kind_is_a_picture(client, finished):
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
-        ({"prompt": "x", "colour": "red"}, "colour", "the key colour is unknown. Leave it out"),
+        (
+            {"prompt": "x", "colour": "red"},
+            "colour",
+            "the key colour is unknown; known are those of /openapi.json. Leave it out",
+        ),
         ({"prompt": "x", "steps": 10**6}, "steps", "steps = 1000000: "),
         ({"prompt": "x" * 10**6}, "prompt", "xxx...: "),
         ({}, "prompt", "prompt: Field required. Mend that"),

@@ -19,6 +19,21 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.parametrize("how", ["", "sys.exit(3)", "raise ValueError"])
+def test_a_program_may_end_while_its_queue_works(how):
+    program = f"""
+import sys, segue, threading
+begun = threading.Event()
+queue = segue.ModelQueue(segue.open("emoji"))
+queue.submit(segue.Request("a red heart", steps=500), on_step=lambda *_: begun.set())
+begun.wait()
+{how}
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == {"": 0, "sys.exit(3)": 3, "raise ValueError": 1}[how], run.stderr
+    assert "terminate called" not in run.stderr
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other allocators give back when they like")
 def test_a_closed_model_leaves_nothing_behind():
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)

@@ -99,7 +99,9 @@ def test_a_video_is_not_begun_with_a_certificate_that_cannot_sign(tmp_path, cert
         with pytest.raises(UsageError, match="cannot sign"):
             segue.film(model, request, tmp_path / "out.mp4", certificate=broken)
         assert not (tmp_path / "out.mp4").exists()
-        segue.film(model, request, tmp_path / "out.mp4", certificate=certificate)
+        segue.film(model, request, str(tmp_path / "out.mp4"), certificate=certificate)
+        with pytest.raises(UsageError, match="no kind of video"):
+            segue.film(model, request, tmp_path / "out.avi")
     found = read_file(tmp_path / "out.mp4")
     assert found["signature"]["valid"]
     assert found["metadata"]["frames"] == 5
