@@ -235,7 +235,7 @@ def inspect(bundle: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("bundle", type=BUNDLE)
 @click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs the export extra).")
-@click.option("--engines", is_flag=True, help="Also draw one picture with every target that works here.")
+@click.option("--engines", is_flag=True, help="Also draw one picture or video with every target that works here.")
 @JSON
 def verify(bundle: str, parity: bool, engines: bool, as_json: bool) -> None:
     """Hash every file of BUNDLE; compare its graphs with PyTorch, and what runs them here with one another.

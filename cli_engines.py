@@ -14,9 +14,11 @@ from .console import JSON, Output, table
 from .engines.targets import TARGETS
 
 if TYPE_CHECKING:
+    from .runtime.animation import AnimationRequest
     from .runtime.build import Event, Made
     from .runtime.bundle import Bundle
     from .runtime.profiles import SizeRange
+    from .runtime.request import Request
 
 COMPILED = ("tensorrt-rtx", "tensorrt")
 
@@ -156,7 +158,6 @@ def compare_engines(show: Output, opened: Bundle) -> None:
     from .errors import EngineError, ParityError
     from .runtime.compare import REFERENCE, compare, store
     from .runtime.doctor import OK, examine
-    from .runtime.request import Request
 
     fine = [finding.subject for finding in examine() if finding.state == OK]
     working = [subject.removeprefix("target ") for subject in fine if subject.startswith("target ")]
@@ -167,20 +168,33 @@ def compare_engines(show: Output, opened: Bundle) -> None:
             "missing."
         )
     with show.progress("comparing", "targets") as update:
-        found = compare(opened, others, Request("a red heart"), lambda _, done, total: update(done, total))
+        found = compare(opened, others, _asked(opened), lambda _, done, total: update(done, total))
     faults = []
     for each in found:
         parts = ", ".join(f"{name} {value:.1e}" for name, value in each.components.items())
-        picture = "equal" if each.psnr is None else f"{each.psnr:.1f} dB"
+        pixels = "equal" if each.psnr is None else f"{each.psnr:.1f} dB"
         show.line(
             f"{each.target} against {REFERENCE}: {parts}; latents {each.steps[-1]:.1e} after {len(each.steps)} steps, "
-            f"{each.growth:.1f} times the first; picture {picture}"
+            f"{each.growth:.1f} times the first; pixels {pixels}"
         )
         show.event("comparison", **dataclasses.asdict(each))
         faults += [f"{each.target}: {fault}" for fault in each.faults(opened)]
     show.line(f"written to {store(opened, found)}")
     if faults:
         raise ParityError(f"{'; '.join(faults)}. Do not use that target for this bundle, and report it.")
+
+
+def _asked(opened: Bundle) -> Request | AnimationRequest:
+    """Return what is compared: a red heart, or a window of a video that begins with a pattern."""
+    import numpy as np
+
+    from .runtime.animation import AnimationRequest
+    from .runtime.request import Request
+
+    if opened.manifest.video is None:
+        return Request("a red heart")
+    height, width = opened.manifest.sizes.default
+    return AnimationRequest((np.indices((height, width, 3)).sum(0) * 5 % 256).astype(np.uint8), "waving hand")
 
 
 @click.group()

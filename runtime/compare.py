@@ -1,4 +1,4 @@
-"""The same noise through several targets: how far each is from the first, by component, by step and in the picture."""
+"""The same noise through several targets: how far each is from the first, by component, by step and in the pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engines.base import Resident
 from ..errors import UsageError
+from .animation import AnimationRequest
 from .bundle import Bundle
 from .cache import cache_directory
 from .components import Feeds
@@ -31,11 +33,11 @@ PICTURE = 25.0  # dB
 
 @dataclass(frozen=True)
 class Comparison:
-    """One target beside the reference, for one picture of one noise.
+    """One target beside the reference, for one picture, or one video, of one noise.
 
     `components`: relative L2 of each component's outputs, the worst of them, when both get the reference's inputs.
-    `steps`: relative L2 of the latents after each step, each side going on with its own; `growth`: the last over the
-    first. `psnr` of the pictures in dB, None where they are equal.
+    `steps`: relative L2 of the latents after each step, of a video what Stage II gave in each call, each side going on
+    with its own; `growth`: the last over the first. `psnr` of the pixels in dB, None where they are equal.
     """
 
     target: str
@@ -52,35 +54,39 @@ class Comparison:
             if not value <= GATES[bundle.manifest.components[name].precision]
         ]
         if self.psnr is not None and not self.psnr >= PICTURE:
-            found.append(f"the picture is at {self.psnr:.1f} dB (gate {PICTURE:g})")
+            found.append(f"the pixels are at {self.psnr:.1f} dB (gate {PICTURE:g})")
         return found
 
 
 def compare(
     bundle: Bundle,
     targets: Sequence[str],
-    request: Request,
+    request: Request | AnimationRequest,
     progress: Callable[[str, int, int], None] = lambda target, done, total: None,
 ) -> list[Comparison]:
     """Return the comparison of each of `targets` with the reference, `ort-cpu`.
 
-    `request` is for one picture. Raises UsageError for a bundle of videos, and what opening and rendering with a target
-    raise.
+    `request` is for one picture, or a video where the bundle makes such. Raises UsageError for a bundle in bf16, and
+    what opening and rendering with a target raise.
     """
-    if bundle.manifest.video is not None:
-        raise UsageError(f"the bundle {bundle.manifest.name!r} draws videos; pictures are compared. Name another one.")
     if any(component.precision == "bf16" for component in bundle.manifest.components.values()):
         raise UsageError(
             f"the bundle {bundle.manifest.name!r} is in bf16, which {REFERENCE} cannot run. Compare it in fp16 or fp32."
         )
     progress(REFERENCE, 0, len(targets) + 1)
     calls: dict[str, tuple[Feeds, Feeds]] = {}
+    denoised: list[np.ndarray] = []  # what Stage II has given in a video
 
     def keep(name: str, feeds: Feeds, made: Feeds) -> None:
         calls.setdefault(name, (feeds, made))
+        watch(name, feeds, made)
+
+    def watch(name: str, feeds: Feeds, made: Feeds) -> None:
+        if name == "detail_transformer":
+            denoised.extend(value.numpy() if isinstance(value, Resident) else value for value in made.values())
 
     with Model(bundle, target=REFERENCE, on_call=keep) as model:
-        expected, before = _drawn(model, request)
+        expected, before = _drawn(model, request, denoised)
         for name, spec in bundle.manifest.components.items():
             if not spec.weights:  # an Euler step, which the processor does in numpy
                 model.call(name, _invented(spec, calls[name.removesuffix("_step")]))
@@ -88,11 +94,11 @@ def compare(
     for number, target in enumerate(targets):
         progress(target, number + 1, len(targets) + 1)
         seen: dict[str, float] = {}
-        with Model(bundle, target=target) as model:
+        with Model(bundle, target=target, on_call=watch) as model:
             for name, (feeds, outputs) in calls.items():
                 made = model.call(name, feeds)
                 seen[name] = max(_finite(relative_l2(made[output], outputs[output])) for output in outputs)
-            image, after = _drawn(model, request)
+            image, after = _drawn(model, request, denoised)
         steps = tuple(_finite(relative_l2(a, b)) for a, b in zip(after, before, strict=True))
         ratio = psnr(image, expected)
         growth = steps[-1] / steps[0] if steps[0] else 1.0
@@ -114,8 +120,14 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else sys.float_info.max
 
 
-def _drawn(model: Model, request: Request) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the picture, and the latents after each step."""
+def _drawn(
+    model: Model, request: Request | AnimationRequest, denoised: list[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the picture or frames, and the latents after each step, or what was `denoised` meanwhile."""
+    if isinstance(request, AnimationRequest):
+        denoised.clear()
+        frames = np.concatenate(list(model.frames(request)))
+        return frames, denoised.copy()
     steps: list[np.ndarray] = []
     (picture,) = model.pictures(request, on_step=lambda done, total, latents: steps.append(latents.copy()))
     return picture.image, steps

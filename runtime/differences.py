@@ -6,8 +6,10 @@ import numpy as np
 
 
 def relative_l2(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return |found - expected| / |expected| in float64."""
+    """Return |found - expected| / |expected| in float64; 0 where both are zeros."""
     difference = found.astype(np.float64) - expected.astype(np.float64)
+    if not difference.any():
+        return 0.0
     return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from segue.errors import UsageError
 from segue.runtime import bundle, compare, differences
+from segue.runtime.animation import AnimationRequest
 from segue.runtime.components import Components
 from segue.runtime.request import Request
 
@@ -74,9 +75,29 @@ def test_the_report_is_kept_under_the_bundles_hash(tiny_bundle):
     assert json.loads(path.read_text())["found"][0]["steps"] == [1e-3, 2e-3]
 
 
-def test_videos_are_not_compared(video_bundle):
-    with pytest.raises(UsageError, match="draws videos"):
-        compare.compare(bundle.read(video_bundle), ["ort-cpu"], REQUEST)
+def test_a_video_is_compared_call_by_call_of_stage_two(video_bundle, monkeypatch):
+    opened = bundle.read(video_bundle)
+    image = np.full((128, 64, 3), 90, np.uint8)
+    plain, models = Components.run, []
+
+    def run(self, component, cancel, keep=(), **feeds):
+        made = plain(self, component, cancel, keep, **feeds)
+        if self not in models:
+            models.append(self)
+        if component == "vae_decoder_first" and models.index(self) == 1:
+            made = {name: array * np.float32(1.01) for name, array in made.items()}
+        return made
+
+    monkeypatch.setattr(Components, "run", run)
+    (found,) = compare.compare(opened, ["ort-cpu"], AnimationRequest(image, "dog", frames=17))
+    assert set(found.components) == {
+        name for name, spec in opened.manifest.components.items() if name in found.components
+    }
+    assert {"transformer", "transformer_step", "detail_transformer", "detail_transformer_step"} <= set(found.components)
+    assert found.components["vae_decoder_first"] == pytest.approx(0.01, rel=1e-3)
+    assert found.components["detail_transformer"] == 0
+    assert len(found.steps) == 4  # two steps for each of two segments
+    assert all(0 < step < 0.1 for step in found.steps)
 
 
 def test_psnr_of_equal_pictures_is_infinite_and_of_one_level_is_48_db():
