@@ -101,7 +101,13 @@ def build_engines(
     """Build engines and tell of each."""
     from .runtime.build import BuildRequest, put_into
     from .runtime.build import build as run
+    from .runtime.bundle import shipped
 
+    if into_bundle and opened.directory.resolve() in {path.resolve() for path in shipped().values()}:
+        raise UsageError(
+            f"{opened.directory} came with Segue, and engines would make another bundle of it for every program. Copy "
+            "it first, and name the copy."
+        )
     request = BuildRequest(target, checked(target, sm), shapes, components or None, budget)
     started = time.perf_counter()
     with show.stages() as update:

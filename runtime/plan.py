@@ -150,7 +150,8 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
     factor = content.latents.factor
     plane = wanted.height // factor, wanted.width // factor
     tilings = [None, *(Tiling(side, side // 4) for side in TILES if side < max(plane))]
-    base = base_of(content, machine)
+    pixels, latents = 3 * wanted.height * wanted.width, 4 * content.latents.channels * plane[0] * plane[1]
+    base = base_of(content, machine) + wanted.count * (pixels + latents)  # which `Model.render` keeps
     split = (True, False) if wanted.guided else (True,)
     for together, tiling in itertools.product(split, tilings):
         turns = {name: _turn(content, name, wanted, machine, together, tiling) for name in used}

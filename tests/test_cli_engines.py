@@ -48,6 +48,8 @@ def test_build_list_verify_and_clear(half: Path) -> None:
 def test_a_target_that_runs_graphs_as_they_are_loads_each_of_them() -> None:
     loaded = [e for e in events(run("build", "emoji", "--target", "ort-cpu", "--json")) if e["event"] == "loaded"]
     assert [e["component"] for e in loaded] == list(read("emoji").manifest.components)
+    refused = run("build", "emoji", "--sm", "89", "--into-bundle")
+    assert "came with Segue" in str(refused.exception)
     refused = run("build", "emoji", "--target", "ort-cpu", "--into-bundle")
     assert "ort-cpu builds no engines, so it takes no --into-bundle" in str(refused.exception)
 
