@@ -12,6 +12,7 @@ import click
 from .cli_common import BUNDLE, LARGE, Bytes
 from .console import JSON, Output, table
 from .engines.targets import TARGETS
+from .errors import UsageError
 
 if TYPE_CHECKING:
     from .runtime.animation import AnimationRequest
