@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .hardware import Machine
 from .manifest import Component, Manifest, Video
@@ -19,7 +19,7 @@ from .segments import SegmentSpec, count_segments, latent_frames, video_frames
 from .tiles import Tiling, lay
 
 PLAIN = 12  # bytes of a pixel in float32
-FRAME = 4 * PLAIN  # of a decoded frame: as the decoder gives it, joined, clipped, scaled; rounding takes less
+FRAME = 4 * PLAIN  # of a frame on its way to bytes, between calls: as decoded, joined, clipped, scaled
 TILES = (64, 48, 32, 24, 16, 8)
 ORDER = (
     "text_encoder", "vae_encoder_first", "vae_encoder_next", "transformer", "transformer_2", "vae_decoder_first",
@@ -69,8 +69,8 @@ def _host(content: Manifest, video: Video, wanted: WantedVideo) -> int:
     pixels, factor = wanted.height * wanted.width, content.latents.factor
     latents = 4 * content.latents.channels * pixels // factor**2 * latent_frames(video.frames)
     small = PLAIN * pixels // video.scale**2 * video.frames
-    held_back = FRAME * pixels * (video_frames(video.targets + 1))
-    return 2 * PLAIN * pixels + 3 * latents + 2 * small + held_back
+    waiting = PLAIN * pixels * video_frames(video.targets + 1)  # frames of a segment until it is whole
+    return 2 * PLAIN * pixels + 3 * latents + 2 * small + waiting
 
 
 def _turn(
@@ -94,7 +94,11 @@ def _turn(
         "transformer_2": video.motion.sampler.steps,
         "detail_transformer": content.sampler.steps * segments,
     }.get(name, tiles * ((latent - 1) if name.endswith("_next") else 1))
-    return turn_of(content, name, dims, machine, calls, tiles * _caches(content.components[name], name, dims))
+    turn = turn_of(content, name, dims, machine, calls, tiles * _caches(content.components[name], name, dims))
+    if name.startswith("detail_vae_decoder"):
+        between = (FRAME - PLAIN) * wanted.height * wanted.width * video_frames(video.targets + 1)
+        turn = replace(turn, held=replace(turn.held, working=max(turn.held.working, between)))
+    return turn
 
 
 def _caches(spec: Component, name: str, dims: dict[str, int]) -> int:
