@@ -405,7 +405,7 @@ def test_a_job_without_a_kind_is_a_picture(client, finished):
         (
             {"prompt": "x", "colour": "red"},
             "colour",
-            "the key colour is unknown; known are those of /openapi.json. Leave it out",
+            "the key colour is unknown; known are kind, bundle, prompt",
         ),
         ({"prompt": "x", "steps": 10**6}, "steps", "steps = 1000000: "),
         ({"prompt": "x" * 10**6}, "prompt", "xxx...: "),

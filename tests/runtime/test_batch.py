@@ -120,7 +120,7 @@ def test_a_line_that_was_cut_off_is_no_line(batch):
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ("no json\n", "line 1: "),
+        ("no json\n", "line 1 is no JSON"),
         ({"seed": 1}, "prompt is missing"),
         (asked(1, size="65x64"), "the size 65x64"),
         (asked(1, size=[64, 64]), "no size. Write 128, or width x height"),

@@ -40,7 +40,7 @@ def test_the_command_tells_the_same_as_json():
 def test_one_repeat_is_refused_and_so_are_videos(video_bundle):
     with pytest.raises(UsageError, match="shows no spread"):
         bench("emoji", Request("x"), repeats=1)
-    with pytest.raises(UsageError, match="draws videos"):
+    with pytest.raises(UsageError, match="makes videos"):
         bench(str(video_bundle), Request("x"), repeats=2)
 
 
