@@ -35,7 +35,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         os.environ["XDG_CACHE_HOME"] = name
         directory = Path(name)
-        results[options.what] = of_bundle(options.bundle, directory) if options.what == "bundle" else full(directory)
+        if options.what == "bundle":
+            results.setdefault("bundles", {})[options.bundle.name] = of_bundle(options.bundle, directory)
+        else:
+            results["full"] = full(directory)
     results["versions"] = {"tensorrt-rtx": version("tensorrt-rtx")}
     results["cores"] = os.cpu_count()
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
