@@ -41,8 +41,31 @@ class Sizes(click.ParamType):
         return SizeRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
 
 
+class Capability(click.ParamType):
+    """A compute capability as 89, or the name of a GPU in `hardware.json`."""
+
+    name = "89|rtx4090"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the capability, tenfold."""
+        from .runtime.hardware import published
+
+        if str(value).isdecimal():
+            return int(value)
+        if (machine := published().get(str(value))) is None:
+            self.fail(f"{value!r} is no capability and no GPU of {', '.join(published())}.", param, ctx)
+        return machine.capability
+
+
 BUILD = (
-    click.option("--sm", type=int, multiple=True, help="Compute capability, tenfold: 89 for an RTX 4090. Repeatable."),
+    click.option(
+        "--sm",
+        "--device",
+        "sm",
+        type=Capability(),
+        multiple=True,
+        help="What to build for: a compute capability, tenfold (89), or a GPU's name (rtx4090). Repeatable.",
+    ),
     click.option(
         "--shapes", type=Sizes(), multiple=True, help="128, 192x128 or 64..256: one profile each. Repeatable."
     ),
@@ -71,7 +94,8 @@ def build(bundle: str, as_json: bool, **wanted: Any) -> None:
 
     \b
     Examples:
-      segue build emoji --sm 89
+      segue build emoji --device rtx4090
+      segue build emoji --sm 89 --sm 120
       segue build emoji --target ort-cpu
     """
     from .runtime.bundle import read

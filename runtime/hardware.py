@@ -28,6 +28,7 @@ class Machine:
     memory: int
     flops: float
     loads: float
+    capability: int = 0  # for which engines are built, tenfold: 89 for 8.9
     names: tuple[str, ...] = ()  # as NVIDIA's driver tells them, to the letter: laptops' and others are other machines
 
 
@@ -42,6 +43,7 @@ def published() -> dict[str, Machine]:
             row["memory"] * 2**30,
             SHARE * 1e12 * row["tflops"],
             5e8 * row["link"],
+            row["capability"],
             tuple(row["names"]),
         )
         for name, row in table.items()

@@ -45,6 +45,25 @@ def test_build_list_verify_and_clear(half: Path) -> None:
     assert events(run("cache", "list", "--json")) == []
 
 
+@pytest.mark.parametrize("option", [("--sm", "89"), ("--device", "rtx4090")])
+def test_engines_are_built_for_a_capability_or_a_gpu_by_its_name(half: Path, option: tuple[str, str]) -> None:
+    made = run("build", str(half), *option, "--shapes", "64", "--component", "transformer_step", "--json")
+    (engine,) = [event for event in events(made) if event["event"] == "engine"]
+    assert engine["fingerprint"]["capabilities"] == [89]
+
+
+def test_a_gpu_that_is_not_known_or_has_no_builder_is_refused(half: Path) -> None:
+    assert "no GPU of rtx4060" in str(run("build", str(half), "--device", "rtx1").exception)
+    assert "90" in str(run("build", str(half), "--device", "h100").exception)
+
+
+def test_export_goes_on_to_engines(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    options = ["--no-parity", "--precision", "fp16", "--target", "tensorrt-rtx", "--sm", "89", "--shapes", "64"]
+    told = events(run("export", str(tiny_checkpoint), "-o", str(tmp_path / "made"), *options, "--json"))
+    built = [event["component"] for event in told if event["event"] == "engine"]
+    assert built == list(read(tmp_path / "made").manifest.components)
+
+
 def test_a_target_that_runs_graphs_as_they_are_loads_each_of_them() -> None:
     loaded = [e for e in events(run("build", "emoji", "--target", "ort-cpu", "--json")) if e["event"] == "loaded"]
     assert [e["component"] for e in loaded] == list(read("emoji").manifest.components)

@@ -26,7 +26,7 @@ ELSEWHERE = {  # what no test can run on two cores within minutes, and where it 
     r"segue compare .*": "wants `segue data metrics`: tests/runtime/test_compare.py",
     r"python benchmarks/.*": "hours",
     r"segue (export|render|plan) \S*(runs/|my-emoji).*": "what the training above gives",
-    r"segue build .*--sm .*|.* --target tensorrt-rtx.*": "minutes: tests/engines/test_tensorrt_build.py",
+    r"segue build .*--(sm|device) .*|.* --target tensorrt-rtx.*": "minutes: tests/engines/test_tensorrt_build.py",
     r".* --target ort-cuda|.* --kind fp8|.* --engines": "a GPU's: tests/export/test_qdq.py, runtime/test_compare.py",
     r"pyinstaller .*|dist/.*|python examples/desktop/.*": "tests/examples/test_desktop.py",
 }
