@@ -10,17 +10,16 @@ between budgets that do not cut it into tiles. Writes benchmarks/results/budget.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+CHILD = Path(__file__).with_name("budget_child.py")
 
 
 def main() -> int:
@@ -28,11 +27,8 @@ def main() -> int:
     parser.add_argument("bundles", nargs="*")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--frames", type=int, nargs="+", default=[17, 33, 65])
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/budget.json")
     options = parser.parse_args()
-    if options.child:
-        return child(**json.loads(options.child))
     asked = [
         (bundle, size, frames)
         for bundle in options.bundles
@@ -68,7 +64,7 @@ def cells(bundle: str, size: int, frames: int | None) -> list[dict[str, Any]]:
     for budget in budgets:
         asked = {"bundle": bundle, "size": size, "frames": frames, "budget": budget}
         made = subprocess.run(
-            [sys.executable, __file__, "--child", json.dumps(asked)], check=True, capture_output=True, text=True
+            [sys.executable, str(CHILD), json.dumps(asked)], check=True, capture_output=True, text=True
         )
         rows.append(asked | json.loads(made.stdout.splitlines()[-1]))
     whole = rows[1]["sha256"]
@@ -115,49 +111,6 @@ def planned(bundle: str, size: int, frames: int | None, least: bool = False) -> 
     except BudgetError as error:
         return int(str(error).split("smallest budget that does is ")[1].split(" ")[0]) * MIB
     raise AssertionError("a budget of one byte did")
-
-
-def child(bundle: str, size: int, frames: int | None, budget: int | None) -> int:
-    """Render one picture, after another one, or one video, and tell what it took."""
-    import segue
-
-    idle = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    with segue.open(bundle, budget=budget) as model:
-        import numpy as np  # not before: it is part of what is measured
-
-        made = hashlib.sha256()
-        request: segue.Request | segue.AnimationRequest
-        if frames is None:
-            request = segue.Request("red apple", seed=1, size=size)
-            model.render(segue.Request("pizza", negative="a dog", seed=0, size=size))
-            started = time.perf_counter()
-            made.update(model.render(request).images[0].tobytes())
-        else:
-            image = (np.indices((size, size, 3)).sum(0) * 5 % 256).astype(np.uint8)
-            request = segue.AnimationRequest(image, "red apple", frames=frames, size=size)
-            started = time.perf_counter()
-            for new in model.frames(request):
-                made.update(new.tobytes())
-        seconds = time.perf_counter() - started
-        way = None if budget is None else model.plan(request)
-    told = {
-        "measured": resident("VmHWM") - idle,
-        "planned": None if way is None else way.peak,
-        "keep": None if way is None else len(way.keep),
-        "together": None if way is None else way.together,
-        "tiles": None if way is None or way.tiling is None else way.tiling.side,
-        "seconds": round(seconds, 3),
-        "sha256": made.hexdigest(),
-    }
-    print(json.dumps(told))
-    return 0
-
-
-def resident(what: str) -> int:
-    """Return the bytes of a line of the kernel's account of this process."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{what}:"))
 
 
 if __name__ == "__main__":
