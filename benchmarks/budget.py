@@ -3,10 +3,9 @@
     python benchmarks/budget.py emoji emoji-teacher emoji-motion [--sizes 64 128 256] [--frames 17 33 65]
 
 For every bundle, size and, where it makes videos, length five budgets: none, the smallest that does, and three between.
-Measured is the most resident
-memory of the process less that after `import segue`. Exits with 1 where a run takes more than its budget or its plan,
-where the plan is above the measured by more than 10 % and 16 MiB, or where a picture or video of one size differs
-between budgets that do not cut it into tiles. Writes benchmarks/results/budget.json.
+Measured is the most resident memory of the process less that after `import segue`. Exits with 1 where a run takes more
+than its budget or its plan, where the plan is above the measured by more than 10 % and 16 MiB, or where a picture or
+video of one size differs between budgets that do not cut it into tiles. Writes benchmarks/results/budget.json.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from typing import Any
 from ..engines.base import Closing
 from ..errors import UsageError
 from .amounts import size_of
-from .animation import AnimationRequest, describe
+from .animation import AnimationRequest
 from .animation import prepare as prepare_video
 from .files import locked, write_whole, writing
 from .film import film
@@ -30,7 +30,7 @@ from .image import encode_png
 from .input_image import read_image
 from .manifest import Manifest
 from .pipeline import Model
-from .provenance import MIME, Certificate, check_certificate, signed
+from .provenance import MIME, Certificate, check_certificate, read_file, signed
 from .request import Request, prepare
 
 RESULTS = "results.jsonl"
@@ -87,7 +87,7 @@ def read_jobs(
         if not line.strip():
             continue
         try:
-            job = _job(line, number, path.parent, content, [digest, *way])
+            job = _job(line, number, path.parent, content, digest, way)
         except json.JSONDecodeError as error:
             raise UsageError(
                 f"{path}, line {number} is no JSON: {error.msg}, at character {error.pos}. Mend it."
@@ -202,7 +202,7 @@ class Ledger(Closing):
         return row
 
 
-def _job(line: str, number: int, folder: Path, content: Manifest, of: list[str]) -> BatchJob:
+def _job(line: str, number: int, folder: Path, content: Manifest, digest: str, way: list[str]) -> BatchJob:
     table = json.loads(line) if len(line) <= MAX_LINE else None
     if not isinstance(table, dict):
         raise UsageError("it is no JSON object, or too long.")
@@ -225,7 +225,7 @@ def _job(line: str, number: int, folder: Path, content: Manifest, of: list[str])
         table["image"] = str((folder / table["image"]).resolve())
         prepare_video(_animation(table), content)
         hashed["image"] = image = hashlib.sha256(Path(table["image"]).read_bytes()).hexdigest()
-    key = hashlib.sha256(json.dumps([of[0], hashed, *of[1:]], sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([digest, hashed, *way], sort_keys=True).encode()).hexdigest()
     return BatchJob(name, table, key, image)
 
 
@@ -239,6 +239,4 @@ def _video(model: Model, request: AnimationRequest, metadata: bool) -> tuple[byt
     with tempfile.TemporaryDirectory(prefix="segue-") as folder:
         place = Path(folder) / "video.mp4"
         film(model, request, place, metadata=metadata)
-        ready, manifest = prepare_video(request, model.bundle.manifest), model.bundle.manifest
-        told = describe(ready, manifest, model.bundle.digest, model.target) if metadata else None
-        return place.read_bytes(), told
+        return place.read_bytes(), read_file(place)["metadata"]

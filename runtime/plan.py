@@ -168,8 +168,8 @@ def streamings(
     """Yield what may be streamed of the turns, with the turns as they are then: nothing; all that is in parts."""
     yield {}, turns
     cut = [name for name in turns if content.components[name].parts and name not in keep]
-    hidden = {name for name in cut if _is_hidden(turns[name], machine)}
-    for ahead in (hidden, set()) if hidden else ((set(),) if cut else ()):
+    hidden = frozenset(name for name in cut if _is_hidden(turns[name], machine))
+    for ahead in dict.fromkeys((hidden, frozenset[str]())) if cut else ():  # one way where nothing is hidden
         taken = turns | {name: streamed_turn(turns[name], machine, name in ahead) for name in cut}
         yield {name: name in ahead for name in cut}, taken
 

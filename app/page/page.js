@@ -43,10 +43,6 @@ function busy(running) {
   find("stop").disabled = !running;
 }
 
-function again(job) {
-  find("again").hidden = !["failed", "cancelled"].includes(job.state);
-}
-
 function picture(address, words) {
   find("film").hidden = true;
   find("film").removeAttribute("src");
@@ -67,6 +63,7 @@ function film(address) {
 function show(job) {
   const words = job.request.prompt || "an animated picture";
   const video = models.some((model) => model.kind === "video");
+  find("again").hidden = !["failed", "cancelled"].includes(job.state);
   find("animate").hidden = !(job.kind === "picture" && job.state === "done" && video);
   if (job.state === "done" && job.kind === "picture") picture(job.files[0], words);
   if (job.state === "done" && job.kind === "video") film(job.files[0]);
@@ -80,11 +77,9 @@ function follow(job) {
     find("progress").value = job.state === "done" ? 1 : 0;
     say(job.error ? job.error.message : job.state);
     busy(false);
-    again(job);
     return;
   }
   busy(true);
-  again(job);
   say("waiting for its turn");
   find("progress").value = 0;
   const words = job.request.prompt || "an animated picture";
@@ -114,7 +109,6 @@ function follow(job) {
         say(error ? error.message : end);
         shown = over;
         show(over);
-        again(over);
       } catch (fault) {
         say(fault.message);
       }
