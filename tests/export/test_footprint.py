@@ -27,11 +27,12 @@ def test_a_loaded_component_holds_its_weights_in_fp32_and_more_while_it_loads(em
         assert held.loaded < held.loading
 
 
-@pytest.mark.parametrize("side", [8, 16, 24])
+@pytest.mark.parametrize("side", [16, 32, 48])
 def test_a_decoder_works_in_what_was_counted(emoji, side):
     spec = emoji[1]["vae_decoder"]
     dims = {"batch": 1, "height": side, "width": side}
-    assert spec.footprint.working.at(dims) == pytest.approx(spec.cost.widened.at(dims), rel=0.25, abs=4e6)
+    found, counted = spec.footprint.working.at(dims), spec.cost.widened.at(dims)
+    assert 0.9 * counted < found < 1.2 * counted + 6e6  # a call also takes some pages of its own, 3 to 5 MB
 
 
 def test_a_graph_without_weights_is_not_measured(emoji):

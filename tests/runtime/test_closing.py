@@ -1,6 +1,7 @@
 """Closing frees everything: measured in a process of its own, whose memory is nobody else's."""
 
 import json
+import statistics
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ PROGRAM = """
 import json, psutil, segue, onnxruntime
 held = lambda: psutil.Process().memory_info().rss
 told = {"idle": held(), "open": [], "closed": []}
-for _ in range(4):
+for _ in range(6):
     with segue.open("emoji", threads=1) as model, segue.ModelQueue(model) as queue:
         queue.submit(segue.Request("a red heart")).result()
         told["open"].append(held())
@@ -40,4 +41,5 @@ def test_a_closed_model_leaves_nothing_behind():
     told = json.loads(run.stdout)
     taken = max(told["open"]) - told["idle"]
     assert told["closed"][-1] - told["idle"] < 0.3 * taken, told  # what is left are libraries that are loaded on use
-    assert told["closed"][-1] - told["closed"][0] < 8 * 2**20, told
+    early, late = (statistics.median(held) for held in (told["closed"][:3], told["closed"][3:]))
+    assert late - early < 8 * 2**20, told  # one that was kept would be 80 MB a round; the heap's ends come and go by 8
