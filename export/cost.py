@@ -112,7 +112,7 @@ class Walk:
             tuple(self.numbers[name].tobytes() if name in self.numbers else None for name in names),
         )  # fmt: skip
         if key not in self.made:
-            data = {name: numpy_helper.from_array(self.numbers[name], name) for name in names if name in self.numbers}
+            data = {name: self._as_typed(name) for name in names if name in self.numbers}
             types = {name: self.types[name] for name in names}
             inferred = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self.imports)
             self.made[key] = [inferred.get(name) for name in node.output]
@@ -126,6 +126,11 @@ class Walk:
             self.types[name] = _known(found)
         return None
 
+    def _as_typed(self, name: str) -> onnx.TensorProto:
+        """Return a value's numbers in its type here, which is float16 for bfloat16 ones."""
+        kind = helper.tensor_dtype_to_np_dtype(self.types[name].tensor_type.elem_type)
+        return numpy_helper.from_array(self.numbers[name].astype(kind), name)
+
     def _small(self, node: onnx.NodeProto) -> bool:
         """Return whether a node over known numbers makes few of them; what it makes is known after it ran at worst."""
         if node.op_type == "ConstantOfShape":
@@ -138,7 +143,9 @@ class Walk:
         return True
 
     def _hold(self, name: str, array: np.ndarray) -> None:
-        self.types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        self.types[name] = _known(
+            helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        )
         if array.size <= SMALL:
             self.numbers[name] = array
 
