@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ from click.shell_completion import CompletionItem
 
 from .console import Output
 from .engines.targets import DEFAULT, TARGETS
-from .errors import Cancelled, UsageError
+from .errors import BudgetError, Cancelled, UsageError
 
 if TYPE_CHECKING:
     from .runtime.pipeline import Model
 
 LARGE = 10**8  # bytes; less is hashed in a moment
+BESIDE = 64 * 2**20  # bytes of private memory that the libraries map and do not touch
+STACK = 8 * 2**20  # of a thread, of which little is touched
 
 
 class BundleName(click.ParamType):
@@ -128,13 +130,24 @@ def signing(command: Any) -> Any:
     return wrapped
 
 
+def memory_of(model: Model) -> dict[str, float]:
+    """Return what progress tells of memory, in MiB: what the model takes now, and what was planned."""
+    planned = model.ledger.planned
+    told = {"used_MiB": model.ledger.used / 2**20}
+    return told if planned is None else told | {"planned_MiB": planned / 2**20}
+
+
 @contextmanager
-def stopped_with(hint: str) -> Iterator[None]:
-    """Have what stops on Ctrl-C say how to go on."""
+def stopped_with(hint: str, kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Have what stops on Ctrl-C say how to go on, and what stops for lack of memory where something is `kept` of it."""
     try:
         yield
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled(hint) from None
+    except BudgetError as error:
+        if kept():
+            raise BudgetError(f"{error} {hint}") from error
+        raise
 
 
 @contextmanager
@@ -143,11 +156,16 @@ def opened(
     budget: int | None = None,
 ) -> Iterator[Model]:  # fmt: skip
     """Open a bundle; warnings are told as they come."""
+    from .engines.process import limit_data
     from .runtime.pipeline import open_model
 
     with show.progress("hashing", "bytes") as update:
         report = lambda _, done, total: update(done, total) if total > LARGE else None  # noqa: E731
         model = open_model(bundle, threads, report, target, trust, budget)
+    if (
+        budget is not None
+    ):  # should a plan be wrong, what is far beyond it is refused by the kernel; the process is ours
+        limit_data(budget + BESIDE + STACK * (model.threads + 1) * len(model.bundle.manifest.components))
     with model, warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = lambda message, *_, **__: show.warning(str(message))

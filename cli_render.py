@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import BUNDLE, TARGET, TRUST, Bytes, Sigmas, Size, opened, signing
+from .cli_common import BUNDLE, TARGET, TRUST, Bytes, Sigmas, Size, memory_of, opened, signing
 from .console import JSON, Output, table
 from .runtime.limits import MAX_COUNT
 
@@ -72,7 +72,11 @@ def render(
     paths = picture_paths(output, prompt, wanted["seed"], wanted["count"])
     started = time.perf_counter()
     with opened(show, bundle, threads, target, trust_engines, budget) as model, show.progress("rendering") as update:
-        pictures = model.pictures(Request(prompt, **wanted), on_step=lambda done, total, _: update(done, total))
+
+        def report(done: int, total: int, _: Any) -> None:
+            update(done, total, **memory_of(model))
+
+        pictures = model.pictures(Request(prompt, **wanted), on_step=report)
         for path, picture in zip(paths, pictures, strict=True):
             write_picture(path, picture.image, picture.metadata if metadata else None, certificate)
             show.line(str(path))

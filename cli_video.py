@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import BUNDLE, TARGET, TRUST, Bytes, Size, opened, signing, stopped_with
+from .cli_common import BUNDLE, TARGET, TRUST, Bytes, Size, memory_of, opened, signing, stopped_with
 from .console import JSON, Output
 from .errors import UsageError
 
 if TYPE_CHECKING:
+    from .runtime.animation import Event
     from .runtime.provenance import Certificate
 
 
@@ -110,12 +111,17 @@ def animate(
         raise UsageError(
             f"{output} is there, and no journal of a run that was stopped. Leave --resume out to make it anew."
         )
-    again = "" if piped else "Run the same command with --resume to go on from the last finished segment."
+    again = "" if journal is None else "Run the same command with --resume to go on from the last finished segment."
     with (
-        stopped_with(again),
+        stopped_with(again, lambda: journal is not None and finished(journal) > 0),
         opened(show, bundle, threads, target, trust_engines, budget) as model,
         show.stages() as update,
     ):
+
+        def told(event: Event) -> None:
+            label = f"window {event.window}: {event.stage}"
+            update(label, "calls", event.done, event.total, **memory_of(model))
+
         done = film(
             model,
             request,
@@ -126,7 +132,7 @@ def animate(
             on_frames=report,
             journal=journal,
             resume=resume,
-            on_event=lambda event: update(f"window {event.window}: {event.stage}", "calls", event.done, event.total),
+            on_event=told,
         )
     if journal is not None:
         shutil.rmtree(journal, ignore_errors=True)

@@ -4,8 +4,10 @@
 
 For every bundle, size and, where it makes videos, length five budgets: none, the smallest that does, and three between.
 Measured is the most resident memory of the process less that after `import segue`. Exits with 1 where a run takes more
-than its budget or its plan, where the plan is above the measured by more than 10 % and 16 MiB, or where a picture or
-video of one size differs between budgets that do not cut it into tiles. Writes benchmarks/results/budget.json.
+than its budget or its plan, where the plan is above the measured by more than 10 % and 16 MiB, where a picture or
+video of one size differs between budgets that do not cut it into tiles, or where one MiB less than the smallest budget
+is not refused within half a second, before anything is loaded. Writes benchmarks/results/budget.json and, as a picture,
+docs/budget.svg.
 """
 
 import argparse
@@ -44,6 +46,7 @@ def main() -> int:
         "versions": {name: version(name) for name in ("segue", "onnxruntime", "numpy", "tokenizers")},
     }
     options.out.write_text(json.dumps(results, indent=1) + "\n")
+    plot(rows, Path(__file__).parent.parent / "docs/budget.svg")
     print(json.dumps(faults, indent=1))
     return 1 if faults else 0
 
@@ -69,6 +72,10 @@ def cells(bundle: str, size: int, frames: int | None) -> list[dict[str, Any]]:
     whole = rows[1]["sha256"]
     for row in rows:
         faults = []
+        if row["budget"] == low:
+            row["refused_seconds"] = refused(bundle, size, frames, low - MIB)
+            if row["refused_seconds"] > 0.5:
+                faults.append(f"was refused one MiB less in {row['refused_seconds']} s")
         if row["budget"] is not None:
             above = row["planned"] - row["measured"]
             if row["measured"] > min(row["budget"], row["planned"]):
@@ -84,6 +91,49 @@ def cells(bundle: str, size: int, frames: int | None) -> list[dict[str, Any]]:
             faults, flush=True,
         )  # fmt: skip
     return rows
+
+
+def refused(bundle: str, size: int, frames: int | None, budget: int) -> float:
+    """Return the seconds, from the opened bundle on, in which a budget that does not do is refused."""
+    import time
+
+    import numpy as np
+
+    import segue
+
+    request: segue.Request | segue.AnimationRequest = segue.Request("red apple", size=size)
+    if frames is not None:
+        request = segue.AnimationRequest(np.zeros((size, size, 3), np.uint8), frames=frames, size=size)
+    with segue.open(bundle, budget=budget) as model:
+        started = time.perf_counter()
+        try:
+            model.frames(request) if isinstance(request, segue.AnimationRequest) else model.pictures(request)
+        except segue.BudgetError:
+            assert not model.ledger.loaded
+            return round(time.perf_counter() - started, 3)
+    raise AssertionError(f"{bundle} at {size} px takes {budget} bytes")
+
+
+def plot(rows: list[dict[str, Any]], place: Path) -> None:
+    """Draw what each run under a budget took, and what its plan said, as shares of the budget."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    kept = [row for row in rows if row["budget"] is not None]
+    figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
+    for number, bundle in enumerate(dict.fromkeys(row["bundle"] for row in kept)):
+        own = [row for row in kept if row["bundle"] == bundle]
+        budgets, colour = [row["budget"] / MIB for row in own], f"C{number}"
+        axes.scatter(budgets, [row["planned"] / MIB for row in own], marker="_", s=90, color=colour)
+        axes.scatter(budgets, [row["measured"] / MIB for row in own], s=16, color=colour, label=bundle)
+    most = max(row["budget"] for row in kept) / MIB
+    axes.plot([0, most], [0, most], color="black", linewidth=0.8, label="the budget")
+    axes.set(xlabel="budget, MiB", ylabel="MiB: taken (dots) and planned (dashes)", xlim=(0, None), ylim=(0, None))
+    axes.legend(frameon=False)
+    figure.savefig(place, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def planned(bundle: str, size: int, frames: int | None, least: bool = False) -> int:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ..errors import BundleError, EngineError, SegueError, UsageError
+from ..errors import BudgetError, BundleError, EngineError, SegueError, UsageError
 from . import arena
 from .base import Array, Closing, Resident, TensorSpec, fit_feeds
 from .onnxruntime_import import onnxruntime as import_onnxruntime
 from .ort_providers import CPU, choose
+from .process import ran_out
 
 MAX_THREADS = 256
 _SILENT = 4  # ONNX Runtime's FATAL: whatever it would log as an error also arrives as an exception
@@ -67,8 +68,8 @@ class OrtEngine(Closing):
     all engines; without `pooled` every array of a call is allocated and freed by itself, which with `heap.give_back`
     holds no more than is needed.
 
-    Raises BundleError when ONNX Runtime cannot load the graph, UsageError for a wrong number of threads, EngineError
-    where ONNX Runtime would quietly run it by another provider.
+    Raises BundleError when ONNX Runtime cannot load the graph, BudgetError when memory runs out, UsageError for a
+    wrong number of threads, EngineError where ONNX Runtime would quietly run it by another provider.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class OrtEngine(Closing):
         except SegueError:
             raise
         except Exception as error:  # the bindings raise a dozen unrelated types, all derived from Exception alone
+            if ran_out(error):
+                raise _no_memory(f"{self._where} was loaded", error) from error
             what = f"ONNX Runtime {onnxruntime.__version__} cannot load {self._where}"
             if provider != CPU:
                 raise EngineError(
@@ -121,9 +124,11 @@ class OrtEngine(Closing):
             return self._run(fitted, keep)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in fitted.items())
+            if ran_out(error):
+                raise _no_memory(f"{self._where} worked on {shapes}", error) from error
             raise SegueError(
-                f"ONNX Runtime failed in {self._where} on {shapes}: {_first_line(error)} "
-                "If memory ran out, ask for a smaller size; else run segue verify on the bundle."
+                f"ONNX Runtime failed in {self._where} on {shapes}: {_first_line(error)} Run segue verify on the "
+                "bundle."
             ) from error
 
     def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
@@ -138,9 +143,11 @@ class OrtEngine(Closing):
                 for name, array in fitted.items()
             }
         except Exception as error:
+            if ran_out(error):
+                raise _no_memory(f"{', '.join(fitted)} were copied to the device", error) from error
             raise SegueError(
                 f"ONNX Runtime cannot copy {', '.join(fitted)} for {self._where} to the device: {_first_line(error)} "
-                "If memory ran out, ask for a smaller size."
+                "Run segue doctor."
             ) from error
 
     def _run(self, fitted: Mapping[str, Array], keep: Collection[str]) -> dict[str, Any]:
@@ -197,6 +204,10 @@ def _options(onnxruntime: Any, threads: int, pooled: bool) -> Any:
     # Without this a flatbuffer in ONNX Runtime's own format would pass unread by our external-data check
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
+
+
+def _no_memory(when: str, error: Exception) -> BudgetError:
+    return BudgetError(f"memory ran out while {when}: {_first_line(error)} Ask for a smaller size, or free memory.")
 
 
 def _first_line(error: Exception) -> str:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ParityError
-from ..runtime import manifest
+from ..runtime import manifest, memory
 from ..runtime.differences import psnr
 from ..runtime.pipeline import open_model
 from ..runtime.request import Request
-from . import memory
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ParityError
+from ..runtime import memory
 from ..runtime.manifest import Component, Manifest, Part
 from ..runtime.polynomial import Footprint, Polynomial
 from ..runtime.profiles import default_range, dimensions, sized
-from . import memory
 from .child import ask
 from .cost_model import fit, terms_of, trials
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER

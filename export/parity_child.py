@@ -16,8 +16,9 @@ from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.comparator import Comparator, IterationResult, RunResults, SimpleCompareFunc, SnrCompareFunc
 from polygraphy.logger import G_LOGGER
 
+from ..runtime import memory
 from ..runtime.manifest import Parity
-from . import checkpoint, memory, trace
+from . import checkpoint, trace
 from .child import answering
 from .families.family import find
 from .families.graph import Graph

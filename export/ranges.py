@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import checkpoint, memory
+from ..runtime import memory
+from . import checkpoint
 from .child import answering, ask
 from .families.family import find
 from .families.graph import Graph

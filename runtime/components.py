@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ from ..engines import devices, heap
 from ..engines.base import Array, Closing, Engine, Resident
 from ..engines.ort import OrtEngine, check_threads
 from ..engines.ort_providers import COMPILING, provider_options
+from ..engines.process import ran_out
 from ..engines.streamed import StreamedEngine, StreamedPart
 from ..engines.targets import DEFAULT, find_target
 from ..engines.tensorrt import TensorRtEngine
-from ..errors import Cancelled, EngineError, MissingDependencyError, UsageError
+from ..errors import BudgetError, Cancelled, EngineError, MissingDependencyError, UsageError
 from . import build, text
 from .bundle import Bundle
 from .engine_cache import Entry
+from .ledger import Ledger
 from .profiles import default_range, profiles
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class Components(Closing):
     ) -> None:
         self._trust = trust_engines
         self._frugal = frugal
+        self.ledger = Ledger()
         self._held: Collection[str] = ()
         self._streamed: Mapping[str, bool] = {}
         if frugal:
@@ -78,11 +82,13 @@ class Components(Closing):
 
         Feeds and outputs are numpy's arrays, but for those that `put` or an earlier call with `keep` left on the
         device (`engines.base.Engine`). Raises Cancelled, UsageError once `close` was called, BundleError where the
-        component cannot be loaded, EngineError where no engine of it fits this machine.
+        component cannot be loaded, EngineError where no engine of it fits this machine, BudgetError where memory runs
+        out.
         """
         with self._calling:
             self.check_going_on(cancel)
-            made = self._engine(component, feeds).run(feeds, keep)
+            with self._memory_of(component):
+                made = self._engine(component, feeds).run(feeds, keep)
         if self._on_call is not None:
             self._on_call(component, feeds, made)
         return made
@@ -104,7 +110,7 @@ class Components(Closing):
 
     def load(self, component: str) -> None:
         """Load a component now rather than at its first call; raises as `run`."""
-        with self._calling:
+        with self._calling, self._memory_of(component):
             self._engine(component, {})
 
     def put(self, component: str, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
@@ -120,7 +126,8 @@ class Components(Closing):
         if self._frugal:  # also where it is loaded already: an earlier request may have left others
             self.release(*(self._engines.keys() - {*self._held, component}))
         if component not in self._engines:
-            self._engines[component] = self._open(component, shapes)
+            with self.ledger.entry(component):
+                self._engines[component] = self._open(component, shapes)
             if self._frugal:
                 heap.trim()
         return self._engines[component]
@@ -149,6 +156,16 @@ class Components(Closing):
         where = f"the component {component} of {self.bundle.directory}"
         return StreamedEngine(parts, spec.inputs, spec.outputs, where, self._streamed[component])
 
+    @contextmanager
+    def _memory_of(self, component: str) -> Iterator[None]:
+        """Have memory that runs out in the block be told with the ledger."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, BudgetError) or ran_out(error):
+                raise self.ledger.ran_out(component) from error
+            raise
+
     def _entry(self, component: str, shapes: Mapping[str, tuple[int, ...]] | None) -> Entry:
         """Return the checked engine of a component for this machine's GPU."""
         found = devices.driver()
@@ -170,6 +187,7 @@ class Components(Closing):
         for component in components:
             if component in self._engines:
                 self._engines.pop(component).close()
+                self.ledger.loaded.pop(component, None)
         if components:
             heap.trim()
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..engines import heap
 from ..engines.base import Closing
+from ..engines.ort import check_threads, default_threads
 from ..engines.targets import DEFAULT, find_target
 from ..errors import BusyError, UsageError
 from . import animation, family, plan_video, text, tiles
@@ -26,6 +27,7 @@ from .amounts import bytes_of
 from .components import Cancel, Components, Feeds, OnCall
 from .hardware import CPU, find_machine
 from .journal import check_job, open_journal
+from .ledger import Ledger
 from .pictures import denoise, find
 from .request import Prepared, Request, prepare
 
@@ -85,10 +87,11 @@ class Model(Closing):
         family.check(bundle.manifest, find_target(target))
         if budget is not None and target != DEFAULT:
             raise UsageError(f"a budget holds for the target {DEFAULT} so far, not for {target}. Leave the budget out.")
+        check_threads(threads)
         self.bundle = bundle
         self.budget = budget
         self.target = target
-        self._threads = threads
+        self.threads = threads or default_threads()
         self._components = Components(bundle, threads, target, on_call, trust_engines, frugal=budget is not None)
         self._prompts: dict[str, Feeds] = {}
         self._lock = threading.Lock()
@@ -140,7 +143,8 @@ class Model(Closing):
 
         Raises UsageError for a request that cannot be met and for a model that is closed, BusyError for one that is
         busy, Cancelled when `cancel` returned true, BundleError when a component cannot be loaded or its file was
-        changed since the bundle was opened, and SegueError when one fails.
+        changed since the bundle was opened, BudgetError when this machine has not the memory or it runs out, and
+        SegueError when a component fails.
         """
         return self._start(request, on_step, cancel)
 
@@ -184,8 +188,7 @@ class Model(Closing):
         """
         self._components.check_open()
         prepared, streamed = self._prepare_video(request), {}
-        if self.budget is not None:
-            way = self._plan_video(prepared)
+        if (way := self._admitted(prepared)) is not None:
             prepared, streamed = dataclasses.replace(prepared, tiling=way.tiling), way.streamed
         self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
         job, place = animation.job(prepared, self.bundle.digest), None if journal is None else Path(journal)
@@ -211,8 +214,13 @@ class Model(Closing):
         Raises UsageError for a request that cannot be met and BudgetError where the budget does not suffice.
         """
         if isinstance(request, animation.AnimationRequest):
-            return self._plan_video(self._prepare_video(request))
+            return self._plan(self._prepare_video(request))
         return self._plan(self._prepare(request))
+
+    @property
+    def ledger(self) -> Ledger:
+        """What this model has taken of memory, and what was planned."""
+        return self._components.ledger
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Return pictures, uint8 [n, height, width, 3], of latents as `on_step` is given them; it may be called there.
@@ -251,7 +259,7 @@ class Model(Closing):
                 "model that is made for it.",
                 stacklevel=3,  # the caller of generate, render or pictures
             )
-        way = None if self.budget is None else self._plan(prepared)
+        way = self._admitted(prepared)
         self._warn_of_cuts(find(self.bundle.manifest).tokenizers.values(), prompts)
         return self._busy(self._pictures(prepared, way, on_step, cancel))
 
@@ -270,15 +278,26 @@ class Model(Closing):
             )
         return animation.prepare(request, self.bundle.manifest)
 
-    def _plan_video(self, prepared: animation.PreparedAnimation) -> plans.Plan:
-        wanted = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling)
-        return plan_video.plan_video(self.bundle.manifest, wanted, find_machine(CPU, self._threads), self.budget)
+    def _plan(self, prepared: Prepared | animation.PreparedAnimation) -> plans.Plan:
+        content, machine = self.bundle.manifest, find_machine(CPU, self.threads)
+        if isinstance(prepared, Prepared):
+            count = len(prepared.prompts)
+            of = plans.Wanted(prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, count)
+            if self.budget is None:
+                return plans.free(content, of, machine)
+            return plans.plan(content, of, machine, self.budget)
+        video = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling)
+        if self.budget is None:
+            return plan_video.free_video(content, video, machine)
+        return plan_video.plan_video(content, video, machine, self.budget)
 
-    def _plan(self, prepared: Prepared) -> plans.Plan:
-        wanted = plans.Wanted(
-            prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, len(prepared.prompts)
-        )
-        return plans.plan(self.bundle.manifest, wanted, find_machine(CPU, self._threads), self.budget)
+    def _admitted(self, prepared: Prepared | animation.PreparedAnimation) -> plans.Plan | None:
+        """Return how a request stays within the budget, None without one; raises BudgetError where memory lacks."""
+        if self.target != DEFAULT:
+            return None
+        way = self._plan(prepared)
+        self.ledger.admit(way.peak)
+        return None if self.budget is None else way
 
     def _pictures(
         self, prepared: Prepared, way: plans.Plan | None, on_step: OnStep | None, cancel: Cancel | None
@@ -311,6 +330,8 @@ class Model(Closing):
             )
         try:
             yield from made
+        except MemoryError as error:
+            raise self.ledger.ran_out("the arrays between calls") from error
         finally:
             self._lock.release()
 

@@ -8,7 +8,7 @@ for tiles of the decoder, which are used where nothing else fits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ..errors import BudgetError
@@ -95,6 +95,16 @@ def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None
     """
     size = (wanted.width, wanted.height)
     return chosen(content, list(_ways(content, wanted, machine, budget)), limit_of(machine, budget), size)
+
+
+def free(content: Manifest, wanted: Wanted, machine: Machine) -> Plan:
+    """Return what a request takes without a budget: every component stays loaded, and works on whole planes."""
+    return freest(_ways(content, wanted, machine, None))
+
+
+def freest(ways: Iterable[Plan]) -> Plan:
+    """Return the way that saves nothing."""
+    return max(ways, key=lambda way: (way.tiling is None, way.together, not way.streamed, len(way.keep)))
 
 
 def chosen(content: Manifest, ways: list[Plan], limit: int, size: tuple[int, int]) -> Plan:

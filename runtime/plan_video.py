@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from .hardware import Machine
 from .manifest import Component, Manifest, Video
-from .plan import Plan, Turn, base_of, chosen, dims_of, limit_of, phases_of, streamings, turn_of
+from .plan import Plan, Turn, base_of, chosen, dims_of, freest, limit_of, phases_of, streamings, turn_of
 from .profiles import sized
 from .segments import SegmentSpec, count_segments, latent_frames, video_frames
 from .tiles import Tiling, lay
@@ -47,6 +47,11 @@ def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget:
     return chosen(content, ways, limit_of(machine, budget), (wanted.width, wanted.height))
 
 
+def free_video(content: Manifest, wanted: WantedVideo, machine: Machine) -> Plan:
+    """Return what a video takes without a budget; see `plan.free`."""
+    return freest(_ways(content, wanted, machine, None))
+
+
 def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Iterator[Plan]:
     video = content.video
     assert video is not None
@@ -59,6 +64,9 @@ def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int 
         turns = {
             name: _turn(content, video, name, wanted, machine, tiling) for name in ORDER if name in content.components
         }
+        if budget is None:  # what is loaded stays then
+            phases = tuple(phases_of(turns, tuple(turns), windows, machine, base))
+            yield Plan(machine.name, budget, tuple(turns), True, tiling, phases)
         for streamed, taken in streamings(content, turns, (), machine):
             phases = tuple(phases_of(taken, (), windows, machine, base))
             yield Plan(machine.name, budget, (), True, tiling, phases, streamed)

@@ -4,9 +4,8 @@ import sys
 
 import pytest
 
-from segue.export import memory
 from segue.export.footprint import with_footprints
-from segue.runtime import bundle
+from segue.runtime import bundle, memory
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's high-water mark is read")
 

@@ -8,9 +8,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from segue.errors import ParityError
-from segue.export import memory, ranges
+from segue.export import ranges
 from segue.export.export import export
 from segue.export.ranges import overflowing
+from segue.runtime import memory
 from segue.runtime.pipeline import open_model
 
 

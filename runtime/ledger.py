@@ -1,0 +1,58 @@
+"""What a model has taken of memory, by the kernel's count, beside what its plan allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..engines.process import resident
+from ..errors import BudgetError
+from . import memory
+from .amounts import mebibytes
+
+
+class Ledger:
+    """Resident bytes of this process beside those that it had when the ledger was opened.
+
+    `planned` is the most that the present request is to take, None where nothing was planned; `loaded` what the process
+    grew by as each component was loaded. Memory that other code of the process takes meanwhile is counted too.
+    """
+
+    def __init__(self) -> None:
+        self._base = resident()
+        self.planned: int | None = None
+        self.loaded: dict[str, int] = {}
+
+    @property
+    def used(self) -> int:
+        """Return the bytes that are taken now."""
+        return max(resident() - self._base, 0)
+
+    @contextmanager
+    def entry(self, component: str) -> Iterator[None]:
+        """Enter what the process grows by in the block as that component's."""
+        before = resident()
+        yield
+        self.loaded[component] = max(resident() - before, 0)
+
+    def admit(self, peak: int) -> None:
+        """Take `peak` bytes as the plan of the request that begins; raises BudgetError where not so many are left."""
+        left, used = memory.available(), self.used
+        if peak > left + used:
+            room = left + used
+            raise BudgetError(
+                f"up to {mebibytes(peak)} MiB are needed, and {room // 2**20} MiB are left to this process: the "
+                f"machine's free memory, or a limit of a cgroup, of the address space or of data. Give a budget of "
+                f"{room // 2**20}MiB, ask for a smaller size, or free memory."
+            )
+        self.planned = peak
+
+    def ran_out(self, component: str) -> BudgetError:
+        """Return the error of memory that ran out in the turn of a component."""
+        held = ", ".join(f"{name} {mebibytes(count)}" for name, count in self.loaded.items()) or "nothing"
+        planned = "not planned" if self.planned is None else f"{mebibytes(self.planned)} MiB were planned"
+        return BudgetError(
+            f"memory ran out in {component}: {mebibytes(self.used)} MiB were taken since the bundle was opened "
+            f"({planned}), and loaded were, in MiB: {held}. Give a budget, or a smaller one (segue plan says what "
+            "does), ask for a smaller size, or free memory."
+        )
