@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from .errors import Cancelled, MissingDependencyError, OutputError, SegueError
+from .errors import BudgetError, Cancelled, MissingDependencyError, OutputError, SegueError
 
 _CLOSED = 141  # 128 + SIGPIPE, as other programs leave
 _DEFECT = 70
@@ -171,6 +171,9 @@ def _told(command: Callable[[], Any], show: Output) -> int:
         text, kind, code = f"Stopped. {error}".strip(), Cancelled.__name__, Cancelled.exit_code
     except SegueError as error:
         text, kind, code = str(error), type(error).__name__, error.exit_code
+    except MemoryError:
+        text = "memory ran out. Give --budget where the command has it, ask for a smaller size, or free memory."
+        kind, code = BudgetError.__name__, BudgetError.exit_code
     except Exception as error:
         if os.environ.get("SEGUE_DEBUG"):
             raise

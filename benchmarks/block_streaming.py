@@ -78,11 +78,11 @@ def main() -> int:
 
 def prepare(directory: Path) -> None:
     """Write weights, graph and parts."""
-    from random_sd3 import write
+    from random_weights import graphs_of, write
 
     from segue.export.cut import cut
 
-    _, path = write(directory)
+    path = write(graphs_of("sd3/transformer"), directory)[0]
     parts = cut(path, SIZES, PART)
     (directory / "parts.json").write_text(json.dumps([asdict(part) for part in parts]))
 

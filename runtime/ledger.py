@@ -11,6 +11,9 @@ from . import memory
 from .amounts import mebibytes
 
 
+RESERVE = 2**20  # bytes that are mapped and not touched
+
+
 class Ledger:
     """Resident bytes of this process beside those that it had when the ledger was opened.
 
@@ -22,6 +25,7 @@ class Ledger:
         self._base = resident()
         self.planned: int | None = None
         self.loaded: dict[str, int] = {}
+        self._reserve: bytes | None = None
 
     @property
     def used(self) -> int:
@@ -46,9 +50,11 @@ class Ledger:
                 f"{room // 2**20}MiB, ask for a smaller size, or free memory."
             )
         self.planned = peak
+        self._reserve = bytes(RESERVE)
 
     def ran_out(self, component: str) -> BudgetError:
         """Return the error of memory that ran out in the turn of a component."""
+        self._reserve = None  # telling takes some, too
         held = ", ".join(f"{name} {mebibytes(count)}" for name, count in self.loaded.items()) or "nothing"
         planned = "not planned" if self.planned is None else f"{mebibytes(self.planned)} MiB were planned"
         return BudgetError(

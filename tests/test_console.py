@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from segue import console
-from segue.errors import SegueError
+from segue.errors import BudgetError, SegueError
 
 
 class Terminal(io.StringIO):
@@ -64,3 +64,11 @@ def test_what_would_steer_a_terminal_is_written_out(capsys: pytest.CaptureFixtur
 
 def _fail(text: str) -> None:
     raise SegueError(f"{text}. Choose another.")
+
+
+def test_memory_that_runs_out_anywhere_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise MemoryError
+
+    assert console.guard(command, console.Output(as_json=False)) == BudgetError.exit_code
+    assert capsys.readouterr().err.startswith("Error: memory ran out. Give --budget")
