@@ -22,7 +22,7 @@ from .runtime.limits import PART_BYTES, QUANTIZED
 
 if TYPE_CHECKING:
     from .export.export import Event
-    from .runtime.manifest import Parity
+    from .runtime.manifest import Fidelity, Parity
 
 UNITS = {
     "copy": "bytes",
@@ -118,7 +118,12 @@ def export(
             progress=report,
         )
     show.line(f"{output}: {len(made.components)} components, {_megabytes(made)} MB")
-    show.event("bundle", path=str(output), parity=[dataclasses.asdict(p) for p in made.parity])
+    if made.fidelity is not None:
+        show.line(f"what it draws is at {made.fidelity.psnr:.1f} dB to {made.fidelity.against}")
+    show.event(
+        "bundle", path=str(output), parity=[dataclasses.asdict(p) for p in made.parity],
+        fidelity=None if made.fidelity is None else dataclasses.asdict(made.fidelity),
+    )  # fmt: skip
     if target is not None:
         from .runtime.bundle import read
 
@@ -171,8 +176,9 @@ def quantize(bundle: str, output: Path, kind: str, as_json: bool) -> None:
     with show.progress("quantizing") as update:
         made = run(resolve(bundle), output, kind=kind, progress=lambda what, done, total: update(done, total))
     assert made.fidelity is not None
-    show.line(f"{output}: {_megabytes(made)} MB, pictures at {made.fidelity.psnr:.1f} dB to those of {bundle}")
-    show.event("bundle", path=str(output), fidelity=dataclasses.asdict(made.fidelity))
+    show.line(f"{output}: {_megabytes(made)} MB, pictures at {made.fidelity.psnr:.1f} dB to those of {bundle} in fp32")
+    parity = [dataclasses.asdict(p) for p in made.parity]
+    show.event("bundle", path=str(output), parity=parity, fidelity=dataclasses.asdict(made.fidelity))
 
 
 @cli.command()
@@ -218,7 +224,7 @@ def inspect(bundle: str, as_json: bool) -> None:
         )
         for p in made.parity
     ]
-    table("parity with PyTorch", ("component", "shapes", "relative L2", "maximum", "gate", "note"), rows)
+    table("parity", ("component", "shapes", "relative L2", "maximum", "gate", "note"), rows)
     sampler, sizes, source = made.sampler, made.sizes, made.provenance
     for label, value in (
         ("sampler", f"{sampler.kind}, shift {sampler.shift:g}, {sampler.steps} steps, guidance {sampler.guidance:g}"),
@@ -226,6 +232,7 @@ def inspect(bundle: str, as_json: bool) -> None:
         ("sizes", f"{sizes.default[1]}x{sizes.default[0]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
         ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros where it is absent)"),
         ("source", f"{source.source}, revision {source.revision}"),
+        ("fidelity", _fidelity(made.fidelity)),
         ("licence", source.licence),
         *(("credit", credit) for credit in source.credits),
     ):
@@ -280,6 +287,13 @@ def _megabytes(made: Any) -> str:
 
 def _port(name: str, shape: Sequence[int | str]) -> str:
     return f"{name} {'x'.join(map(str, shape))}"
+
+
+def _fidelity(found: Fidelity | None) -> str:
+    if found is None:
+        return "not measured, or in fp32"
+    before = f"; that one: {_fidelity(found.source)}" if found.source else ""
+    return f"{found.psnr:.1f} dB (gate {found.gate:g}) to {found.against}, {found.pictures} pictures or clips{before}"
 
 
 def _number(value: float | None) -> str:

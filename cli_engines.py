@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_common import BUNDLE, LARGE, Bytes
-from .console import JSON, Output, table
+from .console import JSON, Output, need, table
 from .engines.targets import TARGETS
 from .errors import UsageError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .runtime.animation import AnimationRequest
     from .runtime.build import Event, Made
     from .runtime.bundle import Bundle
+    from .runtime.compare import Comparison
     from .runtime.profiles import SizeRange
     from .runtime.request import Request
 
@@ -187,7 +188,7 @@ def described(made: Made) -> str:
 def compare_engines(show: Output, opened: Bundle) -> None:
     """Compare every target that works here with the processor, and tell of each."""
     from .errors import EngineError, ParityError
-    from .runtime.compare import REFERENCE, compare, store
+    from .runtime.compare import REFERENCE, compare, store, told
     from .runtime.doctor import OK, examine
 
     fine = [finding.subject for finding in examine() if finding.state == OK]
@@ -198,34 +199,48 @@ def compare_engines(show: Output, opened: Bundle) -> None:
             f"nothing but {REFERENCE} runs here, so there is nothing to compare. Run segue doctor to see what is "
             "missing."
         )
+    need("polygraphy", "verify")
     with show.progress("comparing", "targets") as update:
         found = compare(opened, others, _asked(opened), lambda _, done, total: update(done, total))
     faults = []
     for each in found:
-        parts = ", ".join(f"{name} {value:.1e}" for name, value in each.components.items())
-        pixels = "equal" if each.psnr is None else f"{each.psnr:.1f} dB"
-        show.line(
-            f"{each.target} against {REFERENCE}: {parts}; latents {each.steps[-1]:.1e} after {len(each.steps)} steps, "
-            f"{each.growth:.1f} times the first; pixels {pixels}"
-        )
-        show.event("comparison", **dataclasses.asdict(each))
+        if not show.as_json:
+            pixels = "equal" if each.psnr is None else f"at {each.psnr:.1f} dB"
+            title = f"{each.target} against {REFERENCE}: pixels {pixels}"
+            table(title, ("", "relative L2", "maximum", "gate", "growth"), _rows(opened, each))
+        show.event("comparison", **told(each))
         faults += [f"{each.target}: {fault}" for fault in each.faults(opened)]
     show.line(f"written to {store(opened, found)}")
     if faults:
         raise ParityError(f"{'; '.join(faults)}. Do not use that target for this bundle, and report it.")
 
 
+def _rows(opened: Bundle, found: Comparison) -> list[tuple[str, ...]]:
+    """Return a row for each component, and one for each step with how far it has grown from the first one's."""
+    from .runtime.compare import gate_of
+
+    rows: list[tuple[str, ...]] = [
+        (name, f"{far.relative_l2:.1e}", f"{far.maximum:.1e}", f"{gate_of(opened, name):g}", "")
+        for name, far in found.components.items()
+    ]
+    for name, steps in found.steps.items():
+        grown = [step / steps[0] if steps[0] else 1.0 for step in steps]
+        rows += [
+            (f"{name}, step {number}", f"{step:.1e}", "", "", f"{growth:.2f}")
+            for number, (step, growth) in enumerate(zip(steps, grown, strict=True), 1)
+        ]
+    return rows
+
+
 def _asked(opened: Bundle) -> Request | AnimationRequest:
     """Return what is compared: a red heart, or a window of a video that begins with a pattern."""
-    import numpy as np
-
     from .runtime.animation import AnimationRequest
+    from .runtime.input_image import waves
     from .runtime.request import Request
 
     if opened.manifest.video is None:
         return Request("a red heart")
-    height, width = opened.manifest.sizes.default
-    return AnimationRequest((np.indices((height, width, 3)).sum(0) * 5 % 256).astype(np.uint8), "waving hand")
+    return AnimationRequest(waves(*opened.manifest.sizes.default), "waving hand")
 
 
 @click.group()

@@ -15,7 +15,6 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import onnxruntime
 import segue
 from segue.engines.devices import driver
 from segue.engines.targets import find_target
-from segue.runtime.compare import REFERENCE, compare
+from segue.runtime.compare import REFERENCE, compare, told
 from segue.runtime.request import Request
 
 PROMPTS = ("red apple", "pizza", "woman astronaut medium skin tone", "flag japan, twemoji")
@@ -82,7 +81,7 @@ def main() -> int:
             "lowest": round(ratios[0], 2),
             "highest": round(ratios[-1], 2),
         },
-        "parity with ort-cpu": [_rounded(asdict(c)) for c in found],
+        "parity with ort-cpu": [_rounded(told(c)) for c in found],
         "beyond the gates": faults,
         "versions": {"segue": version("segue"), "onnxruntime": onnxruntime.__version__},
     }

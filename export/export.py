@@ -58,8 +58,8 @@ def export(
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
 
     `precision` keeps the weight files as they are, or converts every floating tensor to fp16, bf16 or fp32. `parity`
-    compares each graph with PyTorch (docs/export.md), and keeps what overflows fp16 in fp32 (`ranges`). `name` is the
-    bundle's name, by default the last part of `out`.
+    compares each graph with PyTorch and what graphs in fp16 or bf16 draw with fp32 (docs/export.md), and keeps what
+    overflows fp16 in fp32 (`ranges`). `name` is the bundle's name, by default the last part of `out`.
     `loras` are merged: what they change lies in a patch file, and the checkpoint's own weights stay as they are.
     `origin` is where the checkpoint was fetched from. A graph with more than `part_bytes` of weights is written in
     parts as well, which a runtime can load one by one.
@@ -137,8 +137,11 @@ def export(
         files = dict(sorted(files.items()))
         result = dataclasses.replace(draft, components=components, tokenizers=tokenizers, files=files, parity=results)
         (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
-        if parity and precision in fidelity.GATES:
-            beside = fidelity.beside_full(source, new.path, result, precision, loras)
+        if parity:
+            progress(Event("measure", "pictures", 0, 1))
+            beside = fidelity.beside_full(
+                source, new.path, result, loras, note=lambda text: progress(Event("note", text, 0, 0))
+            )
             result = dataclasses.replace(result, fidelity=beside)
             (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
         new.commit()

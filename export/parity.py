@@ -41,8 +41,8 @@ def check(
     """
     if any(component.precision in QUANTIZED for component in components.values()):
         raise UsageError(
-            f"{bundle} was quantized and holds no weights for PyTorch. Compare the bundle that it was made from; its "
-            "pictures against that one's are in bundle.json."
+            f"{bundle} was quantized and holds no weights for PyTorch. Compare the bundle that it was made from; how "
+            "near it is to that one in fp32 is in bundle.json."
         )
     done: list[Parity] = []
     # The child may leave through the kernel's out-of-memory killer: the twins are the parent's to remove.

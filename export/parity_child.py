@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
-from polygraphy.comparator import Comparator, IterationResult, RunResults, SimpleCompareFunc, SnrCompareFunc
 from polygraphy.logger import G_LOGGER
 
 from ..runtime import memory
+from ..runtime.comparators import difference
 from ..runtime.manifest import Parity
 from . import checkpoint, trace
 from .child import answering
@@ -71,10 +70,11 @@ def _compare(graph: Graph, bundle: Path, path: Path, dtype: str, gate: float, no
     gc.collect()
     with OnnxrtRunner(SessionFromOnnx(str(path), providers=["cpu"])) as runner:
         found = [{k: np.array(v) for k, v in runner.infer(feed).items()} for feed in feeds]
-    return [
-        _judge(graph.component, feed, want, have, gate, note)
-        for feed, want, have in zip(feeds, expected, found, strict=True)
-    ]
+    made = []
+    for feed, want, have in zip(feeds, expected, found, strict=True):
+        far, shapes = difference(want, have), {name: array.shape for name, array in feed.items()}
+        made.append(Parity(graph.component, shapes, far.relative_l2, far.maximum, gate, note))
+    return made
 
 
 def _torch_outputs(model: torch.nn.Module, graph: Graph, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -82,35 +82,6 @@ def _torch_outputs(model: torch.nn.Module, graph: Graph, feed: Mapping[str, np.n
     outputs = model(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {port.name: value.contiguous().numpy() for port, value in zip(graph.outputs, outputs, strict=True)}
-
-
-def _judge(
-    component: str,
-    feed: Mapping[str, np.ndarray],
-    want: Mapping[str, np.ndarray],
-    have: Mapping[str, np.ndarray],
-    gate: float,
-    note: str,
-) -> Parity:
-    """Return the worst output's relative L2 and maximum, as polygraphy measures them."""
-    pair = ("pytorch", "onnxruntime")
-    runs = RunResults()
-    for name, outputs in zip(pair, (want, have), strict=True):
-        values = {k: v.astype(np.float32) for k, v in outputs.items()}
-        runs.append((name, [IterationResult(values, runner_name=name)]))
-    limit = -20 * float(np.log10(gate))
-    ratios, maxima = Comparator.compare_accuracy(
-        runs, compare_func=[SnrCompareFunc(snr_threshold=limit), SimpleCompareFunc(check_error_stat="max")]
-    )
-    # Where shapes differ polygraphy gives False in place of a measurement; a NaN must not pass as the smaller number.
-    relative = max(_finite(10 ** (-getattr(r, "snr", -np.inf) / 20)) for r in ratios[pair][0].values())
-    maximum = max(_finite(getattr(r, "max_absdiff", np.inf)) for r in maxima[pair][0].values())
-    return Parity(component, {k: v.shape for k, v in feed.items()}, relative, maximum, gate, note)
-
-
-def _finite(value: float) -> float:
-    """Return `value`, or the largest float in place of NaN and infinity, which JSON does not have."""
-    return float(value) if np.isfinite(value) else sys.float_info.max
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,15 +24,15 @@ from ..runtime import bundle as bundles
 from ..runtime import manifest, pictures
 from ..runtime.directory import NewDirectory
 from ..runtime.limits import QUANTIZED
-from . import checkpoint, headers, precision, trace
+from . import checkpoint, headers, precision, quantized_parity, trace
 from .constants import fold_transposes
 from .families.family import find
 from .fidelity import PROMPTS, near
 from .footprint import with_footprints
 from .qdq import KINDS, Kind, calibration_feeds, largest_inputs, quantize_products
-from .twin import write_twin
+from .twin import widened, write_bundle
 
-GATE = 30.0  # dB of the pictures against those of the bundle it is made from
+GATE = 30.0  # dB of the pictures against those of the bundle it is made from, computed in fp32
 CALIBRATION = ("a blue bird", "a face that laughs", "a cup of tea", "a flag", "a car", "a tall tower", "rain", "a cat")
 INT8 = "int8"
 OPERATORS = ["MatMul", "Gather"]
@@ -54,10 +55,12 @@ def quantize(
 ) -> manifest.Manifest:
     """Write the bundle directory `source`, quantized as `kind` says, to the new directory `out`; return its manifest.
 
-    Pictures of `prompts` are drawn by both from the same noise; the ratio of signal to noise between them goes into the
-    manifest. For "w8a8" and "fp8" other prompts than those, `CALIBRATION`, give the ranges of activations. Raises
-    UsageError for an unknown kind, BundleError for a bundle that is quantized already or draws videos, ParityError
-    where the pictures are below `gate` dB, OutputError for `out`.
+    What is quantized is compared with the source's weights computed in fp32: each component on the same inputs
+    (`quantized_parity`), and pictures of `prompts` from the same noise. Both go into the manifest, and so does how near
+    the source's own pictures are to its checkpoint's in fp32, where that was measured. For "w8a8" and "fp8" other
+    prompts than those, `CALIBRATION`, give the ranges of activations. Raises UsageError for an unknown kind,
+    BundleError for a bundle that is quantized already or draws videos, ParityError where a component is beyond its gate
+    or the pictures are below `gate` dB, OutputError for `out`.
     """
     if kind not in QUANTIZED:
         raise UsageError(f"there is no kind {kind!r}. Choose one of {', '.join(QUANTIZED)}.")
@@ -82,60 +85,71 @@ def quantize(
     kept += [file for file in content.files if Path(file).name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
     for name in content.components.keys() - chosen:
         kept += [*content.components[name].graphs, *content.components[name].weights]
-    total = len(chosen) + len(prompts) + 1
+    total = len(chosen) + len(prompts) + 3
     with NewDirectory(out) as new:
-        progress("copying", 0, total)
-        files = {}
-        for file in dict.fromkeys(kept):
-            target = new.path / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            digest = precision.place(opened.path(file), target)
-            files[file] = manifest.File(digest, target.stat().st_size, False)
-        components = dict(content.components)
-        family = find(checkpoint.read_index(opened.directory).get("_class_name"))
-        folders = {content.components[name].graph.partition("/")[0] for name in content.components}
-        configs = {f: checkpoint.read_json(opened.directory / f / "config.json", opened.directory) for f in folders}
-        graphs = {graph.component: graph for graph in family.graphs(configs)}
-        for done, name in enumerate(chosen):
-            progress(name, 1 + done, total)
-            folder, graph = content.components[name].graph.split("/")
-            weights = f"{folder}/{Path(graph).stem}_{kind}.safetensors"
-            (new.path / folder).mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=new.path) as scratch:
-                if kind != INT8:
-                    narrowed = _static(opened, name, KINDS[kind], Path(scratch))
-                elif "vae" in name:
-                    model = ir.load(opened.path(content.components[name].graph))
-                    narrowed = _narrow(model)
-                else:
-                    twin = write_twin(graphs[name], opened.directory, Path(scratch))
-                    narrowed = _dynamic(twin, Path(scratch))
-                _save(narrowed, new.path / folder / graph, new.path / weights)
-            for file in (f"{folder}/{graph}", weights):
-                files[file] = manifest.File(precision.digest(new.path / file), (new.path / file).stat().st_size, False)
-            components[name] = _component(content.components[name], weights, kind, kind == INT8 and "vae" not in name)
-        made = dataclasses.replace(
-            content,
-            components=components,
-            files=dict(sorted(files.items())),
-            parity=(),
-            engines={},
-        )
-        (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
-        found = near(
-            opened.directory, new.path, prompts, lambda n: progress("drawing", total - len(prompts) + n, total)
-        )
-        if found < gate:
-            raise ParityError(
-                f"No bundle was made: pictures in {kind} are at {found:.1f} dB to those of {content.name!r}, below the "
-                f"gate of {gate:g}. Use the bundle as it is."
+        with tempfile.TemporaryDirectory(dir=new.path) as scratch:
+            progress("copying", 0, total)
+            files = {}
+            for file in dict.fromkeys(kept):
+                target = new.path / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                digest = precision.place(opened.path(file), target)
+                files[file] = manifest.File(digest, target.stat().st_size, False)
+            components = dict(content.components)
+            family = find(checkpoint.read_index(opened.directory).get("_class_name"))
+            folders = {content.components[name].graph.partition("/")[0] for name in content.components}
+            configs = {f: checkpoint.read_json(opened.directory / f / "config.json", opened.directory) for f in folders}
+            graphs = {graph.component: graph for graph in family.graphs(configs)}
+            progress("fp32", 1, total)
+            full = write_bundle(opened.directory, content, Path(scratch) / "full")
+            for done, name in enumerate(chosen):
+                progress(name, 2 + done, total)
+                folder, graph = content.components[name].graph.split("/")
+                weights = f"{folder}/{Path(graph).stem}_{kind}.safetensors"
+                (new.path / folder).mkdir(exist_ok=True)
+                work = Path(scratch) / name
+                work.mkdir()
+                _save(_narrowed(opened, name, kind, full, work), new.path / folder / graph, new.path / weights)
+                shutil.rmtree(work)
+                for file in (f"{folder}/{graph}", weights):
+                    held = new.path / file
+                    files[file] = manifest.File(precision.digest(held), held.stat().st_size, False)
+                components[name] = _component(content.components[name], weights, kind)
+            made = dataclasses.replace(
+                content,
+                components=components,
+                files=dict(sorted(files.items())),
+                parity=tuple(result for result in content.parity if result.component not in chosen),
+                engines={},
             )
-        made = dataclasses.replace(
-            with_footprints(new.path, made), fidelity=manifest.Fidelity(opened.digest, len(prompts), found, gate)
-        )
+            (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
+            progress("parity", 2 + len(chosen), total)
+            parity = made.parity + quantized_parity.check(full, new.path, chosen, graphs, prompts[:2])
+            found = near(full, new.path, prompts, lambda n: progress("drawing", total - len(prompts) + n, total))
+            if found < gate:
+                raise ParityError(
+                    f"No bundle was made: pictures in {kind} are at {found:.1f} dB to those of {content.name!r} in "
+                    f"fp32, below the gate of {gate:g}. Use the bundle as it is."
+                )
+            beside = manifest.Fidelity(f"{opened.digest} in fp32", len(prompts), found, gate, content.fidelity)
+        made = dataclasses.replace(with_footprints(new.path, made), parity=parity, fidelity=beside)
         (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
         new.commit()
     return made
+
+
+def _narrowed(bundle: bundles.Bundle, name: str, kind: str, full: Path, scratch: Path) -> ir.Model:
+    """Return the graph of a component with 8 bits, weights in memory; `full` is the bundle in fp32."""
+    spec = bundle.manifest.components[name]
+    if kind != INT8:
+        return _static(bundle, name, KINDS[kind], scratch)
+    if _convolves(name):
+        return _narrow(ir.load(bundle.path(spec.graph)))
+    return _dynamic(full / spec.graph, scratch)
+
+
+def _convolves(name: str) -> bool:
+    return "vae" in name
 
 
 def _static(bundle: bundles.Bundle, name: str, kind: Kind, scratch: Path) -> ir.Model:
@@ -147,14 +161,10 @@ def _static(bundle: bundles.Bundle, name: str, kind: Kind, scratch: Path) -> ir.
     return model
 
 
-def _component(spec: manifest.Component, weights: str, kind: str, widened: bool) -> manifest.Component:
-    """Return the entry of a quantized component; `widened` if its graph takes and gives float32 now."""
-    if widened:
-        inputs, outputs = (
-            tuple(dataclasses.replace(p, dtype="float32" if p.dtype.startswith("float") else p.dtype) for p in ports)
-            for ports in (spec.inputs, spec.outputs)
-        )
-        spec = dataclasses.replace(spec, inputs=inputs, outputs=outputs)
+def _component(spec: manifest.Component, weights: str, kind: str) -> manifest.Component:
+    """Return the entry of a quantized component; one of `_dynamic` takes and gives float32 now."""
+    if kind == INT8 and not _convolves(spec.graph):
+        spec = dataclasses.replace(spec, inputs=widened(spec.inputs), outputs=widened(spec.outputs))
     return dataclasses.replace(spec, weights=(weights,), precision=kind, parts=())
 
 

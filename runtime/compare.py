@@ -1,14 +1,16 @@
-"""The same noise through several targets: how far each is from the first, by component, by step and in the pixels."""
+"""The same noise through several targets: how far each is from the first, by component, by step and in the pixels.
+
+Relative L2 is |found - expected| / |expected|, what `ort-cpu` gives being expected.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
-import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +19,9 @@ from ..errors import UsageError
 from .animation import AnimationRequest
 from .bundle import Bundle
 from .cache import cache_directory
+from .comparators import Difference, difference
 from .components import Feeds
-from .differences import psnr, relative_l2
+from .differences import psnr
 from .files import write_whole, writing
 from .manifest import Component
 from .pipeline import Model
@@ -29,33 +32,44 @@ REFERENCE = "ort-cpu"
 # order; what the processor computes of fp16 is mostly fp32
 GATES = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1, "w8a8": 1e-1, "fp8": 1e-1}
 PICTURE = 25.0  # dB
+STAGES = {"transformer": "motion", "transformer_2": "motion", "detail_transformer": "detail"}  # of videos, by denoiser
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One target beside the reference, for one picture, or one video, of one noise.
 
-    `components`: relative L2 of each component's outputs, the worst of them, when both get the reference's inputs.
-    `steps`: relative L2 of the latents after each step, of a video what Stage II gave in each call, each side going on
-    with its own; `growth`: the last over the first. `psnr` of the pixels in dB, None where they are equal.
+    `components`: how far each component's outputs are, the worst of them, when both get the reference's inputs.
+    `steps`: relative L2 step by step, each side going on with its own: under "picture" of the latents after each step;
+    of a video of what the denoiser gave in each call, under "motion" for Stage I and "detail" for Stage II. `psnr` of
+    the pixels in dB, None where they are equal.
     """
 
     target: str
-    components: dict[str, float]
-    steps: tuple[float, ...]
-    growth: float
+    components: dict[str, Difference]
+    steps: dict[str, tuple[float, ...]]
     psnr: float | None
+
+    @property
+    def growth(self) -> dict[str, float]:
+        """Return the last step's relative L2 over the first one's, of each entry of `steps`; 1 where the first is 0."""
+        return {name: steps[-1] / steps[0] if steps[0] else 1.0 for name, steps in self.steps.items()}
 
     def faults(self, bundle: Bundle) -> list[str]:
         """Return what is beyond the gates, as texts."""
         found = [
-            f"{name} differs by {value:.1e} (gate {GATES[bundle.manifest.components[name].precision]:g})"
-            for name, value in self.components.items()
-            if not value <= GATES[bundle.manifest.components[name].precision]
+            f"{name} differs by {far.relative_l2:.1e} (gate {gate:g})"
+            for name, far in self.components.items()
+            if not far.relative_l2 <= (gate := gate_of(bundle, name))
         ]
         if self.psnr is not None and not self.psnr >= PICTURE:
             found.append(f"the pixels are at {self.psnr:.1f} dB (gate {PICTURE:g})")
         return found
+
+
+def gate_of(bundle: Bundle, component: str) -> float:
+    """Return the largest relative L2 that a component's outputs may have on any target."""
+    return GATES[bundle.manifest.components[component].precision]
 
 
 def compare(
@@ -66,8 +80,8 @@ def compare(
 ) -> list[Comparison]:
     """Return the comparison of each of `targets` with the reference, `ort-cpu`.
 
-    `request` is for one picture, or a video where the bundle makes such. Raises UsageError for a bundle in bf16, and
-    what opening and rendering with a target raise.
+    `request` is for one picture, or a video where the bundle makes such. Raises UsageError for a bundle in bf16,
+    MissingDependencyError without polygraphy, and what opening and rendering with a target raise.
     """
     if any(component.precision == "bf16" for component in bundle.manifest.components.values()):
         raise UsageError(
@@ -75,15 +89,16 @@ def compare(
         )
     progress(REFERENCE, 0, len(targets) + 1)
     calls: dict[str, tuple[Feeds, Feeds]] = {}
-    denoised: list[np.ndarray] = []  # what Stage II has given in a video
+    denoised: dict[str, list[np.ndarray]] = {}  # what each stage of a video has given
 
     def keep(name: str, feeds: Feeds, made: Feeds) -> None:
         calls.setdefault(name, (feeds, made))
         watch(name, feeds, made)
 
     def watch(name: str, feeds: Feeds, made: Feeds) -> None:
-        if name == "detail_transformer":
-            denoised.extend(value.numpy() if isinstance(value, Resident) else value for value in made.values())
+        if name in STAGES:
+            given = (value.numpy() if isinstance(value, Resident) else value for value in made.values())
+            denoised.setdefault(STAGES[name], []).extend(given)
 
     with Model(bundle, target=REFERENCE, on_call=keep) as model:
         expected, before = _drawn(model, request, denoised)
@@ -93,16 +108,17 @@ def compare(
     found = []
     for number, target in enumerate(targets):
         progress(target, number + 1, len(targets) + 1)
-        seen: dict[str, float] = {}
+        seen: dict[str, Difference] = {}
         with Model(bundle, target=target, on_call=watch) as model:
             for name, (feeds, outputs) in calls.items():
-                made = model.call(name, feeds)
-                seen[name] = max(_finite(relative_l2(made[output], outputs[output])) for output in outputs)
+                seen[name] = difference(outputs, model.call(name, feeds))
             image, after = _drawn(model, request, denoised)
-        steps = tuple(_finite(relative_l2(a, b)) for a, b in zip(after, before, strict=True))
+        steps = {
+            name: tuple(difference({name: b}, {name: a}).relative_l2 for a, b in zip(after[name], calls, strict=True))
+            for name, calls in before.items()
+        }
         ratio = psnr(image, expected)
-        growth = steps[-1] / steps[0] if steps[0] else 1.0
-        found.append(Comparison(target, seen, steps, growth, ratio if np.isfinite(ratio) else None))
+        found.append(Comparison(target, seen, steps, ratio if np.isfinite(ratio) else None))
     return found
 
 
@@ -115,22 +131,22 @@ def _invented(spec: Component, denoised: tuple[Feeds, Feeds]) -> Feeds:
     return {p.name: drawn[p.name].astype(p.dtype) for p in spec.inputs}
 
 
-def _finite(value: float) -> float:
-    """Return `value`, or the largest float in place of NaN and infinity, which JSON and `max` do not have."""
-    return value if math.isfinite(value) else sys.float_info.max
-
-
 def _drawn(
-    model: Model, request: Request | AnimationRequest, denoised: list[np.ndarray]
-) -> tuple[np.ndarray, list[np.ndarray]]:
+    model: Model, request: Request | AnimationRequest, denoised: dict[str, list[np.ndarray]]
+) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
     """Return the picture or frames, and the latents after each step, or what was `denoised` meanwhile."""
+    denoised.clear()
     if isinstance(request, AnimationRequest):
-        denoised.clear()
         frames = np.concatenate(list(model.frames(request)))
-        return frames, denoised.copy()
+        return frames, dict(denoised)
     steps: list[np.ndarray] = []
     (picture,) = model.pictures(request, on_step=lambda done, total, latents: steps.append(latents.copy()))
-    return picture.image, steps
+    return picture.image, {"picture": steps}
+
+
+def told(found: Comparison) -> dict[str, Any]:
+    """Return a comparison as it is stored (JSON types), its growth included."""
+    return {**asdict(found), "growth": found.growth}
 
 
 def store(bundle: Bundle, found: Sequence[Comparison]) -> Path:
@@ -143,7 +159,7 @@ def store(bundle: Bundle, found: Sequence[Comparison]) -> Path:
             "bundle": bundle.manifest.name,
             "reference": REFERENCE,
             "when": when,
-            "found": [asdict(c) for c in found],
+            "found": [told(c) for c in found],
         }
         write_whole(path, (json.dumps(table, indent=1) + "\n").encode())
     return path

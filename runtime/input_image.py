@@ -64,6 +64,11 @@ def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(picture).copy()
 
 
+def waves(height: int, width: int) -> np.ndarray:
+    """Return a picture to try a bundle with, uint8 [height, width, 3]: grey levels that rise and fall diagonally."""
+    return (np.indices((height, width, 3)).sum(0) * 5 % 256).astype(np.uint8)
+
+
 def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     plain = picture if picture.mode in ("RGB", "L", "CMYK") else picture.convert("RGB")
     try:

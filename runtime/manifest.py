@@ -182,27 +182,34 @@ class Video:
 
 @dataclass(frozen=True)
 class Parity:
-    """One comparison of a component in ONNX Runtime with PyTorch, on fresh random inputs of the shapes named."""
+    """One comparison of a component in ONNX Runtime with PyTorch, on fresh random inputs of the shapes named.
+
+    What was quantized is compared with the same weights in fp32, in ONNX Runtime; the note says on which inputs.
+    """
 
     component: str
     shapes: dict[str, tuple[int, ...]]
     relative_l2: float | None
     maximum: float | None
     gate: float | None
-    note: str = ""  # "not checked: memory", "checked through its fp32 twin", or empty
+    note: str = ""  # "not checked: memory", "checked through its fp32 twin", "against its weights in fp32", or empty
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Pictures of a quantized bundle beside those of the bundle (`against`, its sha256) that it was made from.
+    """What a bundle draws beside the same computed in fp32, from the same noise, on the processor.
 
-    `psnr` in dB over all pixels of `pictures` pictures from the same noise; a bundle below `gate` is not made.
+    `against` is "the checkpoint in fp32" for what export wrote, and for a quantized bundle the sha256 of the one that
+    it was made from, followed by " in fp32": that one's weights, as they are, computed in fp32. `psnr` in dB over all
+    pixels of `pictures` pictures or clips; a bundle below `gate` is not made. `source` is what the bundle that a
+    quantized one was made from says of itself.
     """
 
     against: str
     pictures: int
     psnr: float
     gate: float
+    source: Fidelity | None = None
 
 
 @dataclass(frozen=True)

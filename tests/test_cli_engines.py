@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from segue import cli
+from segue.engines.targets import TARGETS, Target
+from segue.errors import EngineError, ParityError
 from segue.runtime.bundle import read
+from segue.runtime.components import Components
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +83,74 @@ def test_doctor_finds_no_fault_here_and_shows_a_table(half: Path) -> None:
     assert "ort-cpu" in shown.stdout
     states = {e["subject"]: e["state"] for e in events(run("doctor", half, "--json"))}
     assert states["ONNX Runtime"] == "ok"
+
+
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a target that works on every machine beside ort-cpu, of the same provider; there is no other."""
+    for name in TARGETS.keys() - {"ort-cpu"}:
+        monkeypatch.delitem(TARGETS, name)
+    monkeypatch.setitem(TARGETS, "again", Target("again", "onnxruntime", "", False, "cpu", TARGETS["ort-cpu"].provider))
+    return "again"
+
+
+@pytest.fixture
+def astray(second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second target's denoiser gives twice what it should."""
+    plain = Components.run
+
+    def run(self: Components, component: str, *arguments, **feeds):
+        made = plain(self, component, *arguments, **feeds)
+        twice = component == "transformer" and self._target.name == second
+        return {name: array * np.float32(2) for name, array in made.items()} if twice else made
+
+    monkeypatch.setattr(Components, "run", run)
+
+
+def test_what_runs_here_is_compared_in_a_table_and_the_report_is_kept(second: str, tmp_path: Path) -> None:
+    shown = run("verify", "emoji", "--engines")
+    assert shown.exception is None
+    assert f"{second} against ort-cpu: pixels equal" in shown.stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.stdout.splitlines() if "│" in line]
+    assert ["transformer", "0.0e+00", "0.0e+00", "0.02", ""] in rows
+    assert [row for row in rows if row[0].startswith("picture, step")][-1] == [
+        "picture, step 4",
+        "0.0e+00",
+        "",
+        "",
+        "1.00",
+    ]
+    (report,) = (tmp_path / "cache").rglob("parity/*.json")
+    assert report.stem == read("emoji").digest
+    assert f"written to {report}" in shown.stdout.replace("\n", "")
+    assert json.loads(report.read_text())["found"][0]["target"] == second
+
+
+def test_a_comparison_is_an_event_for_programs(second: str) -> None:
+    (found,) = [e for e in events(run("verify", "emoji", "--engines", "--json")) if e["event"] == "comparison"]
+    assert found["target"] == second
+    assert set(found["components"]) == set(read("emoji").manifest.components) - {"vae_encoder"}
+    assert (found["steps"], found["growth"]) == ({"picture": [0.0] * 4}, {"picture": 1.0})
+
+
+@pytest.mark.usefixtures("astray")
+def test_a_target_beyond_its_gate_ends_the_command_after_the_report_is_kept(second: str, tmp_path: Path) -> None:
+    failed = run("verify", "emoji", "--engines")
+    assert isinstance(failed.exception, ParityError)
+    assert failed.exception.exit_code == 5
+    assert f"{second}: transformer differs by 1.0e+00 (gate 0.02)" in str(failed.exception)
+    (report,) = (tmp_path / "cache").rglob("parity/*.json")
+    assert json.loads(report.read_text())["found"][0]["components"]["transformer"]["relative_l2"] == pytest.approx(1)
+
+
+@pytest.mark.usefixtures("second")
+def test_where_nothing_but_the_processor_runs_there_is_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(TARGETS, "again")
+    failed = run("verify", "emoji", "--engines")
+    assert isinstance(failed.exception, EngineError)
+    assert failed.exception.exit_code == 9
+    assert "nothing but ort-cpu runs here" in str(failed.exception)
+    assert "Run segue doctor" in str(failed.exception)
 
 
 @pytest.mark.parametrize("text", ["128x", "64..96..128..160", "a..b"])

@@ -9,6 +9,7 @@ from segue.engines.ort import OrtEngine
 from segue.errors import BundleError, EngineError, ParityError, UsageError
 from segue.export.qdq import KINDS, calibration_feeds, largest_inputs, quantize_products
 from segue.export.quantize import quantize
+from segue.export.quantized_parity import DRAWN, GATES
 from segue.runtime import build, bundle
 from segue.runtime.build import BuildRequest
 from segue.runtime.pipeline import open_model
@@ -99,9 +100,15 @@ def test_the_denoiser_alone_changes(half, narrow):
 
 
 def test_its_pictures_are_measured_and_drawn(half, narrow):
-    out, _ = narrow
-    found = bundle.read(out).manifest.fidelity
-    assert (found.against, found.pictures) == (bundle.read(half).digest, 2)
+    out, kind = narrow
+    before, made = bundle.read(half), bundle.read(out).manifest
+    found = made.fidelity
+    assert (found.against, found.pictures) == (f"{before.digest} in fp32", 2)
+    assert found.source == before.manifest.fidelity
+    denoiser = [result for result in made.parity if result.component == "transformer"]
+    assert [0 < r.relative_l2 <= r.gate == GATES[kind] and r.note == DRAWN for r in denoiser] == [True, True]
+    kept = tuple(result for result in before.manifest.parity if result.component != "transformer")
+    assert tuple(result for result in made.parity if result.component != "transformer") == kept
     assert found.psnr >= 15
     with open_model(half) as before, open_model(out) as after:
         images = [model.generate("a red heart", size=64) for model in (before, after)]

@@ -1,5 +1,7 @@
 """int8 bundles: smaller, near to what they were made from, and honest about it."""
 
+from collections import Counter
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -8,6 +10,7 @@ from segue.errors import BundleError, ParityError, UsageError
 from segue.export import quantize as q
 from segue.export.parity import check as parity
 from segue.export.quantize import quantize
+from segue.export.quantized_parity import DRAWN, GATES, RANDOM
 from segue.export.unpack import unpack
 from segue.runtime import bundle
 from segue.runtime.differences import psnr
@@ -28,11 +31,31 @@ def test_every_component_is_in_int8_and_the_pictures_are_near(exported, narrow):
     assert {c.precision for c in made.components.values()} == {"int8"}
     assert made.fidelity is not None
     assert made.fidelity.psnr >= made.fidelity.gate == 20
-    assert (made.fidelity.against, made.fidelity.pictures) == (bundle.read(exported).digest, 2)
+    assert (made.fidelity.against, made.fidelity.pictures) == (f"{bundle.read(exported).digest} in fp32", 2)
+    assert made.fidelity.source is None  # what it was made from is in fp32
     with open_model(exported) as before, open_model(narrow) as after:
         images = [model.generate("a red heart", size=64) for model in (before, after)]
     assert not np.array_equal(*images)
     assert psnr(*images) > 15
+
+
+def test_each_component_is_compared_with_its_weights_in_fp32(narrow):
+    found = bundle.read(narrow).manifest
+    counts = Counter(result.component for result in found.parity)
+    assert counts == dict.fromkeys(found.components, 2)
+    assert all(0 < result.relative_l2 <= result.gate == GATES["int8"] for result in found.parity)
+    notes = {result.component: result.note for result in found.parity}
+    assert notes.pop("vae_encoder") == RANDOM
+    assert set(notes.values()) == {DRAWN}
+
+
+def test_a_component_beyond_its_gate_makes_no_bundle(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(q, "write_bundle", lambda bundle, content, out: bundle)
+    monkeypatch.setattr(q, "_dynamic", lambda twin, scratch: q._narrow(ir.load(twin)))
+    monkeypatch.setitem(GATES, "int8", 1e-6)
+    with pytest.raises(ParityError, match=r"text_encoder in int8 differs from its weights in fp32 by .* gate is 1e-06"):
+        quantize(exported, tmp_path / "out", prompts=PROMPTS[:1])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_matrices_are_multiplied_as_integers_and_convolutions_are_not(narrow):
@@ -52,7 +75,7 @@ def test_weights_lie_in_safetensors_files_of_bytes(narrow):
 
 
 def test_pictures_below_the_gate_make_no_bundle(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(q, "write_twin", lambda graph, bundle, scratch: bundle / graph.folder / graph.file)
+    monkeypatch.setattr(q, "write_bundle", lambda bundle, content, out: bundle)  # which is in fp32
     monkeypatch.setattr(q, "_dynamic", lambda twin, scratch: q._narrow(ir.load(twin)))  # weights alone: quicker
     with pytest.raises(ParityError, match="below the gate of 90"):
         quantize(exported, tmp_path / "out", prompts=PROMPTS[:1], gate=90)
