@@ -102,6 +102,11 @@ class Components(Closing):
                 self._found[component] = True
         return self._found[component]
 
+    def device_bytes(self, component: str) -> int | None:
+        """Return the device memory that a component holds (`engines.base.Engine`); 0 where it is not loaded."""
+        held = self._engines.get(component)
+        return 0 if held is None else held.device_bytes
+
     def load(self, component: str) -> None:
         """Load a component now rather than at its first call; raises as `run`."""
         with self._calling:
