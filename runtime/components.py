@@ -140,7 +140,7 @@ class Components(Closing):
         provider, settings = self._target.provider, {}
         if provider in COMPILING:
             content = self.bundle.manifest
-            profile = profiles(content, [default_range(content)])[component][0]
+            profile = profiles(content, [default_range(content)], guided=True)[component][0]  # none is kept
             wide = component.startswith("text_encoder") or component.endswith("_step")
             settings = provider_options(provider, profile, spec.precision, wide)
         if component not in self._streamed:
