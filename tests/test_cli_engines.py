@@ -130,7 +130,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing_of_the_engine(
     def little() -> None:  # the kernel refuses the write that passes it, in the builder's process too
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
 
-    process = building("transformer_step", preexec_fn=little)  # an engine of 178 kB
+    process = building("transformer_step", preexec_fn=little)  # an engine of 159 kB
     _, said = process.communicate(timeout=300)
     assert process.returncode == OutputError.exit_code
     assert "File too large" in said
