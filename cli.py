@@ -87,7 +87,9 @@ def export(
       segue export hf:stabilityai/stable-diffusion-3-medium-diffusers -o sd3 --precision fp16
     """
     if target is None and any(wanted.values()):
-        raise click.UsageError("--sm, --shapes, --budget and --into-bundle are those of --target. Give it as well.")
+        raise click.UsageError(
+            "--sm, --shapes, --guidance, --budget and --into-bundle are those of --target. Give it as well."
+        )
     if target is not None:  # known before the export
         wanted["sm"] = checked(target, wanted["sm"])
     need("onnxscript", "export")
@@ -257,7 +259,7 @@ def verify(bundle: str, parity: bool, engines: bool, as_json: bool) -> None:
     with show.progress("hashing", "bytes") as update:
         opened = run(bundle, lambda _, done, total: update(done, total))
     show.line(f"{opened.directory}: {len(opened.manifest.files)} files are as bundle.json says")
-    from .runtime.build import verify_engines
+    from .runtime.bundled_engines import verify_engines
 
     held = verify_engines(opened)
     if held:

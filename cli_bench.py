@@ -54,6 +54,7 @@ def bench(
     with show.progress("timing", "pictures") as update:
         found = run(bundle, Request(prompt, size=size, steps=steps), repeats, threads, target, update)
     if not as_json:
+        known = any(stage.device_bytes is not None for stage in found.stages)
         rows: list[tuple[Any, ...]] = [
             (
                 stage.component,
@@ -61,11 +62,13 @@ def bench(
                 _milliseconds(stage.seconds),
                 "" if stage.flops is None else f"{stage.flops / 1e9:.3g}",
                 "" if stage.share is None else f"{stage.share:.0%}",
+                *(["" if stage.device_bytes is None else f"{stage.device_bytes / 2**20:.1f}"] if known else []),
             )
             for stage in found.stages
         ]
         title = f"{found.bundle}, {found.target}, {found.threads} threads, {repeats} pictures"
-        table(title, ("component", "calls", "ms a call (10 % to 90 %)", "GFLOP a call", "of the peak"), rows)
+        columns = ("component", "calls", "ms a call (10 % to 90 %)", "GFLOP a call", "of the peak")
+        table(title, (*columns, "MiB on the device") if known else columns, rows)
     show.line(
         f"{_milliseconds(found.picture)} ms a picture, the first {1000 * found.first:.0f} ms; the peak is numpy's "
         f"{found.peak / 1e9:.0f} GFLOP/s in fp32"

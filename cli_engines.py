@@ -70,6 +70,7 @@ BUILD = (
     click.option(
         "--shapes", type=Sizes(), multiple=True, help="128, 192x128 or 64..256: one profile each. Repeatable."
     ),
+    click.option("--guidance", is_flag=True, help="Room for guidance, where the bundle has none of its own."),
     click.option("--budget", type=Bytes(), help="Device memory for each engine, as 8GiB."),
     click.option("--into-bundle", is_flag=True, help="Put the engines into the bundle as well."),
 )
@@ -122,19 +123,20 @@ def checked(target: str, sm: tuple[int, ...]) -> tuple[int, ...]:
 
 def build_engines(
     show: Output, opened: Bundle, *, target: str, components: tuple[str, ...] = (), sm: tuple[int, ...] = (),
-    shapes: tuple[SizeRange, ...] = (), budget: int | None = None, into_bundle: bool = False,
+    shapes: tuple[SizeRange, ...] = (), guidance: bool = False, budget: int | None = None, into_bundle: bool = False,
 ) -> None:  # fmt: skip
     """Build engines and tell of each."""
-    from .runtime.build import BuildRequest, put_into
+    from .runtime.build import BuildRequest
     from .runtime.build import build as run
     from .runtime.bundle import shipped
+    from .runtime.bundled_engines import put_into
 
     if into_bundle and opened.directory.resolve() in {path.resolve() for path in shipped().values()}:
         raise UsageError(
             f"{opened.directory} came with Segue, and engines would make another bundle of it for every program. Copy "
             "it first, and name the copy."
         )
-    request = BuildRequest(target, checked(target, sm), shapes, components or None, budget)
+    request = BuildRequest(target, checked(target, sm), shapes, components or None, budget, guidance)
     started = time.perf_counter()
     with show.stages() as update:
 

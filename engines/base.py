@@ -62,6 +62,9 @@ class Engine(Protocol):
     has run twice more, failed runs included, or is closed. `put` copies arrays, for the inputs of those names, to the
     device, where they are the caller's to close. They raise UsageError for a missing, unknown or ill-shaped feed and
     SegueError when the backend fails. An engine is also a context manager; after `close` it cannot run.
+
+    `device_bytes` is the memory of its device that the engine holds now, in bytes, weights included; None where the
+    backend does not tell.
     """
 
     @property
@@ -69,6 +72,9 @@ class Engine(Protocol):
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...  # noqa: D102
+
+    @property
+    def device_bytes(self) -> int | None: ...  # noqa: D102
 
     def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]: ...  # noqa: D102
 

@@ -114,6 +114,11 @@ class OrtEngine(Closing):
         self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
 
+    @property
+    def device_bytes(self) -> int | None:
+        """Return None: ONNX Runtime does not tell what one session holds, and on the processor all share one arena."""
+        return None
+
     def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
         """Run the graph once; see `Engine.run`."""
         self._check_open()

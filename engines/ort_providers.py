@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -49,7 +50,8 @@ def provider_options(provider: str, profile: Profile, precision: str, wide: bool
 def preload(onnxruntime: Any, provider: str) -> None:
     """Load the libraries that a provider needs from where pip puts them, which is on no loader's path; never raises."""
     if provider != CPU and hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.suppress(Exception):  # the session says whether it went well
+        # The session says whether it went well; this prints what is missing, into the answers of --json
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
     if provider == TENSORRT:
         with contextlib.suppress(Exception):

@@ -36,6 +36,11 @@ class StreamedEngine(Closing):
         self.inputs, self.outputs = inputs, outputs
         self._parts, self._where, self._ahead, self._closed = parts, where, ahead, False
 
+    @property
+    def device_bytes(self) -> int | None:
+        """Return 0: between calls nothing is held."""
+        return 0
+
     def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
         """Run the parts in order once; see `Engine.run`. `keep` must be empty."""
         if self._closed:

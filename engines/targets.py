@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -12,7 +13,11 @@ from .ort_providers import CPU, CUDA, RTX, TENSORRT
 
 @dataclass(frozen=True)
 class Target:
-    """One way to run graphs. `compiled` says whether an engine is built of each graph before it can be used."""
+    """One way to run graphs. `compiled` says whether an engine is built of each graph before it can be used.
+
+    `oldest` is the first version, major and minor, whose module has what Segue calls; (0, 0) where none is known to
+    lack it.
+    """
 
     name: str
     module: str
@@ -20,28 +25,27 @@ class Target:
     compiled: bool
     device: str  # "cpu" or "gpu"
     provider: str = ""  # ONNX Runtime's
+    oldest: tuple[int, int] = (0, 0)
 
+
+# onnxruntime and onnxruntime-gpu have releases of their own: of the latter there is no 1.32 yet
+_ORT_GPU = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.31,<1.34'"
 
 TARGETS = {
     target.name: target
     for target in (
         Target("ort-cpu", "onnxruntime", "pip install onnxruntime", False, "cpu", CPU),
-        Target(
-            "ort-cuda", "onnxruntime",
-            "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.31'", False, "gpu",
-            CUDA,
-        ),
-        Target(
-            "ort-tensorrt", "onnxruntime",
-            "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.31' 'tensorrt-cu13<11'", False,
-            "gpu", TENSORRT,
-        ),
+        Target("ort-cuda", "onnxruntime", _ORT_GPU, False, "gpu", CUDA),
+        Target("ort-tensorrt", "onnxruntime", f"{_ORT_GPU} 'tensorrt-cu13<11'", False, "gpu", TENSORRT),
         Target(
             "ort-rtx", "onnxruntime_ep_nv_tensorrt_rtx", "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13", False,
             "gpu", RTX,
         ),
         Target("tensorrt-rtx", "tensorrt_rtx", "pip install '.[rtx]' in a clone of Segue", True, "gpu"),
-        Target("tensorrt", "tensorrt", "pip install '.[tensorrt]' in a clone of Segue", True, "gpu"),
+        Target(
+            "tensorrt", "tensorrt", "pip install '.[tensorrt]' in a clone of Segue", True, "gpu",
+            oldest=(10, 14),  # before it neither the parser nor the network knows attention
+        ),
     )
 }  # fmt: skip
 DEFAULT = "ort-cpu"
@@ -55,11 +59,21 @@ def find_target(name: str) -> Target:
 
 
 def load(target: Target) -> Any:
-    """Return the target's module; raises MissingDependencyError where it is absent or cannot be imported."""
+    """Return the target's module; raises MissingDependencyError where it is absent, too old or cannot be imported."""
     try:
-        return import_module(target.module)
+        module = import_module(target.module)
     except ImportError as error:
         why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
         raise MissingDependencyError(
             f"the target {target.name} needs {target.module}, which {why}. Run: {target.install}"
         ) from None
+    if target.oldest > (0, 0) and _version(module) < target.oldest:
+        raise MissingDependencyError(
+            f"the target {target.name} needs {target.module} {'.'.join(map(str, target.oldest))} or newer, and "
+            f"{module.__version__} is installed. Run: {target.install}"
+        )
+    return module
+
+
+def _version(module: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", module.__version__)[:2])

@@ -64,6 +64,7 @@ class TensorRtEngine(Closing):
         self._stream: Any = None
         self._chosen = -1  # the profile
         self._shaped: tuple[int, dict[str, tuple[int, ...]]] | None = None  # and the shapes of the run before
+        self._streamed = 0  # bytes of weights that stay in host memory
         self._turn = 0  # kept outputs have two buffers each, written in turn
         found = devices.driver()
         if not found.gpus:  # the deserialiser may end the process then
@@ -94,6 +95,7 @@ class TensorRtEngine(Closing):
         streams = weights is not None and weights < engine.streamable_weights_size  # which cannot be captured
         if weights is not None and engine.streamable_weights_size:
             engine.weight_streaming_budget_v2 = min(weights, engine.streamable_weights_size)
+            self._streamed = engine.streamable_weights_size - engine.weight_streaming_budget_v2
         ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if rtx:  # TensorRT-RTX compiles kernels when they first run, and captures itself
             config = engine.create_runtime_config()
@@ -114,8 +116,17 @@ class TensorRtEngine(Closing):
         self.outputs = tuple(s for s, mode in zip(specs, modes, strict=True) if mode == trt.TensorIOMode.OUTPUT)
 
     @property
-    def device_bytes(self) -> int:
-        """Return the device memory of buffers and scratch, weights left out."""
+    def device_bytes(self) -> int | None:
+        """Return the device memory of weights, buffers and scratch; None where TensorRT does not tell that of weights.
+
+        Not in it are kernels, recorded graphs and whatever else driver and TensorRT take for themselves.
+        """
+        if self._engine is None:
+            return 0
+        weights = self._engine.get_engine_stat(self._trt.EngineStat.TOTAL_WEIGHTS_SIZE)
+        return None if weights < 0 else weights - self._streamed + self._held()
+
+    def _held(self) -> int:
         return sum(size for _, size in self._buffers.values())
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -269,7 +280,7 @@ class TensorRtEngine(Closing):
         status, *values = result
         if int(status) != 0:
             raise SegueError(
-                f"CUDA failed in {self._where}: {status!r}, with {self.device_bytes} bytes in its buffers. "
+                f"CUDA failed in {self._where}: {status!r}, with {self._held()} bytes in its buffers. "
                 "If memory ran out, ask for a smaller size."
             )
         return values[0] if values else None

@@ -44,13 +44,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Stage:
-    """One component in one picture: its calls, the time of one call, operations a call and its share of the peak."""
+    """One component in one picture: its calls, the time of one call, operations a call and its share of the peak.
+
+    `device_bytes` is the device memory that it holds after the pictures.
+    """
 
     component: str
     calls: int
     seconds: Spread
     flops: float | None  # None where the bundle does not say
     share: float | None  # None as well where something else than the processor computes
+    device_bytes: int | None  # None where what runs it does not tell, as ONNX Runtime
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def bench(
             for (_, before), (component, now) in itertools.pairwise(calls):
                 by_component[component].append(now - before)
             told(number + 1, repeats)
+        held = {component: model.device_bytes(component) for component in by_component}
     peak = max(peak, _peak())
     asked, denoiser = prepare(request, opened.manifest), find(opened.manifest).denoiser
     stages = []
@@ -111,7 +116,7 @@ def bench(
             dims["batch"] = 2 if asked.guided and component == denoiser else 1
         flops = None if spec.cost is None else spec.cost.flops.at(dims)
         share = None if flops is None or target != DEFAULT else flops / spread.median / peak
-        stages.append(Stage(component, len(times) // repeats, spread, flops, share))
+        stages.append(Stage(component, len(times) // repeats, spread, flops, share, held[component]))
     versions = {package: version(package) for package in ("segue", "onnxruntime", "numpy")}
     return Bench(
         opened.manifest.name, target, threads or default_threads(), repeats, Spread.of(whole), first, tuple(stages),

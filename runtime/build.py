@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import platform
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..engines import devices, tensorrt_build
 from ..engines.targets import Target, find_target, load
 from ..engines.tensorrt import covers
 from ..engines.tensorrt_child import build_apart
 from ..errors import EngineError, UsageError
-from . import engine_cache, manifest
+from . import bundled_engines, engine_cache, manifest
 from .bundle import Bundle
-from .directory import NewDirectory
 from .engine_cache import Entry, Fingerprint
-from .files import write_whole, writing
-from .profiles import SizeRange, default_range, profiles
+from .profiles import SizeRange, default_range, guidance_of, profiles
 
 RECIPE = 1
-FOLDER = "engines"  # of a bundle
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,8 @@ class BuildRequest:
     `capabilities` are tenfold compute capabilities, such as 89 (TensorRT-RTX: at least one; TensorRT: none). Each of
     `ranges` becomes a profile; none means the bundle's own range. `components` are all of the bundle if None. `budget`
     bounds weights and the builder's scratch memory of each engine, in bytes: where the weights leave less than a
-    quarter of it, they get half, and the rest of them stays in host memory.
+    quarter of it, they get half, and the rest of them stays in host memory. `guided` makes room for guidance in a
+    bundle that has none of its own.
     """
 
     target: str
@@ -42,6 +37,7 @@ class BuildRequest:
     ranges: tuple[SizeRange, ...] = ()
     components: tuple[str, ...] | None = None
     budget: int | None = None
+    guided: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ def build(
     names = chosen(bundle.manifest, request.components)
     if not target.compiled:
         raise UsageError(f"the target {target.name} runs a bundle's graphs as they are. There is nothing to build.")
-    shapes = profiles(bundle.manifest, request.ranges or (default_range(bundle.manifest),))
+    shapes = profiles(bundle.manifest, request.ranges or (default_range(bundle.manifest),), request.guided)
     wanted = {name: _settings(bundle.manifest, name, request, shapes[name]) for name in names}
     return [Made(name, *_one(bundle, name, wanted[name], target, on_event, cancel)) for name in names]
 
@@ -187,32 +183,6 @@ def last_seconds(fingerprint: Fingerprint) -> float | None:
     return same[-1] if same else None
 
 
-def put_into(bundle: Bundle, made: Sequence[Made]) -> None:
-    """Copy engines into the bundle's folder `engines`, in place of others of the same components and target.
-
-    Its bundle.json names them then. That changes the bundle's own hash: a journal of before does not go on with it.
-    Raises OutputError.
-    """
-    listed = dict(bundle.manifest.engines)
-    new_ones = {(each.component, each.entry.record.fingerprint.target) for each in made}
-    for old in _in(bundle):
-        if (old.record.component, old.record.fingerprint.target) in new_ones:
-            del listed[old.directory.name]
-            engine_cache.remove(old.directory)
-    for each in made:
-        each.entry.check(again=True)
-        target = bundle.directory / FOLDER / each.entry.directory.name
-        with NewDirectory(target, replace=True) as new:
-            for file in each.entry.directory.iterdir():
-                shutil.copyfile(file, new.path / file.name)
-            new.commit()
-        listed[target.name] = _digest(target)
-    content = dataclasses.replace(bundle.manifest, engines=dict(sorted(listed.items())))
-    path = bundle.directory / manifest.FILE_NAME
-    with writing(path):
-        write_whole(path, manifest.dump(content))
-
-
 def find(
     bundle: Bundle,
     name: str,
@@ -232,7 +202,7 @@ def find(
     files = bundle.manifest.files
     version, system = load(target).__version__, f"{platform.system()}-{platform.machine()}"
     nearest: list[str] | None = None
-    entries = [*reversed(engine_cache.entries(engine_cache.root())), *(_in(bundle) if trust else [])]
+    entries = [*reversed(engine_cache.entries(engine_cache.root())), *(bundled_engines.within(bundle) if trust else [])]
     for entry in entries:
         have = entry.record.fingerprint
         if entry.record.component != name or have.target != target.name:
@@ -268,49 +238,16 @@ def find(
     why = f"the nearest has {'; '.join(nearest)}" if nearest else "none was built"
     if bundle.manifest.engines and not trust:
         why += "; those in the bundle were not looked at, which --trust-engines does"
-    sm = f" --sm {capability}" if target.name == "tensorrt-rtx" else ""
+    options = f" --sm {capability}" if target.name == "tensorrt-rtx" else ""
+    guidance = guidance_of(bundle.manifest, name)
+    doubled = any(port.shape[:1] == ("batch",) and (shapes or {}).get(port.name, (1,))[0] > 1 for port in spec.inputs)
+    if guidance is not None and guidance <= 1 and doubled:
+        options += " --guidance"
     raise EngineError(
         f"there is no {target.name} engine of {name} for the bundle {bundle.manifest.name!r} on this machine: {why}. "
-        f"Run segue build '{bundle.directory}' --target {target.name}{sm}"
+        f"Run segue build '{bundle.directory}' --target {target.name}{options}"
     )
 
 
 def _covered(profile: Mapping[str, engine_cache.Shapes], shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return all(name in profile and covers(profile[name], shape) for name, shape in shapes.items())
-
-
-def _in(bundle: Bundle) -> list[Entry]:
-    """Return the engines that came with the bundle, no links, and whose records have the hashes that it names."""
-    found = []
-    place = bundle.directory / FOLDER
-    if place.is_symlink():
-        return []
-    for entry in engine_cache.entries(place):
-        parts = (entry.directory, entry.plan, entry.directory / engine_cache.RECORD)
-        if any(part.is_symlink() for part in parts):
-            continue
-        if bundle.manifest.engines.get(entry.directory.name) == _digest(entry.directory):
-            found.append(entry)
-    return found
-
-
-def verify_engines(bundle: Bundle) -> int:
-    """Hash the engines that the bundle names and has; return how many. Raises EngineError for one that was altered."""
-    count = 0
-    for key, digest in bundle.manifest.engines.items():
-        directory = bundle.directory / FOLDER / key
-        if not directory.exists():
-            continue  # they may be removed
-        entry = engine_cache.read(directory)
-        if _digest(directory) != digest:
-            raise EngineError(
-                f"the record of the engine {directory} was altered. Remove the directory, or run segue build with "
-                "--into-bundle again."
-            )
-        entry.check(again=True)
-        count += 1
-    return count
-
-
-def _digest(directory: Path) -> str:
-    return hashlib.sha256((directory / engine_cache.RECORD).read_bytes()).hexdigest()

@@ -108,6 +108,11 @@ class Components(Closing):
                 self._found[component] = True
         return self._found[component]
 
+    def device_bytes(self, component: str) -> int | None:
+        """Return the device memory that a component holds (`engines.base.Engine`); 0 where it is not loaded."""
+        held = self._engines.get(component)
+        return 0 if held is None else held.device_bytes
+
     def load(self, component: str) -> None:
         """Load a component now rather than at its first call; raises as `run`."""
         with self._calling, self._memory_of(component):
@@ -142,7 +147,7 @@ class Components(Closing):
         provider, settings = self._target.provider, {}
         if provider in COMPILING:
             content = self.bundle.manifest
-            profile = profiles(content, [default_range(content)])[component][0]
+            profile = profiles(content, [default_range(content)], guided=True)[component][0]  # none is kept
             wide = component.startswith("text_encoder") or component.endswith("_step")
             settings = provider_options(provider, profile, spec.precision, wide)
         if component not in self._streamed:

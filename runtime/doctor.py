@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from ..engines import devices, targets
 from ..engines.onnxruntime_import import onnxruntime
 from ..engines.ort import default_threads
-from ..engines.ort_providers import RTX, TENSORRT, preload, rtx_devices
+from ..engines.ort_providers import CUDA, RTX, TENSORRT, preload, rtx_devices
 from ..engines.tensorrt_build import CAPABILITIES
 from ..errors import MissingDependencyError, SegueError
 from . import engine_cache
@@ -28,9 +29,10 @@ from .cache import cache_directory
 
 OK, NOTE, FAULT = "ok", "note", "fault"
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-# What the CUDA provider of onnxruntime-gpu 1.31 loads beside the driver (its wheel is built for CUDA 13, cuDNN 9)
+# What the CUDA provider of onnxruntime-gpu 1.31.1 loads beside the driver; its wheel is built for CUDA 13, cuDNN 9. The
+# first four are in its ELF header; the last two are not, so that it can load and fail later without them.
 LIBRARIES = (
-    "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcufft.so.12", "libcurand.so.10", "libcudnn.so.9",
+    "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcufft.so.12", "libcudnn.so.9",
 )  # fmt: skip
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")  # and the TensorRT provider beside those
 PLUGIN_CAPABILITIES = (86, 89, 120, 121)  # of the plugin 0.5 for ONNX Runtime that TensorRT-RTX has
@@ -122,9 +124,11 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
     plugin = target.provider == RTX
     if target.provider and not plugin and target.provider not in module.get_available_providers():
         return Finding(subject, NOTE, f"{text} is built without {target.provider}", install)
-    if not driver.gpus:
-        builds = "; it builds engines here, and runs none" if target.name == "tensorrt-rtx" else ""
-        return Finding(subject, NOTE, f"{text}, and no GPU{builds}")
+    there, missing = _libraries(module, target)
+    named = [f"missing {', '.join(missing)}"] * bool(missing) + [f"found {', '.join(there)}"] * bool(there)
+    if not driver.gpus:  # its libraries are named all the same: an image for GPUs is often made on a machine without
+        builds = ["it builds engines here, and runs none"] * (target.name == "tensorrt-rtx")
+        return Finding(subject, NOTE, "; ".join([f"{text}, and no GPU", *builds, *named]), install if missing else "")
     if target.compiled and find_spec("cuda") is None:
         return Finding(subject, FAULT, f"{text}, and no cuda-python to run its engines", install)
     capability = driver.gpus[0].capability
@@ -135,14 +139,20 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
         )
     if plugin:
         return _plugin(subject, text, install)
-    if target.provider:
-        preload(module, target.provider)
-    if target.provider and platform.system() == "Linux":
-        needed = (*LIBRARIES, *(TENSORRT_LIBRARIES if target.provider == TENSORRT else ()))
-        lacking = {name: why for name in needed if (why := devices.library(name))}
-        if lacking:
-            return Finding(subject, FAULT, f"{text} lacks {', '.join(lacking)}", install)
-    return Finding(subject, OK, text)
+    return Finding(subject, FAULT if missing else OK, "; ".join([text, *named]), install if missing else "")
+
+
+def _libraries(module: Any, target: targets.Target) -> tuple[list[str], list[str]]:
+    """Return which libraries that ONNX Runtime's provider loads from outside its package are there, and which are not.
+
+    Both are empty for other targets, and where it is not Linux: only there these are the names.
+    """
+    if target.provider not in (CUDA, TENSORRT) or platform.system() != "Linux":
+        return [], []
+    preload(module, target.provider)
+    needed = (*LIBRARIES, *(TENSORRT_LIBRARIES if target.provider == TENSORRT else ()))
+    missing = [name for name in needed if devices.library(name)]
+    return [name for name in needed if name not in missing], missing
 
 
 def _plugin(subject: str, text: str, install: str) -> Finding:

@@ -10,7 +10,6 @@ from ..errors import BudgetError
 from . import memory
 from .amounts import mebibytes
 
-
 RESERVE = 2**20  # bytes that are mapped and not touched
 
 

@@ -239,6 +239,10 @@ class Model(Closing):
             )
         return self._components.run(component, None, **feeds)
 
+    def device_bytes(self, component: str) -> int | None:
+        """Return the device memory in bytes that a component holds now; None where what runs it does not tell."""
+        return self._components.device_bytes(component)
+
     def forget(self) -> None:
         """Forget what was made of texts, so that the next request encodes them anew."""
         self._prompts.clear()

@@ -39,11 +39,12 @@ def default_range(content: Manifest) -> SizeRange:
     return SizeRange((sizes.minimum,) * 2, sizes.default, (sizes.maximum,) * 2)
 
 
-def profiles(content: Manifest, ranges: Sequence[SizeRange]) -> dict[str, tuple[Profile, ...]]:
+def profiles(content: Manifest, ranges: Sequence[SizeRange], guided: bool = False) -> dict[str, tuple[Profile, ...]]:
     """Return for each component one profile for each of `ranges`, those that are equal once.
 
-    Pictures and videos are made one at a time: the batch is 1, and 2 where guidance is on, which a request may ask for.
-    Raises UsageError for a size that the bundle cannot draw.
+    Pictures and videos are made one at a time: the batch is 1. Where the bundle has guidance, that of a denoiser is
+    usually 2, and 1 for a request that turns it off; where it has none, `guided` makes room for 2, for requests that
+    turn it on. Raises UsageError for a size that the bundle cannot draw.
     """
     for wanted in ranges:
         for size in (wanted.smallest, wanted.usual, wanted.largest):
@@ -52,7 +53,7 @@ def profiles(content: Manifest, ranges: Sequence[SizeRange]) -> dict[str, tuple[
     for name in content.components:
         unique: list[Profile] = []
         for wanted in ranges:
-            profile = _profile(content, name, wanted)
+            profile = _profile(content, name, wanted, guided)
             if profile not in unique:
                 unique.append(profile)
         made[name] = tuple(unique)
@@ -69,13 +70,13 @@ def _check_size(content: Manifest, size: tuple[int, int]) -> None:
             )
 
 
-def dimensions(content: Manifest, component: str, wanted: SizeRange) -> dict[str, Three]:
+def dimensions(content: Manifest, component: str, wanted: SizeRange, guided: bool = True) -> dict[str, Three]:
     """Return what each base dimension of a component is at the smallest, the usual and the largest size.
 
     These are batch, height, width, length, text and, of videos, frames, each in the component's own unit; a component
-    has some of them, and others that are such a one times or over a number (`sized`).
+    has some of them, and others that are such a one times or over a number (`sized`). `guided` is that of `profiles`.
     """
-    dims: dict[str, Three] = {"batch": _batch(content, component)}
+    dims: dict[str, Three] = {"batch": _batch(content, component, guided)}
     for axis, side in enumerate(("height", "width")):
         divisor = _pixels(content, component)
         small, usual, large = (size[axis] // divisor for size in (wanted.smallest, wanted.usual, wanted.largest))
@@ -90,10 +91,9 @@ def dimensions(content: Manifest, component: str, wanted: SizeRange) -> dict[str
     return dims
 
 
-def _profile(content: Manifest, component: str, wanted: SizeRange) -> Profile:
-    levels = [
-        {name: three[level] for name, three in dimensions(content, component, wanted).items()} for level in range(3)
-    ]
+def _profile(content: Manifest, component: str, wanted: SizeRange, guided: bool) -> Profile:
+    threes = dimensions(content, component, wanted, guided)
+    levels = [{name: three[level] for name, three in threes.items()} for level in range(3)]
     return {
         spec.name: tuple(tuple(sized(part, dims, component) for part in spec.shape) for dims in levels)  # type: ignore[misc]
         for spec in content.components[component].inputs
@@ -114,11 +114,19 @@ def sized(part: int | str, dims: Mapping[str, int], component: str) -> int:
     return size // factor if found[2] == "over" else size * factor
 
 
-def _batch(content: Manifest, component: str) -> Three:
+def guidance_of(content: Manifest, component: str) -> float | None:
+    """Return the bundle's guidance where `component` is what it doubles the batch of; None for other components."""
     if component.removesuffix("_step") not in ("transformer", "transformer_2", "unet"):
-        return (1, 1, 1)
+        return None
     sampler: Any = content.sampler if content.video is None else content.video.motion.sampler
-    return (1, 2 if sampler.guidance > 1 else 1, 2)
+    return float(sampler.guidance)
+
+
+def _batch(content: Manifest, component: str, guided: bool) -> Three:
+    guidance = guidance_of(content, component)
+    if guidance is None:
+        return (1, 1, 1)
+    return (1, 2, 2) if guidance > 1 else (1, 1, 2 if guided else 1)
 
 
 def _pixels(content: Manifest, component: str) -> int:

@@ -1,15 +1,22 @@
 """The commands about engines as a user meets them."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
 
 from segue import cli
 from segue.engines.targets import TARGETS, Target
-from segue.errors import EngineError, ParityError
+from segue.errors import EngineError, OutputError, ParityError
+from segue.runtime import engine_cache
 from segue.runtime.bundle import read
 from segue.runtime.components import Components
 
@@ -174,3 +181,52 @@ def test_amounts_of_memory_have_units() -> None:
             convert(text, None, None)
     with pytest.raises(Exception, match=r"'8' would be 8 bytes\. Write 8GiB"):
         convert("8", None, None)
+
+
+def building(component: str, **options: Any) -> subprocess.Popen[str]:
+    """Start `segue build` of one component of the emoji bundle, in a process of its own."""
+    command = [sys.executable, "-m", "segue", "build", "emoji", "--sm", "89", "--component", component]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def left() -> list[Path]:
+    """Return what is in the cache of engines, locks left out."""
+    return [path for path in engine_cache.root().iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of files are POSIX's")
+def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing_of_the_engine() -> None:
+    import resource
+
+    def little() -> None:  # the kernel refuses the write that passes it, in the builder's process too
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+
+    process = building("transformer_step", preexec_fn=little)  # an engine of 159 kB
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == OutputError.exit_code
+    assert "File too large" in said
+    assert "Free some space" in said
+    assert "Traceback" not in said
+    assert left() == []
+    assert building("transformer_step").wait(300) == 0
+    assert engine_cache.verify(engine_cache.root()) == (1, [])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX's signals")
+def test_a_build_that_is_killed_leaves_no_engine_no_builder_and_no_lock() -> None:
+    process = building("vae_decoder")
+    deadline = time.monotonic() + 300
+    while not list(engine_cache.root().glob(f".*.partial-*/{engine_cache.PLAN}")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    builders = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert builders
+    assert psutil.wait_procs(builders, timeout=120)[1] == []
+    assert engine_cache.entries(engine_cache.root()) == []
+    assert left()
+    assert building("vae_decoder").wait(300) == 0
+    assert engine_cache.verify(engine_cache.root()) == (1, [])
+    assert left() == [engine_cache.entries(engine_cache.root())[0].directory]

@@ -1,5 +1,6 @@
 """The documents: their commands exist as written, their links lead somewhere, the site builds."""
 
+import ast
 import contextlib
 import os
 import re
@@ -59,6 +60,57 @@ def test_links_between_the_documents_lead_somewhere():
             if not (page.parent / target).exists():
                 wrong.append(f"{page.name}: {target}")
     assert not wrong
+
+
+# What only code for a GPU calls, defines or imports
+ON_GPU = {
+    "pynvml", "cuda", "tensorrt", "driver", "on_gpu", "can_stay", "provider_options", "rtx_devices", "OrtResident",
+    "TrtResident", "CudaGraph", "TensorRtEngine",
+}  # fmt: skip
+
+
+def names_in(path):
+    """Return what a module defines (also as Class.method), and what it defines, calls, reads or imports."""
+    tree = ast.parse(path.read_text())
+    defined, used = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            defined.update(f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            used.add(node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id)
+        elif isinstance(node, ast.Attribute) and node.attr == "on_gpu":
+            used.add(node.attr)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            used.update(part for alias in node.names for part in alias.name.split("."))
+            used.update((getattr(node, "module", "") or "").split("."))
+    return defined, used | defined
+
+
+def listed(heading):
+    """Return the names that docs/status.md lists by module below a heading, up to the next one that lists some."""
+    text = (ROOT / "docs/status.md").read_text().partition(heading)[2]
+    found = {}
+    for item in re.split(r"^- ", re.split(r"\n\n(?!- )", text, maxsplit=1)[0], flags=re.MULTILINE)[1:]:
+        path, *names = re.findall(r"`([\w./]+)`", item)
+        found[path] = names
+    return found
+
+
+def test_what_has_run_on_a_gpu_and_what_never_has_is_listed_by_names_that_the_code_has():
+    run, never = listed("alone.\n\n"), listed("Has never run on a GPU:\n\n")
+    assert {"runtime/streams.py", "engines/cuda_graph.py"} <= set(never) - set(run)
+    for path, names in [*run.items(), *never.items()]:
+        assert names, path
+        assert set(names) <= names_in(ROOT / path)[0], path
+    asking = {
+        str(path.relative_to(ROOT))
+        for folder in ("engines", "runtime", "app")
+        for path in (ROOT / folder).glob("*.py")
+        if ON_GPU & names_in(path)[1]
+    }
+    assert asking <= {*run, *never}
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

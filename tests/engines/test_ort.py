@@ -4,7 +4,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from segue.engines.ort import CPU, OrtEngine, default_threads
-from segue.errors import BundleError, SegueError, UsageError
+from segue.engines.ort_providers import CUDA
+from segue.errors import BundleError, EngineError, SegueError, UsageError
 
 
 @pytest.fixture
@@ -78,6 +79,29 @@ def test_a_failure_inside_the_backend_names_the_shapes_and_prints_nothing(graph,
     with OrtEngine(graph, threads=1) as engine, pytest.raises(SegueError, match=r"x \[2, 3\].*segue verify"):
         engine.run(feeds() | {"shape": np.array([5])})
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_the_provider_that_runs_is_read_from_the_session_and_not_from_what_is_compiled_in(graph, monkeypatch, loaded):
+    import onnxruntime
+
+    class Session(onnxruntime.InferenceSession):
+        """What onnxruntime-gpu gives: by CUDA, or by the processor alone where a library of CUDA is missing."""
+
+        def __init__(self, path, options, providers, enable_fallback):
+            assert providers[0][0] == CUDA
+            super().__init__(path, options, providers=[CPU])
+
+        def get_providers(self):
+            return [CUDA, CPU] if loaded else super().get_providers()
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    if loaded:
+        assert OrtEngine(graph, 1, CUDA).providers == (CUDA, CPU)
+    else:
+        with pytest.raises(EngineError, match=f"by {CUDA}; it would by {CPU}.*segue doctor"):
+            OrtEngine(graph, 1, CUDA)
 
 
 def test_a_file_that_is_no_graph_is_a_bundle_error(tmp_path, capfd):

@@ -3,7 +3,7 @@ import types
 
 import pytest
 
-from segue.engines.ort_providers import CPU, CUDA, RTX, TENSORRT, choose, provider_options, rtx_devices
+from segue.engines.ort_providers import CPU, CUDA, RTX, TENSORRT, choose, preload, provider_options, rtx_devices
 from segue.errors import EngineError, MissingDependencyError
 
 PROFILE = {"x": ((1, 4), (1, 8), (2, 16)), "t": ((1,), (1,), (2,))}
@@ -75,6 +75,15 @@ def test_what_tensorrt_leaves_over_runs_by_cuda(monkeypatch):
     onnxruntime = types.SimpleNamespace(get_available_providers=lambda: [TENSORRT, CPU])
     assert choose(onnxruntime, Options(), TENSORRT, {"a": "1"}) == [(TENSORRT, {"a": "1"}), CUDA]
     assert choose(onnxruntime, Options(), CPU, {}) == [(CPU, {})]
+
+
+def test_libraries_that_are_missing_are_not_printed_among_the_answers(capsys):
+    def preload_dlls():
+        print("Failed to load libcudnn.so.9")
+        raise RuntimeError("no directory")
+
+    preload(types.SimpleNamespace(preload_dlls=preload_dlls), CUDA)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_provider_that_is_not_compiled_in_is_told_before_it_is_tried():

@@ -1,4 +1,5 @@
 import sys
+import types
 
 import pytest
 
@@ -15,6 +16,22 @@ def test_a_package_that_is_absent_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingDependencyError, match=r"needs tensorrt, which is not installed.*\[tensorrt\]"):
         load(TARGETS["tensorrt"])
+
+
+@pytest.mark.parametrize(
+    ("version", "enough"), [("10.13.3.9", False), ("10.14.1.48.post1", True), ("11.4.0.106", True)]
+)
+def test_a_tensorrt_that_knows_no_attention_is_refused(monkeypatch, version, enough):
+    module = types.ModuleType("tensorrt")
+    module.__version__ = version
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    if enough:
+        assert load(TARGETS["tensorrt"]) is module
+    else:
+        with pytest.raises(
+            MissingDependencyError, match=r"needs tensorrt 10\.14 or newer, and 10\.13\.3\.9 is installed"
+        ):
+            load(TARGETS["tensorrt"])
 
 
 def test_a_package_that_breaks_says_why(monkeypatch, tmp_path):

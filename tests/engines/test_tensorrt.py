@@ -77,10 +77,14 @@ class Engine:
     """y = 2 x, for x float32 [n, 2]."""
 
     num_io_tensors, num_optimization_profiles, streamable_weights_size = 2, 2, 100
-    weight_streaming_budget_v2 = None
+    weight_streaming_budget_v2, weights = 100, 1000
 
     def __init__(self, trt):
         self.trt = trt
+
+    def get_engine_stat(self, stat):
+        assert stat == self.trt.EngineStat.TOTAL_WEIGHTS_SIZE
+        return self.weights
 
     def get_tensor_name(self, i):
         return "xy"[i]
@@ -168,9 +172,10 @@ def cuda(monkeypatch):
 @pytest.fixture
 def trt(monkeypatch):
     made = types.ModuleType("tensorrt_rtx")
-    made.__version__ = "0"
+    made.__version__ = "10.14.1"
     made.ILogger = type("ILogger", (), {"__init__": lambda self: None})
     made.TensorIOMode = types.SimpleNamespace(INPUT=1, OUTPUT=2)
+    made.EngineStat = types.SimpleNamespace(TOTAL_WEIGHTS_SIZE=0)
     made.TensorLocation = types.SimpleNamespace(DEVICE=0, HOST=1)
     made.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
     made.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
@@ -197,9 +202,10 @@ def test_arrays_go_through_buffers_that_are_kept_and_freed(cuda, trt, plan):
         for rows in (3, 2, 8):
             x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
             assert np.array_equal(engine.run({"x": x})["y"], 2 * x)
-        assert engine.device_bytes == 8 * 2 * 4 * 2 + 16 * 8
+        assert engine.device_bytes == 1000 + 8 * 2 * 4 * 2 + 16 * 8  # weights, x and y, scratch
         assert cuda.log.count("cudaMalloc") == 6  # of x, y and scratch: at first, and when they grew
     assert cuda.held == {}
+    assert engine.device_bytes == 0
     with pytest.raises(UsageError, match="was closed"):
         engine.run({"x": x})
     engine.close()
@@ -218,10 +224,16 @@ def test_the_tightest_profile_is_taken(cuda, trt, plan):
 
 
 def test_weights_are_streamed_within_their_budget(cuda, trt, plan):
-    opened(plan, weights=60).close()
-    assert trt.engine.weight_streaming_budget_v2 == 60
-    opened(plan, weights=600).close()
-    assert trt.engine.weight_streaming_budget_v2 == 100
+    for weights, budget, held in ((60, 60, 960), (600, 100, 1000), (None, 100, 1000)):
+        with opened(plan, weights=weights) as engine:
+            assert trt.engine.weight_streaming_budget_v2 == budget
+            assert engine.device_bytes == held
+
+
+def test_weights_of_which_tensorrt_does_not_tell_are_not_guessed(cuda, trt, plan):
+    trt.engine.weights = -1
+    with opened(plan) as engine:
+        assert engine.device_bytes is None
 
 
 def test_arrays_stay_on_the_device_between_calls(cuda, trt, plan):

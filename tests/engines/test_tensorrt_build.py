@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from segue.engines.tensorrt_build import Settings, build, has_fused_attention
+from segue.engines.tensorrt_build import Settings, build, has_fused_attention, make_logger
 from segue.engines.tensorrt_child import build_apart
 from segue.errors import Cancelled, EngineError, UsageError
 
@@ -68,6 +68,23 @@ def test_attention_is_fused_where_there_is_a_kernel_and_taken_apart_elsewhere(tm
 def test_a_head_of_512_has_no_fused_kernel():
     assert has_fused_attention("tensorrt-rtx", "HALF", 128, (89,))
     assert not has_fused_attention("tensorrt-rtx", "HALF", 512, (89,))
+
+
+@pytest.mark.parametrize(
+    ("element", "dtype", "head"), [(TensorProto.FLOAT, "FLOAT", 64), (TensorProto.FLOAT16, "HALF", 512)]
+)
+def test_the_parser_takes_attention_for_which_there_is_no_kernel(tmp_path, element, dtype, head):
+    import tensorrt_rtx as trt
+
+    inputs = [helper.make_tensor_value_info(name, element, [1, 2, 64, head]) for name in "qkvy"]
+    graph = helper.make_graph([helper.make_node("Attention", ["q", "k", "v"], ["y"])], "g", inputs[:3], inputs[3:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.supports_model_v2(model.SerializeToString())  # so its answer does not decide (docs/engines.md)
+    assert not has_fused_attention("tensorrt-rtx", dtype, head, (89,))
 
 
 def test_an_operator_that_the_builder_does_not_know_is_named(tmp_path):

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 import segue
 from segue.cli import cli
+from segue.engines.ort import OrtEngine
 from segue.errors import UsageError
 from segue.runtime.bench import Painter, bench
 from segue.runtime.request import Request
@@ -35,6 +36,17 @@ def test_the_command_tells_the_same_as_json():
     rows = [json.loads(line) for line in told.output.splitlines()]
     assert rows[-1]["event"] == "bench"
     assert {stage["component"] for stage in rows[-1]["stages"]} >= {"transformer", "vae_decoder"}
+
+
+def test_device_memory_is_told_where_what_runs_a_component_knows_it(monkeypatch):
+    command = ["bench", "emoji", "--size", "64", "--steps", "1", "--repeats", "2"]
+    told = json.loads(CliRunner().invoke(cli, [*command, "--json"]).output.splitlines()[-1])
+    assert {stage["device_bytes"] for stage in told["stages"]} == {None}  # ONNX Runtime does not tell
+    monkeypatch.setattr(OrtEngine, "device_bytes", property(lambda engine: 3 * 2**19))
+    assert bench("emoji", Request("x", size=64, steps=1), repeats=2, threads=1).stages[0].device_bytes == 3 * 2**19
+    shown = CliRunner().invoke(cli, command).output
+    assert "MiB on" in shown
+    assert [line.split("│")[6].strip() for line in shown.splitlines() if line.startswith("│ vae")] == ["1.5"]
 
 
 def test_one_repeat_is_refused_and_so_are_videos(video_bundle):

@@ -11,7 +11,7 @@ import pytest
 from segue.engines import devices
 from segue.engines.targets import TARGETS
 from segue.errors import BundleError, EngineError, UsageError
-from segue.runtime import build, bundle, engine_cache, manifest
+from segue.runtime import build, bundle, bundled_engines, engine_cache, manifest
 from segue.runtime.build import BuildRequest
 from segue.runtime.pipeline import open_model
 from segue.runtime.profiles import SizeRange
@@ -88,10 +88,10 @@ def test_the_engine_has_to_have_room_for_the_shapes(opened, engines):
 
 
 def test_newer_engines_take_the_place_of_older_ones_in_a_bundle(opened, engines):
-    build.put_into(opened, engines)
+    bundled_engines.put_into(opened, engines)
     again = bundle.read(opened.directory)
     large = BuildRequest("tensorrt-rtx", (89,), (SizeRange((64, 64), (64, 64), (128, 128)),), ("vae_decoder",))
-    build.put_into(again, build.build(again, large))
+    bundled_engines.put_into(again, build.build(again, large))
     kept = bundle.read(opened.directory).manifest.engines
     assert len(kept) == 2
     assert set(kept) == {path.name for path in (opened.directory / "engines").iterdir()}
@@ -128,20 +128,20 @@ def test_a_graph_that_changed_since_the_bundle_was_opened_is_not_built(opened):
 
 
 def test_engines_travel_with_a_bundle_that_names_their_hashes(opened, engines, tmp_path):
-    build.put_into(opened, engines)
+    bundled_engines.put_into(opened, engines)
     engine_cache.clear()
     again = bundle.read(opened.directory)
     with pytest.raises(EngineError, match=r"none was built; those in the bundle were not looked at.*--trust-engines"):
         build.find(again, "vae_decoder", RTX, 89)
     found = build.find(again, "vae_decoder", RTX, 89, trust=True)
-    assert build.verify_engines(again) == 2
+    assert bundled_engines.verify_engines(again) == 2
     assert found.directory.parent == opened.directory / "engines"
     record = found.directory / engine_cache.RECORD
     record.write_bytes(record.read_bytes().replace(b'"seconds": ', b'"seconds": 1'))
     with pytest.raises(EngineError, match="none was built"):
         build.find(again, "vae_decoder", RTX, 89, trust=True)
     with pytest.raises(EngineError, match=r"record of the engine .* was altered"):
-        build.verify_engines(again)
+        bundled_engines.verify_engines(again)
     shutil.rmtree(opened.directory / "engines")
     assert bundle.verify(opened.directory).manifest.engines  # safe to delete
 

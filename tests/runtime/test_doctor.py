@@ -4,9 +4,10 @@ import types
 
 import pytest
 
-from segue.engines import devices
+from segue.engines import devices, targets
+from segue.engines.ort_providers import CPU, CUDA, TENSORRT
 from segue.runtime import bundle, doctor
-from segue.runtime.doctor import FAULT, NOTE, OK, examine
+from segue.runtime.doctor import FAULT, LIBRARIES, NOTE, OK, TENSORRT_LIBRARIES, examine
 
 
 def of(found):
@@ -80,6 +81,33 @@ def test_bfloat16_does_not_fit_the_processor(edit, precision):
     fit = of(examine(bundle.read(path)))["tiny on ort-cpu"]
     assert fit.state == FAULT
     assert "transformer" in fit.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of libraries are Linux's")
+@pytest.mark.parametrize("gpus", [(), (devices.Gpu("NVIDIA H200", 90, 139 * 2**30),)], ids=["no GPU", "a GPU"])
+@pytest.mark.parametrize("absent", [(), ("libcudnn.so.9", "libnvinfer.so.10")], ids=["all there", "two missing"])
+def test_libraries_of_cuda_are_named_found_or_missing_with_a_gpu_and_without(monkeypatch, gpus, absent):
+    looked_for = []
+
+    def library(name):
+        looked_for.append(name)
+        return f"{name}: cannot open shared object file" if name in absent else ""
+
+    compiled = types.SimpleNamespace(__version__="1.31.1", get_available_providers=lambda: [TENSORRT, CUDA, CPU])
+    loaded = targets.load
+    monkeypatch.setattr(targets, "load", lambda of: compiled if of.provider in (CUDA, TENSORRT) else loaded(of))
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580.95" if gpus else "", gpus, "no driver"))
+    monkeypatch.setattr(devices, "library", library)
+    found = of(examine())
+    assert {"libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcufft.so.12"} <= set(looked_for)
+    for name, needed in (("ort-cuda", LIBRARIES), ("ort-tensorrt", (*LIBRARIES, *TENSORRT_LIBRARIES))):
+        finding = found[f"target {name}"]
+        missing = [library for library in needed if library in absent]
+        there = [library for library in needed if library not in absent]
+        assert f"found {', '.join(there)}" in finding.text
+        assert (f"missing {', '.join(missing)}" in finding.text) == bool(missing)
+        assert finding.state == (NOTE if not gpus else FAULT if missing else OK)
+        assert ("onnxruntime-gpu[cuda,cudnn]" in finding.hint) == bool(missing)
 
 
 def test_a_plugin_of_onnx_runtime_that_does_not_register_is_a_fault(monkeypatch):

@@ -25,6 +25,16 @@ def test_sizes_are_counted_in_latent_pixels_and_guidance_makes_two_calls(exporte
     assert [shape[1] for shape in profile["encoder_hidden_states"]] == [27] * 3  # 24 of CLIP, 3 for the absent T5
 
 
+def test_a_bundle_without_guidance_gets_a_batch_of_one_unless_room_for_guidance_is_asked_for():
+    content = bundle.read("emoji").manifest
+    assert content.sampler.guidance == 1
+    sizes = [SizeRange(*[(128, 128)] * 3)]
+    for guided, largest in ((False, 1), (True, 2)):
+        made = profiles(content, sizes, guided)
+        for name, of in (("transformer", "hidden_states"), ("transformer_step", "made")):
+            assert [shape[0] for shape in made[name][0][of]] == [1, 1, largest]
+
+
 def test_each_size_is_a_profile_and_equal_ones_are_one(exported):
     content = bundle.read(exported).manifest
     made = profiles(content, [SizeRange(*[(side, side)] * 3) for side in (64, 128)])
