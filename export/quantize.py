@@ -26,6 +26,7 @@ from ..runtime.directory import NewDirectory
 from ..runtime.limits import QUANTIZED
 from . import checkpoint, headers, precision, quantized_parity, trace
 from .constants import fold_transposes
+from .cut import parts_of
 from .families.family import find
 from .fidelity import PROMPTS, near
 from .footprint import with_footprints
@@ -122,6 +123,8 @@ def quantize(
                 parity=tuple(result for result in content.parity if result.component not in chosen),
                 engines={},
             )
+            if kind == INT8:
+                made = _in_parts(made, content, new.path)
             (new.path / manifest.FILE_NAME).write_bytes(manifest.dump(made))
             progress("parity", 2 + len(chosen), total)
             parity = made.parity + quantized_parity.check(full, new.path, chosen, graphs, prompts[:2])
@@ -146,6 +149,19 @@ def _narrowed(bundle: bundles.Bundle, name: str, kind: str, full: Path, scratch:
     if _convolves(name):
         return _narrow(ir.load(bundle.path(spec.graph)))
     return _dynamic(full / spec.graph, scratch)
+
+
+def _in_parts(made: manifest.Manifest, source: manifest.Manifest, root: Path) -> manifest.Manifest:
+    """Return the manifest with what `source` has in parts cut again, into parts of no more bytes than those."""
+    components, files = dict(made.components), dict(made.files)
+    for name, spec in made.components.items():
+        if before := source.components[name].parts:
+            parts = parts_of(root, made, name, max(part.bytes for part in before))
+            components[name] = dataclasses.replace(spec, parts=parts)
+            for part in parts:
+                held = root / part.graph
+                files[part.graph] = manifest.File(precision.digest(held), held.stat().st_size, False)
+    return dataclasses.replace(made, components=components, files=dict(sorted(files.items())))
 
 
 def _convolves(name: str) -> bool:

@@ -1,11 +1,16 @@
 """int8 bundles: smaller, near to what they were made from, and honest about it."""
 
+import shutil
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from segue.engines.ort import OrtEngine
+from segue.engines.streamed import StreamedEngine, StreamedPart
 from segue.errors import BundleError, ParityError, UsageError
 from segue.export import quantize as q
 from segue.export.parity import check as parity
@@ -14,6 +19,7 @@ from segue.export.quantized_parity import DRAWN, GATES, RANDOM
 from segue.export.unpack import unpack
 from segue.runtime import bundle
 from segue.runtime.differences import psnr
+from segue.runtime.manifest import Part
 from segue.runtime.pipeline import open_model
 
 PROMPTS = ("a red heart", "a hare")
@@ -47,6 +53,32 @@ def test_each_component_is_compared_with_its_weights_in_fp32(narrow):
     notes = {result.component: result.note for result in found.parity}
     assert notes.pop("vae_encoder") == RANDOM
     assert set(notes.values()) == {DRAWN}
+
+
+def test_what_came_in_parts_comes_in_parts_again(narrow, tmp_path):
+    copy = tmp_path / "tiny"
+    shutil.copytree(narrow, copy)
+    content = bundle.read(copy).manifest
+    spec = content.components["transformer"]
+    cut = {"transformer": replace(spec, parts=(Part("transformer/model_part_0.onnx", (), 40_000, 0, 0),))}
+    made = q._in_parts(content, replace(content, components=content.components | cut), copy)
+    parts = made.components["transformer"].parts
+    assert len(parts) > 1
+    assert max(part.bytes for part in parts) <= 40_000
+    assert {part.graph for part in parts} < made.files.keys()
+    random = np.random.default_rng(0)
+    feeds = {
+        port.name: random.standard_normal([4 if isinstance(size, str) else size for size in port.shape], np.float32)
+        for port in spec.inputs
+    }
+    streamed = [StreamedPart(partial(OrtEngine, copy / part.graph, 1), part.inputs) for part in parts]
+    with (
+        OrtEngine(copy / spec.graph, 1) as engine,
+        StreamedEngine(streamed, spec.inputs, spec.outputs, "transformer", ahead=False) as apart,
+    ):
+        expected, found = engine.run(feeds), apart.run(feeds)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_a_component_beyond_its_gate_makes_no_bundle(exported, tmp_path, monkeypatch):
