@@ -56,8 +56,6 @@ def beside_full(
     whose graphs are in fp32 (for there weights keep all their bits), where memory does not do, and for weights that
     came in bf16 (whose twin has nothing rounded); `note` is told of the latter two. Raises ParityError below the gate.
     """
-    from .export import export
-
     kinds = {component.precision for component in content.components.values()}
     precision = next((kind for kind in ("bf16", "fp16") if kind in kinds), None)
     parameters = sum(component.parameters for component in content.components.values())
@@ -66,12 +64,11 @@ def beside_full(
     if memory.available() < BASE_BYTES + parameters * BYTES_PER_PARAMETER["fp32"]:
         note(f"what {precision} costs in pictures is not measured: memory")
         return None
-    with tempfile.TemporaryDirectory(dir=made) as scratch:
-        full, drawn = Path(scratch) / "full", made
-        export(source, full, precision="fp32", parity=False, loras=loras)
-        if precision == "bf16":
-            from .twin import write_bundle
+    from .twin import write_bundle  # torch, which who opens a checkpoint that is none should not wait for
 
+    with tempfile.TemporaryDirectory(dir=made) as scratch:
+        full, drawn = write_bundle(made, content, Path(scratch) / "full", source, loras), made
+        if precision == "bf16":
             drawn = write_bundle(made, content, Path(scratch) / "twin")
         found = near(full, drawn, PROMPTS[:pictures])
     if precision == "bf16" and found == MOST:

@@ -1,9 +1,10 @@
-"""A component of a bundle once more in float32, for what ONNX Runtime's CPU cannot do in its own precision."""
+"""A bundle, or a component of it, once more in float32: to compare with, and where a processor lacks its precision."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from ..runtime import manifest
 from . import checkpoint, headers, precision, trace
 from .families.family import find
 from .families.graph import Graph
-from .lora import PATCH
+from .lora import PATCH, Lora, merge
 
 
 def apply_patch(model: torch.nn.Module, graph: Graph, folder: Path) -> None:
@@ -31,16 +32,20 @@ def apply_patch(model: torch.nn.Module, graph: Graph, folder: Path) -> None:
 
 def write_twin(graph: Graph, bundle: Path, scratch: Path) -> Path:
     """Export the component again in float32 under `scratch`, weights included, and return its graph."""
-    _write(graph, bundle, scratch)
-    return scratch / graph.folder / graph.file
+    (scratch / graph.folder).mkdir(exist_ok=True)
+    path = scratch / graph.folder / graph.file
+    trace.write(graph, "fp32", _widen(bundle, graph.folder, scratch) if graph.weighted else {}, path)
+    return path
 
 
-def write_bundle(bundle: Path, content: manifest.Manifest, out: Path) -> Path:
+def write_bundle(
+    bundle: Path, content: manifest.Manifest, out: Path, weights: Path | None = None, loras: Sequence[Lora] = ()
+) -> Path:
     """Write the bundle directory `bundle`, of manifest `content`, again in float32 to the new directory `out`.
 
-    Returns `out`. It has the bundle's own weights, widened, with what LoRA files changed, and what rendering on a
-    processor takes, so no Euler steps.
-    Raises CheckpointError where the bundle holds no weights that its models' classes accept.
+    Returns `out`. Its weights are those of the checkpoint `weights`, with `loras` merged, or else the bundle's own with
+    what LoRA files changed; narrower ones are widened. It has what rendering on a processor takes, so no Euler steps.
+    Raises CheckpointError where there are no weights that the models' classes accept.
     """
     out.mkdir()
     family = find(checkpoint.read_index(bundle).get("_class_name"))
@@ -50,12 +55,15 @@ def write_bundle(bundle: Path, content: manifest.Manifest, out: Path) -> Path:
     for file in files:
         (out / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(bundle / file, out / file)
+    tensors = {folder: _widen(weights or bundle, folder, out, weights is None) for folder in folders}
+    for folder, file in merge(loras if weights else (), tensors, dict.fromkeys(folders, "fp32"), out).items():
+        tensors[folder] |= headers.read(out / file, file)
     components = {}
     for graph in family.graphs(configs):
         if graph.component not in content.components or not graph.weighted:
             continue
         before = content.components[graph.component]
-        written = _write(graph, bundle, out)
+        written = trace.write(graph, "fp32", tensors[graph.folder], out / before.graph)
         files += [before.graph, *written.files]
         components[graph.component] = dataclasses.replace(
             before, weights=written.files, precision="fp32", inputs=widened(before.inputs),
@@ -74,13 +82,14 @@ def widened(ports: tuple[manifest.TensorSpec, ...]) -> tuple[manifest.TensorSpec
     return tuple(dataclasses.replace(p, dtype="float32" if p.dtype.startswith("float") else p.dtype) for p in ports)
 
 
-def _write(graph: Graph, bundle: Path, scratch: Path) -> trace.Written:
-    (scratch / graph.folder).mkdir(exist_ok=True)
+def _widen(source: Path, folder: str, out: Path, patched: bool = True) -> dict[str, headers.Tensor]:
+    """Write the weights of a folder under `out` in float32, and return them; `patched` adds what LoRA files changed."""
+    (out / folder).mkdir(exist_ok=True)
     tensors: dict[str, headers.Tensor] = {}
-    files: tuple[str, ...] = checkpoint.read_part(bundle, graph.folder).weights if graph.weighted else ()
-    patch = f"{graph.folder}/{PATCH}"
-    for file in (*files, *([patch] if graph.weighted and (bundle / patch).is_file() else [])):
-        if not (scratch / file).exists():  # another graph of the folder may have been here
-            precision.convert(bundle / file, scratch / file, "fp32")
-        tensors.update(headers.read(scratch / file, file))
-    return trace.write(graph, "fp32", tensors, scratch / graph.folder / graph.file)
+    patch = f"{folder}/{PATCH}"
+    for file in (
+        *checkpoint.read_part(source, folder).weights, *([patch] if patched and (source / patch).is_file() else [])
+    ):  # fmt: skip
+        precision.convert(source / file, out / file, "fp32")
+        tensors.update(headers.read(out / file, file))
+    return tensors

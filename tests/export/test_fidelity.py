@@ -44,7 +44,7 @@ def test_of_weights_that_came_in_bf16_nothing_is_measured_and_a_note_says_so(mak
 
 def test_pictures_below_the_gate_are_an_error_that_leaves_nothing(half, exported, monkeypatch):
     before = sorted(path.name for path in half.iterdir())
-    monkeypatch.setattr("segue.export.export.export", lambda source, out, **rest: out.symlink_to(exported))
+    monkeypatch.setattr("segue.export.twin.write_bundle", lambda *arguments: exported)
     monkeypatch.setitem(fidelity.GATES, "fp16", 99.0)
     with pytest.raises(ParityError, match=r"in fp16 are at \d\d\.\d dB .* below the gate of 99"):
         fidelity.beside_full(exported, half, bundle.read(half).manifest)

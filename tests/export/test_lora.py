@@ -15,7 +15,7 @@ from segue.export import headers, oracle, precision
 from segue.export.export import export
 from segue.export.families import sd3, sdxl
 from segue.export.lora import PATCH, Lora, merge
-from segue.export.twin import apply_patch, write_twin
+from segue.export.twin import apply_patch, write_bundle, write_twin
 from segue.export.unpack import unpack
 from segue.runtime import bundle
 from segue.runtime.noise import philox_normal
@@ -162,3 +162,18 @@ def test_the_float32_twin_has_the_patch(tiny_checkpoint, tmp_path):
     found = [v.const_value for n, v in ir.load(path).graph.initializers.items() if n.endswith(f"{MODULE}.weight")]
     assert len(found) == 1
     assert np.array_equal(found[0].numpy(), patch)
+
+
+def test_what_a_bundle_is_compared_with_in_fp32_has_the_lora_merged(tiny_checkpoint, tmp_path):
+    files = [Lora(lora(tmp_path / "l.safetensors"), 0.5)]
+    made = export(tiny_checkpoint, tmp_path / "b", precision="fp16", loras=files, parity=False)
+    exact = merged(tiny_checkpoint, tmp_path / "exact", files)
+    rounded = load_file(tmp_path / "b/transformer" / PATCH)
+    for name, source, expected in (("full", tiny_checkpoint, exact), ("twin", None, rounded)):
+        out = write_bundle(tmp_path / "b", made, tmp_path / name, source, files)
+        found = load_file(out / "transformer" / PATCH)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key].float()) for key in found)
+        content = bundle.verify(out).manifest
+        assert f"transformer/{PATCH}" in content.components["transformer"].weights
+        assert {component.precision for component in content.components.values()} == {"fp32"}
