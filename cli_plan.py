@@ -86,10 +86,11 @@ def plan(
         table(f"{content.name} on {made.machine}", ("phase", "calls", "GFLOP", "peak, MiB", "seconds"), rows)
     if made.streamed and machine.kind == "gpu":
         show.line("Streaming in parts is planned for a GPU, and not built yet: nothing runs it there.")
+    tiles = made.tiling
     show.line(
         f"at most {mebibytes(made.peak)} MiB, about {made.seconds:.2g} s; "
         f"stays loaded: {', '.join(made.keep) or 'nothing'}"
         f"{'' if made.together else '; guidance in two calls'}"
-        f"{f'; decoder in tiles of {made.tiling.side} latent pixels' if made.tiling else ''}"
+        f"{f'; autoencoder in tiles of {tiles.side} x {tiles.columns} latent pixels' if tiles else ''}"
     )
     show.event("plan", peak=made.peak, seconds=made.seconds, **dataclasses.asdict(made))

@@ -3,8 +3,8 @@
     python benchmarks/full_size_plans.py [NAME …]
 
 Writes bundles/plans/NAME/bundle.json, which `segue plan NAME` reads, with the configurations of
-benchmarks/configs/full_size.json; without a NAME those that ship so far. Prints what each component has: parameters and
-parts.
+benchmarks/configs/full_size.json; without a NAME all that ship. Prints what each component has: parameters and parts.
+The one in 8 bits is made of the one in 16, which must be there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from segue.export.checkpoint import Settings, VideoSettings
-from segue.export.planned import planned
+from segue.export.planned import in_eight_bits, planned
 from segue.runtime import manifest
+from segue.runtime.bundle import read_manifest
 from segue.runtime.limits import PART_BYTES
 
 HERE = Path(__file__).parent
@@ -57,13 +58,14 @@ WAN = {
     "detail_transformer": ["diffusers", "WanTransformer3DModel"],
     "detail_vae": ["diffusers", "AutoencoderKLWan"],
 }
-PLANS = ("sd3-medium", "sd3-medium-without-t5", "longcat-image", "swifti2v-wan22")
+EIGHT = "-w8a8"
+PLANS = ("sd3-medium", "sd3-medium-without-t5", "longcat-image", "swifti2v-wan22", f"swifti2v-wan22{EIGHT}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*PLANS, []])
-    for name in parser.parse_args().names or PLANS[:2]:
+    for name in parser.parse_args().names or PLANS:
         began = time.perf_counter()
         content = made(name, lambda component: print("  ", component, flush=True))
         folder = OUT / name
@@ -77,6 +79,8 @@ def main() -> None:
 
 def made(name: str, progress: Any) -> manifest.Manifest:
     """Return the manifest of one of PLANS."""
+    if name.endswith(EIGHT):
+        return in_eight_bits(read_manifest(name.removesuffix(EIGHT)), name)
     configs = json.loads((HERE / "configs/full_size.json").read_text())
     if name.startswith("sd3-medium"):
         found, index = dict(configs["sd3"]), dict(SD3)

@@ -170,17 +170,21 @@ class Walk:
         last |= {value.name: end for value in self.graph.output}
         owner: dict[str, str] = {}  # a value -> the buffer that it lives in
         users: dict[str, int] = {}  # a buffer -> the last use of any value in it
+        ending: dict[int, list[str]] = {}  # a node -> buffers that may end with it, unless a later value took them over
         alive: dict[str, int] = {}
-        flops = most = 0
+        flops = most = held = 0
 
-        def take(name: str, buffer: str | None) -> None:
-            owner[name] = buffer or name
-            users[owner[name]] = max(users.get(owner[name], -1), last.get(name, -1))
+        def take(name: str, buffer: str | None, index: int) -> None:
+            nonlocal held
+            own = owner[name] = buffer or name
+            users[own] = max(users.get(own, -1), last.get(name, -1))
+            ending.setdefault(max(users[own], index), []).append(own)
             if buffer is None:
                 alive[name] = self.bytes(name, float_bytes)
+                held += alive[name]
 
         for value in self.graph.input:
-            take(value.name, None)
+            take(value.name, None, 0)
         for index, node in enumerate(self.graph.node):
             source = owner.get(node.input[0]) if node.input and node.input[0] else None
             for name in filter(None, node.output):
@@ -191,12 +195,13 @@ class Walk:
                     shared = source
                 elif node.op_type in IN_PLACE:
                     shared = self._given_up(node, name, index, owner, users, alive, float_bytes)
-                take(name, shared)
+                take(name, shared, index)
             work = self._scores(node) if scores else 0
-            most = max(most, sum(alive.values()) + work * (float_bytes or 4))
+            most = max(most, held + work * (float_bytes or 4))
             flops += self._flops(node)
-            for buffer in [b for b, until in users.items() if until <= index and b in alive]:
-                del alive[buffer]
+            for buffer in ending.pop(index, ()):
+                if users[buffer] <= index:
+                    held -= alive.pop(buffer, 0)
         width = float_bytes or 0
         return Cost(flops, most, sum(self.weights.values()), end, width)
 

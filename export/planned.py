@@ -63,11 +63,47 @@ def planned(
             provenance=manifest.Provenance(settings.source, settings.revision, settings.licence, (), {}),
             files=files, video=facts.video, zero_negative=facts.zero_negative,
         )  # fmt: skip
+        traced: list[Graph] = []
         for graph in family.graphs(configs):
             progress(graph.component)
             narrow = "fp32" if graph.folder in facts.wide and kind == "fp16" else kind
-            content.components[graph.component] = _component(root, content, graph, narrow, part_bytes)
+            equal = [g for g in traced if g.component == g.folder and configs[g.folder] == configs[graph.folder]]
+            if equal and graph.component == graph.folder:  # the second of two experts
+                spec = _moved(content, content.components[equal[0].component], equal[0].folder, graph.folder)
+            else:
+                spec = _component(root, content, graph, narrow, part_bytes)
+            content.components[graph.component] = spec
+            traced.append(graph)
     return content
+
+
+def in_eight_bits(content: manifest.Manifest, name: str) -> manifest.Manifest:
+    """Return the plan `content`, of a model in 16 bits, with the weights of its transformers in 8 (`w8a8`), as `name`.
+
+    All of them are counted so, biases and norms too, which keep 16 bits (a thousandth), and no scales of the matrices
+    (less than that). Activations are counted as before.
+    """
+    components, files = dict(content.components), dict(content.files)
+    for component, spec in content.components.items():
+        if "transformer" not in component or not spec.weights:
+            continue
+        parts = tuple(dataclasses.replace(part, bytes=part.bytes // 2) for part in spec.parts)
+        components[component] = dataclasses.replace(spec, precision="w8a8", parts=parts)
+        for file in spec.weights:
+            files[file] = dataclasses.replace(files[file], bytes=files[file].bytes // 2)
+    return dataclasses.replace(content, name=name, components=components, files=files)
+
+
+def _moved(content: manifest.Manifest, spec: manifest.Component, old: str, new: str) -> manifest.Component:
+    """Return `spec`, the component of the folder `old`, as that of an equal model in `new`, its files listed."""
+
+    def path(file: str) -> str:
+        return f"{new}/{file.partition('/')[2].replace(f'{old}.', f'{new}.')}"
+
+    for file in (*spec.graphs, *spec.weights):
+        content.files[path(file)] = content.files[file]
+    parts = tuple(dataclasses.replace(part, graph=path(part.graph)) for part in spec.parts)
+    return dataclasses.replace(spec, graph=path(spec.graph), weights=tuple(map(path, spec.weights)), parts=parts)
 
 
 def _component(root: Path, content: manifest.Manifest, graph: Graph, kind: str, part_bytes: int) -> manifest.Component:

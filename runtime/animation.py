@@ -7,7 +7,7 @@ of the next, which keeps every part's memory constant and costs some drift at ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
@@ -124,7 +124,7 @@ def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
         "frames": prepared.frames,
         "seed": prepared.seed,
         "size": [prepared.height, prepared.width],
-        "tiling": None if prepared.tiling is None else [prepared.tiling.side, prepared.tiling.overlap],
+        "tiling": prepared.tiling and [number for number in astuple(prepared.tiling) if number is not None],
     }
 
 

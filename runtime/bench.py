@@ -21,8 +21,8 @@ from .children import one_worker
 from .components import OnCall
 from .pictures import find
 from .pipeline import Model, open_model
-from .plan import dims_of
 from .request import Request, prepare
+from .turns import dims_of
 
 MATRIX = 2048  # side of the product that is timed for the peak
 

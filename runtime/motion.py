@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import UsageError
-from .sampler import Schedule, sample_euler
+from .manifest import Sampler
+from .sampler import Schedule, custom_schedule, sample_euler
 from .segments import COMPRESSION
 
 Velocity = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
@@ -33,6 +34,17 @@ def expert_of(timestep: float, experts: int, train_timesteps: int, boundary: flo
     if experts not in (1, 2):
         raise UsageError(f"{experts} experts share no noise levels. Take one transformer, or two.")
     return 0 if experts == 1 or timestep >= boundary * train_timesteps else 1
+
+
+def schedule(spec: Sampler) -> Schedule:
+    """Return the noise levels of a video's sampler: a student's own, else evenly spaced ones, as Wan's."""
+    levels = spec.sigmas or tuple(1 - i / spec.steps for i in range(spec.steps))
+    return custom_schedule(levels, spec.shift, spec.train_timesteps)
+
+
+def experts_of(spec: Sampler, experts: int) -> list[int]:
+    """Return which of one or two experts works at each step of Stage I's sampler."""
+    return [expert_of(float(t), experts, spec.train_timesteps) for t in schedule(spec).timesteps]
 
 
 def beside(image: np.ndarray) -> np.ndarray:

@@ -8,26 +8,25 @@ for tiles of the decoder, which are used where nothing else fits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from ..errors import BudgetError
 from .amounts import mebibytes
 from .hardware import CPU, Machine
-from .manifest import Component, Manifest, Part
+from .manifest import Manifest
 from .pictures import find
-from .profiles import SizeRange, dimensions
-from .tiles import Tiling, lay
+from .tiles import Tiling, lay, thrifty
+from .turns import Phase, Turn, dims_of, phases_of, streamed_turn, turn_of
 
 RUNTIME = 69 * 2**20  # bytes that come with the libraries and the first session of a process
 TOKENIZER = 3  # bytes in memory for each of a tokenizer's file
-SPREAD = 1.03  # of what was measured at export: pages, threads
 ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps between
-LEFT = 2 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment
-CROSSING = 0.15  # of what a call works with: what crosses between parts where that was not measured (0.09 was)
 PIXEL = 64  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (39 measured)
 WORTH = 0.5  # of the time that loading takes: parts that work for less hide too little of it to be loaded ahead
-TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of which overlaps
+TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of which overlaps: on a processor
+OVERLAP, LEAST = 8, 16  # latent pixels that tiles overlap by on a GPU, and the shortest side of one
+CONTEXT = 2**29  # bytes that CUDA and the libraries keep on a GPU, which no graph says (an allowance, not measured)
 
 
 @dataclass(frozen=True)
@@ -39,26 +38,6 @@ class Wanted:
     steps: int
     guided: bool
     count: int = 1
-
-
-@dataclass(frozen=True)
-class Held:
-    """Bytes that a component takes: at most while it loads, from then on, and beside that in a call."""
-
-    loading: int
-    loaded: int
-    working: int
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One component's turn: its calls, the most bytes of the process in it, and seconds by the machine's rates."""
-
-    component: str
-    calls: int
-    peak: int
-    flops: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -130,27 +109,11 @@ def limit_of(machine: Machine, budget: int | None) -> int:
 
 
 def base_of(content: Manifest, machine: Machine) -> int:
-    """Return the bytes that are there all along: on a processor the libraries and the tokenizers."""
+    """Return the bytes that are there all along: of libraries, and on a processor of the tokenizers."""
     if machine.kind != CPU:
-        return 0
+        return CONTEXT
     tables = sum(content.files[tokenizer.file].bytes for tokenizer in content.tokenizers.values())
     return RUNTIME + ALLOWANCE + TOKENIZER * tables
-
-
-def held(spec: Component, dims: dict[str, int], machine: Machine, weights: int) -> Held:
-    """Return what a component takes at the sizes `dims`, its files of weights having `weights` bytes.
-
-    On a processor that is what was measured at export; without it, and on a GPU, what was counted of the graph.
-    """
-    if machine.kind == CPU and spec.footprint is not None:
-        of = spec.footprint
-        return Held(int(SPREAD * of.loading), int(SPREAD * of.loaded), int(SPREAD * of.working.at(dims)))
-    cost = spec.cost
-    working = 0 if cost is None else int((cost.widened if machine.kind == CPU else cost.activations).at(dims))
-    if machine.kind == CPU:  # ONNX Runtime computes in fp32, and packs what it can
-        wide = weights if spec.precision == "int8" else 4 * spec.parameters
-        return Held(int(1.35 * wide), int(1.1 * wide), working)
-    return Held(weights, weights, working)
 
 
 def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Iterator[Plan]:
@@ -159,11 +122,12 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
     used += [of.denoiser, "vae_decoder"]
     factor = content.latents.factor
     plane = wanted.height // factor, wanted.width // factor
-    tilings = [None, *(Tiling(side, side // 4) for side in TILES if side < max(plane))]
-    pixels, latents = 3 * wanted.height * wanted.width, 4 * content.latents.channels * plane[0] * plane[1]
-    base = base_of(content, machine) + wanted.count * (pixels + latents)  # which `Model.render` keeps
+    base = base_of(content, machine)
+    if machine.kind == CPU:  # results, which `Model.render` keeps, are the host's
+        pixels, latents = 3 * wanted.height * wanted.width, 4 * content.latents.channels * plane[0] * plane[1]
+        base += wanted.count * (pixels + latents)
     split = (True, False) if wanted.guided else (True,)
-    for together, tiling in itertools.product(split, tilings):
+    for together, tiling in itertools.product(split, tilings_of(*plane, TILES, machine)):
         turns = {name: _turn(content, name, wanted, machine, together, tiling) for name in used}
         for number in range(len(used) + 1):
             for keep in itertools.combinations(used, number):
@@ -172,60 +136,54 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
                     yield Plan(machine.name, budget, keep, together, tiling, phases, streamed)
 
 
+def tilings_of(height: int, width: int, sides: Sequence[int], machine: Machine) -> list[Tiling | None]:
+    """Return the ways to cut a plane of latents that a plan chooses among: none, and tiles.
+
+    On a processor squares of `sides`; on a GPU those that compute least anew for their size.
+    """
+    if machine.kind == CPU:
+        return [None, *(Tiling(side, side // 4) for side in sides if side < max(height, width))]
+    return [None, *thrifty(height, width, OVERLAP, LEAST)]
+
+
 def streamings(
     content: Manifest, turns: dict[str, Turn], keep: tuple[str, ...], machine: Machine
 ) -> Iterator[tuple[dict[str, bool], dict[str, Turn]]]:
-    """Yield what may be streamed of the turns, with the turns as they are then: nothing; all that is in parts."""
+    """Yield what may be streamed of the turns, with the turns as they are then.
+
+    On a processor that is nothing, or all that is in parts; on a GPU, for each bound on a turn's bytes, what takes more
+    when it is whole.
+    """
     yield {}, turns
     cut = [name for name in turns if content.components[name].parts and name not in keep]
+    if machine.kind != CPU:
+        yield from _bounded(turns, cut, machine)
+        return
     hidden = frozenset(name for name in cut if _is_hidden(turns[name], machine))
     for ahead in dict.fromkeys((hidden, frozenset[str]())) if cut else ():  # one way where nothing is hidden
         taken = turns | {name: streamed_turn(turns[name], machine, name in ahead) for name in cut}
         yield {name: name in ahead for name in cut}, taken
 
 
+def _bounded(
+    turns: dict[str, Turn], cut: list[str], machine: Machine
+) -> Iterator[tuple[dict[str, bool], dict[str, Turn]]]:
+    """Yield the turns with those of `cut` that exceed a bound streamed, loaded ahead where that does not, by bound.
+
+    So whatever the budget, one of these streams what must be and no more.
+    """
+    streams = {name: [streamed_turn(turns[name], machine, ahead) for ahead in (True, False)] for name in cut}
+    bounds = {turn.peak for name in cut for turn in (turns[name], *streams[name])}
+    for bound in sorted(bounds, reverse=True):
+        large = [name for name in cut if turns[name].peak > bound]
+        ahead = {name: streams[name][0].peak <= bound for name in large}
+        if large:
+            yield ahead, turns | {name: streams[name][0 if ahead[name] else 1] for name in large}
+
+
 def _is_hidden(turn: Turn, machine: Machine) -> bool:
     """Return whether calls work long enough for loading ahead to be worth its memory; where not, it hardly occurs."""
-    return machine.kind != CPU or turn.flops / machine.flops >= WORTH * turn.weights / machine.loads
-
-
-def streamed_turn(turn: Turn, machine: Machine, ahead: bool) -> Turn:
-    """Return a turn in which each call loads the component part by part."""
-    following = [part.loading if ahead else 0 for part in turn.parts[1:]]
-    called = [part.loaded + part.working + more for part, more in zip(turn.parts, [*following, 0], strict=True)]
-    crossing = int(CROSSING * turn.held.working)  # waits while the first of two parts loads
-    peak = max(*called, *(part.loading + crossing for part in turn.parts)) + (LEFT if machine.kind == CPU else 0)
-    return replace(
-        turn, held=Held(peak, 0, peak), weights=turn.weights * turn.calls, overlapped=ahead and machine.kind != CPU
-    )
-
-
-def _held_part(part: Part, spec: Component, dims: dict[str, int], machine: Machine, whole: int, beside: int) -> Held:
-    """Return what a part takes of a component that works with `whole` bytes, `beside` bytes of arrays included."""
-    if machine.kind != CPU:
-        return Held(part.bytes, part.bytes, whole)
-    working = int((1 + CROSSING) * whole)
-    if part.working is not None:
-        working = int(SPREAD * part.working.at(dims)) + beside
-    if part.loaded:
-        return Held(int(SPREAD * part.loading), int(SPREAD * part.loaded), working)
-    wide = part.bytes * {"fp16": 2, "bf16": 2}.get(spec.precision, 1)
-    return Held(int(1.35 * wide), int(1.1 * wide), working)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A component's work for one picture, or one window of a video: its calls, operations a call, bytes of weights.
-
-    `parts` are what its parts take where it comes in such.
-    """
-
-    held: Held
-    calls: int
-    flops: float
-    weights: int
-    parts: tuple[Held, ...] = ()
-    overlapped: bool = False  # weights are read while others are worked with, which takes no time of the processor
+    return turn.flops / machine.flops >= WORTH * turn.weights / machine.loads
 
 
 def _turn(
@@ -244,45 +202,6 @@ def _turn(
     elif wanted.guided:
         calls = 2
     return turn_of(content, name, dims, machine, calls, beside)
-
-
-def dims_of(content: Manifest, name: str, height: int, width: int) -> dict[str, int]:
-    """Return the largest dimensions of a component for a picture or a video of that size in pixels."""
-    size = (height, width)
-    return {base: three[2] for base, three in dimensions(content, name, SizeRange(size, size, size)).items()}
-
-
-def turn_of(content: Manifest, name: str, dims: dict[str, int], machine: Machine, calls: int, beside: int) -> Turn:
-    """Return a component's turn of so many calls at the sizes `dims`, with `beside` bytes of arrays in each."""
-    spec = content.components[name]
-    weights = sum(content.files[file].bytes for file in spec.weights)
-    taken = held(spec, dims, machine, weights)
-    flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
-    whole = taken.working + beside
-    parts = tuple(_held_part(part, spec, dims, machine, whole, beside) for part in spec.parts)
-    return Turn(replace(taken, working=whole), calls, flops, weights, parts)
-
-
-def phases_of(
-    turns: dict[str, Turn], keep: tuple[str, ...], count: int, machine: Machine, base: int
-) -> Iterator[Phase]:
-    """Return the phases of components that take turns, one loaded at a time beside those that are kept.
-
-    There are `count` rounds, and `base` bytes are there all along.
-    """
-    before, kept = 0, sum(turn.held.loaded for name, turn in turns.items() if name in keep)
-    for name, turn in turns.items():
-        own, stays = turn.held, name in keep
-        called = own.loaded + own.working
-        first = before + max(own.loading, called)
-        later = kept + own.working if stays else kept + max(own.loading, called)
-        before += own.loaded if stays else 0
-        flops = count * turn.calls * turn.flops
-        reading = (1 if stays else count) * turn.weights / machine.loads
-        working = flops / machine.flops
-        alone = turn.weights / turn.calls / machine.loads  # the first time, which nothing runs beside
-        seconds = alone + max(reading, working) if turn.overlapped else reading + working
-        yield Phase(name, count * turn.calls, base + max(first, later), flops, seconds)
 
 
 def _infeasible(content: Manifest, least: Plan, limit: int, size: tuple[int, int]) -> BudgetError:

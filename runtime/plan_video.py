@@ -8,15 +8,17 @@ the number of windows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from .hardware import Machine
+from .hardware import CPU, Machine
 from .manifest import Component, Manifest, Video
-from .plan import Plan, Turn, base_of, chosen, dims_of, freest, limit_of, phases_of, streamings, turn_of
+from .motion import experts_of
+from .plan import Plan, base_of, chosen, freest, limit_of, streamings, tilings_of
 from .profiles import sized
-from .segments import SegmentSpec, count_segments, latent_frames, video_frames
+from .segments import SegmentSpec, count_segments, latent_frames, video_frames, window_frames
 from .tiles import Tiling, lay
+from .turns import Turn, dims_of, phases_of, turn_of
 
 PLAIN = 12  # bytes of a pixel in float32
 FRAME = 4 * PLAIN  # of a frame on its way to bytes, between calls: as decoded, joined, clipped, scaled
@@ -58,12 +60,17 @@ def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int 
     factor = content.latents.factor
     plane = wanted.height // factor, wanted.width // factor
     windows = max(1, math.ceil((latent_frames(wanted.frames) - 1) / (latent_frames(video.frames) - 1)))
-    base = base_of(content, machine) + _host(content, video, wanted)
-    tilings = (None, *(Tiling(side, side // 4) for side in TILES if side < max(plane)))
-    for tiling in tilings if wanted.tiling is None else (wanted.tiling,):
-        turns = {
-            name: _turn(content, video, name, wanted, machine, tiling) for name in ORDER if name in content.components
-        }
+    base = base_of(content, machine) + (_host(content, video, wanted) if machine.kind == CPU else 0)
+    tiled = [name for name in content.components if name.startswith("detail_vae")]
+
+    def turns_of(names: Iterable[str], tiling: Tiling | None) -> dict[str, Turn]:
+        made = {name: _turn(content, video, name, wanted, machine, tiling) for name in names}
+        return {name: turn for name, turn in made.items() if turn.calls}
+
+    rest = turns_of([name for name in ORDER if name in content.components and name not in tiled], None)
+    for tiling in tilings_of(*plane, TILES, machine) if wanted.tiling is None else (wanted.tiling,):
+        found = rest | turns_of(tiled, tiling)
+        turns = {name: found[name] for name in ORDER if name in found}
         if budget is None:  # what is loaded stays then
             phases = tuple(phases_of(turns, tuple(turns), windows, machine, base))
             yield Plan(machine.name, budget, tuple(turns), True, tiling, phases)
@@ -84,10 +91,11 @@ def _host(content: Manifest, video: Video, wanted: WantedVideo) -> int:
 def _turn(
     content: Manifest, video: Video, name: str, wanted: WantedVideo, machine: Machine, tiling: Tiling | None
 ) -> Turn:
-    """Return one component's work for a window."""
+    """Return one component's work for a window, of which Stage I always makes the whole length."""
     dims = dims_of(content, name, wanted.height, wanted.width)
-    latent = latent_frames(min(wanted.frames, video.frames))
-    segments = count_segments(latent, SegmentSpec(video.targets, video.before, video.after))
+    whole, latent = latent_frames(video.frames), latent_frames(min(wanted.frames, video.frames))
+    segments = SegmentSpec(video.targets, video.before, video.after)
+    count = count_segments(latent, segments)
     guided = video.motion.sampler.guidance > 1
     dims["batch"] = 2 if guided and name.startswith("transformer") else 1
     tiles = 1
@@ -96,20 +104,32 @@ def _turn(
         laid = lay(dims["height"] // sides, dims["width"] // sides, tiling)
         tiles = len(laid)
         dims |= {"height": sides * len(laid[0].rows), "width": sides * len(laid[0].columns)}
+    experts = experts_of(video.motion.sampler, 2 if "transformer_2" in content.components else 1)
     calls = {
         "text_encoder": 2 if guided else 1,
-        "transformer": video.motion.sampler.steps,
-        "transformer_2": video.motion.sampler.steps,
-        "detail_transformer": content.sampler.steps * segments,
-    }.get(name, tiles * ((latent - 1) if name.endswith("_next") else 1))
-    turn = turn_of(content, name, dims, machine, calls, tiles * _caches(content.components[name], name, dims))
-    if name.startswith("detail_vae_decoder"):
-        between = (FRAME - PLAIN) * wanted.height * wanted.width * video_frames(video.targets + 1)
-        turn = replace(turn, held=replace(turn.held, working=max(turn.held.working, between)))
+        "transformer": experts.count(0),
+        "transformer_2": experts.count(1),
+        "detail_transformer": content.sampler.steps * count,
+        "detail_vae_decoder_next": tiles * (latent - 1),
+    }.get(name, tiles * ((whole - 1) if name.endswith("_next") else 1))
+    caches = caches_of(content.components[name], name, dims)
+    if machine.kind != CPU:  # caches of one tile are there; of many, the others wait on the host
+        given = caches if name.endswith("_next") else 0  # which the caller holds to the call's end
+        moved = given + caches if tiles > 1 else 0
+        turn = replace(turn_of(content, name, dims, machine, calls, given), moved=moved)
+    else:
+        turn = turn_of(content, name, dims, machine, calls, tiles * caches)
+        if name.startswith("detail_vae_decoder"):
+            between = (FRAME - PLAIN) * wanted.height * wanted.width * video_frames(video.targets + 1)
+            turn = replace(turn, held=replace(turn.held, working=max(turn.held.working, between)))
+    cost = content.components[name].cost
+    if name == "detail_transformer" and cost is not None and count:  # not all windows have as many frames
+        of = [cost.flops.at(dims | {"frames": window_frames(i, latent, segments)}) for i in range(count)]
+        turn = replace(turn, flops=sum(of) / count)
     return turn
 
 
-def _caches(spec: Component, name: str, dims: dict[str, int]) -> int:
+def caches_of(spec: Component, name: str, dims: dict[str, int]) -> int:
     """Return the bytes of what a stream's graph is given beside pixels or latents."""
     if not name.endswith(("_next", "_first")):
         return 0

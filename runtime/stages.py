@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,6 @@ from .components import Cancel, Components
 from .segments import Segment
 
 DETAIL = "detail_transformer"
-
-
-def schedule(spec: Any) -> sampler.Schedule:
-    """Return the noise levels of a manifest's sampler: a student's own, else evenly spaced ones, as Wan's."""
-    levels = spec.sigmas or tuple(1 - i / spec.steps for i in range(spec.steps))
-    return sampler.custom_schedule(levels, spec.shift, spec.train_timesteps)
 
 
 def denoise_motion(
@@ -34,9 +27,9 @@ def denoise_motion(
     content = components.bundle.manifest
     assert content.video is not None
     settings = content.video.motion.sampler
-    levels, batch = schedule(settings), len(states)
+    levels, batch = motion.schedule(settings), len(states)
     names = [name for name in ("transformer", "transformer_2") if name in content.components]
-    experts = [names[motion.expert_of(float(t), len(names), settings.train_timesteps)] for t in levels.timesteps]
+    experts = [names[expert] for expert in motion.experts_of(settings, len(names))]
 
     def before(step: int) -> None:
         told(step, levels.steps)
@@ -71,7 +64,7 @@ def denoise_segment(
 
     `text` [1, tokens, width] are the prompt's states. Raises what `Components.run` does.
     """
-    levels = schedule(components.bundle.manifest.sampler)
+    levels = motion.schedule(components.bundle.manifest.sampler)
     if resident.can_stay(components, DETAIL):
         noisy = np.zeros(len(part.frames), np.float32)
         noisy[part.noisy] = 1

@@ -6,6 +6,7 @@ edge still differs from what it makes of the whole plane.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,17 +17,23 @@ from ..errors import UsageError
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of `side` x `side` with `overlap` between neighbours, both in latent pixels."""
+    """Tiles of `side` rows and as many columns, or `width`, with `overlap` between neighbours, all in latent pixels."""
 
     side: int
     overlap: int
+    width: int | None = None
+
+    @property
+    def columns(self) -> int:
+        """Return the columns of a tile."""
+        return self.side if self.width is None else self.width
 
     def __post_init__(self) -> None:
         """Raise UsageError for tiles that cannot cover a plane."""
-        if not 0 <= self.overlap < self.side:
+        if not 0 <= self.overlap < min(self.side, self.columns):
             raise UsageError(
-                f"tiles of {self.side} latent pixels with an overlap of {self.overlap} cannot be laid. Choose an "
-                "overlap of 0 or more, below the side."
+                f"tiles of {self.side} x {self.columns} latent pixels with an overlap of {self.overlap} cannot be "
+                "laid. Choose an overlap of 0 or more, below the side."
             )
 
 
@@ -47,7 +54,33 @@ def lay(height: int, width: int, tiling: Tiling | None) -> list[Tile]:
     """Return tiles that cover `height` x `width`, row by row; one for no tiling, and where the plane fits into one."""
     if tiling is None:
         return [Tile(range(height), range(width))]
-    return [Tile(rows, columns) for rows in _spans(height, tiling) for columns in _spans(width, tiling)]
+    across = _spans(width, tiling.columns, tiling.overlap)
+    return [Tile(rows, columns) for rows in _spans(height, tiling.side, tiling.overlap) for columns in across]
+
+
+def thrifty(height: int, width: int, overlap: int, least: int) -> list[Tiling]:
+    """Return tilings of a plane of `height` x `width` latent pixels of which no other has less in a tile and in all.
+
+    What all tiles have together, over the plane, is the share that is computed: its redundancy. Sides are multiples of
+    4 from `least` on, or the plane's. A plane that is less than two overlaps high or wide has half of that as overlap.
+    """
+    overlap = min(overlap, height // 2, width // 2)
+    counts = {
+        side: {**{tile: len(_spans(side, tile, overlap)) for tile in range(least, side, 4)}, side: 1}
+        for side in {height, width}
+    }
+    found = [
+        (rows * columns, rows * columns * down * across, Tiling(rows, overlap, columns))
+        for rows, down in counts[height].items()
+        for columns, across in counts[width].items()
+        if down * across > 1
+    ]
+    kept, least_total = [], math.inf
+    for _, total, tiling in sorted(found, key=lambda one: one[:2]):  # the smaller tile first
+        if total < least_total:
+            kept.append(tiling)
+            least_total = total
+    return kept
 
 
 def joined(parts: Sequence[np.ndarray], laid: Sequence[Tile], tiling: Tiling | None, factor: int = 1) -> np.ndarray:
@@ -69,13 +102,10 @@ def joined(parts: Sequence[np.ndarray], laid: Sequence[Tile], tiling: Tiling | N
     return total / weight
 
 
-def _spans(length: int, tiling: Tiling) -> list[range]:
-    """Return runs of at most the tile's side that cover `length`; the last one ends at its end."""
-    starts = list(range(0, max(length - tiling.overlap, 1), tiling.side - tiling.overlap))
-    return [
-        range(start, start + min(tiling.side, length))
-        for start in (min(s, max(length - tiling.side, 0)) for s in starts)
-    ]
+def _spans(length: int, side: int, overlap: int) -> list[range]:
+    """Return runs of at most `side` that cover `length`; the last one ends at its end."""
+    starts = list(range(0, max(length - overlap, 1), side - overlap))
+    return [range(start, start + min(side, length)) for start in (min(s, max(length - side, 0)) for s in starts)]
 
 
 def _ramp(span: range, length: int, tiling: Tiling, factor: int) -> np.ndarray:

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from segue.export.checkpoint import Settings
-from segue.export.planned import planned
+from segue.export.planned import in_eight_bits, planned
 from segue.runtime import manifest
 from segue.runtime.bundle import read_manifest
 
@@ -31,3 +31,23 @@ def test_a_plan_by_configs_alone_counts_what_the_export_counts(tiny_checkpoint: 
                 sum(of.files[file].bytes for file in taken.weights) for of, taken in ((made, found), (exported, spec))
             )
             assert 0 <= stored - weights <= 16384, "more than the headers of the files"
+
+
+def test_the_plan_in_eight_bits_is_the_one_in_sixteen_with_half_the_bytes_of_its_transformers() -> None:
+    whole, name = read_manifest("swifti2v-wan22"), "swifti2v-wan22-w8a8"
+    made = in_eight_bits(whole, name)
+    assert made == read_manifest(name)
+    for component, spec in whole.components.items():
+        sizes = [sum(of.files[file].bytes for file in spec.weights) for of in (made, whole)]
+        assert sizes[0] == (sizes[1] // 2 if "transformer" in component else sizes[1])
+
+
+def test_a_second_expert_of_the_same_configuration_has_files_of_its_own() -> None:
+    content = read_manifest("swifti2v-wan22")
+    first, second = (content.components[name] for name in ("transformer", "transformer_2"))
+    assert (second.parameters, second.cost, len(second.parts)) == (first.parameters, first.cost, len(first.parts))
+    for paths in ((one.graph, *one.graphs, *one.weights) for one in (first, second)):
+        folder = paths[0].partition("/")[0]
+        assert all(path.startswith(f"{folder}/") and content.files[path].bytes > 0 for path in paths)
+    assert not set(first.graphs) & set(second.graphs)
+    assert second.weights == ("transformer_2/transformer_2.safetensors",)

@@ -16,7 +16,8 @@ from segue.errors import BudgetError, UsageError
 from segue.runtime.amounts import bytes_of, mebibytes
 from segue.runtime.bundle import read_manifest
 from segue.runtime.hardware import CPU, find_machine, published
-from segue.runtime.plan import Held, Turn, Wanted, plan, streamed_turn
+from segue.runtime.plan import Wanted, plan
+from segue.runtime.turns import Held, Turn, streamed_turn
 
 MIB = 2**20
 CONTENT = {name: read_manifest(name) for name in ("emoji", "emoji-teacher")}

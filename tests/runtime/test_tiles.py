@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.errors import UsageError
-from segue.runtime.tiles import Tiling, joined, lay
+from segue.runtime.tiles import Tiling, joined, lay, thrifty
 
 tilings = st.integers(1, 12).flatmap(lambda side: st.builds(Tiling, st.just(side), st.integers(0, side - 1)))
 
 
 @given(st.integers(1, 40), st.integers(1, 40), tilings, st.integers(1, 4))
+@settings(deadline=None)
 def test_tiles_that_are_cut_and_joined_are_the_plane(height, width, tiling, factor):
     plane = np.arange(2 * height * width * factor**2, dtype=np.float32).reshape(2, height * factor, width * factor)
     laid = lay(height, width, tiling)
@@ -41,3 +42,29 @@ def test_where_tiles_overlap_one_goes_over_into_the_other():
 def test_tiles_that_cannot_be_laid_are_refused(side, overlap):
     with pytest.raises(UsageError, match="cannot be laid"):
         Tiling(side, overlap)
+
+
+@given(st.integers(2, 90), st.integers(2, 160))
+@settings(max_examples=40, deadline=None)
+def test_thrifty_tiles_cover_the_plane_and_none_is_larger_for_nothing(height, width):
+    made = [(tiling, lay(height, width, tiling)) for tiling in thrifty(height, width, 8, 16)]
+    areas = [tiling.side * tiling.columns for tiling, _ in made]
+    assert areas == sorted(set(areas))
+    totals = [area * len(laid) for area, (_, laid) in zip(areas, made, strict=True)]
+    assert totals == sorted(set(totals), reverse=True)
+    for _, laid in made:
+        seen = np.zeros((height, width), int)
+        for tile in laid:
+            tile.cut(seen)[...] += 1
+        assert len(laid) > 1
+        assert seen.min() >= 1
+    assert bool(made) == (max(height, width) > 16)
+
+
+def test_thrifty_tiles_of_two_k_are_those_of_the_table():
+    redundancies = {  # swifti2v.md, 5.4: 48x84 with an overlap of 8, four tiles, 1.15
+        (tiling.side, tiling.columns): (len(laid), len(laid) * tiling.side * tiling.columns / (88 * 160))
+        for tiling in thrifty(88, 160, 8, 16)
+        for laid in [lay(88, 160, tiling)]
+    }
+    assert redundancies[48, 84] == (4, pytest.approx(1.15, abs=0.01))

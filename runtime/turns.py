@@ -1,0 +1,143 @@
+"""What one component's work takes: bytes while it loads, from then on and in a call, operations and seconds.
+
+On a processor bytes are those that were measured at export; without a measurement, and on a GPU, what was counted of
+the graph. A component may be held whole, or loaded part by part in each of its calls (streamed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from .hardware import CPU, Machine
+from .manifest import Component, Manifest, Part
+from .profiles import SizeRange, dimensions
+
+SPREAD = 1.03  # of what was measured at export: pages, threads
+LEFT = 2 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment
+CROSSING = 0.15  # of what a call works with: what crosses between parts where that was not measured (0.09 was)
+WORKSPACE = 1.15  # of what was counted for a GPU: allocator and convolutions' workspace (an allowance, not measured)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that a component takes: at most while it loads, from then on, and beside that in a call."""
+
+    loading: int
+    loaded: int
+    working: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One component's turn: its calls, the most bytes of the process in it, and seconds by the machine's rates."""
+
+    component: str
+    calls: int
+    peak: int
+    flops: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A component's work for one picture, or one window of a video: its calls, operations a call, bytes of weights.
+
+    `parts` are what its parts take where it comes in such. `moved` are bytes between host and GPU in each call, beside
+    weights.
+    """
+
+    held: Held
+    calls: int
+    flops: float
+    weights: int
+    parts: tuple[Held, ...] = ()
+    overlapped: bool = False  # weights are read while others are worked with, which takes no time of the processor
+    moved: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Return the most bytes that it takes at one time."""
+        return max(self.held.loading, self.held.loaded + self.held.working)
+
+
+def held(spec: Component, dims: dict[str, int], machine: Machine, weights: int) -> Held:
+    """Return what a component takes at the sizes `dims`, its files of weights having `weights` bytes.
+
+    On a processor that is what was measured at export; without it, and on a GPU, what was counted of the graph.
+    """
+    if machine.kind == CPU and spec.footprint is not None:
+        of = spec.footprint
+        return Held(int(SPREAD * of.loading), int(SPREAD * of.loaded), int(SPREAD * of.working.at(dims)))
+    cost = spec.cost
+    if machine.kind != CPU:
+        return Held(weights, weights, 0 if cost is None else int(WORKSPACE * cost.activations.at(dims)))
+    working = 0 if cost is None else int(cost.widened.at(dims))
+    wide = weights if spec.precision == "int8" else 4 * spec.parameters  # ONNX Runtime computes in fp32, and packs
+    return Held(int(1.35 * wide), int(1.1 * wide), working)
+
+
+def streamed_turn(turn: Turn, machine: Machine, ahead: bool) -> Turn:
+    """Return a turn in which each call loads the component part by part."""
+    following = [part.loading if ahead else 0 for part in turn.parts[1:]]
+    called = [part.loaded + part.working + more for part, more in zip(turn.parts, [*following, 0], strict=True)]
+    crossing = int(CROSSING * turn.held.working)  # waits while the first of two parts loads
+    peak = max(*called, *(part.loading + crossing for part in turn.parts)) + (LEFT if machine.kind == CPU else 0)
+    return replace(
+        turn, held=Held(peak, 0, peak), weights=turn.weights * turn.calls, overlapped=ahead and machine.kind != CPU
+    )
+
+
+def _held_part(part: Part, spec: Component, dims: dict[str, int], machine: Machine, whole: int, beside: int) -> Held:
+    """Return what a part takes of a component that works with `whole` bytes, `beside` bytes of arrays included."""
+    if machine.kind != CPU:
+        return Held(part.bytes, part.bytes, whole)
+    working = int((1 + CROSSING) * whole)
+    if part.working is not None:
+        working = int(SPREAD * part.working.at(dims)) + beside
+    if part.loaded:
+        return Held(int(SPREAD * part.loading), int(SPREAD * part.loaded), working)
+    wide = part.bytes * {"fp16": 2, "bf16": 2}.get(spec.precision, 1)
+    return Held(int(1.35 * wide), int(1.1 * wide), working)
+
+
+def dims_of(content: Manifest, name: str, height: int, width: int) -> dict[str, int]:
+    """Return the largest dimensions of a component for a picture or a video of that size in pixels."""
+    size = (height, width)
+    return {base: three[2] for base, three in dimensions(content, name, SizeRange(size, size, size)).items()}
+
+
+def turn_of(content: Manifest, name: str, dims: dict[str, int], machine: Machine, calls: int, beside: int) -> Turn:
+    """Return a component's turn of so many calls at the sizes `dims`, with `beside` bytes of arrays in each."""
+    spec = content.components[name]
+    weights = sum(content.files[file].bytes for file in spec.weights)
+    taken = held(spec, dims, machine, weights)
+    flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
+    whole = taken.working + beside
+    parts = tuple(_held_part(part, spec, dims, machine, whole, beside) for part in spec.parts)
+    return Turn(replace(taken, working=whole), calls, flops, weights, parts)
+
+
+def phases_of(
+    turns: dict[str, Turn], keep: tuple[str, ...], count: int, machine: Machine, base: int
+) -> Iterator[Phase]:
+    """Return the phases of components that take turns, one loaded at a time beside those that are kept.
+
+    There are `count` rounds, and `base` bytes are there all along.
+    """
+    before, kept = 0, sum(turn.held.loaded for name, turn in turns.items() if name in keep)
+    for name, turn in turns.items():
+        own, stays = turn.held, name in keep
+        called = own.loaded + own.working
+        first = before + max(own.loading, called)
+        later = kept + own.working if stays else kept + max(own.loading, called)
+        before += own.loaded if stays else 0
+        flops = count * turn.calls * turn.flops
+        reading = (1 if stays else count) * turn.weights / machine.loads
+        working = flops / machine.flops + count * turn.calls * turn.moved / machine.loads
+        seconds = reading + working
+        if turn.overlapped:  # but for each call's first part; and no faster than whole, which need not be streamed
+            alone = count * turn.calls * turn.parts[0].loaded / machine.loads
+            once = count * turn.weights / turn.calls / machine.loads
+            seconds = max(alone + max(reading - alone, working), once + working)
+        yield Phase(name, count * turn.calls, base + max(first, later), flops, seconds)
