@@ -138,7 +138,7 @@ def _drawn(
     denoised.clear()
     if isinstance(request, AnimationRequest):
         frames = np.concatenate(list(model.frames(request)))
-        return frames, {stage: list(made) for stage, made in denoised.items()}
+        return frames, {stage: made.copy() for stage, made in denoised.items()}
     steps: list[np.ndarray] = []
     (picture,) = model.pictures(request, on_step=lambda done, total, latents: steps.append(latents.copy()))
     return picture.image, {"picture": steps}
