@@ -3,9 +3,9 @@
 import pytest
 
 from segue.errors import ParityError
-from segue.export import fidelity, memory
+from segue.export import fidelity
 from segue.export.export import export
-from segue.runtime import bundle
+from segue.runtime import bundle, memory
 
 
 def test_pictures_in_fp16_are_compared_with_those_in_fp32(half, exported):
