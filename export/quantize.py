@@ -120,7 +120,7 @@ def quantize(
                 content,
                 components=components,
                 files=dict(sorted(files.items())),
-                parity=tuple(result for result in content.parity if result.component not in chosen),
+                parity=tuple(r for r in content.parity if r.component in content.components.keys() - chosen),
                 engines={},
             )
             if kind == INT8:
