@@ -56,7 +56,7 @@ import segue
 from segue.engines import process
 
 image = (np.indices((128, 128, 3)).sum(0) * 5 % 256).astype(np.uint8)
-request, (journal, resume, left) = segue.AnimationRequest(image, "a wink", frames=33), json.loads(sys.argv[1])
+request, (journal, resume, left) = segue.AnimationRequest(image, "a wink", frames=25, size=64), json.loads(sys.argv[1])
 made, frames = hashlib.sha256(), 0
 
 def limited(event):
@@ -85,7 +85,7 @@ def animated(*asked):
 def test_memory_that_runs_out_in_the_middle_is_an_error_and_the_journal_goes_on(tmp_path):
     stopped = animated(str(tmp_path / "journal"), False, 2)
     assert "memory ran out in" in stopped["error"]
-    assert 0 < stopped["frames"] < 33
+    assert 0 < stopped["frames"] < 25
     assert animated(str(tmp_path / "journal"), True, None) == animated(None, False, None)
 
 
