@@ -92,6 +92,13 @@ def test_the_parts_of_a_shipped_graph_make_what_the_whole_graph_makes_bit_for_bi
         assert all(np.array_equal(made[port], again[port]) for port in made), component
 
 
+@pytest.mark.parametrize("name", ["emoji", "emoji-teacher", "emoji-motion"])
+def test_a_shipped_bundle_says_how_near_its_precision_is_to_fp32(name: str) -> None:
+    found = read_manifest(name).fidelity
+    assert found is not None
+    assert found.psnr >= found.gate >= 35
+
+
 def test_a_video_within_the_smallest_budget_is_the_same() -> None:
     image = (np.indices((64, 64, 3)).sum(0) * 5 % 256).astype(np.uint8)
     request = segue.AnimationRequest(image, "waving hand", frames=17, size=64)
