@@ -162,9 +162,8 @@ def opened(
     with show.progress("hashing", "bytes") as update:
         report = lambda _, done, total: update(done, total) if total > LARGE else None  # noqa: E731
         model = open_model(bundle, threads, report, target, trust, budget)
-    if (
-        budget is not None
-    ):  # should a plan be wrong, what is far beyond it is refused by the kernel; the process is ours
+    if budget is not None:
+        # Should a plan be wrong, the kernel refuses what is far beyond it; a library must not, but this process is ours
         limit_data(budget + BESIDE + STACK * (model.threads + 1) * len(model.bundle.manifest.components))
     with model, warnings.catch_warnings():
         warnings.simplefilter("default")
