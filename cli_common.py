@@ -157,12 +157,13 @@ def opened(
 ) -> Iterator[Model]:  # fmt: skip
     """Open a bundle; warnings are told as they come."""
     from .engines.process import limit_data
+    from .engines.targets import find_target
     from .runtime.pipeline import open_model
 
     with show.progress("hashing", "bytes") as update:
         report = lambda _, done, total: update(done, total) if total > LARGE else None  # noqa: E731
         model = open_model(bundle, threads, report, target, trust, budget)
-    if budget is not None:
+    if budget is not None and find_target(target).device == "cpu":
         # Should a plan be wrong, the kernel refuses what is far beyond it; a library must not, but this process is ours
         limit_data(budget + BESIDE + STACK * (model.threads + 1) * len(model.bundle.manifest.components))
     with model, warnings.catch_warnings():

@@ -84,8 +84,6 @@ def plan(
             for p in made.phases
         ]
         table(f"{content.name} on {made.machine}", ("phase", "calls", "GFLOP", "peak, MiB", "seconds"), rows)
-    if made.streamed and machine.kind == "gpu":
-        show.line("Streaming in parts is planned for a GPU, and not built yet: nothing runs it there.")
     tiles = made.tiling
     show.line(
         f"at most {mebibytes(made.peak)} MiB, about {made.seconds:.2g} s; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,37 @@ def driver() -> Driver:
             pynvml.nvmlShutdown()
 
 
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes of the first GPU: those that nobody takes, and those that this process takes.
+
+    Where the driver does not tell what a process takes, that is what all of them take.
+    """
+
+    free: int
+    own: int
+
+
+def memory() -> DeviceMemory | None:
+    """Return the memory of CUDA's device 0, or of the first GPU on the bus without cuda-python; never raises.
+
+    It is None where there is no GPU, or none with a memory of its own.
+    """
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = _handle(pynvml)
+        found = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        own = [of.usedGpuMemory for of in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if of.pid == os.getpid()]
+        return DeviceMemory(int(found.free), int(own[0]) if own and own[0] is not None else int(found.used))
+    except Exception:
+        return None
+    finally:
+        with contextlib.suppress(Exception):
+            pynvml.nvmlShutdown()
+
+
 def _gpu(pynvml: Any, handle: Any) -> Gpu | None:
     try:
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
@@ -72,16 +104,27 @@ def _gpu(pynvml: Any, handle: Any) -> Gpu | None:
 
 
 def _first(pynvml: Any) -> Gpu | None:
-    """Return CUDA's device 0, which heeds CUDA_VISIBLE_DEVICES and orders by speed; None without cuda-python."""
+    """Return CUDA's device 0, or the first GPU on the bus; None where neither is known."""
     try:
-        from cuda.bindings import runtime
-
-        status, place = runtime.cudaDeviceGetPCIBusId(32, 0)
-        if int(status) != 0:
-            return None
-        return _gpu(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(place.rstrip(b"\0")))
-    except Exception:  # no cuda-python, or a driver that does not answer it: the order on the bus stays
+        return _gpu(pynvml, _handle(pynvml))
+    except Exception:  # as where CUDA_VISIBLE_DEVICES is empty
         return None
+
+
+def _handle(pynvml: Any) -> Any:
+    """Return NVML's handle of CUDA's device 0, which heeds CUDA_VISIBLE_DEVICES and orders by speed.
+
+    Without cuda-python, or with a driver that does not answer it, that of the first GPU on the bus.
+    """
+    with contextlib.suppress(Exception):
+        from cuda.bindings import driver as cuda
+
+        cuda.cuInit(0)  # and nothing of CUDA's runtime, which makes a context of some 490 MiB
+        status, device = cuda.cuDeviceGet(0)
+        if int(status) == 0:
+            status, place = cuda.cuDeviceGetPCIBusId(32, device)
+            return pynvml.nvmlDeviceGetHandleByPciBusId(place.rstrip(b"\0"))
+    return pynvml.nvmlDeviceGetHandleByIndex(0)
 
 
 def library(name: str) -> str:

@@ -11,4 +11,5 @@ def onnxruntime() -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as module
 
+    module.set_default_logger_severity(4)
     return module

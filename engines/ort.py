@@ -14,7 +14,7 @@ from ..errors import BudgetError, BundleError, EngineError, SegueError, UsageErr
 from . import arena
 from .base import Array, Closing, Resident, TensorSpec, fit_feeds
 from .onnxruntime_import import onnxruntime as import_onnxruntime
-from .ort_providers import CPU, choose
+from .ort_providers import CPU, CUDA, choose
 from .process import ran_out
 
 MAX_THREADS = 256
@@ -66,7 +66,8 @@ class OrtEngine(Closing):
     (`ort_providers.provider_options`). The file's external data is read from its own directory; check that it stays
     there (`runtime.bundle` does) before making an engine of it. On the processor its memory is that of one arena for
     all engines; without `pooled` every array of a call is allocated and freed by itself, which with `heap.give_back`
-    holds no more than is needed.
+    holds no more than is needed. On a GPU each engine has an arena of its own, which without `pooled` shrinks after
+    every call.
 
     Raises BundleError when ONNX Runtime cannot load the graph, BudgetError when memory runs out, UsageError for a
     wrong number of threads, EngineError where ONNX Runtime would quietly run it by another provider.
@@ -82,14 +83,21 @@ class OrtEngine(Closing):
         self._where = f"the graph {graph.name} in {graph.parent}"
         self._device = "cpu" if provider == CPU else "cuda"
         self._shares = pooled and provider == CPU
+        self._run_options = None if pooled or provider != CUDA else _shrinking(onnxruntime)
         options = _options(onnxruntime, threads or default_threads(), pooled)
         try:
             chosen = choose(onnxruntime, options, provider, settings or {})
             if self._shares:
                 arena.share(onnxruntime, options)
+            if provider == CUDA:  # weights beside the arena: what stays must not lie between what comes and goes
+                options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
             # Without a fallback: it would go on by another provider when one fails, and say so on standard output
             self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(graph), options, providers=chosen, enable_fallback=0
+                os.fspath(graph),
+                options,
+                providers=chosen,
+                enable_fallback=0,
+                disabled_optimizers=["ConstantFolding"] if provider == CUDA else [],
             )
         except SegueError:
             raise
@@ -158,7 +166,7 @@ class OrtEngine(Closing):
     def _run(self, fitted: Mapping[str, Array], keep: Collection[str]) -> dict[str, Any]:
         resident = {name: array for name, array in fitted.items() if isinstance(array, OrtResident)}
         if not resident and not keep:
-            values = self._session.run(None, dict(fitted))
+            values = self._session.run(None, dict(fitted), self._run_options)
             return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
         binding = self._session.io_binding()
         for name, array in fitted.items():
@@ -168,7 +176,7 @@ class OrtEngine(Closing):
                 binding.bind_cpu_input(name, array)
         for spec in self.outputs:
             binding.bind_output(spec.name, self._device if spec.name in keep else "cpu")
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._run_options)
         made = dict(zip((spec.name for spec in self.outputs), binding.get_outputs(), strict=True))
         return {name: OrtResident(value) if name in keep else value.numpy() for name, value in made.items()}
 
@@ -208,6 +216,12 @@ def _options(onnxruntime: Any, threads: int, pooled: bool) -> Any:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without this a flatbuffer in ONNX Runtime's own format would pass unread by our external-data check
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    return options
+
+
+def _shrinking(onnxruntime: Any) -> Any:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0")
     return options
 
 

@@ -18,6 +18,9 @@ CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "Tensorrt
 RTX = "NvTensorRTRTXExecutionProvider"  # a plugin; it is registered once a process
 _REGISTERING = threading.Lock()
 COMPILING = {TENSORRT: "trt", RTX: "nv"}  # build engines when a graph is loaded; the prefix of their options
+# Algorithms chosen by rule: what is timed at the first call differs from run to run, and so would pictures. An arena
+# that grows by what is asked for holds what is needed, and not the next power of two
+_CUDA = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
 def provider_options(provider: str, profile: Profile, precision: str, wide: bool = False) -> dict[str, str]:
@@ -45,6 +48,11 @@ def provider_options(provider: str, profile: Profile, precision: str, wide: bool
         kinds = {"fp16": ("fp16", "w8a8"), "bf16": ("bf16",), "int8": ("w8a8",)}
         found |= {f"trt_{kind}_enable": str(int(precision in of and not wide)) for kind, of in kinds.items()}
     return found
+
+
+def cuda_options(limit: int | None) -> dict[str, str]:
+    """Return the options of CUDA's provider; a session's weights and arrays take no more than `limit` bytes there."""
+    return _CUDA if limit is None else _CUDA | {"gpu_mem_limit": str(limit), "cudnn_conv_use_max_workspace": "0"}
 
 
 def preload(onnxruntime: Any, provider: str) -> None:

@@ -38,42 +38,53 @@ def planned(
 
     `index` is its model_index.json. Raises CheckpointError as export does for configs that do not fit together.
     """
+    with tempfile.TemporaryDirectory() as scratch:
+        return planned_at(Path(scratch), name, index, configs, scheduler, settings, kind, part_bytes, progress)
+
+
+def planned_at(
+    root: Path, name: str, index: dict[str, Any], configs: Mapping[str, dict[str, Any]], scheduler: dict[str, Any],
+    settings: Settings, kind: str, part_bytes: int, progress: Callable[[str], None] = lambda component: None,
+) -> manifest.Manifest:  # fmt: skip
+    """Do what `planned` does, and leave the graphs below `root`.
+
+    They point into files of weights that are not there, COMPONENT.safetensors beside each, with 8 bytes and then the
+    weights, tensor by tensor.
+    """
     family = find(index.get("_class_name"))
     family.check(index)
     files: dict[str, manifest.File] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        (root / "scheduler").mkdir()
-        (root / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
-        parts = {folder: Part(folder, config, (), {}) for folder, config in configs.items()}
-        found = Checkpoint(root, index, parts, settings, ())
-        facts, tokenizers = family.facts(found), {}
-        length = settings.video.text_tokens if family.name == "swifti2v" else family.tokens
-        for folder in filter(found.has, family.tokenizers):
-            file = f"{folder}/tokenizer.json"
-            text = configs[folder.replace("tokenizer", "text_encoder")]
-            files[file] = manifest.File(NONE, A_TOKEN * text.get("text_config", text)["vocab_size"], True)
-            # CLIP's tokenizers cut at as many tokens as the encoder has positions
-            own = settings.t5_tokens if folder == "tokenizer_3" else length or text["max_position_embeddings"]
-            tokenizers[folder] = manifest.Tokenizer(file, own, 0, family.template)
-        content = manifest.Manifest(
-            schema=manifest.SCHEMA, name=name, family=family.name, components={}, tokenizers=tokenizers,
-            sampler=facts.sampler, latents=facts.latents, sizes=facts.sizes,
-            t5_tokens=settings.t5_tokens if family.name == "sd3" else 0,
-            provenance=manifest.Provenance(settings.source, settings.revision, settings.licence, (), {}),
-            files=files, video=facts.video, zero_negative=facts.zero_negative,
-        )  # fmt: skip
-        traced: list[Graph] = []
-        for graph in family.graphs(configs):
-            progress(graph.component)
-            narrow = "fp32" if graph.folder in facts.wide and kind == "fp16" else kind
-            equal = [g for g in traced if g.component == g.folder and configs[g.folder] == configs[graph.folder]]
-            if equal and graph.component == graph.folder:  # the second of two experts
-                spec = _moved(content, content.components[equal[0].component], equal[0].folder, graph.folder)
-            else:
-                spec = _component(root, content, graph, narrow, part_bytes)
-            content.components[graph.component] = spec
-            traced.append(graph)
+    (root / "scheduler").mkdir(parents=True)
+    (root / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    parts = {folder: Part(folder, config, (), {}) for folder, config in configs.items()}
+    found = Checkpoint(root, index, parts, settings, ())
+    facts, tokenizers = family.facts(found), {}
+    length = settings.video.text_tokens if family.name == "swifti2v" else family.tokens
+    for folder in filter(found.has, family.tokenizers):
+        file = f"{folder}/tokenizer.json"
+        text = configs[folder.replace("tokenizer", "text_encoder")]
+        files[file] = manifest.File(NONE, A_TOKEN * text.get("text_config", text)["vocab_size"], True)
+        # CLIP's tokenizers cut at as many tokens as the encoder has positions
+        own = settings.t5_tokens if folder == "tokenizer_3" else length or text["max_position_embeddings"]
+        tokenizers[folder] = manifest.Tokenizer(file, own, 0, family.template)
+    content = manifest.Manifest(
+        schema=manifest.SCHEMA, name=name, family=family.name, components={}, tokenizers=tokenizers,
+        sampler=facts.sampler, latents=facts.latents, sizes=facts.sizes,
+        t5_tokens=settings.t5_tokens if family.name == "sd3" else 0,
+        provenance=manifest.Provenance(settings.source, settings.revision, settings.licence, (), {}),
+        files=files, video=facts.video, zero_negative=facts.zero_negative,
+    )  # fmt: skip
+    traced: list[Graph] = []
+    for graph in family.graphs(configs):
+        progress(graph.component)
+        narrow = "fp32" if graph.folder in facts.wide and kind == "fp16" else kind
+        equal = [g for g in traced if g.component == g.folder and configs[g.folder] == configs[graph.folder]]
+        if equal and graph.component == graph.folder:  # the second of two experts
+            spec = _moved(content, content.components[equal[0].component], equal[0].folder, graph.folder)
+        else:
+            spec = _component(root, content, graph, narrow, part_bytes)
+        content.components[graph.component] = spec
+        traced.append(graph)
     return content
 
 
@@ -109,19 +120,19 @@ def _moved(content: manifest.Manifest, spec: manifest.Component, old: str, new: 
 def _component(root: Path, content: manifest.Manifest, graph: Graph, kind: str, part_bytes: int) -> manifest.Component:
     model = trace.trace(graph, kind)
     weights, offset = {}, 8
+    stored_at = f"{graph.folder}/{graph.component}.safetensors"
     for value in model.graph.inputs:
         if (name := value.name or "").startswith(trace.PREFIX):
             shape = tuple(size for size in value.shape or () if isinstance(size, int))
             length = WIDTH[kind] * math.prod(shape)
             stored = trace.STORED[kind]
-            weights[name.removeprefix(trace.PREFIX)] = Tensor(name, "weights", offset, length, stored, shape)
+            weights[name.removeprefix(trace.PREFIX)] = Tensor(name, stored_at, offset, length, stored, shape)
             offset += length
     written = trace.attach(model, weights, graph, kind)
     path = root / graph.folder / graph.file
     path.parent.mkdir(exist_ok=True)
     ir.save(model, path)
     content.files[f"{graph.folder}/{graph.file}"] = manifest.File(NONE, path.stat().st_size, False)
-    stored_at = f"{graph.folder}/{graph.component}.safetensors"
     if weights:
         content.files[stored_at] = manifest.File(NONE, offset, True)
     dtypes = {"weight": trace.NUMPY[kind]}

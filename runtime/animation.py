@@ -220,8 +220,8 @@ class Animator:
             counts[-1] -= 1
             # The image latent's frame goes out with the first segment, or alone where there is none.
             if counts[-1] == 0 and (len(counts) > 1 or latent == 1):
-                yield np.concatenate(held)
-                held = []
+                whole, held = np.concatenate(held), []
+                yield whole
 
     def _texts(self) -> list[np.ndarray]:
         """Return the states of the negative text, where Stage I has guidance, and of the prompt."""

@@ -14,7 +14,7 @@ import numpy as np
 from ..engines import devices, heap
 from ..engines.base import Array, Closing, Engine, Resident
 from ..engines.ort import OrtEngine, check_threads
-from ..engines.ort_providers import COMPILING, provider_options
+from ..engines.ort_providers import COMPILING, CUDA, cuda_options, provider_options
 from ..engines.process import ran_out
 from ..engines.streamed import StreamedEngine, StreamedPart
 from ..engines.targets import DEFAULT, find_target
@@ -29,6 +29,7 @@ from .profiles import default_range, profiles
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+STEP = "_step"  # what the name of a graph of guidance and Euler step has behind its denoiser's
 Cancel = Callable[[], bool]
 Feeds = dict[str, np.ndarray]
 OnCall = Callable[[str, dict[str, Any], dict[str, Any]], None]  # a component, what it was given and what it gave
@@ -54,14 +55,15 @@ class Components(Closing):
     ) -> None:
         self._trust = trust_engines
         self._frugal = frugal
-        self.ledger = Ledger()
         self._held: Collection[str] = ()
         self._streamed: Mapping[str, bool] = {}
-        if frugal:
-            heap.give_back()
+        self._limits: Mapping[str, int] = {}
         self._on_call = on_call
         check_threads(threads)
         self._target = find_target(target)
+        if frugal and not self.on_gpu:
+            heap.give_back()
+        self.ledger = Ledger(self._target.provider == CUDA)
         self.bundle = bundle
         self.closed = False
         self._threads = threads
@@ -76,6 +78,10 @@ class Components(Closing):
     def on_gpu(self) -> bool:
         """Whether the components run on a GPU, where arrays can stay between calls."""
         return self._target.device == "gpu"
+
+    def stays(self, component: str) -> bool:
+        """Return whether a component's arrays can stay on a GPU between its calls; not where it is streamed."""
+        return self.on_gpu and component not in self._streamed
 
     def run(self, component: str, cancel: Cancel | None, keep: Collection[str] = (), **feeds: Array) -> dict[str, Any]:
         """Return the outputs of one call by name; `cancel` is asked before it.
@@ -128,8 +134,12 @@ class Components(Closing):
         held = self._engines.get(component)
         if isinstance(held, TensorRtEngine) and not held.fits(shapes):
             self.release(component)  # another engine may be the one for these shapes
-        if self._frugal:  # also where it is loaded already: an earlier request may have left others
-            self.release(*(self._engines.keys() - {*self._held, component}))
+        step = component.endswith(
+            STEP
+        )  # one between two calls of a denoiser, which stays, and it takes next to nothing
+        if self._frugal and not step:  # also where it is loaded already: an earlier request may have left others
+            others = self._engines.keys() - {*self._held, component}
+            self.release(*(name for name in others if not name.endswith(STEP)))
         if component not in self._engines:
             with self.ledger.entry(component):
                 self._engines[component] = self._open(component, shapes)
@@ -148,8 +158,10 @@ class Components(Closing):
         if provider in COMPILING:
             content = self.bundle.manifest
             profile = profiles(content, [default_range(content)], guided=True)[component][0]  # none is kept
-            wide = component.startswith("text_encoder") or component.endswith("_step")
+            wide = component.startswith("text_encoder") or component.endswith(STEP)
             settings = provider_options(provider, profile, spec.precision, wide)
+        elif provider == CUDA:
+            settings = cuda_options(self._limits.get(component))
         if component not in self._streamed:
             return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings, pooled=not self._frugal)
 
@@ -178,14 +190,22 @@ class Components(Closing):
             raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
         return build.find(self.bundle, component, self._target, found.gpus[0].capability, shapes, self._trust)
 
-    def hold(self, components: Collection[str], streamed: Mapping[str, bool]) -> None:
+    def hold(
+        self, components: Collection[str], streamed: Mapping[str, bool], limits: Mapping[str, int] | None = None
+    ) -> None:
         """Say which components stay loaded while others work, where `frugal`, and which work part by part.
 
-        Of the latter it is said whether the next part is loaded ahead.
+        Of the latter it is said whether the next part is loaded ahead. `limits` are bytes of a GPU that engines of
+        components may take, each of them, or each part.
         """
-        changed = {name for name in self._engines if self._streamed.get(name) != streamed.get(name)}
+        limits = limits or {}
+        changed = {
+            name
+            for name in self._engines
+            if self._streamed.get(name) != streamed.get(name) or self._limits.get(name) != limits.get(name)
+        }
         self.release(*changed)
-        self._held, self._streamed = components, streamed
+        self._held, self._streamed, self._limits = components, streamed, limits
 
     def release(self, *components: str) -> None:
         """Free these components' memory; one that is called again is loaded again."""

@@ -18,6 +18,10 @@ def to_bytes(pixels: np.ndarray) -> np.ndarray:
     The scaling is done in the decoder's own dtype, the rounding in float32 and half to even, as in diffusers'
     VaeImageProcessor. Values outside the range are clipped; NaN gives 0.
     """
-    unit = np.clip(pixels * pixels.dtype.type(0.5) + pixels.dtype.type(0.5), 0, 1)
-    levels = np.nan_to_num(unit.astype(np.float32) * np.float32(255), nan=0.0)
-    return np.ascontiguousarray(levels.round().astype(np.uint8).transpose(0, 2, 3, 1))
+    half = pixels.dtype.type(0.5)
+    made = np.empty((len(pixels), *pixels.shape[2:], 3), np.uint8)
+    for one, out in zip(pixels, made, strict=True):  # each by itself: copies of a whole segment would be its largest
+        levels = np.clip(one * half + half, 0, 1).astype(np.float32) * np.float32(255)
+        np.nan_to_num(levels, copy=False, nan=0.0)
+        out[...] = levels.round().transpose(1, 2, 0)
+    return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..engines import devices
 from ..engines.process import resident
 from ..errors import BudgetError
 from . import memory
@@ -14,14 +15,16 @@ RESERVE = 2**20  # bytes that are mapped and not touched
 
 
 class Ledger:
-    """Resident bytes of this process beside those that it had when the ledger was opened.
+    """Resident bytes of this process beside those that it had when the ledger was opened; with `on_gpu` the GPU's.
 
     `planned` is the most that the present request is to take, None where nothing was planned; `loaded` what the process
     grew by as each component was loaded. Memory that other code of the process takes meanwhile is counted too.
     """
 
-    def __init__(self) -> None:
-        self._base = resident()
+    def __init__(self, on_gpu: bool = False) -> None:
+        self._on_gpu = on_gpu
+        self._base = 0
+        self._base = self._taken()
         self.planned: int | None = None
         self.loaded: dict[str, int] = {}
         self._reserve: bytes | None = None
@@ -29,27 +32,48 @@ class Ledger:
     @property
     def used(self) -> int:
         """Return the bytes that are taken now."""
-        return max(resident() - self._base, 0)
+        return max(self._taken() - self._base, 0)
 
     @contextmanager
     def entry(self, component: str) -> Iterator[None]:
         """Enter what the process grows by in the block as that component's."""
-        before = resident()
+        before = self._taken()
         yield
-        self.loaded[component] = max(resident() - before, 0)
+        self.loaded[component] = max(self._taken() - before, 0)
 
-    def admit(self, peak: int) -> None:
-        """Take `peak` bytes as the plan of the request that begins; raises BudgetError where not so many are left."""
-        left, used = memory.available(), self.used
-        if peak > left + used:
-            room = left + used
+    def admit(self, peak: int, host: int = 0) -> None:
+        """Take `peak` bytes as the plan of the request that begins; raises BudgetError where not so many are left.
+
+        `host` are bytes of the host's memory that a request on a GPU takes.
+        """
+        left = self._left()
+        room = peak if left is None else self.used + left
+        if peak > room:
+            why = "the machine's free memory, or a limit of a cgroup, of the address space or of data"
             raise BudgetError(
-                f"up to {mebibytes(peak)} MiB are needed, and {room // 2**20} MiB are left to this process: the "
-                f"machine's free memory, or a limit of a cgroup, of the address space or of data. Give a budget of "
-                f"{room // 2**20}MiB, ask for a smaller size, or free memory."
+                f"up to {mebibytes(peak)} MiB are needed, and {room // 2**20} MiB are left to this process: "
+                f"{'what is free on the GPU' if self._on_gpu else why}. Give a budget of {room // 2**20}MiB, ask for a "
+                "smaller size, or free memory."
+            )
+        if host > (room := resident() + memory.available()):
+            raise BudgetError(
+                f"up to {mebibytes(host)} MiB of the host's memory are needed beside the GPU's, and "
+                f"{room // 2**20} MiB are left to this process. Free memory, or use another machine."
             )
         self.planned = peak
         self._reserve = bytes(RESERVE)
+
+    def _taken(self) -> int:
+        if not self._on_gpu:
+            return resident()
+        found = devices.memory()
+        return 0 if found is None else found.own
+
+    def _left(self) -> int | None:
+        if not self._on_gpu:
+            return memory.available()
+        found = devices.memory()
+        return None if found is None else found.free
 
     def ran_out(self, component: str) -> BudgetError:
         """Return the error of memory that ran out in the turn of a component."""

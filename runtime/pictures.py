@@ -56,7 +56,7 @@ def denoise(
     """
     of, levels, noise = find(content), prepared.schedule, prepared.initial(index)
     batch = 2 if prepared.guided else 1
-    if resident.can_stay(components, of.denoiser):
+    if (together or not prepared.guided) and resident.can_stay(components, of.denoiser):
         times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
         loop = resident.Loop(
             [of.denoiser] * levels.steps, resident.step_of(of.denoiser), "hidden_states", of.output, times, known,

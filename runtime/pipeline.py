@@ -16,6 +16,7 @@ import numpy as np
 
 from ..engines import heap
 from ..engines.base import Closing
+from ..engines.devices import driver
 from ..engines.ort import check_threads, default_threads
 from ..engines.targets import DEFAULT, find_target
 from ..errors import BusyError, UsageError
@@ -25,7 +26,7 @@ from . import latents as latent_space
 from . import plan as plans
 from .amounts import bytes_of
 from .components import Cancel, Components, Feeds, OnCall
-from .hardware import CPU, find_machine
+from .hardware import CPU, Machine, find_machine, gpu_here
 from .journal import check_job, open_journal
 from .ledger import Ledger
 from .pictures import denoise, find
@@ -34,6 +35,7 @@ from .request import Prepared, Request, prepare
 T = TypeVar("T")
 OnStep = Callable[[int, int, np.ndarray], None]
 
+PLANNED = (DEFAULT, "ort-cuda")  # targets whose memory is planned
 _REMEMBERED_PROMPTS = 64
 
 
@@ -72,7 +74,8 @@ class Model(Closing):
     picture's bytes do not depend on what is rendered beside it.
 
     With a `budget` in bytes each request is planned before anything is loaded (`runtime.plan`), and refused where it
-    does not fit; then components are loaded for their turn, and stay only as far as there is room.
+    does not fit; then components are loaded for their turn, and stay only as far as there is room. It is a budget of
+    the GPU's memory where the target runs on one.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class Model(Closing):
         budget: int | None = None,
     ) -> None:
         family.check(bundle.manifest, find_target(target))
-        if budget is not None and target != DEFAULT:
-            raise UsageError(f"a budget holds for the target {DEFAULT} so far, not for {target}. Leave the budget out.")
+        if budget is not None and target not in PLANNED:
+            raise UsageError(
+                f"a budget holds for {' and '.join(PLANNED)}, not for the target {target}. Leave the budget out."
+            )
         check_threads(threads)
         self.bundle = bundle
         self.budget = budget
@@ -187,9 +192,9 @@ class Model(Closing):
         a journal of another request, OutputError where the journal cannot be written.
         """
         self._components.check_open()
-        prepared, streamed = self._prepare_video(request), {}
+        prepared = self._prepare_video(request)
         if (way := self._admitted(prepared)) is not None:
-            prepared, streamed = dataclasses.replace(prepared, tiling=way.tiling), way.streamed
+            prepared = dataclasses.replace(prepared, tiling=way.tiling)
         self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
         job, place = animation.job(prepared, self.bundle.digest), None if journal is None else Path(journal)
         if place is not None and resume:
@@ -198,7 +203,8 @@ class Model(Closing):
         def made() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
             kept = None if place is None else open_journal(place, job, resume)
             try:
-                self._components.hold((), streamed)
+                if way is not None:
+                    self._components.hold((), way.streamed, way.limits)
                 yield from animation.Animator(
                     self._components, prepared, kept, on_event, cancel, in_turns=self.budget is not None
                 ).frames()
@@ -283,7 +289,7 @@ class Model(Closing):
         return animation.prepare(request, self.bundle.manifest)
 
     def _plan(self, prepared: Prepared | animation.PreparedAnimation) -> plans.Plan:
-        content, machine = self.bundle.manifest, find_machine(CPU, self.threads)
+        content, machine = self.bundle.manifest, self._machine()
         if isinstance(prepared, Prepared):
             count = len(prepared.prompts)
             of = plans.Wanted(prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, count)
@@ -295,12 +301,15 @@ class Model(Closing):
             return plan_video.free_video(content, video, machine)
         return plan_video.plan_video(content, video, machine, self.budget)
 
+    def _machine(self) -> Machine:
+        return find_machine(CPU, self.threads) if find_target(self.target).device == "cpu" else gpu_here()
+
     def _admitted(self, prepared: Prepared | animation.PreparedAnimation) -> plans.Plan | None:
         """Return how a request stays within the budget, None without one; raises BudgetError where memory lacks."""
-        if self.target != DEFAULT:
-            return None
+        if self.target not in PLANNED or (self.budget is None and self.target != DEFAULT and not driver().gpus):
+            return None  # without a GPU loading says what is missing
         way = self._plan(prepared)
-        self.ledger.admit(way.peak)
+        self.ledger.admit(way.peak, plans.host_of(self.bundle.manifest, self._machine()))
         return None if self.budget is None else way
 
     def _pictures(
@@ -308,7 +317,7 @@ class Model(Closing):
     ) -> Iterator[Picture]:
         steps = prepared.schedule.steps
         if way is not None:
-            self._components.hold(way.keep, way.streamed)
+            self._components.hold(way.keep, way.streamed, way.limits)
         for index, prompt in enumerate(prepared.prompts):
 
             def report(step: int, latents: np.ndarray, before: int = index * steps) -> None:
@@ -412,7 +421,8 @@ def open_model(
     `progress(file, done, total)` is told the bytes hashed and to hash. `target` is what runs the graphs
     (`engines.targets`); of "tensorrt-rtx" and "tensorrt" engines have to be built first (`runtime.build`). With
     `trust_engines` engines that came with the bundle are run as well: an engine is code of whoever made it. `budget` is
-    the most memory that the model may take, in bytes or as "512MiB", beside what the process has before it opens it.
+    the most memory that the model may take, in bytes or as "512MiB", beside what the process has before it opens it,
+    the GPU's where the target runs on one.
 
     Raises UsageError for an unknown name and BundleError for a bundle that is damaged, altered, unsafe, of a newer
     schema or of a family that this Segue does not run.

@@ -8,16 +8,17 @@ for tiles of the decoder, which are used where nothing else fits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..errors import BudgetError
 from .amounts import mebibytes
+from .components import STEP
 from .hardware import CPU, Machine
 from .manifest import Manifest
 from .pictures import find
 from .tiles import Tiling, lay, thrifty
-from .turns import Phase, Turn, dims_of, phases_of, streamed_turn, turn_of
+from .turns import SESSION, Phase, Turn, dims_of, phases_of, streamed_turn, turn_of
 
 RUNTIME = 69 * 2**20  # bytes that come with the libraries and the first session of a process
 TOKENIZER = 3  # bytes in memory for each of a tokenizer's file
@@ -26,7 +27,10 @@ PIXEL = 64  # bytes for each pixel of a picture beside the decoder: tiles, scale
 WORTH = 0.5  # of the time that loading takes: parts that work for less hide too little of it to be loaded ahead
 TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of which overlaps: on a processor
 OVERLAP, LEAST = 8, 16  # latent pixels that tiles overlap by on a GPU, and the shortest side of one
-CONTEXT = 2**29  # bytes that CUDA and the libraries keep on a GPU, which no graph says (an allowance, not measured)
+# Bytes that CUDA, cuBLAS and cuDNN keep on a GPU beside sessions, with the kernels of pictures (565 to 631 MiB measured
+# on an H100) and with those of videos (some 740)
+CONTEXT, VIDEO_CONTEXT = 640 * 2**20, 760 * 2**20
+HOST = 3 * 2**29  # bytes of the host that CUDA's libraries take, and weights on their way (0.9 to 1.35 GiB measured)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,13 @@ class Plan:
         return max(phase.peak for phase in self.phases)
 
     @property
+    def limits(self) -> dict[str, int]:
+        """Return the bytes that each component may take within the budget: its own, and what its phase leaves."""
+        if self.budget is None:
+            return {}
+        return {phase.component: phase.own + max(self.budget - phase.peak, 0) for phase in self.phases}
+
+    @property
     def seconds(self) -> float:
         """Return the time of the request, by the machine's rates."""
         return sum(phase.seconds for phase in self.phases)
@@ -78,12 +89,17 @@ def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None
 
 def free(content: Manifest, wanted: Wanted, machine: Machine) -> Plan:
     """Return what a request takes without a budget: every component stays loaded, and works on whole planes."""
-    return freest(_ways(content, wanted, machine, None))
+    return freest(_ways(content, wanted, machine, None), content, machine)
 
 
-def freest(ways: Iterable[Plan]) -> Plan:
-    """Return the way that saves nothing."""
-    return max(ways, key=lambda way: (way.tiling is None, way.together, not way.streamed, len(way.keep)))
+def freest(ways: Iterable[Plan], content: Manifest, machine: Machine) -> Plan:
+    """Return the way that saves nothing; on a GPU each component's arena keeps what it has worked with."""
+    way = max(ways, key=lambda way: (way.tiling is None, way.together, not way.streamed, len(way.keep)))
+    if machine.kind == CPU:
+        return way
+    base = base_of(content, machine) + step_of(content, (), machine)
+    sums = itertools.accumulate((phase.own for phase in way.phases), initial=base)
+    return replace(way, phases=tuple(replace(p, peak=peak) for p, peak in zip(way.phases, list(sums)[1:], strict=True)))
 
 
 def chosen(content: Manifest, ways: list[Plan], limit: int, size: tuple[int, int]) -> Plan:
@@ -110,10 +126,24 @@ def limit_of(machine: Machine, budget: int | None) -> int:
 
 def base_of(content: Manifest, machine: Machine) -> int:
     """Return the bytes that are there all along: of libraries, and on a processor of the tokenizers."""
-    if machine.kind != CPU:
-        return CONTEXT
-    tables = sum(content.files[tokenizer.file].bytes for tokenizer in content.tokenizers.values())
-    return RUNTIME + ALLOWANCE + TOKENIZER * tables
+    if machine.kind == CPU:
+        return RUNTIME + ALLOWANCE + _tokenizers(content)
+    return CONTEXT if content.video is None else VIDEO_CONTEXT
+
+
+def step_of(content: Manifest, streamed: Collection[str], machine: Machine) -> int:
+    """Return the bytes of the Euler step's graph, which is there on a GPU where its denoiser is not streamed."""
+    denoisers = {name.removesuffix(STEP) for name in content.components if name.endswith(STEP)}
+    return SESSION if machine.kind != CPU and denoisers - set(streamed) else 0
+
+
+def host_of(content: Manifest, machine: Machine) -> int:
+    """Return the bytes of the host's memory that a request takes where it is met on a GPU; 0 on a processor."""
+    return 0 if machine.kind == CPU else HOST + _tokenizers(content)
+
+
+def _tokenizers(content: Manifest) -> int:
+    return TOKENIZER * sum(content.files[tokenizer.file].bytes for tokenizer in content.tokenizers.values())
 
 
 def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Iterator[Plan]:
@@ -132,7 +162,8 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
         for number in range(len(used) + 1):
             for keep in itertools.combinations(used, number):
                 for streamed, taken in streamings(content, turns, keep, machine):
-                    phases = tuple(phases_of(taken, keep, wanted.count, machine, base))
+                    there = base + step_of(content, streamed, machine)
+                    phases = tuple(phases_of(taken, keep, wanted.count, machine, there))
                     yield Plan(machine.name, budget, keep, together, tiling, phases, streamed)
 
 

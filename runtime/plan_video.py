@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from .hardware import CPU, Machine
 from .manifest import Component, Manifest, Video
 from .motion import experts_of
-from .plan import Plan, base_of, chosen, freest, limit_of, streamings, tilings_of
+from .plan import Plan, base_of, chosen, freest, limit_of, step_of, streamings, tilings_of
 from .profiles import sized
 from .segments import SegmentSpec, count_segments, latent_frames, video_frames, window_frames
 from .tiles import Tiling, lay
@@ -51,7 +51,7 @@ def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget:
 
 def free_video(content: Manifest, wanted: WantedVideo, machine: Machine) -> Plan:
     """Return what a video takes without a budget; see `plan.free`."""
-    return freest(_ways(content, wanted, machine, None))
+    return freest(_ways(content, wanted, machine, None), content, machine)
 
 
 def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Iterator[Plan]:
@@ -75,7 +75,8 @@ def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int 
             phases = tuple(phases_of(turns, tuple(turns), windows, machine, base))
             yield Plan(machine.name, budget, tuple(turns), True, tiling, phases)
         for streamed, taken in streamings(content, turns, (), machine):
-            phases = tuple(phases_of(taken, (), windows, machine, base))
+            there = base + step_of(content, streamed, machine)
+            phases = tuple(phases_of(taken, (), windows, machine, there))
             yield Plan(machine.name, budget, (), True, tiling, phases, streamed)
 
 
@@ -118,7 +119,7 @@ def _turn(
         moved = given + caches if tiles > 1 else 0
         turn = replace(turn_of(content, name, dims, machine, calls, given), moved=moved)
     else:
-        turn = turn_of(content, name, dims, machine, calls, tiles * caches)
+        turn = turn_of(content, name, dims, machine, calls, (tiles - 1) * caches)  # a call's own were measured in it
         if name.startswith("detail_vae_decoder"):
             between = (FRAME - PLAIN) * wanted.height * wanted.width * video_frames(video.targets + 1)
             turn = replace(turn, held=replace(turn.held, working=max(turn.held.working, between)))

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..engines.base import Array, Resident
-from .components import Cancel, Components, Feeds
+from .components import STEP, Cancel, Components, Feeds
 from .sampler import Schedule
 
 
 def step_of(denoiser: str) -> str:
     """Return the name of the component that does the Euler step after a call of `denoiser`."""
-    return f"{denoiser}_step"
+    return f"{denoiser}{STEP}"
 
 
 def can_stay(components: Components, *denoisers: str) -> bool:
@@ -30,7 +30,8 @@ def can_stay(components: Components, *denoisers: str) -> bool:
     content = components.bundle.manifest
     ports = [(content.components[name].inputs, content.components[name].outputs) for name in denoisers]
     alike = all(of == ports[0] for of in ports)
-    return components.on_gpu and alike and components.has(step_of(denoisers[0]))
+    stay = all(components.stays(name) for name in denoisers)
+    return stay and alike and components.has(step_of(denoisers[0]))
 
 
 @dataclass(frozen=True, eq=False)

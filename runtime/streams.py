@@ -84,7 +84,7 @@ class _Half:
     def _kept(self, component: str, tiles: int) -> tuple[str, ...]:
         """Return the outputs that stay on the device: on a GPU the caches, unless those of many tiles wait there."""
         components = self._codec._components
-        if not components.on_gpu or tiles > 1:
+        if not components.stays(component) or tiles > 1:
             return ()
         outputs = components.bundle.manifest.components[component].outputs
         return tuple(spec.name for spec in outputs if spec.name != self._given)

@@ -16,7 +16,10 @@ from .profiles import SizeRange, dimensions
 SPREAD = 1.03  # of what was measured at export: pages, threads
 LEFT = 2 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment
 CROSSING = 0.15  # of what a call works with: what crosses between parts where that was not measured (0.09 was)
-WORKSPACE = 1.15  # of what was counted for a GPU: allocator and convolutions' workspace (an allowance, not measured)
+# Of what was counted for a GPU: holes between arrays, and the workspace of convolutions (at most 2.3, without them 1.5,
+# measured with ONNX Runtime on an H100)
+WORKSPACE, CONVOLUTIONS = 1.5, 2.4
+SESSION = 132 * 2**20  # bytes of a GPU that each session takes for cuBLAS and cuDNN (130 measured)
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class Held:
 
 @dataclass(frozen=True)
 class Phase:
-    """One component's turn: its calls, the most bytes of the process in it, and seconds by the machine's rates."""
+    """One component's turn: its calls, the most bytes of the process in it, and seconds by the machine's rates.
+
+    `own` are the most bytes that the component itself takes.
+    """
 
     component: str
     calls: int
     peak: int
+    own: int
     flops: float
     seconds: float
 
@@ -61,8 +68,8 @@ class Turn:
         return max(self.held.loading, self.held.loaded + self.held.working)
 
 
-def held(spec: Component, dims: dict[str, int], machine: Machine, weights: int) -> Held:
-    """Return what a component takes at the sizes `dims`, its files of weights having `weights` bytes.
+def held(name: str, spec: Component, dims: dict[str, int], machine: Machine, weights: int) -> Held:
+    """Return what the component `name` takes at the sizes `dims`, its files of weights having `weights` bytes.
 
     On a processor that is what was measured at export; without it, and on a GPU, what was counted of the graph.
     """
@@ -71,10 +78,21 @@ def held(spec: Component, dims: dict[str, int], machine: Machine, weights: int) 
         return Held(int(SPREAD * of.loading), int(SPREAD * of.loaded), int(SPREAD * of.working.at(dims)))
     cost = spec.cost
     if machine.kind != CPU:
-        return Held(weights, weights, 0 if cost is None else int(WORKSPACE * cost.activations.at(dims)))
+        more = CONVOLUTIONS if "vae" in name or "unet" in name else WORKSPACE
+        loaded = _placed(weights)
+        return Held(loaded, loaded, 0 if cost is None else int(more * cost.activations.at(dims)))
     working = 0 if cost is None else int(cost.widened.at(dims))
     wide = weights if spec.precision == "int8" else 4 * spec.parameters  # ONNX Runtime computes in fp32, and packs
     return Held(int(1.35 * wide), int(1.1 * wide), working)
+
+
+def _placed(weights: int) -> int:
+    """Return the bytes of a GPU that a session with so many bytes of weights takes.
+
+    CUDA gives memory in blocks of 2 MiB, which tensors do not fill: a third more was measured of small models, 8 % of
+    SD3-Medium's transformer.
+    """
+    return SESSION + weights + min(weights // 3, 80 * 2**20 + weights // 10)
 
 
 def streamed_turn(turn: Turn, machine: Machine, ahead: bool) -> Turn:
@@ -91,7 +109,7 @@ def streamed_turn(turn: Turn, machine: Machine, ahead: bool) -> Turn:
 def _held_part(part: Part, spec: Component, dims: dict[str, int], machine: Machine, whole: int, beside: int) -> Held:
     """Return what a part takes of a component that works with `whole` bytes, `beside` bytes of arrays included."""
     if machine.kind != CPU:
-        return Held(part.bytes, part.bytes, whole)
+        return Held(_placed(part.bytes), _placed(part.bytes), whole)
     working = int((1 + CROSSING) * whole)
     if part.working is not None:
         working = int(SPREAD * part.working.at(dims)) + beside
@@ -111,7 +129,7 @@ def turn_of(content: Manifest, name: str, dims: dict[str, int], machine: Machine
     """Return a component's turn of so many calls at the sizes `dims`, with `beside` bytes of arrays in each."""
     spec = content.components[name]
     weights = sum(content.files[file].bytes for file in spec.weights)
-    taken = held(spec, dims, machine, weights)
+    taken = held(name, spec, dims, machine, weights)
     flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
     whole = taken.working + beside
     parts = tuple(_held_part(part, spec, dims, machine, whole, beside) for part in spec.parts)
@@ -134,10 +152,10 @@ def phases_of(
         before += own.loaded if stays else 0
         flops = count * turn.calls * turn.flops
         reading = (1 if stays else count) * turn.weights / machine.loads
-        working = flops / machine.flops + count * turn.calls * turn.moved / machine.loads
+        working = flops / machine.flops + count * turn.calls * turn.moved / machine.moves
         seconds = reading + working
         if turn.overlapped:  # but for each call's first part; and no faster than whole, which need not be streamed
             alone = count * turn.calls * turn.parts[0].loaded / machine.loads
             once = count * turn.weights / turn.calls / machine.loads
             seconds = max(alone + max(reading - alone, working), once + working)
-        yield Phase(name, count * turn.calls, base + max(first, later), flops, seconds)
+        yield Phase(name, count * turn.calls, base + max(first, later), turn.peak, flops, seconds)

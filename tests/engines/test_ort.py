@@ -88,8 +88,9 @@ def test_the_provider_that_runs_is_read_from_the_session_and_not_from_what_is_co
     class Session(onnxruntime.InferenceSession):
         """What onnxruntime-gpu gives: by CUDA, or by the processor alone where a library of CUDA is missing."""
 
-        def __init__(self, path, options, providers, enable_fallback):
+        def __init__(self, path, options, providers, enable_fallback, disabled_optimizers):
             assert providers[0][0] == CUDA
+            assert disabled_optimizers == ["ConstantFolding"]  # it would copy every weight that is transposed
             super().__init__(path, options, providers=[CPU])
 
         def get_providers(self):

@@ -24,6 +24,7 @@ CONTENT = {name: read_manifest(name) for name in (REAL, EIGHT, MINIATURE)}
 GPU = published()["rtx4090"]
 ROOMY = dataclasses.replace(GPU, memory=2**50)
 TWO_K = WantedVideo(1408, 2560, 81)
+STREAMED = ("transformer", "transformer_2", "detail_transformer")
 LONGEST = 1025  # frames
 videos = st.sampled_from([REAL, EIGHT, MINIATURE])
 
@@ -87,25 +88,24 @@ def test_a_longer_video_takes_the_same_memory_and_more_time(name):
     assert made[1].seconds < made[2].seconds < made[3].seconds
 
 
-@pytest.mark.parametrize("budget", [8, 12, 16, 24])
+@pytest.mark.parametrize("budget", [10, 12, 16, 24])
 @pytest.mark.parametrize("name", [REAL, EIGHT])
 def test_no_budget_changes_what_is_sampled(name, budget):
     calls = {phase.component: phase.calls for phase in plan_video(CONTENT[name], TWO_K, GPU, budget * GIB).phases}
     assert [calls[of] for of in ("transformer", "transformer_2", "detail_transformer")] == [2, 2, 4 * 7]
 
 
-@pytest.mark.parametrize("budget", [16, 24])
-def test_what_is_streamed_on_a_gpu_is_what_does_not_fit_and_hides_behind_the_work(budget):
+@pytest.mark.parametrize(("budget", "streamed"), [(16, STREAMED), (24, STREAMED[:2])])
+def test_what_is_streamed_on_a_gpu_is_what_does_not_fit_and_hides_most_of_its_reading(budget, streamed):
     made, free = (plan_video(CONTENT[REAL], TWO_K, *way) for way in ((GPU, budget * GIB), (ROOMY, None)))
-    assert made.streamed == {"transformer": True, "transformer_2": True}  # 28.6 GB each, loaded ahead
-    for name in made.streamed:
-        with_room, streamed = (
-            next(p.seconds for p in way.phases if p.component == name) for way in (free, made)
-        )  # fmt: skip
-        assert streamed <= 1.02 * with_room
+    assert made.streamed == dict.fromkeys(streamed, True)  # 28.6 and 10 GB, loaded ahead
+    for name in STREAMED[:2]:  # which is read twice
+        with_room, taken = (next(p.seconds for p in way.phases if p.component == name) for way in (free, made))
+        once = sum(part.bytes for part in CONTENT[REAL].components[name].parts) / GPU.loads
+        assert taken - with_room < 0.4 * once
 
 
-@pytest.mark.parametrize("budget", [8, 12, 16, 24])
+@pytest.mark.parametrize("budget", [10, 12, 16, 24])
 def test_tiles_that_would_compute_less_anew_do_not_fit_or_stream_the_decoder_for_longer(budget):
     content, made = CONTENT[REAL], plan_video(CONTENT[REAL], TWO_K, GPU, budget * GIB)
 
@@ -160,7 +160,7 @@ def test_the_command_plans_two_k_as_a_table_as_json_and_as_a_picture(tmp_path):
     asked = ["plan", REAL, "--device", "rtx4090", "--budget", "24GiB", "--size", "2560x1408", "--frames", "81"]
     table = CliRunner().invoke(cli, [*asked, "--timeline", str(tmp_path / "plan.svg")])
     assert table.exit_code == 0, table.output
-    assert "not built yet: nothing runs it there" in table.output
+    assert "transformer, in 80 parts" in table.output
     assert "budget 24576 MiB" in (tmp_path / "plan.svg").read_text()
     told = json.loads(CliRunner().invoke(cli, [*asked, "--json"]).output.splitlines()[-1])
     assert told["peak"] <= 24 * GIB
