@@ -1,0 +1,124 @@
+"""Plans for a GPU beside what runs took on one (`benchmarks/results/gpu_budget.json`), and how a budget is held."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import segue
+from segue.engines import devices
+from segue.engines.ort_providers import cuda_options
+from segue.errors import BudgetError, EngineError
+from segue.runtime import memory
+from segue.runtime.bundle import read_manifest
+from segue.runtime.components import Components
+from segue.runtime.hardware import gpu_here, published
+from segue.runtime.ledger import Ledger
+from segue.runtime.plan import Wanted, free, host_of, plan
+from segue.runtime.plan_video import WantedVideo, free_video, plan_video
+
+GIB, MIB = 2**30, 2**20
+H100 = published()["h100"]
+PLANS = {"sd3-random": "sd3-medium-without-t5"}  # that bundle has random weights, and graphs of these configurations
+ENTRIES = json.loads((Path(__file__).parents[2] / "benchmarks/results/gpu_budget.json").read_text())
+MEASURED = [(entry, row) for entry in ENTRIES for row in entry["rows"]]
+
+
+def planned(entry, budget):
+    content, side = read_manifest(PLANS.get(entry["bundle"], entry["bundle"])), entry["size"]
+    if entry["frames"] is not None:
+        wanted = WantedVideo(side, side, entry["frames"])
+        return free_video(content, wanted, H100) if budget is None else plan_video(content, wanted, H100, budget)
+    wanted = Wanted(side, side, 4, guided=False)
+    return free(content, wanted, H100) if budget is None else plan(content, wanted, H100, budget)
+
+
+@pytest.mark.parametrize(
+    ("entry", "row"), MEASURED, ids=[f"{e['bundle']}-{r['budget'] and r['budget'] // MIB}" for e, r in MEASURED]
+)
+def test_a_run_on_a_gpu_took_no_more_than_its_plan_says(entry, row):
+    way = planned(entry, row["budget"])
+    assert way.streamed == row["streamed"]
+    assert row["taken"] <= way.peak <= 1.36 * row["taken"]
+    assert row["budget"] is None or row["taken"] <= row["budget"]
+    assert row["host"] <= host_of(read_manifest(PLANS.get(entry["bundle"], entry["bundle"])), H100)
+
+
+def test_a_component_may_take_its_own_and_what_its_phase_leaves_of_the_budget():
+    way = plan(read_manifest("sd3-medium"), Wanted(1024, 1024, 4, False), published()["rtx4090"], 8 * GIB)
+    for phase in way.phases:
+        assert phase.own <= way.limits[phase.component] <= 8 * GIB
+        assert way.limits[phase.component] == 8 * GIB - (phase.peak - phase.own)
+    assert free(read_manifest("emoji"), Wanted(128, 128, 4, False), H100).limits == {}
+    assert cuda_options(123)["gpu_mem_limit"] == "123"
+    assert cuda_options(None)["arena_extend_strategy"] == "kSameAsRequested"
+    assert "gpu_mem_limit" not in cuda_options(None)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let this machine say that it has a GPU; return what it has in use, which tests change."""
+    state = {"total": 8 * GIB, "used": 0}
+    found = devices.Driver("1", (devices.Gpu("NVIDIA Some GPU", 89, state["total"]),))
+    monkeypatch.setattr(devices, "driver", lambda: found)
+    monkeypatch.setattr("segue.runtime.pipeline.driver", lambda: found)
+    monkeypatch.setattr(devices, "memory", lambda: devices.DeviceMemory(state["total"] - state["used"], state["used"]))
+    return state
+
+
+def test_a_gpu_whose_figures_are_not_known_is_as_slow_as_the_slowest_and_has_its_own_memory(gpu):
+    machine = gpu_here()
+    assert machine.name == "NVIDIA Some GPU"
+    assert machine.memory == 8 * GIB
+    assert machine.flops == min(known.flops for known in published().values())
+
+
+def test_without_a_gpu_a_budget_of_one_is_refused_and_says_what_to_do():
+    with segue.open("emoji", target="ort-cuda", budget="1GiB") as model:
+        with pytest.raises(EngineError, match=r"needs one here.*Use the target ort-cpu"):
+            model.pictures(segue.Request("a red heart"))
+        assert model.ledger.loaded == {}
+
+
+@pytest.mark.parametrize("budget", [None, "6GiB"])
+def test_a_request_that_the_gpu_has_no_room_for_is_refused_before_anything_is_loaded(gpu, budget):
+    gpu["used"] = gpu["total"] - 600 * MIB
+    with segue.open("emoji", target="ort-cuda", budget=budget) as model:
+        with pytest.raises(BudgetError, match=r"600 MiB are left to this process: what is free on the GPU"):
+            model.pictures(segue.Request("a red heart"))
+        assert model.ledger.loaded == {}
+
+
+def test_a_budget_that_no_way_fits_is_refused_with_the_smallest_that_does(gpu):
+    smallest = r"The smallest budget that does is (\d+) MiB"
+    with (
+        segue.open("emoji", target="ort-cuda", budget="300MiB") as model,
+        pytest.raises(BudgetError, match=smallest) as refused,
+    ):
+        model.pictures(segue.Request("a red heart"))
+    least = int(str(refused.value).split("smallest budget that does is ")[1].split()[0])
+    with segue.open("emoji", target="ort-cuda", budget=f"{least}MiB") as model:
+        assert model.plan(segue.Request("a red heart")).peak <= least * MIB
+
+
+def test_the_ledger_of_a_gpu_counts_what_this_process_has_there_and_asks_for_the_hosts_memory_too(gpu, monkeypatch):
+    gpu["used"] = 500 * MIB
+    ledger = Ledger(on_gpu=True)
+    gpu["used"] = 1500 * MIB
+    assert ledger.used == 1000 * MIB
+    ledger.admit(2 * GIB, host=MIB)
+    assert ledger.planned == 2 * GIB
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    with pytest.raises(BudgetError, match="of the host's memory are needed beside the GPU's"):
+        ledger.admit(2 * GIB, host=64 * GIB)
+
+
+def test_under_a_budget_the_graph_of_the_euler_step_stays_beside_its_denoiser(exported, monkeypatch):
+    """As on a GPU, where the two take turns: a processor takes the loop in numpy."""
+    monkeypatch.setattr(Components, "on_gpu", property(lambda self: True))
+    loads = []
+    with segue.open(exported, threads=1, budget="4GiB") as model:
+        opened = model._components._open
+        monkeypatch.setattr(model._components, "_open", lambda name, shapes: loads.append(name) or opened(name, shapes))
+        model.generate("a red heart", steps=3, size=64)
+    assert loads.count("transformer") == loads.count("transformer_step") == 1
