@@ -16,10 +16,11 @@ from ..errors import EngineError, MissingDependencyError, SegueError, UsageError
 from . import devices, targets
 from .base import Array, Closing, Resident, TensorSpec, fit_feeds
 from .cuda_graph import CudaGraph
+from .scratch import Scratch
 from .tensorrt_build import make_logger
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool", "UINT8": "uint8"}
-_SCRATCH, _TURN = "", "\n"  # no names of tensors: the scratch buffer, and what marks the buffers of kept outputs
+_TURN = "\n"  # in no name of a tensor: what marks the buffers of kept outputs
 Fetch = Callable[[np.ndarray, int], None]  # fills the array from an address on the device
 
 
@@ -50,13 +51,14 @@ class TensorRtEngine(Closing):
 
     `weights` is the device memory in bytes that weights may take, where the plan can stream them (None: all of them).
     Each run picks the tightest of the plan's profiles that has room for the shapes fed. What a run asks of the GPU is
-    recorded as a CUDA graph and replayed where shapes and addresses are those of the run before.
+    recorded as a CUDA graph and replayed where shapes and addresses are those of the run before. What it works with
+    lies in `scratch`, which is shared with engines that run at other times (None: its own).
 
     Raises EngineError without a GPU, and for a plan that this machine's version or GPU does not take;
     MissingDependencyError without the target's package or cuda-python.
     """
 
-    def __init__(self, plan: Path, target: str, weights: int | None = None) -> None:
+    def __init__(self, plan: Path, target: str, weights: int | None = None, scratch: Scratch | None = None) -> None:
         self._where = f"the engine {plan}"
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> address and bytes on the device
         self._engine: Any = None
@@ -65,6 +67,10 @@ class TensorRtEngine(Closing):
         self._chosen = -1  # the profile
         self._shaped: tuple[int, dict[str, tuple[int, ...]]] | None = None  # and the shapes of the run before
         self._streamed = 0  # bytes of weights that stay in host memory
+        self._own = Scratch() if scratch is None else None
+        self._scratch: Scratch = scratch or self._own  # type: ignore[assignment]
+        self._works = 0  # bytes of it that the run before took, and where they were
+        self._placed = 0
         self._turn = 0  # kept outputs have two buffers each, written in turn
         found = devices.driver()
         if not found.gpus:  # the deserialiser may end the process then
@@ -117,14 +123,15 @@ class TensorRtEngine(Closing):
 
     @property
     def device_bytes(self) -> int | None:
-        """Return the device memory of weights, buffers and scratch; None where TensorRT does not tell that of weights.
+        """Return the device memory of weights, buffers and what it takes of the scratch; None where TensorRT does not
+        tell that of weights.
 
         Not in it are kernels, recorded graphs and whatever else driver and TensorRT take for themselves.
         """
         if self._engine is None:
             return 0
         weights = self._engine.get_engine_stat(self._trt.EngineStat.TOTAL_WEIGHTS_SIZE)
-        return None if weights < 0 else weights - self._streamed + self._held()
+        return None if weights < 0 else weights - self._streamed + self._held() + self._works
 
     def _held(self) -> int:
         return sum(size for _, size in self._buffers.values())
@@ -166,13 +173,16 @@ class TensorRtEngine(Closing):
         for name, address in addresses.items():
             self._must(context.set_tensor_address(name, address), f"{name} has no address")
         if changed:
-            scratch = context.update_device_memory_size_for_shapes()
-            context.set_device_memory(self._room(_SCRATCH, scratch), scratch)
+            self._works = int(context.update_device_memory_size_for_shapes())
+        room = self._scratch.room(self._works, cuda, self._did)
+        if changed or room != self._placed:
+            context.set_device_memory(room, self._works)
+            self._placed = room
         execute = partial(self._execute, ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()))
         if self._graph is None:
             execute()
         else:
-            self._graph.run((profile, *shapes.items()), tuple(addresses.items()), execute)
+            self._graph.run((profile, room, *shapes.items()), tuple(addresses.items()), execute)
         self._shaped = profile, shapes
         self._did(cuda.cudaStreamSynchronize(stream))
         return {name: array if name in keep else array.numpy() for name, array in made.items()}
@@ -201,12 +211,15 @@ class TensorRtEngine(Closing):
             self._graph.close()
             self._graph = None
         self._context = self._engine = None
+        self._works = 0
         with contextlib.suppress(Exception):
             self._cuda.cudaStreamSynchronize(self._stream)
         for address, _ in self._buffers.values():
             with contextlib.suppress(Exception):
                 self._cuda.cudaFree(address)
         self._buffers.clear()
+        if self._own is not None:
+            self._own.close()
         if self._stream is not None:
             with contextlib.suppress(Exception):
                 self._cuda.cudaStreamDestroy(self._stream)

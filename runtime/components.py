@@ -16,6 +16,7 @@ from ..engines.base import Array, Closing, Engine, Resident
 from ..engines.ort import OrtEngine, check_threads
 from ..engines.ort_providers import COMPILING, CUDA, cuda_options, provider_options
 from ..engines.process import ran_out
+from ..engines.scratch import Scratch
 from ..engines.streamed import StreamedEngine, StreamedPart
 from ..engines.targets import DEFAULT, find_target
 from ..engines.tensorrt import TensorRtEngine
@@ -58,6 +59,7 @@ class Components(Closing):
         self._held: Collection[str] = ()
         self._streamed: Mapping[str, bool] = {}
         self._limits: Mapping[str, int] = {}
+        self._scratch = Scratch()
         self._on_call = on_call
         check_threads(threads)
         self._target = find_target(target)
@@ -151,7 +153,8 @@ class Components(Closing):
         if self._target.compiled:
             entry = self._entry(component, shapes)
             of = entry.record.fingerprint
-            return TensorRtEngine(entry.plan, self._target.name, of.workspace if of.streaming else None)
+            weights = of.workspace if of.streaming else None
+            return TensorRtEngine(entry.plan, self._target.name, weights, self._scratch)
         spec = self.bundle.manifest.components[component]
         self.bundle.check_unchanged(spec.graph, *spec.weights)
         provider, settings = self._target.provider, {}
@@ -228,6 +231,7 @@ class Components(Closing):
         """Free every component. Closing twice is allowed."""
         self.closed = True
         self.release(*list(self._engines))
+        self._scratch.close()
 
     def check_going_on(self, cancel: Cancel | None) -> None:
         """Raise Cancelled where `cancel` returns true, UsageError once `close` was called."""

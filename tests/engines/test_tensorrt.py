@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from segue.engines import devices, tensorrt
+from segue.engines.scratch import Scratch
 from segue.errors import EngineError, MissingDependencyError, SegueError, UsageError
 
 GPU = devices.Driver("580", (devices.Gpu("RTX 4090", 89, 24 << 30),))
@@ -209,6 +210,24 @@ def test_arrays_go_through_buffers_that_are_kept_and_freed(cuda, trt, plan):
     with pytest.raises(UsageError, match="was closed"):
         engine.run({"x": x})
     engine.close()
+
+
+def test_engines_share_what_they_work_with_and_follow_it_when_it_moves(cuda, trt, plan):
+    scratch = Scratch()
+    few, many = (np.ones((rows, 2), np.float32) for rows in (2, 8))
+    with opened(plan, scratch=scratch) as one, opened(plan, scratch=scratch) as other:
+        for _ in range(3):
+            one.run({"x": few})
+        assert (scratch.size, one.device_bytes) == (32, 1000 + 2 * 2 * 2 * 4 + 32)
+        other.run({"x": many})  # the larger one has it moved
+        assert scratch.size == 128
+        before = one._context.scratch
+        assert np.array_equal(one.run({"x": few})["y"], 2 * few)
+        assert one._context.scratch == other._context.scratch != before
+    assert len(cuda.held) == 1  # the scratch is not the engines' to free
+    scratch.close()
+    scratch.close()
+    assert cuda.held == {}
 
 
 def test_the_tightest_profile_is_taken(cuda, trt, plan):
