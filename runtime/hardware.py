@@ -25,7 +25,7 @@ CORE_READS = 2e8  # bytes of weights a second that it loads, converting fp16 to 
 class Machine:
     """Where a plan's work is done: bytes of memory, operations a second, and bytes of weights loaded a second.
 
-    `moves` are bytes of arrays a second between host and GPU.
+    `moves` are bytes of arrays a second between host and GPU, `threads` those of a session on a processor.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Machine:
     loads: float
     moves: float = math.inf
     capability: int = 0  # for which engines are built, tenfold: 89 for 8.9
+    threads: int = 0
     names: tuple[str, ...] = ()  # as NVIDIA's driver tells them, to the letter: laptops' and others are other machines
 
 
@@ -51,7 +52,7 @@ def published() -> dict[str, Machine]:
             GPU_READS,
             SHARE * 1e9 * row["link"],
             row["capability"],
-            tuple(row["names"]),
+            names=tuple(row["names"]),
         )
         for name, row in table.items()
     }
@@ -87,4 +88,5 @@ def find_machine(name: str, threads: int | None = None) -> Machine:
     elif name != CPU:
         raise UsageError(f"no machine {name!r} is known. Choose one of {', '.join((*known, CPU, THIS))}.")
     cores = threads or default_threads()
-    return Machine("this processor", CPU, int(psutil.virtual_memory().total), cores * CORE_FLOPS, CORE_READS)
+    memory = int(psutil.virtual_memory().total)
+    return Machine("this processor", CPU, memory, cores * CORE_FLOPS, CORE_READS, threads=cores)

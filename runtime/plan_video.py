@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from .hardware import CPU, Machine
 from .manifest import Component, Manifest, Video
 from .motion import experts_of
-from .plan import Plan, base_of, chosen, freest, limit_of, step_of, streamings, tilings_of
+from .plan import THREAD, Plan, base_of, chosen, freest, limit_of, step_of, streamings, tilings_of
 from .profiles import sized
 from .segments import SegmentSpec, count_segments, latent_frames, video_frames, window_frames
 from .tiles import Tiling, lay
@@ -72,10 +72,11 @@ def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int 
         found = rest | turns_of(tiled, tiling)
         turns = {name: found[name] for name in ORDER if name in found}
         if budget is None:  # what is loaded stays then
-            phases = tuple(phases_of(turns, tuple(turns), windows, machine, base))
+            there = base + THREAD * machine.threads * len(turns)
+            phases = tuple(phases_of(turns, tuple(turns), windows, machine, there))
             yield Plan(machine.name, budget, tuple(turns), True, tiling, phases)
         for streamed, taken in streamings(content, turns, (), machine):
-            there = base + step_of(content, streamed, machine)
+            there = base + step_of(content, streamed, machine) + THREAD * machine.threads * 2
             phases = tuple(phases_of(taken, (), windows, machine, there))
             yield Plan(machine.name, budget, (), True, tiling, phases, streamed)
 

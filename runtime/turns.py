@@ -14,7 +14,7 @@ from .manifest import Component, Manifest, Part
 from .profiles import SizeRange, dimensions
 
 SPREAD = 1.03  # of what was measured at export: pages, threads
-LEFT = 2 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment
+LEFT = 8 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment (5 seen)
 CROSSING = 0.15  # of what a call works with: what crosses between parts where that was not measured (0.09 was)
 # Of what was counted for a GPU: holes between arrays, and the workspace of convolutions (at most 2.3, without them 1.5,
 # measured with ONNX Runtime on an H100)
@@ -83,7 +83,7 @@ def held(name: str, spec: Component, dims: dict[str, int], machine: Machine, wei
         return Held(loaded, loaded, 0 if cost is None else int(more * cost.activations.at(dims)))
     working = 0 if cost is None else int(cost.widened.at(dims))
     wide = weights if spec.precision == "int8" else 4 * spec.parameters  # ONNX Runtime computes in fp32, and packs
-    return Held(int(1.35 * wide), int(1.1 * wide), working)
+    return Held(int(1.45 * wide), int(1.2 * wide), int(1.1 * working))
 
 
 def _placed(weights: int) -> int:

@@ -248,3 +248,15 @@ def test_the_timeline_shows_every_phase_and_the_budget(tmp_path):
     assert "budget 300 MiB" in path.read_text()
     base = {float(bar.get("y")) + float(bar.get("height")) for bar in bars}
     assert max(base) - min(base) < 0.2  # all stand on one line
+
+
+def test_threads_results_and_tokenizers_are_counted():
+    content, one = read_manifest("emoji"), Wanted(64, 64, 4, False)
+    few, many = (plan(content, one, find_machine("cpu", threads), None) for threads in (1, 256))
+    assert many.peak - few.peak >= 255 * 2 * 45_000
+    hundred = plan(content, dataclasses.replace(one, count=100), find_machine("cpu", 1), None)
+    assert hundred.peak - few.peak >= 99 * (2 * 3 * 64 * 64 + 4 * 16 * 8 * 8)
+    file = content.tokenizers["tokenizer"].file
+    larger = dataclasses.replace(content.files[file], bytes=content.files[file].bytes + 2**20)
+    more = dataclasses.replace(content, files=content.files | {file: larger})
+    assert plan(more, one, find_machine("cpu", 1), None).peak - few.peak >= 13 * 2**20
