@@ -15,7 +15,7 @@ from .runtime.limits import MAX_FRAMES
 @click.command()
 @click.argument("bundle", type=BundleName(planned=True))
 @click.option(
-    "--device", default="this", show_default=True, help="rtx4090, rtx4080, rtx4060, rtx5090, h100, cpu, this."
+    "--device", default="this", show_default=True, help="rtx4090, rtx4080, rtx4060, rtx5090, h100, h200, cpu, this."
 )
 @click.option("--budget", type=Bytes(), help="The most memory to take (default: all of the device's).")
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128.")
@@ -53,7 +53,8 @@ def plan(
 
     show = Output(as_json)
     content, machine = read_manifest(bundle), find_machine(device)
-    family.check(content, find_target("tensorrt-rtx" if machine.kind == "gpu" else DEFAULT))
+    target = "ort-cuda" if machine.kind == "gpu" else DEFAULT  # whose memory was measured
+    family.check(content, find_target(target))
     if timeline is not None:
         check_writable(timeline)
     if content.video is None:
@@ -71,7 +72,8 @@ def plan(
         made = plan_video(content, WantedVideo(height, width, length), machine, budget)
     if timeline is not None:
         with writing(timeline):
-            write_whole(timeline, draw(made, f"{content.name} on {made.machine}").encode())
+            title = f"{content.name} by {target} on {made.machine}"
+            write_whole(timeline, draw(made, title, machine.memory).encode())
         show.line(f"{timeline}: memory by phase")
 
     def label(component: str) -> str:
@@ -83,7 +85,9 @@ def plan(
             (label(p.component), p.calls, f"{p.flops / 1e9:.3g}", mebibytes(p.peak), f"{p.seconds:.2g}")
             for p in made.phases
         ]
-        table(f"{content.name} on {made.machine}", ("phase", "calls", "GFLOP", "peak, MiB", "seconds"), rows)
+        table(
+            f"{content.name} by {target} on {made.machine}", ("phase", "calls", "GFLOP", "peak, MiB", "seconds"), rows
+        )
     tiles = made.tiling
     show.line(
         f"at most {mebibytes(made.peak)} MiB, about {made.seconds:.2g} s; "
@@ -91,4 +95,6 @@ def plan(
         f"{'' if made.together else '; guidance in two calls'}"
         f"{f'; autoencoder in tiles of {tiles.side} x {tiles.columns} latent pixels' if tiles else ''}"
     )
-    show.event("plan", peak=made.peak, seconds=made.seconds, **dataclasses.asdict(made))
+    if made.host:
+        show.line(f"beside that {mebibytes(made.host)} MiB of the host's memory")
+    show.event("plan", target=target, peak=made.peak, seconds=made.seconds, **dataclasses.asdict(made))

@@ -5,9 +5,9 @@
 For every bundle, size and, where it makes videos, length five budgets: none, the smallest that does, and three between.
 Measured is the most resident memory of the process less that after `import segue`. Exits with 1 where a run takes more
 than its budget or its plan, where the plan is above the measured by more than 10 % and 16 MiB, where a picture or
-video of one size differs between budgets that do not cut it into tiles, or where one MiB less than the smallest budget
-is not refused within half a second, before anything is loaded. Writes benchmarks/results/budget.json and, as a picture,
-docs/budget.svg.
+video of one size differs between budgets that do not cut it into tiles, or by more than 40 dB where they do, or where
+one MiB less than the smallest budget is not refused within half a second, before anything is loaded. Writes
+benchmarks/results/budget.json and, as a picture, docs/budget.svg.
 """
 
 import argparse
@@ -15,11 +15,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+CLOSE = 40.0  # dB
 CHILD = Path(__file__).with_name("budget_child.py")
 
 
@@ -63,13 +65,16 @@ def cells(bundle: str, size: int, frames: int | None) -> list[dict[str, Any]]:
     low, high = planned(bundle, size, frames, least=True), planned(bundle, size, frames)
     budgets = [None, *(low + (high - low) * part // 4 for part in (3, 2, 1)), low]
     rows = []
-    for budget in budgets:
-        asked = {"bundle": bundle, "size": size, "frames": frames, "budget": budget}
-        made = subprocess.run(
-            [sys.executable, str(CHILD), json.dumps(asked)], check=True, capture_output=True, text=True
-        )
-        rows.append(asked | json.loads(made.stdout.splitlines()[-1]))
-    whole = rows[1]["sha256"]
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, budget in enumerate(budgets):
+            asked = {"bundle": bundle, "size": size, "frames": frames, "budget": budget}
+            place = str(Path(scratch) / f"{number}.bin")
+            made = subprocess.run(
+                [sys.executable, str(CHILD), json.dumps(asked | {"place": place})],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            row = asked | json.loads(made.stdout.splitlines()[-1])
+            rows.append(row | {"dB": close(place, str(Path(scratch) / "1.bin"))})
     for row in rows:
         faults = []
         if row["budget"] == low:
@@ -82,15 +87,25 @@ def cells(bundle: str, size: int, frames: int | None) -> list[dict[str, Any]]:
                 faults.append(f"took {row['measured'] / MIB:.1f} MiB")
             if above > max(0.1 * row["measured"], 16 * MIB):
                 faults.append(f"was planned {above / MIB:.1f} MiB too high")
-        if row["sha256"] != whole and not row["tiles"]:
-            faults.append("is another picture")
+        if row["dB"] is not None and (row["dB"] < CLOSE if row["tiles"] else row["keep"] is not None):
+            faults.append(f"is another picture, at {row['dB']} dB")
         row["faults"] = [f"{bundle} at {size} px, {frames}, within {row['budget']} {fault}" for fault in faults]
         amounts = (f"{row[k] / MIB:.1f}" if row[k] else "-" for k in ("budget", "planned", "measured"))
         print(
-            bundle, size, frames or "", *amounts, row["seconds"], row["keep"], row["together"], row["tiles"],
+            bundle, size, frames or "", *amounts, row["seconds"], row["keep"], row["together"], row["tiles"], row["dB"],
             faults, flush=True,
         )  # fmt: skip
     return rows
+
+
+def close(one: str, other: str) -> float | None:
+    """Return how near two files of pixels are, in dB; None where they are equal."""
+    import numpy as np
+
+    from segue.runtime.differences import psnr
+
+    ratio = psnr(*(np.fromfile(place, np.uint8) for place in (one, other)))
+    return round(float(ratio), 1) if np.isfinite(ratio) else None
 
 
 def refused(bundle: str, size: int, frames: int | None, budget: int) -> float:

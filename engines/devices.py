@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -61,13 +60,13 @@ def driver() -> Driver:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes of the first GPU: those that nobody takes, and those that this process takes.
+    """Bytes of the first GPU: those that nobody takes, and those that all processes take.
 
-    Where the driver does not tell what a process takes, that is what all of them take.
+    What one process takes the driver tells only once it has a context, and in a container not at all.
     """
 
     free: int
-    own: int
+    used: int
 
 
 def memory() -> DeviceMemory | None:
@@ -79,10 +78,8 @@ def memory() -> DeviceMemory | None:
 
     try:
         pynvml.nvmlInit()
-        handle = _handle(pynvml)
-        found = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        own = [of.usedGpuMemory for of in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if of.pid == os.getpid()]
-        return DeviceMemory(int(found.free), int(own[0]) if own and own[0] is not None else int(found.used))
+        found = pynvml.nvmlDeviceGetMemoryInfo(_handle(pynvml))
+        return DeviceMemory(int(found.free), int(found.used))
     except Exception:
         return None
     finally:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import MissingDependencyError, UsageError
+from .onnxruntime_import import onnxruntime
 from .ort_providers import CPU, CUDA, RTX, TENSORRT
 
 
@@ -61,7 +62,7 @@ def find_target(name: str) -> Target:
 def load(target: Target) -> Any:
     """Return the target's module; raises MissingDependencyError where it is absent, too old or cannot be imported."""
     try:
-        module = import_module(target.module)
+        module = onnxruntime() if target.module == "onnxruntime" else import_module(target.module)
     except ImportError as error:
         why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
         raise MissingDependencyError(

@@ -6,8 +6,8 @@ of the next, which keeps every part's memory constant and costs some drift at ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -126,6 +126,15 @@ def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
         "size": [prepared.height, prepared.width],
         "tiling": prepared.tiling and [number for number in astuple(prepared.tiling) if number is not None],
     }
+
+
+def as_begun(prepared: PreparedAnimation, kept: Mapping[str, Any]) -> PreparedAnimation:
+    """Return the animation with the tiles of a journal's job, which a budget of then may have chosen."""
+    sides = kept.get("tiling")
+    try:
+        return replace(prepared, tiling=None if sides is None else Tiling(*sides))
+    except TypeError:  # it is no job's, which `check_job` tells
+        return prepared
 
 
 def describe(prepared: PreparedAnimation, content: Manifest, digest: str, target: str) -> dict[str, Any]:

@@ -128,7 +128,8 @@ class Components(Closing):
 
     def put(self, component: str, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
         """Return copies of feeds of `component` in the memory of its device; raises as `run`."""
-        return self._engine(component, feeds).put(feeds)
+        with self._calling, self._memory_of(component):
+            return self._engine(component, feeds).put(feeds)
 
     def _engine(self, component: str, feeds: Mapping[str, Array]) -> Engine:
         self.check_open()
@@ -201,13 +202,13 @@ class Components(Closing):
         Of the latter it is said whether the next part is loaded ahead. `limits` are bytes of a GPU that engines of
         components may take, each of them, or each part.
         """
-        limits = limits or {}
+        limits = (limits or {}) if self._target.provider == CUDA else {}
         changed = {
             name
             for name in self._engines
             if self._streamed.get(name) != streamed.get(name) or self._limits.get(name) != limits.get(name)
         }
-        self.release(*changed)
+        self.release(*changed, *(f"{name}{STEP}" for name in streamed))  # whose loop goes through the host
         self._held, self._streamed, self._limits = components, streamed, limits
 
     def release(self, *components: str) -> None:

@@ -74,18 +74,14 @@ def gpu_here() -> Machine:
 def find_machine(name: str, threads: int | None = None) -> Machine:
     """Return a machine by its name in `hardware.json`, "cpu" for this one's processor, or "this".
 
-    "this" is the GPU where there is one that is known, else the processor. Raises UsageError for another name.
+    "this" is `gpu_here` where there is a GPU, else the processor. Raises UsageError for another name.
     """
     known = published()
     if name in known:
         return known[name]
-    if name == THIS:
-        found = devices.driver().gpus
-        for gpu in found[:1]:
-            for machine in known.values():
-                if gpu.name in machine.names:
-                    return replace(machine, memory=min(machine.memory, gpu.memory))
-    elif name != CPU:
+    if name == THIS and devices.driver().gpus:
+        return gpu_here()
+    if name not in (CPU, THIS):
         raise UsageError(f"no machine {name!r} is known. Choose one of {', '.join((*known, CPU, THIS))}.")
     cores = threads or default_threads()
     memory = int(psutil.virtual_memory().total)

@@ -142,20 +142,25 @@ def _locked(folder: Path) -> IO[bytes]:
     return lock
 
 
-def check_job(folder: Path, job: Mapping[str, Any]) -> None:
-    """Raise UsageError unless `folder` holds the journal of `job`."""
-    wanted = json.loads(json.dumps(job))
+def kept_job(folder: Path) -> dict[str, Any]:
+    """Return the job whose journal `folder` is; raises UsageError where it is none."""
     try:
         found = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UsageError(f"{folder} holds no journal to go on from. Run the command without --resume.") from None
-    keys = sorted(wanted.keys() | (found.keys() if isinstance(found, dict) else set()))
-    differing = [key for key in keys if not isinstance(found, dict) or found.get(key) != wanted.get(key)]
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"{folder} holds no journal to go on from. Run the command without --resume.")
+    return found
+
+
+def check_job(folder: Path, job: Mapping[str, Any]) -> None:
+    """Raise UsageError unless `folder` holds the journal of `job`."""
+    wanted, found = json.loads(json.dumps(job)), kept_job(folder)
+    differing = [key for key in sorted(wanted.keys() | found.keys()) if found.get(key) != wanted.get(key)]
     if differing:
         key = differing[0]
-        had = found.get(key) if isinstance(found, dict) else found
         raise UsageError(
-            f"{folder} is the journal of another job: its {key} is {str(had)[:80]!r}, yours is "
+            f"{folder} is the journal of another job: its {key} is {str(found.get(key))[:80]!r}, yours is "
             f"{str(wanted.get(key))[:80]!r}. Ask for what it was begun with, or run without --resume to start again."
         )
 

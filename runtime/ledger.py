@@ -15,7 +15,9 @@ RESERVE = 2**20  # bytes that are mapped and not touched
 
 
 class Ledger:
-    """Resident bytes of this process beside those that it had when the ledger was opened; with `on_gpu` the GPU's.
+    """Resident bytes of this process beside those that it had when the ledger was opened.
+
+    With `on_gpu` it is what all processes have taken of the GPU since.
 
     `planned` is the most that the present request is to take, None where nothing was planned; `loaded` what the process
     grew by as each component was loaded. Memory that other code of the process takes meanwhile is counted too.
@@ -67,7 +69,7 @@ class Ledger:
         if not self._on_gpu:
             return resident()
         found = devices.memory()
-        return 0 if found is None else found.own
+        return 0 if found is None else found.used
 
     def _left(self) -> int | None:
         if not self._on_gpu:

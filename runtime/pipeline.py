@@ -27,7 +27,7 @@ from . import plan as plans
 from .amounts import bytes_of
 from .components import Cancel, Components, Feeds, OnCall
 from .hardware import CPU, Machine, find_machine, gpu_here
-from .journal import check_job, open_journal
+from .journal import check_job, kept_job, open_journal
 from .ledger import Ledger
 from .pictures import denoise, find
 from .request import Prepared, Request, prepare
@@ -192,11 +192,14 @@ class Model(Closing):
         a journal of another request, OutputError where the journal cannot be written.
         """
         self._components.check_open()
-        prepared = self._prepare_video(request)
-        if (way := self._admitted(prepared)) is not None:
+        prepared, place = self._prepare_video(request), None if journal is None else Path(journal)
+        begun = resume and place is not None and prepared.tiling is None
+        if begun and place is not None:  # another budget must not have other tiles: they would be another video
+            prepared = animation.as_begun(prepared, kept_job(place))
+        if (way := self._admitted(prepared, settled=begun)) is not None:
             prepared = dataclasses.replace(prepared, tiling=way.tiling)
         self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
-        job, place = animation.job(prepared, self.bundle.digest), None if journal is None else Path(journal)
+        job = animation.job(prepared, self.bundle.digest)
         if place is not None and resume:
             check_job(place, job)
 
@@ -288,7 +291,7 @@ class Model(Closing):
             )
         return animation.prepare(request, self.bundle.manifest)
 
-    def _plan(self, prepared: Prepared | animation.PreparedAnimation) -> plans.Plan:
+    def _plan(self, prepared: Prepared | animation.PreparedAnimation, settled: bool = False) -> plans.Plan:
         content, machine = self.bundle.manifest, self._machine()
         if isinstance(prepared, Prepared):
             count = len(prepared.prompts)
@@ -296,7 +299,7 @@ class Model(Closing):
             if self.budget is None:
                 return plans.free(content, of, machine)
             return plans.plan(content, of, machine, self.budget)
-        video = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling)
+        video = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling, settled)
         if self.budget is None:
             return plan_video.free_video(content, video, machine)
         return plan_video.plan_video(content, video, machine, self.budget)
@@ -304,12 +307,15 @@ class Model(Closing):
     def _machine(self) -> Machine:
         return find_machine(CPU, self.threads) if find_target(self.target).device == "cpu" else gpu_here()
 
-    def _admitted(self, prepared: Prepared | animation.PreparedAnimation) -> plans.Plan | None:
-        """Return how a request stays within the budget, None without one; raises BudgetError where memory lacks."""
+    def _admitted(self, prepared: Prepared | animation.PreparedAnimation, settled: bool = False) -> plans.Plan | None:
+        """Return how a request stays within the budget, None without one; raises BudgetError where memory lacks.
+
+        With `settled` a video has the tiles that it has, or none.
+        """
         if self.target not in PLANNED or (self.budget is None and self.target != DEFAULT and not driver().gpus):
             return None  # without a GPU loading says what is missing
-        way = self._plan(prepared)
-        self.ledger.admit(way.peak, plans.host_of(self.bundle.manifest, self._machine()))
+        way = self._plan(prepared, settled)
+        self.ledger.admit(way.peak, way.host)
         return None if self.budget is None else way
 
     def _pictures(

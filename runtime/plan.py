@@ -8,7 +8,7 @@ for tiles of the decoder, which are used where nothing else fits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import BudgetError
@@ -28,9 +28,11 @@ UNIGRAMS = {("sd3", "tokenizer_3"), ("swifti2v", "tokenizer")}  # T5's and UMT5'
 THREAD = 2**16  # bytes of each thread of a session (45 kB measured)
 ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps between
 PIXEL = 64  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (39 measured)
+HELPS = 0.9  # of what is needed: a size that takes more than that is no help
 WORTH = 0.5  # of the time that loading takes: parts that work for less hide too little of it to be loaded ahead
-TILES = (64, 48, 32, 24, 16)  # latent pixels of a tile's side, a quarter of which overlaps: on a processor
-OVERLAP, LEAST = 8, 16  # latent pixels that tiles overlap by on a GPU, and the shortest side of one
+# Latent pixels of a tile's side, a quarter of which overlaps: on a processor. Smaller ones show: 39 dB with 16
+TILES = (64, 48, 32, 24)
+OVERLAP, LEAST = 8, 24  # latent pixels that tiles overlap by on a GPU, and the shortest side of one
 # Bytes that CUDA, cuBLAS and cuDNN keep on a GPU beside sessions, with the kernels of pictures (565 to 631 MiB measured
 # on an H100) and with those of videos (some 740)
 CONTEXT, VIDEO_CONTEXT = 640 * 2**20, 760 * 2**20
@@ -54,6 +56,7 @@ class Plan:
 
     `together`: the guided and the free prediction in one call. `tiling` is None where the plane is decoded at once.
     Those `streamed` are loaded part by part in each call, and the value says whether the next part is loaded ahead.
+    `host` are bytes of the host's memory that a plan for a GPU takes as well, 0 on a processor.
     """
 
     machine: str
@@ -63,6 +66,7 @@ class Plan:
     tiling: Tiling | None
     phases: tuple[Phase, ...]
     streamed: dict[str, bool] = field(default_factory=dict)
+    host: int = 0
 
     @property
     def peak(self) -> int:
@@ -71,10 +75,13 @@ class Plan:
 
     @property
     def limits(self) -> dict[str, int]:
-        """Return the bytes that each component may take within the budget: its own, and what its phase leaves."""
+        """Return the bytes of weights and arrays that a session of each component may take within the budget.
+
+        Those are its own, and what its phase leaves.
+        """
         if self.budget is None:
             return {}
-        return {phase.component: phase.own + max(self.budget - phase.peak, 0) for phase in self.phases}
+        return {phase.component: phase.session + max(self.budget - phase.peak, 0) for phase in self.phases}
 
     @property
     def seconds(self) -> float:
@@ -87,8 +94,11 @@ def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None
 
     Raises BudgetError where no way fits; it names the smallest budget for which one does.
     """
-    size = (wanted.width, wanted.height)
-    return chosen(content, list(_ways(content, wanted, machine, budget)), limit_of(machine, budget), size)
+
+    def ways(height: int, width: int) -> Iterator[Plan]:
+        return _ways(content, replace(wanted, height=height, width=width), machine, budget)
+
+    return chosen(content, ways, machine, budget, (wanted.height, wanted.width))
 
 
 def free(content: Manifest, wanted: Wanted, machine: Machine) -> Plan:
@@ -101,19 +111,25 @@ def freest(ways: Iterable[Plan], content: Manifest, machine: Machine) -> Plan:
     way = max(ways, key=lambda way: (way.tiling is None, way.together, not way.streamed, len(way.keep)))
     if machine.kind == CPU:
         return way
-    base = base_of(content, machine) + step_of(content, (), machine)
-    sums = itertools.accumulate((phase.own for phase in way.phases), initial=base)
-    return replace(way, phases=tuple(replace(p, peak=peak) for p, peak in zip(way.phases, list(sums)[1:], strict=True)))
+    held, phases = base_of(content, machine) + step_of(content, (), machine), []
+    for phase in way.phases:
+        phases.append(replace(phase, peak=held + phase.own))
+        held += phase.own if phase.component in way.keep else 0
+    return replace(way, phases=tuple(phases))
 
 
-def chosen(content: Manifest, ways: list[Plan], limit: int, size: tuple[int, int]) -> Plan:
-    """Return the fastest of the ways that fit into `limit` bytes; raises BudgetError where none does.
-
-    `size` is the width and height to speak of.
-    """
-    fitting = [way for way in ways if way.peak <= limit]
+def chosen(
+    content: Manifest, ways: Callable[[int, int], Iterable[Plan]], machine: Machine, budget: int | None,
+    size: tuple[int, int],
+) -> Plan:  # fmt: skip
+    """Return the fastest of the ways for a height and width, `size`, that fits; raises BudgetError where none does."""
+    limit, found = limit_of(machine, budget), list(ways(*size))
+    fitting = [way for way in found if way.peak <= limit]
     if not fitting:
-        raise _infeasible(content, min(ways, key=lambda way: way.peak), limit, size)
+        least = min(found, key=lambda way: way.peak)
+        half = _half(content, size)
+        smaller = None if half is None else (half, min(way.peak for way in ways(*half)))
+        raise _infeasible(content, least, machine, limit, size, smaller)
 
     def costs(way: Plan) -> tuple[float, ...]:
         behind = False in way.streamed.values()
@@ -141,9 +157,9 @@ def step_of(content: Manifest, streamed: Collection[str], machine: Machine) -> i
     return SESSION if machine.kind != CPU and denoisers - set(streamed) else 0
 
 
-def host_of(content: Manifest, machine: Machine) -> int:
-    """Return the bytes of the host's memory that a request takes where it is met on a GPU; 0 on a processor."""
-    return 0 if machine.kind == CPU else HOST + _tokenizers(content)
+def host_of(content: Manifest, machine: Machine, arrays: int) -> int:
+    """Return the bytes of the host's memory that a request takes, `arrays` among them, on a GPU; 0 on a processor."""
+    return 0 if machine.kind == CPU else HOST + _tokenizers(content) + arrays
 
 
 def _tokenizers(content: Manifest) -> int:
@@ -160,10 +176,11 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
     used += [of.denoiser, "vae_decoder"]
     factor = content.latents.factor
     plane = wanted.height // factor, wanted.width // factor
-    base = base_of(content, machine)
-    if machine.kind == CPU:  # results, which `Model.render` keeps, and stacks, are the host's; so is torch's noise
-        pixels, latents = 3 * wanted.height * wanted.width, 4 * content.latents.channels * plane[0] * plane[1]
-        base += wanted.count * (2 * pixels + 3 * latents)
+    # Results, which `Model.render` keeps, and stacks, are the host's; so is torch's noise
+    pixels, latents = 3 * wanted.height * wanted.width, 4 * content.latents.channels * plane[0] * plane[1]
+    results = wanted.count * (2 * pixels + 3 * latents)
+    base = base_of(content, machine) + (results if machine.kind == CPU else 0)
+    host = host_of(content, machine, results + PIXEL * wanted.height * wanted.width)
     split = (True, False) if wanted.guided else (True,)
     for together, tiling in itertools.product(split, tilings_of(*plane, TILES, machine)):
         turns = {name: _turn(content, name, wanted, machine, together, tiling) for name in used}
@@ -172,7 +189,7 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
                 for streamed, taken in streamings(content, turns, keep, machine):
                     there = base + step_of(content, streamed, machine) + THREAD * machine.threads * (len(keep) + 2)
                     phases = tuple(phases_of(taken, keep, wanted.count, machine, there))
-                    yield Plan(machine.name, budget, keep, together, tiling, phases, streamed)
+                    yield Plan(machine.name, budget, keep, together, tiling, phases, streamed, host)
 
 
 def tilings_of(height: int, width: int, sides: Sequence[int], machine: Machine) -> list[Tiling | None]:
@@ -243,18 +260,31 @@ def _turn(
     return turn_of(content, name, dims, machine, calls, beside)
 
 
-def _infeasible(content: Manifest, least: Plan, limit: int, size: tuple[int, int]) -> BudgetError:
+def _half(content: Manifest, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return half the sides of a picture, None where the bundle does not draw that."""
+    multiple = content.sizes.multiple
+    height, width = (side // 2 // multiple * multiple for side in size)
+    return (height, width) if min(height, width) >= max(content.sizes.minimum, multiple) else None
+
+
+def _infeasible(
+    content: Manifest, least: Plan, machine: Machine, limit: int, size: tuple[int, int],
+    smaller: tuple[tuple[int, int], int] | None,
+) -> BudgetError:  # fmt: skip
+    """Return the error of a request of height and width `size`; `smaller` are those of another, and what it takes."""
     worst = max(least.phases, key=lambda phase: phase.peak)
-    small = content.components[worst.component].precision == "int8" or worst.component in least.streamed
-    sized = "vae" in worst.component or content.video is not None
-    if worst.component.startswith("text_encoder") and small:
-        knob = "Give that much: no size takes less"
-    elif small or sized:
-        knob = "Ask for a smaller size, or give that much"
-    else:
+    spec = content.components[worst.component]
+    sixteen = machine.kind == CPU and content.video is None and spec.precision in ("fp32", "fp16", "bf16")
+    if smaller is not None and smaller[1] <= HELPS * least.peak:
+        (height, width), peak = smaller
+        knob = f"Ask for a smaller size ({width}x{height} takes {mebibytes(peak)} MiB), or give that much"
+    elif sixteen and worst.component not in least.streamed:
         knob = f"Quantize the bundle (segue quantize {content.name} -o NEW) or give that much"
+    else:
+        knob = "Give that much: half the size takes hardly less"
+    whose = f"the memory of {machine.name}," if limit == machine.memory else "the budget of"
     return BudgetError(
-        f"{worst.component} takes {mebibytes(worst.peak)} MiB for {size[0]}x{size[1]} px, which is "
-        f"{mebibytes(worst.peak - limit)} MiB above the budget of {limit // 2**20} MiB. The smallest budget that "
-        f"does is {mebibytes(least.peak)} MiB. {knob}."
+        f"{worst.component} takes {mebibytes(worst.peak)} MiB for {size[1]}x{size[0]} px, which is "
+        f"{mebibytes(worst.peak - limit)} MiB above {whose} {limit // 2**20} MiB. The smallest budget that does is "
+        f"{mebibytes(least.peak)} MiB. {knob}."
     )

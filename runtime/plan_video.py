@@ -14,15 +14,17 @@ from dataclasses import dataclass, replace
 from .hardware import CPU, Machine
 from .manifest import Component, Manifest, Video
 from .motion import experts_of
-from .plan import THREAD, Plan, base_of, chosen, freest, limit_of, step_of, streamings, tilings_of
+from .plan import THREAD, Plan, base_of, chosen, freest, host_of, step_of, streamings, tilings_of
 from .profiles import sized
-from .segments import SegmentSpec, count_segments, latent_frames, video_frames, window_frames
+from .segments import COMPRESSION, SegmentSpec, count_segments, latent_frames, video_frames, window_frames
 from .tiles import Tiling, lay
 from .turns import Turn, dims_of, phases_of, turn_of
 
 PLAIN = 12  # bytes of a pixel in float32
 FRAME = 4 * PLAIN  # of a frame on its way to bytes, between calls: as decoded, joined, clipped, scaled
-TILES = (64, 48, 32, 24, 16, 8)
+TILES = (64, 48, 32, 24, 16, 12)  # latent pixels of 16 by 16: smaller ones show, 36 dB with 8 beside 45 with 12
+# What is freed as soon as its work is done, without a budget too
+LEAVING = frozenset({"text_encoder", "vae_encoder_first", "vae_encoder_next", "transformer", "transformer_2"})
 ORDER = (
     "text_encoder", "vae_encoder_first", "vae_encoder_next", "transformer", "transformer_2", "vae_decoder_first",
     "vae_decoder_next", "detail_vae_encoder_first", "detail_vae_encoder_next", "detail_transformer",
@@ -32,12 +34,16 @@ ORDER = (
 
 @dataclass(frozen=True)
 class WantedVideo:
-    """What is asked for: a video of `frames` frames, 4 k + 1, of one size in pixels."""
+    """What is asked for: a video of `frames` frames, 4 k + 1, of one size in pixels.
+
+    `tiling` is the caller's choice; None leaves it to the plan, unless it is `settled` that there are no tiles.
+    """
 
     height: int
     width: int
     frames: int
-    tiling: Tiling | None = None  # where the caller has chosen; else the plan does
+    tiling: Tiling | None = None
+    settled: bool = False
 
 
 def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Plan:
@@ -45,8 +51,11 @@ def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget:
 
     Raises BudgetError where no way fits; it names the smallest budget for which one does.
     """
-    ways = list(_ways(content, wanted, machine, budget))
-    return chosen(content, ways, limit_of(machine, budget), (wanted.width, wanted.height))
+
+    def ways(height: int, width: int) -> Iterator[Plan]:
+        return _ways(content, replace(wanted, height=height, width=width), machine, budget)
+
+    return chosen(content, ways, machine, budget, (wanted.height, wanted.width))
 
 
 def free_video(content: Manifest, wanted: WantedVideo, machine: Machine) -> Plan:
@@ -68,17 +77,21 @@ def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int 
         return {name: turn for name, turn in made.items() if turn.calls}
 
     rest = turns_of([name for name in ORDER if name in content.components and name not in tiled], None)
-    for tiling in tilings_of(*plane, TILES, machine) if wanted.tiling is None else (wanted.tiling,):
+    settled = wanted.settled or wanted.tiling is not None
+    for tiling in (wanted.tiling,) if settled else tilings_of(*plane, TILES, machine):
         found = rest | turns_of(tiled, tiling)
         turns = {name: found[name] for name in ORDER if name in found}
+        arrays = _host(content, video, wanted) + max(turn.waiting for turn in turns.values())
+        host = host_of(content, machine, arrays)
         if budget is None:  # what is loaded stays then
-            there = base + THREAD * machine.threads * len(turns)
-            phases = tuple(phases_of(turns, tuple(turns), windows, machine, there))
-            yield Plan(machine.name, budget, tuple(turns), True, tiling, phases)
+            keep = tuple(turns) if machine.kind == CPU else tuple(name for name in turns if name not in LEAVING)
+            there = base + step_of(content, (), machine) + THREAD * machine.threads * len(turns)
+            phases = tuple(phases_of(turns, keep, windows, machine, there))
+            yield Plan(machine.name, budget, keep, True, tiling, phases, host=host)
         for streamed, taken in streamings(content, turns, (), machine):
             there = base + step_of(content, streamed, machine) + THREAD * machine.threads * 2
             phases = tuple(phases_of(taken, (), windows, machine, there))
-            yield Plan(machine.name, budget, (), True, tiling, phases, streamed)
+            yield Plan(machine.name, budget, (), True, tiling, phases, streamed, host)
 
 
 def _host(content: Manifest, video: Video, wanted: WantedVideo) -> int:
@@ -117,10 +130,15 @@ def _turn(
     caches = caches_of(content.components[name], name, dims)
     if machine.kind != CPU:  # caches of one tile are there; of many, the others wait on the host
         given = caches if name.endswith("_next") else 0  # which the caller holds to the call's end
-        moved = given + caches if tiles > 1 else 0
-        turn = replace(turn_of(content, name, dims, machine, calls, given), moved=moved)
+        moved, waiting = (given + caches, tiles * caches) if tiles > 1 else (0, 0)
+        turn = replace(turn_of(content, name, dims, machine, calls, given), moved=moved, waiting=waiting)
     else:
-        turn = turn_of(content, name, dims, machine, calls, (tiles - 1) * caches)  # a call's own were measured in it
+        made = 0  # pixels of tiles that wait for the others
+        if name.startswith("detail_vae_decoder"):
+            frames = 1 if name.endswith("_first") else COMPRESSION
+            made = PLAIN * frames * content.latents.factor**2 * dims["height"] * dims["width"]
+        # A call's own caches and pixels were measured in it
+        turn = turn_of(content, name, dims, machine, calls, (tiles - 1) * (caches + made))
         if name.startswith("detail_vae_decoder"):
             between = (FRAME - PLAIN) * wanted.height * wanted.width * video_frames(video.targets + 1)
             turn = replace(turn, held=replace(turn.held, working=max(turn.held.working, between)))

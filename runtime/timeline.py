@@ -8,6 +8,7 @@ from .amounts import mebibytes
 from .plan import Plan
 
 WIDTH, HEIGHT, LEFT, TOP, FOOT = 760, 240, 64, 28, 92
+FAR = 8  # times the peak: a line above would make the bars flat
 LEAST = 0.03  # of the width: a phase of a millisecond is still to be seen
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#333}rect{fill:#b3261e;opacity:.8}line{stroke:#333}"
@@ -15,9 +16,13 @@ STYLE = (
 )
 
 
-def timeline(plan: Plan, title: str) -> str:
-    """Return an SVG with a bar for each phase, as wide as its time (a short one wider) and as high as its peak."""
-    limit = plan.peak if plan.budget is None else max(plan.peak, plan.budget)
+def timeline(plan: Plan, title: str, memory: int) -> str:
+    """Return an SVG with a bar for each phase, as wide as its time (a short one wider) and as high as its peak.
+
+    A line is the budget, or the machine's `memory` in bytes where there is none and it is not far above.
+    """
+    line = memory if plan.budget is None else plan.budget
+    limit = plan.peak if line > FAR * plan.peak else max(plan.peak, line)
     wide = [max(phase.seconds / plan.seconds if plan.seconds else 0, LEAST) for phase in plan.phases]
     scale = WIDTH / sum(wide)
     height_of = lambda peak: HEIGHT * peak / (1.08 * limit)  # noqa: E731
@@ -32,9 +37,10 @@ def timeline(plan: Plan, title: str) -> str:
             f'<text transform="translate({middle:.1f} {TOP + HEIGHT + 10}) rotate(30)">{escape(phase.component)}</text>'
         )
         left += across
+    named = "memory" if plan.budget is None else "budget"
     marks = [(plan.peak, f"{mebibytes(plan.peak)} MiB", "")]
-    if plan.budget is not None:
-        marks.append((plan.budget, f"budget {mebibytes(plan.budget)} MiB", "budget"))
+    if line <= FAR * plan.peak:
+        marks.append((line, f"{named} {mebibytes(line)} MiB", "budget"))
     for amount, words, kind in marks:
         y = TOP + HEIGHT - height_of(amount)
         parts.append(

@@ -35,13 +35,14 @@ class Held:
 class Phase:
     """One component's turn: its calls, the most bytes of the process in it, and seconds by the machine's rates.
 
-    `own` are the most bytes that the component itself takes.
+    `own` are the most bytes that the component itself takes, and `session` those that one session of it may ask for.
     """
 
     component: str
     calls: int
     peak: int
     own: int
+    session: int
     flops: float
     seconds: float
 
@@ -50,8 +51,9 @@ class Phase:
 class Turn:
     """A component's work for one picture, or one window of a video: its calls, operations a call, bytes of weights.
 
-    `parts` are what its parts take where it comes in such. `moved` are bytes between host and GPU in each call, beside
-    weights.
+    `parts` are what its parts take where it comes in such, and `first` the bytes of the first one's weights; `coming`
+    is what loads while a part works. `moved` are bytes between host and GPU in each call, beside weights, and `waiting`
+    those that stay on the host between calls.
     """
 
     held: Held
@@ -61,6 +63,9 @@ class Turn:
     parts: tuple[Held, ...] = ()
     overlapped: bool = False  # weights are read while others are worked with, which takes no time of the processor
     moved: int = 0
+    waiting: int = 0
+    first: int = 0
+    coming: int = 0
 
     @property
     def peak(self) -> int:
@@ -102,8 +107,9 @@ def streamed_turn(turn: Turn, machine: Machine, ahead: bool) -> Turn:
     crossing = int(CROSSING * turn.held.working)  # waits while the first of two parts loads
     peak = max(*called, *(part.loading + crossing for part in turn.parts)) + (LEFT if machine.kind == CPU else 0)
     return replace(
-        turn, held=Held(peak, 0, peak), weights=turn.weights * turn.calls, overlapped=ahead and machine.kind != CPU
-    )
+        turn, held=Held(peak, 0, peak), weights=turn.weights * turn.calls, overlapped=ahead and machine.kind != CPU,
+        coming=max(following, default=0),
+    )  # fmt: skip
 
 
 def _held_part(part: Part, spec: Component, dims: dict[str, int], machine: Machine, whole: int, beside: int) -> Held:
@@ -133,7 +139,8 @@ def turn_of(content: Manifest, name: str, dims: dict[str, int], machine: Machine
     flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
     whole = taken.working + beside
     parts = tuple(_held_part(part, spec, dims, machine, whole, beside) for part in spec.parts)
-    return Turn(replace(taken, working=whole), calls, flops, weights, parts)
+    first = spec.parts[0].bytes if spec.parts else 0
+    return Turn(replace(taken, working=whole), calls, flops, weights, parts, first=first)
 
 
 def phases_of(
@@ -155,7 +162,8 @@ def phases_of(
         working = flops / machine.flops + count * turn.calls * turn.moved / machine.moves
         seconds = reading + working
         if turn.overlapped:  # but for each call's first part; and no faster than whole, which need not be streamed
-            alone = count * turn.calls * turn.parts[0].loaded / machine.loads
+            alone = count * turn.calls * turn.first / machine.loads
             once = count * turn.weights / turn.calls / machine.loads
             seconds = max(alone + max(reading - alone, working), once + working)
-        yield Phase(name, count * turn.calls, base + max(first, later), turn.peak, flops, seconds)
+        session = turn.peak - turn.coming - (SESSION if machine.kind != CPU else 0)
+        yield Phase(name, count * turn.calls, base + max(first, later), turn.peak, session, flops, seconds)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,3 +257,37 @@ def test_a_longer_video_takes_no_more_once_it_has_two_windows(content):
 def test_a_budget_that_is_too_small_for_a_video_is_refused(content):
     with pytest.raises(BudgetError, match=r"takes \d+ MiB for 64x64 px"):
         plan_video(content, WantedVideo(64, 64, 17), find_machine(CPU), 2**20)
+
+
+def test_a_video_goes_on_with_the_tiles_it_was_begun_with_whatever_the_budget(
+    picture, video_bundle, model, tmp_path, monkeypatch
+):
+    from segue.runtime import pipeline
+
+    plain, tiled = (
+        AnimationRequest(picture, "dog", frames=21),
+        AnimationRequest(picture, "dog", 21, tiling=Tiling(6, 4)),
+    )
+    asked, make = [], pipeline.plan_video.plan_video
+    monkeypatch.setattr(pipeline.plan_video, "plan_video", lambda *given: asked.append(given[1]) or make(*given))
+    for begun in (plain, tiled):
+        journal = tmp_path / ("plain" if begun is plain else "tiled")
+        with pytest.raises(Cancelled):
+            whole(model.frames(begun, journal=journal, cancel=stop_after(30)))
+        with open_model(video_bundle, threads=1, budget="1GiB") as other:
+            found = whole(other.frames(plain, journal=journal, resume=True))
+        assert (asked[-1].tiling, asked[-1].settled) == (begun.tiling, True)
+        assert np.array_equal(found, whole(model.frames(begun)))
+
+
+def test_what_is_settled_is_not_cut_into_tiles_and_refused_where_it_does_not_fit():
+    content = bundle.read_manifest("emoji-motion")
+    free, settled = WantedVideo(256, 256, 17), WantedVideo(256, 256, 17, settled=True)
+    least = []
+    for wanted in (free, settled):
+        with pytest.raises(BudgetError) as refused:
+            plan_video(content, wanted, find_machine(CPU), 1)
+        least.append(int(str(refused.value).split("smallest budget that does is ")[1].split()[0]))
+    assert least[0] < least[1]
+    assert plan_video(content, free, find_machine(CPU), least[0] * 2**20).tiling is not None
+    assert plan_video(content, settled, find_machine(CPU), least[1] * 2**20).tiling is None

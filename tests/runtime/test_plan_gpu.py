@@ -1,6 +1,7 @@
 """Plans for a GPU beside what runs took on one (`benchmarks/results/gpu_budget.json`), and how a budget is held."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from segue.runtime.bundle import read_manifest
 from segue.runtime.components import Components
 from segue.runtime.hardware import gpu_here, published
 from segue.runtime.ledger import Ledger
-from segue.runtime.plan import Wanted, free, host_of, plan
+from segue.runtime.plan import Wanted, free, plan
 from segue.runtime.plan_video import WantedVideo, free_video, plan_video
+from segue.runtime.turns import SESSION
 
 GIB, MIB = 2**30, 2**20
 H100 = published()["h100"]
@@ -41,14 +43,16 @@ def test_a_run_on_a_gpu_took_no_more_than_its_plan_says(entry, row):
     assert way.streamed == row["streamed"]
     assert row["taken"] <= way.peak <= 1.36 * row["taken"]
     assert row["budget"] is None or row["taken"] <= row["budget"]
-    assert row["host"] <= host_of(read_manifest(PLANS.get(entry["bundle"], entry["bundle"])), H100)
+    assert row["host"] <= way.host
 
 
 def test_a_component_may_take_its_own_and_what_its_phase_leaves_of_the_budget():
     way = plan(read_manifest("sd3-medium"), Wanted(1024, 1024, 4, False), published()["rtx4090"], 8 * GIB)
     for phase in way.phases:
-        assert phase.own <= way.limits[phase.component] <= 8 * GIB
-        assert way.limits[phase.component] == 8 * GIB - (phase.peak - phase.own)
+        others = phase.peak - phase.own + SESSION  # which cuBLAS and cuDNN take past the limit
+        ahead = phase.own - SESSION - phase.session  # what the next part takes while one works
+        assert (ahead > 0) == way.streamed.get(phase.component, False)
+        assert phase.session < way.limits[phase.component] == 8 * GIB - others - ahead
     assert free(read_manifest("emoji"), Wanted(128, 128, 4, False), H100).limits == {}
     assert cuda_options(123)["gpu_mem_limit"] == "123"
     assert cuda_options(None)["arena_extend_strategy"] == "kSameAsRequested"
@@ -102,15 +106,41 @@ def test_a_budget_that_no_way_fits_is_refused_with_the_smallest_that_does(gpu):
 
 
 def test_the_ledger_of_a_gpu_counts_what_this_process_has_there_and_asks_for_the_hosts_memory_too(gpu, monkeypatch):
-    gpu["used"] = 500 * MIB
+    gpu["used"] = 2500 * MIB  # of other processes
     ledger = Ledger(on_gpu=True)
-    gpu["used"] = 1500 * MIB
-    assert ledger.used == 1000 * MIB
+    with ledger.entry("transformer"):
+        gpu["used"] += 1000 * MIB
+    assert ledger.used == ledger.loaded["transformer"] == 1000 * MIB
     ledger.admit(2 * GIB, host=MIB)
     assert ledger.planned == 2 * GIB
     monkeypatch.setattr(memory, "available", lambda: 0)
     with pytest.raises(BudgetError, match="of the host's memory are needed beside the GPU's"):
         ledger.admit(2 * GIB, host=64 * GIB)
+
+
+def test_frames_in_tiles_have_the_host_keep_their_caches():
+    content, wanted = read_manifest("swifti2v-wan22"), WantedVideo(1408, 2560, 81)
+    whole, tiled = (plan_video(content, wanted, replace(H100, memory=2**50), b) for b in (2**50, 24 * GIB))
+    assert whole.tiling is None
+    assert tiled.host - whole.host > 20 * GIB
+
+
+def test_a_denoiser_that_is_streamed_from_here_on_leaves_no_graph_of_its_step(exported, monkeypatch):
+    monkeypatch.setattr(Components, "on_gpu", property(lambda self: True))
+    with segue.open(exported, threads=1, budget="4GiB") as model:
+        model.generate("a red heart", steps=2, size=64)
+        parts = model._components
+        assert "transformer_step" in parts._engines
+        parts.hold((), {"transformer": False})
+        assert not {"transformer", "transformer_step"} & parts._engines.keys()
+
+
+def test_what_goes_to_the_device_before_the_loop_is_in_the_ledger_too(exported, monkeypatch):
+    with segue.open(exported, threads=1) as model:
+        parts = model._components
+        monkeypatch.setattr(parts, "_open", lambda name, shapes: (_ for _ in ()).throw(MemoryError("out of memory")))
+        with pytest.raises(BudgetError, match="memory ran out in transformer"):
+            parts.put("transformer", {})
 
 
 def test_under_a_budget_the_graph_of_the_euler_step_stays_beside_its_denoiser(exported, monkeypatch):
