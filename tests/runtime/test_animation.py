@@ -264,10 +264,8 @@ def test_a_video_goes_on_with_the_tiles_it_was_begun_with_whatever_the_budget(
 ):
     from segue.runtime import pipeline
 
-    plain, tiled = (
-        AnimationRequest(picture, "dog", frames=21),
-        AnimationRequest(picture, "dog", 21, tiling=Tiling(6, 4)),
-    )
+    plain = AnimationRequest(picture, "dog", frames=21)
+    tiled = replace(plain, tiling=Tiling(6, 4))
     asked, make = [], pipeline.plan_video.plan_video
     monkeypatch.setattr(pipeline.plan_video, "plan_video", lambda *given: asked.append(given[1]) or make(*given))
     for begun in (plain, tiled):
