@@ -74,7 +74,9 @@ def cells(bundle: str, size: int, frames: int | None) -> list[dict[str, Any]]:
                 check=True, capture_output=True, text=True,
             )  # fmt: skip
             row = asked | json.loads(made.stdout.splitlines()[-1])
-            rows.append(row | {"dB": close(place, str(Path(scratch) / "1.bin"))})
+            rows.append(row)
+        for number, row in enumerate(rows):
+            row["dB"] = close(*(str(Path(scratch) / f"{which}.bin") for which in (number, 1)))
     for row in rows:
         faults = []
         if row["budget"] == low:
