@@ -245,8 +245,9 @@ def inspect(bundle: str, as_json: bool) -> None:
 @click.argument("bundle", type=BUNDLE)
 @click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs the export extra).")
 @click.option("--engines", is_flag=True, help="Also draw one picture or video with every target that works here.")
+@click.option("--trust-engines", is_flag=True, help="With --engines, run those that came with the bundle as well.")
 @JSON
-def verify(bundle: str, parity: bool, engines: bool, as_json: bool) -> None:
+def verify(bundle: str, parity: bool, engines: bool, trust_engines: bool, as_json: bool) -> None:
     """Hash every file of BUNDLE; compare its graphs with PyTorch, and what runs them here with one another.
 
     \b
@@ -280,7 +281,7 @@ def verify(bundle: str, parity: bool, engines: bool, as_json: bool) -> None:
             results = check(opened.directory, opened.manifest.components, report)
         show.event("parity", parity=[dataclasses.asdict(p) for p in results])
     if engines:
-        compare_engines(show, opened)
+        compare_engines(show, opened, trust_engines)
 
 
 def _megabytes(made: Any) -> str:

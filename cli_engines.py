@@ -71,7 +71,7 @@ BUILD = (
         "--shapes", type=Sizes(), multiple=True, help="128, 192x128 or 64..256: one profile each. Repeatable."
     ),
     click.option("--guidance", is_flag=True, help="Room for guidance, where the bundle has none of its own."),
-    click.option("--budget", type=Bytes(), help="Device memory for each engine, as 8GiB."),
+    click.option("--budget", type=Bytes(), help="Device memory for each engine's weights and scratch, as 8GiB."),
     click.option("--into-bundle", is_flag=True, help="Put the engines into the bundle as well."),
 )
 
@@ -187,7 +187,7 @@ def described(made: Made) -> str:
     return f"{made.component}: {record.bytes / 1e6:.1f} MB, {how}{attention}: {made.entry.plan}"
 
 
-def compare_engines(show: Output, opened: Bundle) -> None:
+def compare_engines(show: Output, opened: Bundle, trust: bool = False) -> None:
     """Compare every target that works here with the processor, and tell of each."""
     from .errors import EngineError, ParityError
     from .runtime.compare import REFERENCE, compare, store, told
@@ -203,15 +203,19 @@ def compare_engines(show: Output, opened: Bundle) -> None:
         )
     need("polygraphy", "verify")
     with show.progress("comparing", "targets") as update:
-        found = compare(opened, others, _asked(opened), lambda _, done, total: update(done, total))
+        found = compare(opened, others, _asked(opened), lambda _, done, total: update(done, total), trust)
     faults = []
     for each in found:
-        if not show.as_json:
+        if each.why:
+            show.warning(f"{each.target} was not compared: {each.why}")
+        elif not show.as_json:
             pixels = "equal" if each.psnr is None else f"at {each.psnr:.1f} dB"
             title = f"{each.target} against {REFERENCE}: pixels {pixels}"
             table(title, ("", "relative L2", "maximum", "gate", "growth"), _rows(opened, each))
         show.event("comparison", **told(each))
         faults += [f"{each.target}: {fault}" for fault in each.faults(opened)]
+    if all(each.why for each in found):
+        raise EngineError(f"none of {', '.join(others)} runs this bundle: {found[0].why}")
     show.line(f"written to {store(opened, found)}")
     if faults:
         raise ParityError(f"{'; '.join(faults)}. Do not use that target for this bundle, and report it.")

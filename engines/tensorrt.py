@@ -106,7 +106,8 @@ class TensorRtEngine(Closing):
         if rtx:  # TensorRT-RTX compiles kernels when they first run, and captures itself
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(ours)
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            capture = trt.CudaGraphStrategy
+            config.cuda_graph_strategy = capture.DISABLED if streams else capture.WHOLE_GRAPH_CAPTURE
             self._context = engine.create_execution_context(config)
         else:
             self._context = engine.create_execution_context(ours)

@@ -119,7 +119,13 @@ def here(target: str) -> tuple[int, ...]:
         raise UsageError(
             f"no GPU is here ({found.why}), so name one: --sm 89 for an RTX 4090, --sm 120 for an RTX 5090."
         )
-    return (found.gpus[0].capability,)
+    gpu = found.gpus[0]
+    if gpu.capability not in tensorrt_build.CAPABILITIES:
+        raise UsageError(
+            f"TensorRT-RTX runs on no GPU of compute capability {gpu.capability // 10}.{gpu.capability % 10}, which "
+            f"{gpu.name} has. Use the target ort-cuda here, or name the GPU to build for: --sm 89 for an RTX 4090."
+        )
+    return (gpu.capability,)
 
 
 def chosen(content: manifest.Manifest, names: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -228,8 +234,8 @@ def find(
         if not wrong:
             try:
                 entry.check()
-            except EngineError as error:
-                wrong = [f"bytes that were altered ({error})"]
+            except EngineError:
+                wrong = ["bytes that were altered since it was built"]
             else:
                 entry.touch()
                 return entry

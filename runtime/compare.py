@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..engines.base import Resident
-from ..errors import UsageError
+from ..errors import SegueError, UsageError
 from .animation import AnimationRequest
 from .bundle import Bundle
 from .cache import cache_directory
@@ -25,6 +25,7 @@ from .differences import psnr
 from .files import write_whole, writing
 from .manifest import Component
 from .pipeline import Model
+from .profiles import default_range, profiles
 from .request import Request
 
 REFERENCE = "ort-cpu"
@@ -42,13 +43,15 @@ class Comparison:
     `components`: how far each component's outputs are, the worst of them, when both get the reference's inputs.
     `steps`: relative L2 step by step, each side going on with its own: under "picture" of the latents after each step;
     of a video of what the denoiser gave in each call, under "motion" for Stage I and "detail" for Stage II. `psnr` of
-    the pixels in dB, None where they are equal.
+    the pixels in dB, None where they are equal. Where the target did not run it all, `why` says so, and the rest is
+    empty.
     """
 
     target: str
     components: dict[str, Difference]
     steps: dict[str, tuple[float, ...]]
     psnr: float | None
+    why: str = ""
 
     @property
     def growth(self) -> dict[str, float]:
@@ -77,11 +80,13 @@ def compare(
     targets: Sequence[str],
     request: Request | AnimationRequest,
     progress: Callable[[str, int, int], None] = lambda target, done, total: None,
+    trust_engines: bool = False,
 ) -> list[Comparison]:
     """Return the comparison of each of `targets` with the reference, `ort-cpu`.
 
-    `request` is for one picture, or a video where the bundle makes such. Raises UsageError for a bundle in bf16,
-    MissingDependencyError without polygraphy, and what opening and rendering with a target raise.
+    `request` is for one picture, or a video where the bundle makes such. With `trust_engines` engines that came with
+    the bundle are run as well. A target that fails does not end the others. Raises UsageError for a bundle in bf16,
+    MissingDependencyError without polygraphy, and what opening and rendering with `ort-cpu` raise.
     """
     if any(component.precision == "bf16" for component in bundle.manifest.components.values()):
         raise UsageError(
@@ -105,11 +110,12 @@ def compare(
         for name, spec in bundle.manifest.components.items():
             if not spec.weights:  # an Euler step, which the processor does in numpy
                 model.call(name, _invented(spec, calls[name.removesuffix("_step")]))
-    found = []
-    for number, target in enumerate(targets):
-        progress(target, number + 1, len(targets) + 1)
+            elif name not in calls:  # nothing that is drawn needs it, as pictures' encoder
+                model.call(name, _random(bundle, name))
+
+    def beside(target: str) -> Comparison:
         seen: dict[str, Difference] = {}
-        with Model(bundle, target=target, on_call=watch) as model:
+        with Model(bundle, target=target, on_call=watch, trust_engines=trust_engines) as model:
             for name, (feeds, outputs) in calls.items():
                 seen[name] = difference(outputs, model.call(name, feeds))
             image, after = _drawn(model, request, denoised)
@@ -118,8 +124,24 @@ def compare(
             for name, calls in before.items()
         }
         ratio = psnr(image, expected)
-        found.append(Comparison(target, seen, steps, ratio if np.isfinite(ratio) else None))
+        return Comparison(target, seen, steps, ratio if np.isfinite(ratio) else None)
+
+    found = []
+    for number, target in enumerate(targets):
+        progress(target, number + 1, len(targets) + 1)
+        try:
+            found.append(beside(target))
+        except SegueError as error:  # as where it has no engines yet
+            found.append(Comparison(target, {}, {}, None, str(error)))
     return found
+
+
+def _random(bundle: Bundle, name: str) -> Feeds:
+    """Return random feeds for a component, of the usual shapes of what the bundle draws."""
+    rng, content = np.random.default_rng(0), bundle.manifest
+    shapes = profiles(content, [default_range(content)], guided=False)[name][0]
+    ports = content.components[name].inputs
+    return {p.name: rng.standard_normal(shapes[p.name][1]).astype(p.dtype) for p in ports}
 
 
 def _invented(spec: Component, denoised: tuple[Feeds, Feeds]) -> Feeds:

@@ -10,7 +10,7 @@ import platform
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
     if not driver.gpus:  # its libraries are named all the same: an image for GPUs is often made on a machine without
         builds = ["it builds engines here, and runs none"] * (target.name == "tensorrt-rtx")
         return Finding(subject, NOTE, "; ".join([f"{text}, and no GPU", *builds, *named]), install if missing else "")
-    if target.compiled and find_spec("cuda") is None:
+    if target.compiled and not _has_cuda_python():
         return Finding(subject, FAULT, f"{text}, and no cuda-python to run its engines", install)
     capability = driver.gpus[0].capability
     fitting = PLUGIN_CAPABILITIES if plugin else CAPABILITIES
@@ -139,7 +139,9 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
         )
     if plugin:
         return _plugin(subject, text, install)
-    return Finding(subject, FAULT if missing else OK, "; ".join([text, *named]), install if missing else "")
+    # onnxruntime-gpu has TensorRT's provider whether TensorRT is wanted or not
+    absent = NOTE if set(missing) <= set(TENSORRT_LIBRARIES) else FAULT
+    return Finding(subject, absent if missing else OK, "; ".join([text, *named]), install if missing else "")
 
 
 def _libraries(module: Any, target: targets.Target) -> tuple[list[str], list[str]]:
@@ -162,6 +164,14 @@ def _plugin(subject: str, text: str, install: str) -> Finding:
     except SegueError as error:
         return Finding(subject, FAULT, f"{text} does not work: {error}", install)
     return Finding(subject, OK, text)
+
+
+def _has_cuda_python() -> bool:
+    try:  # a folder named cuda is there with other packages of NVIDIA's too
+        import_module("cuda.bindings.runtime")
+    except Exception:  # or it is there and does not load
+        return False
+    return True
 
 
 def _dotted(capabilities: Iterable[int]) -> str:
@@ -199,7 +209,8 @@ def _fit(bundle: Bundle, target: targets.Target, driver: devices.Driver) -> Find
             for name in content.components:
                 find(bundle, name, target, driver.gpus[0].capability)
         except SegueError as error:
-            return Finding(subject, NOTE, str(error).partition(". Run ")[0], str(error).partition(". Run ")[2])
+            why, _, what = str(error).rpartition(". Run ")
+            return Finding(subject, NOTE, why, what)
     return Finding(subject, OK, f"{weights / 2**20:.0f} MiB of weights")
 
 

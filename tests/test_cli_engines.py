@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_engines_are_built_for_a_capability_or_a_gpu_by_its_name(half: Path, opt
 
 def test_a_gpu_that_is_not_known_or_has_no_builder_is_refused(half: Path) -> None:
     assert "no GPU of rtx4060" in str(run("build", str(half), "--device", "rtx1").exception)
-    assert "90" in str(run("build", str(half), "--device", "h100").exception)
+    assert "got [90]" in str(run("build", str(half), "--device", "h100").exception)
 
 
 def test_export_goes_on_to_engines(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_what_runs_here_is_compared_in_a_table_and_the_report_is_kept(second: st
 def test_a_comparison_is_an_event_for_programs(second: str) -> None:
     (found,) = [e for e in events(run("verify", "emoji", "--engines", "--json")) if e["event"] == "comparison"]
     assert found["target"] == second
-    assert set(found["components"]) == set(read("emoji").manifest.components) - {"vae_encoder"}
+    assert set(found["components"]) == set(read("emoji").manifest.components)  # also the encoder, which draws nothing
     assert (found["steps"], found["growth"]) == ({"picture": [0.0] * 4}, {"picture": 1.0})
 
 
@@ -148,6 +149,26 @@ def test_a_target_beyond_its_gate_ends_the_command_after_the_report_is_kept(seco
     assert f"{second}: transformer differs by 1.0e+00 (gate 0.02)" in str(failed.exception)
     (report,) = (tmp_path / "cache").rglob("parity/*.json")
     assert json.loads(report.read_text())["found"][0]["components"]["transformer"]["relative_l2"] == pytest.approx(1)
+
+
+def test_a_target_that_fails_is_told_and_ends_no_other(second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Components._open
+
+    def opened(self: Components, component: str, shapes):
+        if self._target.name == "broken":
+            raise EngineError("there is no engine of it. Run segue build.")
+        return plain(self, component, shapes)
+
+    monkeypatch.setattr(Components, "_open", opened)
+    monkeypatch.setitem(TARGETS, "broken", replace(TARGETS[second], name="broken"))
+    told = events(run("verify", "emoji", "--engines", "--json"))
+    found = {e["target"]: e for e in told if e["event"] == "comparison"}
+    assert found["broken"]["why"] == "there is no engine of it. Run segue build."
+    assert (found[second]["psnr"], found[second]["why"]) == (None, "")
+    monkeypatch.delitem(TARGETS, second)
+    failed = run("verify", "emoji", "--engines")
+    assert failed.exception.exit_code == 9
+    assert "none of broken runs this bundle: there is no engine of it" in str(failed.exception)
 
 
 @pytest.mark.usefixtures("second")

@@ -179,7 +179,7 @@ def trt(monkeypatch):
     made.EngineStat = types.SimpleNamespace(TOTAL_WEIGHTS_SIZE=0)
     made.TensorLocation = types.SimpleNamespace(DEVICE=0, HOST=1)
     made.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
-    made.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    made.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole", DISABLED="none")
     made.config = types.SimpleNamespace()
     made.config.set_execution_context_allocation_strategy = lambda s: setattr(made.config, "strategy", s)
     made.engine = Engine(made)
@@ -304,6 +304,12 @@ def test_an_engine_that_streams_weights_is_not_captured(cuda, trt, plan, monkeyp
         for _ in range(4):
             engine.run({"x": np.ones((2, 2), np.float32)})
     assert "cudaStreamBeginCapture" not in cuda.log
+
+
+def test_rtx_captures_nothing_where_weights_are_streamed(cuda, trt, plan):
+    with opened(plan, weights=60) as engine:
+        engine.run({"x": np.ones((2, 2), np.float32)})
+    assert trt.config.cuda_graph_strategy == "none"
 
 
 def test_rtx_captures_graphs_itself(cuda, trt, plan):
