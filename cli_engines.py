@@ -291,7 +291,8 @@ def verified(as_json: bool) -> None:
       segue cache verify
     """
     from .errors import EngineError
-    from .runtime.engine_cache import root, verify
+    from .runtime.engine_cache import root
+    from .runtime.engine_upkeep import verify
 
     show = Output(as_json)
     whole, wrong = verify(root())
@@ -315,7 +316,7 @@ def cleared(keep: int, as_json: bool) -> None:
       segue cache clear
       segue cache clear --keep 8GiB
     """
-    from .runtime.engine_cache import clear, evict
+    from .runtime.engine_upkeep import clear, evict
 
     show = Output(as_json)
     count = len(evict(keep)) if keep else clear()

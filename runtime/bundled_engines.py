@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EngineError
-from . import engine_cache, manifest
+from . import engine_cache, engine_upkeep, manifest
 from .bundle import Bundle
 from .directory import NewDirectory
 from .engine_cache import Entry
@@ -33,7 +33,7 @@ def put_into(bundle: Bundle, made: Sequence[Made]) -> None:
     for old in within(bundle):
         if (old.record.component, old.record.fingerprint.target) in new_ones:
             del listed[old.directory.name]
-            engine_cache.remove(old.directory)
+            engine_upkeep.remove(old.directory)
     for each in made:
         each.entry.check(again=True)
         target = bundle.directory / FOLDER / each.entry.directory.name

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,27 @@ def locked(path: Path, refusal: str) -> FileLock:
     except Timeout:
         raise UsageError(refusal) from None
     return lock
+
+
+@contextlib.contextmanager
+def holding(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock of the file at `path` in the block; `waiting()` is called before another process is waited for.
+
+    Raises OutputError where the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    with writing(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_parent(path: Path) -> None:

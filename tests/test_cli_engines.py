@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from segue import cli
 from segue.engines.targets import TARGETS, Target
 from segue.errors import EngineError, OutputError, ParityError
-from segue.runtime import engine_cache
+from segue.runtime import engine_cache, engine_upkeep
 from segue.runtime.bundle import read
 from segue.runtime.components import Components
 
@@ -209,7 +209,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing_of_the_engine(
     assert "Traceback" not in said
     assert left() == []
     assert building("transformer_step").wait(300) == 0
-    assert engine_cache.verify(engine_cache.root()) == (1, [])
+    assert engine_upkeep.verify(engine_cache.root()) == (1, [])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX's signals")
@@ -228,5 +228,5 @@ def test_a_build_that_is_killed_leaves_no_engine_no_builder_and_no_lock() -> Non
     assert engine_cache.entries(engine_cache.root()) == []
     assert left()
     assert building("vae_decoder").wait(300) == 0
-    assert engine_cache.verify(engine_cache.root()) == (1, [])
+    assert engine_upkeep.verify(engine_cache.root()) == (1, [])
     assert left() == [engine_cache.entries(engine_cache.root())[0].directory]

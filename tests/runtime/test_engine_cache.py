@@ -11,7 +11,7 @@ import pytest
 from segue.engines.tensorrt_build import Built
 from segue.errors import EngineError, OutputError
 from segue.runtime import engine_cache
-from segue.runtime.engine_cache import PLAN, RECORD, Fingerprint, entries, get, obtain, root
+from segue.runtime.engine_cache import RECORD, Fingerprint, entries, get, obtain, root
 
 WHOLE = Fingerprint(
     graph="a" * 64, weights={"w.safetensors": "b" * 64}, precision="fp16", target="tensorrt-rtx", version="1.7.1",
@@ -178,35 +178,3 @@ def test_a_killed_builder_leaves_no_engine_and_no_lock():
     assert list(root().glob(".*partial*"))
     assert made(Builder())[1]
     assert list(root().glob(".*partial*")) == []
-
-
-def test_the_least_recently_used_go_first_and_a_new_one_stays(monkeypatch):
-    fingerprints = [dataclasses.replace(WHOLE, recipe=n) for n in range(4)]
-    for number, fingerprint in enumerate(fingerprints[:3]):
-        entry, _ = made(Builder(b"0123456789"), fingerprint)
-        os.utime(entry.directory / RECORD, (number, number))
-    get(fingerprints[0])  # used just now
-    monkeypatch.setattr(engine_cache, "LIMIT", 25)
-    made(Builder(b"0123456789"), fingerprints[3])
-    assert {e.record.fingerprint.recipe for e in entries(root())} == {0, 3}
-    monkeypatch.setattr(engine_cache, "LIMIT", 5)
-    made(Builder(b"0123456789"), fingerprints[1])
-    assert {e.record.fingerprint.recipe for e in entries(root())} == {1}
-
-
-def test_verify_counts_whole_ones_and_names_the_others():
-    made(Builder())
-    entry, _ = made(Builder(), dataclasses.replace(WHOLE, recipe=2))
-    (entry.directory / PLAN).write_bytes(b"evil")
-    whole, wrong = engine_cache.verify(root())
-    assert whole == 1
-    assert len(wrong) == 1
-    assert str(entry.plan) in wrong[0]
-
-
-def test_clear_removes_damaged_ones_too():
-    entry, _ = made(Builder())
-    (entry.directory / RECORD).unlink()
-    assert engine_cache.clear() == 1
-    assert not entry.directory.exists()
-    assert engine_cache.clear() == 0
