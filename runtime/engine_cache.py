@@ -24,7 +24,7 @@ from ..errors import EngineError
 from . import typed_json, verified
 from .cache import cache_directory
 from .directory import NewDirectory
-from .files import holding, writing
+from .files import holding, write_whole, writing
 
 SCHEMA = 1
 RECORD, PLAN, LOG = "engine.json", "engine.plan", "build.log"
@@ -193,7 +193,8 @@ def obtain(
     """Return the user's engine of that fingerprint, and whether it was built now; one process at a time builds it.
 
     `build` writes a new file. `waiting()` is called before another process is waited for. Raises OutputError where the
-    cache cannot be written, and what `build` raises; nothing is left of an engine that was not finished.
+    cache cannot be written, and what `build` raises; nothing is left of an engine that was not finished but the log of
+    a builder that gave up, which the error then names.
     """
     place = root()
     with writing(place):
@@ -203,9 +204,10 @@ def obtain(
         found = get(fingerprint)
         if found is not None:
             return found, False
-        directory = place / fingerprint.key
+        directory, log = place / fingerprint.key, place / f"failed-{fingerprint.key}.log"
         with NewDirectory(directory, replace=True) as new:
-            made = build(new.path / PLAN)
+            with _log_kept(log):
+                made = build(new.path / PLAN)
             with (new.path / PLAN).open("rb") as file:
                 digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
             record = Record(
@@ -215,7 +217,24 @@ def obtain(
             (new.path / LOG).write_text("".join(f"{line}\n" for line in made.log), encoding="utf-8")
             (new.path / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
             new.commit()
+        with contextlib.suppress(OSError):  # what an earlier try ended with
+            log.unlink()
         return read(directory), True
+
+
+@contextlib.contextmanager
+def _log_kept(path: Path) -> Iterator[None]:
+    """Write the log of an EngineError to `path`, which the error then ends with; where that fails it stays as it is."""
+    try:
+        yield
+    except EngineError as error:
+        if not error.log:
+            raise
+        try:
+            write_whole(path, "".join(f"{line}\n" for line in error.log).encode(errors="replace"))
+        except OSError:
+            raise error from None
+        raise EngineError(f"{error} Read what the builder said: {path}", log=error.log) from error
 
 
 def differences(found: Fingerprint, wanted: Fingerprint) -> Iterator[str]:

@@ -11,6 +11,7 @@ from ..errors import EngineError, OutputError, UsageError
 from .amounts import bytes_of
 from .directory import remove_dead
 from .engine_cache import KEY, Entry, entries, read, root
+from .files import writing
 
 LIMIT = 64 * 2**30  # bytes of engines that are kept
 VARIABLE = "SEGUE_ENGINE_CACHE"
@@ -59,10 +60,16 @@ def evict(most: int, keep: Collection[str] = ()) -> list[Entry]:
 
 
 def clear() -> int:
-    """Remove every engine of the user, whole, damaged or begun by a process that died; return how many directories."""
+    """Remove every engine of the user, whole, damaged or begun by a process that died; return how many directories.
+
+    The logs of builds that failed go as well. Raises OutputError.
+    """
     place, count = root(), 0
     if not place.is_dir():
         return 0
+    for log in (*place.glob("failed-*.log"), *place.glob(".failed-*.log.*")):
+        with writing(log):
+            log.unlink(missing_ok=True)
     for directory in list(place.iterdir()):
         if KEY.fullmatch(directory.name):
             remove(directory)

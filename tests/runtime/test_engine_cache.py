@@ -129,6 +129,33 @@ def test_a_builder_that_fails_leaves_nothing():
     assert [path.suffix for path in root().iterdir()] == [".lock"]
 
 
+def test_the_log_of_a_build_that_fails_is_kept_and_named_until_one_succeeds():
+    def fails(out):
+        out.write_bytes(b"half")
+        raise EngineError("the builder gave up. Try again.", log=("warning: it is late", "error: enough"))
+
+    log = root() / f"failed-{WHOLE.key}.log"
+    with pytest.raises(EngineError, match=f"the builder gave up. Try again. Read what the builder said: {log}$"):
+        made(fails)
+    assert log.read_text() == "warning: it is late\nerror: enough\n"
+    assert {path.name for path in root().iterdir()} == {log.name, f"{WHOLE.key}.lock"}
+    assert entries(root()) == []
+    made(Builder())
+    assert not log.exists()
+
+
+def test_where_the_log_cannot_be_kept_the_error_is_the_builders(monkeypatch):
+    def fails(out):
+        raise EngineError("the builder gave up. Try again.", log=("error: enough",))
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine_cache, "write_whole", full)
+    with pytest.raises(EngineError, match=r"Try again\.$"):
+        made(fails)
+
+
 def _build_slowly(calls, started):
     def slow(out):
         started.set()

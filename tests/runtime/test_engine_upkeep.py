@@ -71,6 +71,14 @@ def test_verify_counts_whole_ones_and_names_the_others():
     assert str(entry.plan) in wrong[0]
 
 
+def test_clear_removes_the_logs_of_builds_that_failed_whole_and_half_written():
+    made(1)
+    for name in (f"failed-{'0' * 64}.log", f".failed-{'0' * 64}.log.abc"):
+        (root() / name).write_text("error: enough")
+    assert engine_upkeep.clear() == 1
+    assert {path.suffix for path in root().iterdir()} == {".lock"}
+
+
 def test_clear_removes_damaged_ones_too():
     entry = made(1)
     (entry.directory / RECORD).unlink()
