@@ -109,6 +109,7 @@ def _one(
         lambda out: build_apart(bundle.path(spec.graph), settings, out, tell, cancel),
         datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         lambda: tell("waiting for another process", 0, 1),
+        cancel,
     )
 
 

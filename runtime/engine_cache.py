@@ -189,18 +189,20 @@ def obtain(
     build: Callable[[Path], Built],
     built: str,
     waiting: Callable[[], None] = lambda: None,
+    cancel: Callable[[], bool] | None = None,
 ) -> tuple[Entry, bool]:
     """Return the user's engine of that fingerprint, and whether it was built now; one process at a time builds it.
 
-    `build` writes a new file. `waiting()` is called before another process is waited for. Raises OutputError where the
-    cache cannot be written, and what `build` raises; nothing is left of an engine that was not finished but the log of
-    a builder that gave up, which the error then names.
+    `build` writes a new file. `waiting()` is called before another process is waited for. Raises Cancelled once
+    `cancel()` returns true while it waits, OutputError where the cache cannot be written, and what `build` raises;
+    nothing is left of an engine that was not finished but the log of a builder that gave up, which the error then
+    names.
     """
     place = root()
     with writing(place):
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_root()
-    with holding(place / f"{fingerprint.key}.lock", waiting):
+    with holding(place / f"{fingerprint.key}.lock", waiting, cancel):
         found = get(fingerprint)
         if found is not None:
             return found, False

@@ -7,10 +7,11 @@ import shutil
 
 import onnx
 import pytest
+from filelock import FileLock
 
 from segue.engines import devices
 from segue.engines.targets import TARGETS
-from segue.errors import BundleError, EngineError, UsageError
+from segue.errors import BundleError, Cancelled, EngineError, UsageError
 from segue.runtime import build, bundle, bundled_engines, engine_cache, engine_upkeep, manifest
 from segue.runtime.build import BuildRequest
 from segue.runtime.pipeline import open_model
@@ -119,6 +120,15 @@ def test_a_request_that_fails_keeps_what_it_has_and_others_give_way_as_well(open
         build.build(opened, BuildRequest("tensorrt-rtx", (120,), SMALL, ("text_encoder", "vae_decoder")))
     (kept,) = engine_cache.entries(engine_cache.root())
     assert (kept.record.component, kept.record.fingerprint.capabilities) == ("text_encoder", (120,))
+
+
+def test_a_request_that_waits_for_another_process_can_be_cancelled(opened, engines):
+    (entry,) = engine_cache.entries(engine_cache.root())[:1]
+    phases = []
+    request = BuildRequest("tensorrt-rtx", (89,), SMALL, (entry.record.component,))
+    with FileLock(f"{entry.directory}.lock"), pytest.raises(Cancelled, match="Start again"):
+        build.build(opened, request, lambda event: phases.append(event.phase), lambda: len(phases) > 1)
+    assert phases == ["starting", "waiting for another process"]
 
 
 def test_a_limit_that_is_no_amount_is_refused_before_anything_is_built(opened, monkeypatch):

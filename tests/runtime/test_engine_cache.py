@@ -7,9 +7,10 @@ import signal
 import time
 
 import pytest
+from filelock import FileLock
 
 from segue.engines.tensorrt_build import Built
-from segue.errors import EngineError, OutputError
+from segue.errors import Cancelled, EngineError, OutputError
 from segue.runtime import engine_cache
 from segue.runtime.engine_cache import RECORD, Fingerprint, entries, get, obtain, root
 
@@ -182,6 +183,16 @@ def test_two_processes_build_an_engine_once():
     assert not fresh
     assert waited == [1]
     assert entry.plan.read_bytes() == b"plan"
+
+
+def test_waiting_for_another_builder_can_be_cancelled():
+    waited, builder = [], Builder()
+    root().mkdir(parents=True, mode=0o700)
+    with FileLock(root() / f"{WHOLE.key}.lock"), pytest.raises(Cancelled, match="Start again"):
+        made(builder, waiting=lambda: waited.append(1), cancel=lambda: bool(waited))
+    assert waited == [1]
+    assert builder.calls == 0
+    assert made(builder, cancel=lambda: False)[1]
 
 
 def _build_for_ever(started):
