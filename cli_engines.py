@@ -146,7 +146,7 @@ def build_engines(
 
         made = run(opened, request, tell)
     if into_bundle:
-        put_into(opened, made)
+        put_into(opened, made, lambda: show.line("waiting for another process that puts engines into the bundle"))
     for each in made:
         show.line(described(each))
         record = dataclasses.asdict(each.entry.record)

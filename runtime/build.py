@@ -208,8 +208,8 @@ def find(
     files = bundle.manifest.files
     version, system = load(target).__version__, f"{platform.system()}-{platform.machine()}"
     nearest: list[str] | None = None
-    entries = [*reversed(engine_cache.entries(engine_cache.root())), *(bundled_engines.within(bundle) if trust else [])]
-    for entry in entries:
+    theirs = bundled_engines.within(bundle) if trust else []
+    for entry in (*reversed(engine_cache.entries(engine_cache.root())), *reversed(theirs)):
         have = entry.record.fingerprint
         if entry.record.component != name or have.target != target.name:
             continue
