@@ -258,13 +258,14 @@ def cache() -> None:
 @cache.command("list")
 @JSON
 def listed(as_json: bool) -> None:
-    """Show the engines, the least recently used first.
+    """Show the engines, the least recently used first, then those whose records cannot be read.
 
     \b
     Example:
       segue cache list --json
     """
     from .runtime.engine_cache import entries, root
+    from .runtime.engine_upkeep import unreadable
 
     show, found = Output(as_json), entries(root())
     rows = []
@@ -279,6 +280,9 @@ def listed(as_json: bool) -> None:
     if not as_json:
         columns = ("bundle", "component", "target", "precision", "SM", "MB", "built", "key")
         table(f"{root()}: {sum(e.record.bytes for e in found) / 1e6:.1f} MB", columns, rows)
+    for each in unreadable(root()):
+        show.line(f"{each.bytes / 1e6:.1f} MB more, the first to go once there are too many: {each.why}")
+        show.event("unreadable", path=str(each.directory), bytes=each.bytes, text=each.why)
 
 
 @cache.command("verify")

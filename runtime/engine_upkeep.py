@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EngineError, OutputError, UsageError
 from .amounts import bytes_of
 from .directory import remove_dead
-from .engine_cache import KEY, Entry, entries, read, root
+from .engine_cache import KEY, entries, read, root
 from .files import writing
 
 LIMIT = 64 * 2**30  # bytes of engines that are kept
@@ -28,6 +30,35 @@ def limit() -> int:
         raise UsageError(f"the environment variable {VARIABLE} cannot be read: {error}") from None
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A directory of the cache whose record cannot be read or is of another schema: its size, and what is wrong."""
+
+    directory: Path
+    bytes: int
+    why: str
+
+
+def unreadable(place: Path) -> list[Unreadable]:
+    """Return the engines below `place` that `entries` leaves out; they take room all the same."""
+    found = []
+    for directory in sorted(place.glob("*")) if place.is_dir() else []:
+        if KEY.fullmatch(directory.name) and directory.is_dir():
+            try:
+                read(directory)
+            except EngineError as error:
+                found.append(Unreadable(directory, _size(directory), str(error)))
+    return found
+
+
+def _size(directory: Path) -> int:
+    size = 0
+    for file in directory.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += file.lstat().st_size
+    return size
+
+
 def verify(place: Path) -> tuple[int, list[str]]:
     """Hash every engine below `place`; return how many are whole, and of each other one what is wrong with it."""
     whole, wrong = 0, []
@@ -41,21 +72,23 @@ def verify(place: Path) -> tuple[int, list[str]]:
     return whole, wrong
 
 
-def evict(most: int, keep: Collection[str] = ()) -> list[Entry]:
-    """Remove the least recently used engines until the rest has at most `most` bytes; return those removed.
+def evict(most: int, keep: Collection[str] = ()) -> list[Path]:
+    """Remove engines until the rest has at most `most` bytes; return the directories removed.
 
-    Those of the keys `keep` stay, whatever their size.
+    Those that cannot be read go first, then the least recently used ones. Those of the keys `keep` stay, whatever
+    their size. Raises OutputError.
     """
     place = root()
-    found = entries(place)
-    total, removed = sum(entry.record.bytes for entry in found), []
-    for entry in found:
+    found = [(each.directory, each.bytes) for each in unreadable(place)]
+    found += [(entry.directory, entry.record.bytes) for entry in entries(place)]
+    total, removed = sum(size for _, size in found), []
+    for directory, size in found:
         if total <= most:
             break
-        if entry.directory.name not in keep:
-            remove(entry.directory)
-            total -= entry.record.bytes
-            removed.append(entry)
+        if directory.name not in keep:
+            remove(directory)
+            total -= size
+            removed.append(directory)
     return removed
 
 

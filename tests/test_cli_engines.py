@@ -52,6 +52,12 @@ def test_build_list_verify_and_clear(half: Path) -> None:
     assert damaged.exception is not None
     assert damaged.exception.exit_code == 9
     assert "was altered" in damaged.stdout
+    record = Path(made[0]["path"]).with_name(engine_cache.RECORD)
+    record.write_text(record.read_text().replace('"schema": 1', '"schema": 0'))
+    (unreadable,) = events(run("cache", "list", "--json"))
+    assert (unreadable["event"], unreadable["path"]) == ("unreadable", str(record.parent))
+    for command in ("list", "verify"):
+        assert "it has schema 0" in run("cache", command).stdout
     assert events(run("cache", "clear", "--json"))[-1]["engines"] == 1
     assert events(run("cache", "list", "--json")) == []
 

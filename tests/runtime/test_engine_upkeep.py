@@ -36,8 +36,31 @@ def test_the_least_recently_used_go_first():
     for recipe in range(4):
         made(recipe)
     get(WHOLE)  # used just now
-    assert [entry.record.fingerprint.recipe for entry in engine_upkeep.evict(25)] == [1, 2]
+    assert len(engine_upkeep.evict(25)) == 2
     assert kept() == {0, 3}
+
+
+@pytest.mark.parametrize("harm", [lambda text: "{", lambda text: text.replace('"schema": 1', '"schema": 0')])
+def test_those_that_cannot_be_read_count_and_go_before_the_least_recently_used(harm):
+    for recipe in range(3):
+        entry = made(recipe)
+    record = entry.directory / RECORD
+    record.write_text(harm(record.read_text()))
+    assert engine_upkeep.evict(10**6) == []
+    assert engine_upkeep.evict(25) == [entry.directory]
+    assert not entry.directory.exists()
+    assert kept() == {0, 1}
+
+
+def test_those_that_cannot_be_read_are_told_with_their_size_and_what_is_wrong():
+    made(1)
+    entry = made(2)
+    (entry.directory / RECORD).write_text("{")
+    (found,) = engine_upkeep.unreadable(root())
+    assert found.directory == entry.directory
+    assert found.bytes == 10 + 1
+    assert "is damaged" in found.why
+    assert engine_upkeep.unreadable(root() / "nowhere") == []
 
 
 def test_all_that_are_to_be_kept_stay_whatever_their_size():
