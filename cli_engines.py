@@ -306,7 +306,10 @@ def verified(as_json: bool) -> None:
     show.line(f"{whole} engines are as their records say, {len(wrong)} are not")
     show.event("verified", engines=whole, damaged=len(wrong))
     if wrong:
-        raise EngineError(f"{len(wrong)} engines are damaged. Remove them: segue cache clear, then build again.")
+        raise EngineError(
+            f"{len(wrong)} engines are damaged. Run segue build for their bundles again, with the same options: it "
+            "replaces a damaged engine and keeps the others, which segue cache clear would remove as well."
+        )
 
 
 @cache.command("clear")

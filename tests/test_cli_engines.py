@@ -52,6 +52,9 @@ def test_build_list_verify_and_clear(half: Path) -> None:
     assert damaged.exception is not None
     assert damaged.exception.exit_code == 9
     assert "was altered" in damaged.stdout
+    assert "Run segue build" in str(damaged.exception)
+    assert [e["built"] for e in events(run("build", half, *options)) if e["event"] == "engine"] == [True]
+    assert events(run("cache", "verify", "--json"))[-1] == {"event": "verified", "engines": 1, "damaged": 0}
     record = Path(made[0]["path"]).with_name(engine_cache.RECORD)
     record.write_text(record.read_text().replace('"schema": 1', '"schema": 0'))
     (unreadable,) = events(run("cache", "list", "--json"))
