@@ -146,7 +146,7 @@ def build_engines(
 
         made = run(opened, request, tell)
     if into_bundle:
-        put_into(opened, made)
+        put_into(opened, made, lambda: show.line("waiting for another process that puts engines into the bundle"))
     for each in made:
         show.line(described(each))
         record = dataclasses.asdict(each.entry.record)
@@ -262,13 +262,14 @@ def cache() -> None:
 @cache.command("list")
 @JSON
 def listed(as_json: bool) -> None:
-    """Show the engines, the least recently used first.
+    """Show the engines, the least recently used first, then those whose records cannot be read.
 
     \b
     Example:
       segue cache list --json
     """
     from .runtime.engine_cache import entries, root
+    from .runtime.engine_upkeep import unreadable
 
     show, found = Output(as_json), entries(root())
     rows = []
@@ -283,6 +284,9 @@ def listed(as_json: bool) -> None:
     if not as_json:
         columns = ("bundle", "component", "target", "precision", "SM", "MB", "built", "key")
         table(f"{root()}: {sum(e.record.bytes for e in found) / 1e6:.1f} MB", columns, rows)
+    for each in unreadable(root()):
+        show.line(f"{each.bytes / 1e6:.1f} MB more, the first to go once there are too many: {each.why}")
+        show.event("unreadable", path=str(each.directory), bytes=each.bytes, text=each.why)
 
 
 @cache.command("verify")
@@ -295,7 +299,8 @@ def verified(as_json: bool) -> None:
       segue cache verify
     """
     from .errors import EngineError
-    from .runtime.engine_cache import root, verify
+    from .runtime.engine_cache import root
+    from .runtime.engine_upkeep import verify
 
     show = Output(as_json)
     whole, wrong = verify(root())
@@ -305,7 +310,10 @@ def verified(as_json: bool) -> None:
     show.line(f"{whole} engines are as their records say, {len(wrong)} are not")
     show.event("verified", engines=whole, damaged=len(wrong))
     if wrong:
-        raise EngineError(f"{len(wrong)} engines are damaged. Remove them: segue cache clear, then build again.")
+        raise EngineError(
+            f"{len(wrong)} engines are damaged. Run segue build for their bundles again, with the same options: it "
+            "replaces a damaged engine and keeps the others, which segue cache clear would remove as well."
+        )
 
 
 @cache.command("clear")
@@ -319,7 +327,7 @@ def cleared(keep: int, as_json: bool) -> None:
       segue cache clear
       segue cache clear --keep 8GiB
     """
-    from .runtime.engine_cache import clear, evict
+    from .runtime.engine_upkeep import clear, evict
 
     show = Output(as_json)
     count = len(evict(keep)) if keep else clear()

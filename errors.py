@@ -4,6 +4,8 @@ Every message says what happened, names the offending value and ends with the ne
 the message without a traceback and leaves with `exit_code`; a program catches `SegueError` or one of its kinds.
 """
 
+from collections.abc import Sequence
+
 
 class SegueError(Exception):
     """Base of every error that Segue raises on purpose."""
@@ -54,9 +56,16 @@ class TrainingError(SegueError):
 
 
 class EngineError(SegueError):
-    """An engine that cannot be built, is absent, was altered, or was made for another machine or version."""
+    """An engine that cannot be built, is absent, was altered, or was made for another machine or version.
+
+    `log` is what its builder said before it gave up, a line each.
+    """
 
     exit_code = 9
+
+    def __init__(self, *text: object, log: Sequence[str] = ()) -> None:
+        super().__init__(*text)
+        self.log = tuple(log)
 
 
 class BudgetError(SegueError):

@@ -46,12 +46,12 @@ def main() -> None:
 
 def built(name: str, capability: int, repeats: int) -> dict[str, list[bytes]]:
     """Return the bytes of every component's engines, in the order in which they were built."""
-    from segue.runtime import build, bundle, engine_cache
+    from segue.runtime import build, bundle, engine_upkeep
 
     opened = bundle.read(name)
     plans: dict[str, list[bytes]] = {component: [] for component in opened.manifest.components}
     for _ in range(repeats):
-        engine_cache.clear()
+        engine_upkeep.clear()
         for made in build.build(opened, build.BuildRequest("tensorrt-rtx", (capability,))):
             assert made.fresh
             plans[made.component].append(made.entry.plan.read_bytes())

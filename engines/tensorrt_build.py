@@ -23,6 +23,7 @@ PROBE = 64  # tokens of the attention that is tried
 _SEVERITIES = ("internal error", "error", "warning", "info", "verbose")
 
 Report = Callable[[str, int, int], None]  # phase, steps done and to do
+Hear = Callable[[str], None]  # a line that the builder says, from whatever thread it says it
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,16 @@ def build(
     out: BinaryIO,
     report: Report | None = None,
     cancel: Callable[[], bool] | None = None,
+    hear: Hear = lambda line: None,
 ) -> Built:
     """Write the engine of the ONNX file `graph`, whose external data lies beside it, to `out`.
 
-    Raises EngineError for a graph that the builder does not take, Cancelled once `cancel()` returns true,
+    Raises EngineError with the builder's log for a graph that it does not take, Cancelled once `cancel()` returns true,
     MissingDependencyError without the target's package, OSError of writing.
     """
     trt = targets.load(targets.find_target(settings.target))
     started = time.perf_counter()
-    logger = make_logger(trt)
+    logger = make_logger(trt, hear)
     builder = trt.Builder(logger)
     network = builder.create_network(_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -91,7 +93,8 @@ def build(
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         what = "; ".join(f"{e.node_operator() or 'graph'}: {e.desc()}" for e in errors[:3]) or logger.last()
         raise EngineError(
-            f"{_named(trt)} does not take the graph {graph}: {what}. Use the target ort-cuda for it, or report it."
+            f"{_named(trt)} does not take the graph {graph}: {what}. Use the target ort-cuda for it, or report it.",
+            log=logger.lines,
         )
     config = builder.create_builder_config()
     _configure(trt, config, builder, network, settings)
@@ -108,7 +111,8 @@ def build(
     if not done:
         raise EngineError(
             f"{_named(trt)} could not build an engine of {graph} for {_capability_names(settings)}: {logger.last()} "
-            "Free memory or change what the message names; the target ort-cuda needs no engine."
+            "Free memory or change what the message names; the target ort-cuda needs no engine.",
+            log=logger.lines,
         )
     seconds = time.perf_counter() - started
     return Built(seconds, network.num_layers, fused, len(attention) - fused, tuple(logger.lines))
@@ -182,8 +186,11 @@ def _capability_names(settings: Settings) -> str:
     return ", ".join(f"SM {c // 10}.{c % 10}" for c in settings.capabilities) or "this machine's GPU"
 
 
-def make_logger(trt: Any) -> Any:
-    """Return a logger of the target's that prints nothing: `lines` are what it heard, `last()` is the last error."""
+def make_logger(trt: Any, hear: Hear = lambda line: None) -> Any:
+    """Return a logger of the target's that prints nothing: `lines` are what it heard, `last()` is the last error.
+
+    `hear(line)` is called with each line at once; it must not raise, for the builder's own frames lie between.
+    """
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         """Keeps what the builder says; it may say it from threads of its own."""
@@ -196,6 +203,7 @@ def make_logger(trt: Any) -> Any:
             level = int(severity)
             if level <= 2:
                 self.lines.append(f"{_SEVERITIES[level]}: {text}")
+                hear(self.lines[-1])
 
         def last(self) -> str:
             errors = [line for line in self.lines if "error: " in line[:16]]

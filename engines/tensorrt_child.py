@@ -56,16 +56,17 @@ def build_apart(
         said.seek(0)
         lines = said.read().decode(errors="replace").strip().splitlines()
     if "built" in answer:
-        made = Built(**answer["built"])
-        return dataclasses.replace(made, log=(*made.log, *lines))
+        return dataclasses.replace(Built(**answer["built"]), log=tuple(lines))
     if "errno" in answer:
         raise OSError(answer["errno"], answer["text"], str(out))
     if "kind" in answer:
-        raise getattr(errors, answer["kind"])(answer["text"])
+        kind = getattr(errors, answer["kind"])
+        raise kind(answer["text"], log=lines) if kind is EngineError else kind(answer["text"])
     last = lines[-1][:300] if lines else "it said nothing"
     raise EngineError(
         f"the builder of {settings.target} died with exit status {code} on the graph {graph}: {last}. If it was killed "
-        "(-9), free memory: it needs about three times the weights; else use the target ort-cuda, and report it."
+        "(-9), free memory: it needs about three times the weights; else use the target ort-cuda, and report it.",
+        log=lines,
     )
 
 
@@ -97,14 +98,24 @@ def main() -> None:
     try:
         with open(out, "xb") as file:
             made = build(
-                Path(graph), settings, file, lambda phase, done, total: tell(phase=phase, done=done, total=total)
+                Path(graph),
+                settings,
+                file,
+                lambda phase, done, total: tell(phase=phase, done=done, total=total),
+                hear=_say,
             )
     except errors.SegueError as error:
         tell(kind=type(error).__name__, text=str(error))
     except OSError as error:
         tell(errno=error.errno, text=error.strerror)
     else:
-        tell(built=dataclasses.asdict(dataclasses.replace(made, peak=peak_resident())))
+        tell(built=dataclasses.asdict(dataclasses.replace(made, log=(), peak=peak_resident())))
+
+
+def _say(line: str) -> None:
+    """Put a line of the log where what libraries print goes, from where it is read even if this process crashes."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

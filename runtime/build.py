@@ -13,7 +13,7 @@ from ..engines.targets import Target, find_target, load
 from ..engines.tensorrt import covers
 from ..engines.tensorrt_child import build_apart
 from ..errors import EngineError, UsageError
-from . import bundled_engines, engine_cache, manifest
+from . import bundled_engines, engine_cache, engine_upkeep, manifest
 from .bundle import Bundle
 from .engine_cache import Entry, Fingerprint
 from .profiles import SizeRange, default_range, guidance_of, profiles
@@ -68,29 +68,34 @@ def build(
 ) -> list[Made]:
     """Return the engines of the components asked for, out of the user's cache or built into it.
 
+    They stay there together, whatever their size; others give way once, at the end.
+
     Raises UsageError for a request that the target or the bundle cannot meet, EngineError where the builder refuses a
     graph, MissingDependencyError without its package, OutputError where the cache cannot be written, Cancelled.
     """
-    target = find_target(request.target)
+    target, limit = find_target(request.target), engine_upkeep.limit()
     names = chosen(bundle.manifest, request.components)
     if not target.compiled:
         raise UsageError(f"the target {target.name} runs a bundle's graphs as they are. There is nothing to build.")
     shapes = profiles(bundle.manifest, request.ranges or (default_range(bundle.manifest),), request.guided)
     wanted = {name: _settings(bundle.manifest, name, request, shapes[name]) for name in names}
-    return [Made(name, *_one(bundle, name, wanted[name], target, on_event, cancel)) for name in names]
+    of = {name: fingerprint_of(bundle, name, wanted[name], target) for name in names}
+    try:
+        return [Made(name, *_one(bundle, name, wanted[name], of[name], on_event, cancel)) for name in names]
+    finally:  # also after a failure: requests that never come to an end would fill the disk
+        engine_upkeep.evict(limit, {fingerprint.key for fingerprint in of.values()})
 
 
 def _one(
     bundle: Bundle,
     name: str,
     settings: tensorrt_build.Settings,
-    target: Target,
+    fingerprint: Fingerprint,
     on_event: Callable[[Event], None],
     cancel: Callable[[], bool] | None,
 ) -> tuple[Entry, bool]:
     spec = bundle.manifest.components[name]
     bundle.check_unchanged(spec.graph, *spec.weights)
-    fingerprint = fingerprint_of(bundle, name, settings, target)
     before = last_seconds(fingerprint)
 
     def tell(phase: str, done: int, total: int) -> None:
@@ -104,6 +109,7 @@ def _one(
         lambda out: build_apart(bundle.path(spec.graph), settings, out, tell, cancel),
         datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         lambda: tell("waiting for another process", 0, 1),
+        cancel,
     )
 
 
@@ -208,8 +214,8 @@ def find(
     files = bundle.manifest.files
     version, system = load(target).__version__, f"{platform.system()}-{platform.machine()}"
     nearest: list[str] | None = None
-    entries = [*reversed(engine_cache.entries(engine_cache.root())), *(bundled_engines.within(bundle) if trust else [])]
-    for entry in entries:
+    theirs = bundled_engines.within(bundle) if trust else []
+    for entry in (*reversed(engine_cache.entries(engine_cache.root())), *reversed(theirs)):
         have = entry.record.fingerprint
         if entry.record.component != name or have.target != target.name:
             continue

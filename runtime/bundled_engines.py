@@ -5,35 +5,51 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import EngineError
-from . import engine_cache, manifest
-from .bundle import Bundle
+from ..errors import BundleError, EngineError
+from . import engine_cache, engine_upkeep, manifest
+from .bundle import Bundle, read_manifest
 from .directory import NewDirectory
-from .engine_cache import Entry
-from .files import write_whole, writing
+from .engine_cache import Entry, Record
+from .files import holding, write_whole, writing
 
 if TYPE_CHECKING:
     from .build import Made
 
-FOLDER = "engines"
+FOLDER, LOCK = "engines", ".engines.lock"
 
 
-def put_into(bundle: Bundle, made: Sequence[Made]) -> None:
-    """Copy engines into the bundle's folder `engines`, in place of others of the same components and target.
+def put_into(bundle: Bundle, made: Sequence[Made], waiting: Callable[[], None] = lambda: None) -> None:
+    """Copy engines into the bundle's folder `engines`, in place of others of the same components for the same GPUs.
 
     Its bundle.json names them then. That changes the bundle's own hash: a journal of before does not go on with it.
-    Raises OutputError.
+    One process at a time does so; `waiting()` is called before another one is waited for. Raises OutputError, and
+    BundleError where the bundle became another one since it was opened.
     """
+    with holding(bundle.directory / LOCK, waiting):
+        _put_into(_as_it_is_now(bundle), made)
+
+
+def _as_it_is_now(bundle: Bundle) -> Bundle:
+    """Return the bundle with the engines that others put into it since it was opened."""
+    now = read_manifest(bundle.directory)
+    if dataclasses.replace(now, engines={}) != dataclasses.replace(bundle.manifest, engines={}):
+        raise BundleError(
+            f"the bundle {bundle.directory} was changed since it was opened. Run segue build again: what was built "
+            "is kept, where it still fits."
+        )
+    return dataclasses.replace(bundle, manifest=now)
+
+
+def _put_into(bundle: Bundle, made: Sequence[Made]) -> None:
     listed = dict(bundle.manifest.engines)
-    new_ones = {(each.component, each.entry.record.fingerprint.target) for each in made}
     for old in within(bundle):
-        if (old.record.component, old.record.fingerprint.target) in new_ones:
+        if any(_replaces(each.entry.record, old.record) for each in made):
             del listed[old.directory.name]
-            engine_cache.remove(old.directory)
+            engine_upkeep.remove(old.directory)
     for each in made:
         each.entry.check(again=True)
         target = bundle.directory / FOLDER / each.entry.directory.name
@@ -46,6 +62,13 @@ def put_into(bundle: Bundle, made: Sequence[Made]) -> None:
     path = bundle.directory / manifest.FILE_NAME
     with writing(path):
         write_whole(path, manifest.dump(content))
+
+
+def _replaces(new: Record, old: Record) -> bool:
+    """Return whether no GPU and no system that can run `old` is without `new`; a newer version or driver replaces."""
+    a, b = new.fingerprint, old.fingerprint
+    same = (new.component, a.target, a.system, a.gpu) == (old.component, b.target, b.system, b.gpu)
+    return same and set(b.capabilities) <= set(a.capabilities)
 
 
 def within(bundle: Bundle) -> list[Entry]:

@@ -14,26 +14,22 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..engines.tensorrt_build import Built
-from ..errors import EngineError, OutputError
+from ..errors import EngineError
 from . import typed_json, verified
 from .cache import cache_directory
-from .directory import NewDirectory, remove_dead
-from .files import writing
+from .directory import NewDirectory
+from .files import holding, write_whole, writing
 
 SCHEMA = 1
 RECORD, PLAN, LOG = "engine.json", "engine.plan", "build.log"
-LIMIT = 64 * 2**30  # bytes of engines that are kept
 MAX_RECORD = 2**20
-_KEY = re.compile(r"[0-9a-f]{64}")
+KEY = re.compile(r"[0-9a-f]{64}")
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -131,7 +127,7 @@ def root() -> Path:
 def entries(place: Path) -> list[Entry]:
     """Return the engines below `place`, the least recently used first; what is damaged is left out."""
     try:
-        found = [directory for directory in place.iterdir() if _KEY.fullmatch(directory.name)]
+        found = [directory for directory in place.iterdir() if KEY.fullmatch(directory.name)]
     except OSError:
         return []
     dated = []
@@ -139,19 +135,6 @@ def entries(place: Path) -> list[Entry]:
         with contextlib.suppress(EngineError, OSError):
             dated.append(((directory / RECORD).stat().st_mtime_ns, directory.name, read(directory)))
     return [entry for _, _, entry in sorted(dated, key=lambda item: item[:2])]
-
-
-def verify(place: Path) -> tuple[int, list[str]]:
-    """Hash every engine below `place`; return how many are whole, and of each other one what is wrong with it."""
-    whole, wrong = 0, []
-    for directory in sorted(place.glob("*")) if place.is_dir() else []:
-        if _KEY.fullmatch(directory.name):
-            try:
-                read(directory).check(again=True)
-                whole += 1
-            except EngineError as error:
-                wrong.append(str(error))
-    return whole, wrong
 
 
 def read(directory: Path) -> Entry:
@@ -206,23 +189,27 @@ def obtain(
     build: Callable[[Path], Built],
     built: str,
     waiting: Callable[[], None] = lambda: None,
+    cancel: Callable[[], bool] | None = None,
 ) -> tuple[Entry, bool]:
     """Return the user's engine of that fingerprint, and whether it was built now; one process at a time builds it.
 
-    `build` writes a new file. `waiting()` is called before another process is waited for. Raises OutputError where the
-    cache cannot be written, and what `build` raises; nothing is left of an engine that was not finished.
+    `build` writes a new file. `waiting()` is called before another process is waited for. Raises Cancelled once
+    `cancel()` returns true while it waits, OutputError where the cache cannot be written, and what `build` raises;
+    nothing is left of an engine that was not finished but the log of a builder that gave up, which the error then
+    names.
     """
     place = root()
     with writing(place):
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_root()
-    with _locked(place / f"{fingerprint.key}.lock", waiting):
+    with holding(place / f"{fingerprint.key}.lock", waiting, cancel):
         found = get(fingerprint)
         if found is not None:
             return found, False
-        directory = place / fingerprint.key
+        directory, log = place / fingerprint.key, place / f"failed-{fingerprint.key}.log"
         with NewDirectory(directory, replace=True) as new:
-            made = build(new.path / PLAN)
+            with _log_kept(log):
+                made = build(new.path / PLAN)
             with (new.path / PLAN).open("rb") as file:
                 digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
             record = Record(
@@ -232,66 +219,24 @@ def obtain(
             (new.path / LOG).write_text("".join(f"{line}\n" for line in made.log), encoding="utf-8")
             (new.path / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
             new.commit()
-        evict(LIMIT, keep=fingerprint.key)
+        with contextlib.suppress(OSError):  # what an earlier try ended with
+            log.unlink()
         return read(directory), True
 
 
 @contextlib.contextmanager
-def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    lock = FileLock(path)
-    with writing(path):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            lock.acquire()
+def _log_kept(path: Path) -> Iterator[None]:
+    """Write the log of an EngineError to `path`, which the error then ends with; where that fails it stays as it is."""
     try:
         yield
-    finally:
-        lock.release()
-
-
-def evict(limit: int, keep: str = "") -> list[Entry]:
-    """Remove the least recently used engines until the rest has at most `limit` bytes; return those removed.
-
-    The one of the key `keep` stays, whatever its size.
-    """
-    place = root()
-    found = entries(place)
-    total, removed = sum(entry.record.bytes for entry in found), []
-    for entry in found:
-        if total <= limit:
-            break
-        if entry.directory.name != keep:
-            remove(entry.directory)
-            total -= entry.record.bytes
-            removed.append(entry)
-    return removed
-
-
-def clear() -> int:
-    """Remove every engine of the user, whole, damaged or begun by a process that died; return how many directories."""
-    place, count = root(), 0
-    if not place.is_dir():
-        return 0
-    for directory in list(place.iterdir()):
-        if _KEY.fullmatch(directory.name):
-            remove(directory)
-            count += 1
-    return count + remove_dead(place, "*")
-
-
-def remove(directory: Path) -> None:
-    """Remove an engine: at once for readers, then from the disk. Raises OutputError."""
-    aside = directory.with_name(f".{directory.name}.old-removed")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(directory, aside)
-        shutil.rmtree(aside)
-    except FileNotFoundError:
-        return  # another process was faster
-    except OSError as error:
-        raise OutputError(f"the engine {directory} cannot be removed: {error}. Remove it by hand.") from None
+    except EngineError as error:
+        if not error.log:
+            raise
+        try:
+            write_whole(path, "".join(f"{line}\n" for line in error.log).encode(errors="replace"))
+        except OSError:
+            raise error from None
+        raise EngineError(f"{error} Read what the builder said: {path}", log=error.log) from error
 
 
 def differences(found: Fingerprint, wanted: Fingerprint) -> Iterator[str]:

@@ -6,14 +6,16 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OutputError, UsageError
+from ..errors import Cancelled, OutputError, UsageError
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+_PATIENCE = 0.2  # seconds between two looks at whether waiting was cancelled
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -56,6 +58,39 @@ def locked(path: Path, refusal: str) -> FileLock:
     except Timeout:
         raise UsageError(refusal) from None
     return lock
+
+
+@contextlib.contextmanager
+def holding(
+    path: Path, waiting: Callable[[], None] = lambda: None, cancel: Callable[[], bool] | None = None
+) -> Iterator[None]:
+    """Hold the lock of the file at `path` in the block; `waiting()` is called before another process is waited for.
+
+    Raises Cancelled once `cancel()` returns true while it waits, OutputError where the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    with writing(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            _acquire(lock, cancel)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, cancel: Callable[[], bool] | None) -> None:
+    from filelock import Timeout
+
+    while cancel is None or not cancel():
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=_PATIENCE)
+            return
+    raise Cancelled("waiting for another process was cancelled. Start again when you like.")
 
 
 def check_parent(path: Path) -> None:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from segue import cli
 from segue.engines.targets import TARGETS, Target
 from segue.errors import EngineError, OutputError, ParityError
-from segue.runtime import engine_cache
+from segue.runtime import engine_cache, engine_upkeep
 from segue.runtime.bundle import read
 from segue.runtime.components import Components
 
@@ -53,6 +53,15 @@ def test_build_list_verify_and_clear(half: Path) -> None:
     assert damaged.exception is not None
     assert damaged.exception.exit_code == 9
     assert "was altered" in damaged.stdout
+    assert "Run segue build" in str(damaged.exception)
+    assert [e["built"] for e in events(run("build", half, *options)) if e["event"] == "engine"] == [True]
+    assert events(run("cache", "verify", "--json"))[-1] == {"event": "verified", "engines": 1, "damaged": 0}
+    record = Path(made[0]["path"]).with_name(engine_cache.RECORD)
+    record.write_text(record.read_text().replace('"schema": 1', '"schema": 0'))
+    (unreadable,) = events(run("cache", "list", "--json"))
+    assert (unreadable["event"], unreadable["path"]) == ("unreadable", str(record.parent))
+    for command in ("list", "verify"):
+        assert "it has schema 0" in run("cache", command).stdout
     assert events(run("cache", "clear", "--json"))[-1]["engines"] == 1
     assert events(run("cache", "list", "--json")) == []
 
@@ -230,7 +239,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing_of_the_engine(
     assert "Traceback" not in said
     assert left() == []
     assert building("transformer_step").wait(300) == 0
-    assert engine_cache.verify(engine_cache.root()) == (1, [])
+    assert engine_upkeep.verify(engine_cache.root()) == (1, [])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX's signals")
@@ -249,5 +258,5 @@ def test_a_build_that_is_killed_leaves_no_engine_no_builder_and_no_lock() -> Non
     assert engine_cache.entries(engine_cache.root()) == []
     assert left()
     assert building("vae_decoder").wait(300) == 0
-    assert engine_cache.verify(engine_cache.root()) == (1, [])
+    assert engine_upkeep.verify(engine_cache.root()) == (1, [])
     assert left() == [engine_cache.entries(engine_cache.root())[0].directory]

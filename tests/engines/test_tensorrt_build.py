@@ -1,6 +1,7 @@
 """Real builds by TensorRT-RTX, on a machine without a GPU as well."""
 
 import io
+import os
 import sys
 
 import numpy as np
@@ -143,6 +144,27 @@ def test_a_builder_that_crashes_is_an_error_and_not_the_end_of_the_program(tmp_p
     profile = {"x": ((1, 2, 32, 64),) * 3}
     with pytest.raises(EngineError, match=r"died with exit status -11.*report it"):
         build_apart(graph, settings(profiles=(profile,)), tmp_path / "plan")
+
+
+def test_what_a_builder_said_comes_with_its_error(graph, tmp_path):
+    with pytest.raises(EngineError) as own:
+        build(graph, settings(profiles=()), io.BytesIO())
+    with pytest.raises(EngineError) as childs:
+        build_apart(graph, settings(profiles=()), tmp_path / "plan")
+    errors = [line for line in own.value.log if line.startswith("error: ")]
+    assert errors
+    assert set(errors) <= set(childs.value.log)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script stands in for the interpreter")
+def test_what_a_child_said_before_it_crashed_comes_with_the_error(graph, tmp_path, monkeypatch):
+    crash = "import os, segue.engines.tensorrt_child as child; child._say('error: enough'); os.abort()"
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{crash}"\n')
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(EngineError, match="died with exit status -6") as crashed:
+        build_apart(graph, settings(), tmp_path / "plan")
+    assert "error: enough" in crashed.value.log
 
 
 def test_errors_of_a_child_are_those_of_the_builder(graph, tmp_path):

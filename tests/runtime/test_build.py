@@ -7,11 +7,12 @@ import shutil
 
 import onnx
 import pytest
+from filelock import FileLock
 
 from segue.engines import devices
 from segue.engines.targets import TARGETS
-from segue.errors import BundleError, EngineError, UsageError
-from segue.runtime import build, bundle, bundled_engines, engine_cache, manifest
+from segue.errors import BundleError, Cancelled, EngineError, UsageError
+from segue.runtime import build, bundle, bundled_engines, engine_cache, engine_upkeep, manifest
 from segue.runtime.build import BuildRequest
 from segue.runtime.pipeline import open_model
 from segue.runtime.profiles import SizeRange
@@ -97,6 +98,46 @@ def test_newer_engines_take_the_place_of_older_ones_in_a_bundle(opened, engines)
     assert set(kept) == {path.name for path in (opened.directory / "engines").iterdir()}
 
 
+def test_the_engines_of_a_request_stay_together_and_others_give_way(opened, engines, monkeypatch):
+    monkeypatch.setenv("SEGUE_ENGINE_CACHE", "1000B")  # less than one of them
+    request = BuildRequest("tensorrt-rtx", (120,), SMALL, ("text_encoder", "vae_decoder"))
+    made = build.build(opened, request)
+    assert {each.entry.directory for each in made} == set(engine_cache.root().glob("?" * 64))
+    bundled_engines.put_into(opened, made)
+    assert len(bundle.read(opened.directory).manifest.engines) == 2
+
+
+def test_a_request_that_fails_keeps_what_it_has_and_others_give_way_as_well(opened, engines, monkeypatch):
+    def fails(graph, *others):
+        if "vae" in graph.parts:
+            raise EngineError("the builder gave up. Try again.")
+        return build_apart(graph, *others)
+
+    build_apart = build.build_apart
+    monkeypatch.setattr(build, "build_apart", fails)
+    monkeypatch.setenv("SEGUE_ENGINE_CACHE", "1000B")
+    with pytest.raises(EngineError, match="gave up"):
+        build.build(opened, BuildRequest("tensorrt-rtx", (120,), SMALL, ("text_encoder", "vae_decoder")))
+    (kept,) = engine_cache.entries(engine_cache.root())
+    assert (kept.record.component, kept.record.fingerprint.capabilities) == ("text_encoder", (120,))
+
+
+def test_a_request_that_waits_for_another_process_can_be_cancelled(opened, engines):
+    (entry,) = engine_cache.entries(engine_cache.root())[:1]
+    phases = []
+    request = BuildRequest("tensorrt-rtx", (89,), SMALL, (entry.record.component,))
+    with FileLock(f"{entry.directory}.lock"), pytest.raises(Cancelled, match="Start again"):
+        build.build(opened, request, lambda event: phases.append(event.phase), lambda: len(phases) > 1)
+    assert phases == ["starting", "waiting for another process"]
+
+
+def test_a_limit_that_is_no_amount_is_refused_before_anything_is_built(opened, monkeypatch):
+    monkeypatch.setenv("SEGUE_ENGINE_CACHE", "much")
+    with pytest.raises(UsageError, match=r"SEGUE_ENGINE_CACHE cannot be read: 'much' is no amount.*8GiB"):
+        build.build(opened, BuildRequest("tensorrt-rtx", (89,), SMALL, ("text_encoder",)))
+    assert not engine_cache.root().exists()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="modes of directories are POSIX's")
 def test_a_cache_that_others_may_write_to_is_not_trusted(opened, engines):
     engine_cache.root().chmod(0o777)
@@ -129,7 +170,7 @@ def test_a_graph_that_changed_since_the_bundle_was_opened_is_not_built(opened):
 
 def test_engines_travel_with_a_bundle_that_names_their_hashes(opened, engines, tmp_path):
     bundled_engines.put_into(opened, engines)
-    engine_cache.clear()
+    engine_upkeep.clear()
     again = bundle.read(opened.directory)
     with pytest.raises(EngineError, match=r"none was built; those in the bundle were not looked at.*--trust-engines"):
         build.find(again, "vae_decoder", RTX, 89)

@@ -7,11 +7,12 @@ import signal
 import time
 
 import pytest
+from filelock import FileLock
 
 from segue.engines.tensorrt_build import Built
-from segue.errors import EngineError, OutputError
+from segue.errors import Cancelled, EngineError, OutputError
 from segue.runtime import engine_cache
-from segue.runtime.engine_cache import PLAN, RECORD, Fingerprint, entries, get, obtain, root
+from segue.runtime.engine_cache import RECORD, Fingerprint, entries, get, obtain, root
 
 WHOLE = Fingerprint(
     graph="a" * 64, weights={"w.safetensors": "b" * 64}, precision="fp16", target="tensorrt-rtx", version="1.7.1",
@@ -129,6 +130,33 @@ def test_a_builder_that_fails_leaves_nothing():
     assert [path.suffix for path in root().iterdir()] == [".lock"]
 
 
+def test_the_log_of_a_build_that_fails_is_kept_and_named_until_one_succeeds():
+    def fails(out):
+        out.write_bytes(b"half")
+        raise EngineError("the builder gave up. Try again.", log=("warning: it is late", "error: enough"))
+
+    log = root() / f"failed-{WHOLE.key}.log"
+    with pytest.raises(EngineError, match=f"the builder gave up. Try again. Read what the builder said: {log}$"):
+        made(fails)
+    assert log.read_text() == "warning: it is late\nerror: enough\n"
+    assert {path.name for path in root().iterdir()} == {log.name, f"{WHOLE.key}.lock"}
+    assert entries(root()) == []
+    made(Builder())
+    assert not log.exists()
+
+
+def test_where_the_log_cannot_be_kept_the_error_is_the_builders(monkeypatch):
+    def fails(out):
+        raise EngineError("the builder gave up. Try again.", log=("error: enough",))
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine_cache, "write_whole", full)
+    with pytest.raises(EngineError, match=r"Try again\.$"):
+        made(fails)
+
+
 def _build_slowly(calls, started):
     def slow(out):
         started.set()
@@ -157,6 +185,16 @@ def test_two_processes_build_an_engine_once():
     assert entry.plan.read_bytes() == b"plan"
 
 
+def test_waiting_for_another_builder_can_be_cancelled():
+    waited, builder = [], Builder()
+    root().mkdir(parents=True, mode=0o700)
+    with FileLock(root() / f"{WHOLE.key}.lock"), pytest.raises(Cancelled, match="Start again"):
+        made(builder, waiting=lambda: waited.append(1), cancel=lambda: bool(waited))
+    assert waited == [1]
+    assert builder.calls == 0
+    assert made(builder, cancel=lambda: False)[1]
+
+
 def _build_for_ever(started):
     def slow(out):
         out.write_bytes(b"half of a plan")
@@ -178,35 +216,3 @@ def test_a_killed_builder_leaves_no_engine_and_no_lock():
     assert list(root().glob(".*partial*"))
     assert made(Builder())[1]
     assert list(root().glob(".*partial*")) == []
-
-
-def test_the_least_recently_used_go_first_and_a_new_one_stays(monkeypatch):
-    fingerprints = [dataclasses.replace(WHOLE, recipe=n) for n in range(4)]
-    for number, fingerprint in enumerate(fingerprints[:3]):
-        entry, _ = made(Builder(b"0123456789"), fingerprint)
-        os.utime(entry.directory / RECORD, (number, number))
-    get(fingerprints[0])  # used just now
-    monkeypatch.setattr(engine_cache, "LIMIT", 25)
-    made(Builder(b"0123456789"), fingerprints[3])
-    assert {e.record.fingerprint.recipe for e in entries(root())} == {0, 3}
-    monkeypatch.setattr(engine_cache, "LIMIT", 5)
-    made(Builder(b"0123456789"), fingerprints[1])
-    assert {e.record.fingerprint.recipe for e in entries(root())} == {1}
-
-
-def test_verify_counts_whole_ones_and_names_the_others():
-    made(Builder())
-    entry, _ = made(Builder(), dataclasses.replace(WHOLE, recipe=2))
-    (entry.directory / PLAN).write_bytes(b"evil")
-    whole, wrong = engine_cache.verify(root())
-    assert whole == 1
-    assert len(wrong) == 1
-    assert str(entry.plan) in wrong[0]
-
-
-def test_clear_removes_damaged_ones_too():
-    entry, _ = made(Builder())
-    (entry.directory / RECORD).unlink()
-    assert engine_cache.clear() == 1
-    assert not entry.directory.exists()
-    assert engine_cache.clear() == 0
