@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import time
 
@@ -17,6 +18,7 @@ from segue.runtime.hardware import published
 from segue.runtime.plan import LEAST, OVERLAP, Wanted, plan
 from segue.runtime.plan_video import WantedVideo, plan_video
 from segue.runtime.tiles import lay, thrifty
+from segue.runtime.turns import dims_of
 
 GIB = 2**30
 REAL, EIGHT, MINIATURE = "swifti2v-wan22", "swifti2v-wan22-w8a8", "emoji-motion"
@@ -64,8 +66,7 @@ def test_a_larger_budget_is_never_slower_and_never_infeasible(name, rows, column
     small, large = (plan_video(content, wanted, ROOMY, least + step * GIB // 2) for step in sorted(more))
     assert small.peak <= least + min(more) * GIB // 2
     assert large.tiling is None or small.tiling is not None
-    if (large.tiling is None) == (small.tiling is None):  # frames from a whole plane are worth their time
-        assert large.seconds <= small.seconds
+    assert large.seconds <= small.seconds
 
 
 @given(videos, st.lists(st.tuples(st.integers(1, 22), st.integers(1, 40)), min_size=2, max_size=2))
@@ -86,6 +87,25 @@ def test_a_longer_video_takes_the_same_memory_and_more_time(name):
     assert len({way.peak for way in made[1:]}) == 1
     assert made[0].peak <= made[1].peak
     assert made[1].seconds < made[2].seconds < made[3].seconds
+
+
+@pytest.mark.parametrize("budget", [10, 16, 24])
+def test_two_k_takes_the_same_memory_whatever_its_length(budget):
+    lengths = (25, 81, 161, LONGEST)
+    made = [plan_video(CONTENT[REAL], dataclasses.replace(TWO_K, frames=n), GPU, budget * GIB) for n in lengths]
+    assert len({way.peak for way in made}) == 1
+
+
+def test_stage_one_and_a_window_have_the_tokens_that_were_counted_without_segue():
+    """Of swifti2v.md, 5.1: 18,480 and 17,600, the window's five latent frames of 3,520."""
+    patch = 2
+    low, high = (1408 // 4, 2560 // 4), (1408, 2560)
+    assert 21 * math.prod(side // 8 // patch for side in low) == 18_480
+    assert 5 * math.prod(side // 16 // patch for side in high) == 17_600
+    dims = dims_of(CONTENT[REAL], "transformer", *high)
+    assert dims["frames"] * (dims["height"] // patch) * (dims["width"] // patch) == 18_480
+    dims = dims_of(CONTENT[REAL], "detail_transformer", *high)
+    assert dims["frames"] * (dims["height"] // patch) * (dims["width"] // patch) == 17_600
 
 
 @pytest.mark.parametrize("budget", [10, 12, 16, 24])
