@@ -1,6 +1,7 @@
 """Putting engines into a bundle: which of those that are there stay, and what several processes do to one another."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -28,7 +29,8 @@ def made(component="transformer", **changed):
         out.write_bytes(b"plan")
         return Built(1.5, 3, 1, 0, ())
 
-    fingerprint = dataclasses.replace(ADA, **changed)
+    graph = hashlib.sha256(component.encode()).hexdigest()
+    fingerprint = dataclasses.replace(ADA, **{"graph": graph} | changed)
     return Made(component, *engine_cache.obtain(fingerprint, "tiny", component, write, "2026-01-01"))
 
 
