@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from segue.export import headers, trace
 from segue.export.families.family import families
@@ -25,37 +26,48 @@ def graphs_of(name: str) -> list[Graph]:
     return [graph for graph in graphs if graph.folder == folder and not graph.component.endswith("_step")]
 
 
-def shapes_of(graphs: Sequence[Graph]) -> dict[str, tuple[int, ...]]:
+def shapes_of(graphs: Sequence[Graph], kind: str = KIND) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights of graphs that share a folder, by their names in a checkpoint."""
     return {
         name: tuple(int(d) for d in value.shape)
         for graph in graphs
-        for value in trace.trace(graph, KIND).graph.inputs
+        for value in trace.trace(graph, kind).graph.inputs
         if value.name.startswith(trace.PREFIX) and graph.buffer(name := value.name.removeprefix(trace.PREFIX)) is None
     }
 
 
 def parameters(graphs: Sequence[Graph]) -> int:
-    """Return how many weights they have."""
-    return sum(math.prod(shape) for shape in shapes_of(graphs).values())
+    """Return how many weights their models have, without a trace, which takes minutes for the largest.
+
+    That is no less than the graphs hold: LongCat-Image's text encoder comes with 1.2 B that its graph leaves out.
+    """
+    found: dict[str, int] = {}
+    with torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
+        for graph in graphs:
+            found |= {name: array.numel() for name, array in graph.wrap(graph.build()).named_parameters()}
+    return sum(found.values())
 
 
-def write(graphs: Sequence[Graph], directory: Path) -> list[Path]:
+def write(graphs: Sequence[Graph], directory: Path, kind: str = KIND) -> list[Path]:
     """Write the weights of graphs that share a folder, and the graphs, below `directory`; return where these lie.
 
-    Matrices are normal with a deviation of 0.02; what scales is near one, so that activations stay finite.
+    `kind` is fp16 or fp32. Matrices are normal with a deviation of 0.02; what scales is near one, so that activations
+    stay finite.
     """
     folder = directory / graphs[0].folder
     folder.mkdir(parents=True)
-    shapes = shapes_of(graphs)
+    shapes = shapes_of(graphs, kind)
     file = folder / "model.safetensors"
+    dtype = np.dtype(trace.NUMPY[kind])
     rng = np.random.default_rng(0)
     with file.open("wb") as out:
-        out.write(headers.encode([(n, "F16", s, 2 * math.prod(s)) for n, s in shapes.items()]))
+        out.write(
+            headers.encode([(n, trace.STORED[kind], s, dtype.itemsize * math.prod(s)) for n, s in shapes.items()])
+        )
         for name, shape in shapes.items():
             array = 0.02 * rng.standard_normal(shape, dtype=np.float32)
-            out.write((array + (len(shape) == 1 and name.endswith("weight"))).astype(np.float16).tobytes())
+            out.write((array + (len(shape) == 1 and name.endswith("weight"))).astype(dtype).tobytes())
     tensors = headers.read(file, f"{graphs[0].folder}/model.safetensors")
     for graph in graphs:
-        trace.write(graph, KIND, tensors, folder / graph.file)
+        trace.write(graph, kind, tensors, folder / graph.file)
     return [folder / graph.file for graph in graphs]

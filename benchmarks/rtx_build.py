@@ -7,7 +7,8 @@ A build takes some three times the memory of the weights, and SD3-Medium's trans
 machine has not the memory for (`NEEDS` times its weights) is listed as not built. SM 89, fp16, one size: 1024 px.
 
 Prints and writes to benchmarks/results/rtx_build.json seconds, peak memory of the building process, bytes of engine and
-weights, layers, and how many attention layers were fused. The engines go to a cache of their own, which is removed.
+weights, layers, how many attention layers were fused, and the compute capabilities and shapes that it was built for.
+The engines go to a cache of their own, which is removed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from segue.export.families.graph import Graph
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/rtx_build.json"
-CAPABILITIES = (80, 86, 89, 120)
+CAPABILITIES = (80, 86, 89, 120)  # of bundles
+ALONE = (89,)  # of components at full size
 USUAL = (128, 1)  # latents' side, 1024 pixels, and batch
 RANGE = ((32, 1), USUAL, (192, 2))
 NEEDS = 3.0  # times the weights' bytes
@@ -88,7 +90,7 @@ def full(name: str, directory: Path) -> dict[str, Any]:
     graphs = graphs_of(name)
     needed = int(NEEDS * 2 * parameters(graphs))
     if needed > (free := psutil.virtual_memory().available):
-        return {"not built": f"it wants some {needed / 2**30:.0f} GiB of memory, {free / 2**30:.0f} were free"}
+        return {"not built": f"it wants up to {needed / 2**30:.0f} GiB of memory, {free / 2**30:.0f} were free"}
     rows = {}
     for graph, path in zip(graphs, write(graphs, directory), strict=True):
         asked = RANGE if name == "sd3/transformer" else (USUAL,) * 3
@@ -96,14 +98,14 @@ def full(name: str, directory: Path) -> dict[str, Any]:
         profile = {port.name: tuple(port.sized(way) for way in ways) for port in graph.inputs}
         plan = directory / "engine.plan"
         try:
-            built = build_apart(path, Settings("tensorrt-rtx", (89,), (profile,)), plan)  # type: ignore[arg-type]
+            built = build_apart(path, Settings("tensorrt-rtx", ALONE, (profile,)), plan)  # type: ignore[arg-type]
         except EngineError as error:
             rows[graph.component] = {"refused": str(error)}
         else:
             rows[graph.component] = {
                 "seconds": round(built.seconds, 1), "peak_bytes": built.peak, "bytes": plan.stat().st_size,
                 "weights": path.with_name("model.safetensors").stat().st_size,
-                "layers": built.layers, "fused": built.fused, "decomposed": built.decomposed,
+                "layers": built.layers, "fused": built.fused, "decomposed": built.decomposed, "capabilities": ALONE,
                 "largest": {port: shapes[2] for port, shapes in profile.items() if "cache" not in port},
             }  # fmt: skip
         print(graph.component, rows[graph.component], flush=True)
@@ -124,6 +126,7 @@ def row(record: Any, weights: int) -> dict[str, Any]:
     return {
         "seconds": round(record.seconds, 1), "peak_bytes": record.peak, "bytes": record.bytes, "weights": weights,
         "layers": record.layers, "fused": record.fused, "decomposed": record.decomposed,
+        "capabilities": record.fingerprint.capabilities, "profiles": record.fingerprint.profiles,
     }  # fmt: skip
 
 

@@ -171,7 +171,7 @@ def _convolves(name: str) -> bool:
 def _static(bundle: bundles.Bundle, name: str, kind: Kind, scratch: Path) -> ir.Model:
     """Return the graph of a component with its matrices in 8 bits, calibrated on pictures."""
     graph = bundle.path(bundle.manifest.components[name].graph)
-    largest = largest_inputs(graph, calibration_feeds(bundle, name, CALIBRATION), scratch)
+    largest = largest_inputs(graph, calibration_feeds(bundle, name, CALIBRATION, scratch), scratch)
     model = ir.external_data.load_to_model(ir.load(graph))
     quantize_products(model, largest, kind)
     return model

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .graph import WEIGHT, Graph, Port
-from .sd3 import PLAIN, Wrapper, autoencoder
+from .sd3 import FUSED_ATTENTION, Wrapper, autoencoder
 from .sd3 import text_encoder as clip
 from .sd3_facts import unusable
 from .step import with_step
@@ -96,7 +96,7 @@ def unet(config: dict[str, Any]) -> Graph:
         component="unet",
         folder="unet",
         file="model.onnx",
-        opset=PLAIN,
+        opset=FUSED_ATTENTION,
         build=lambda: UNet2DConditionModel.from_config(config),
         load=lambda folder: UNet2DConditionModel.from_pretrained(
             folder, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=True

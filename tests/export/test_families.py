@@ -100,6 +100,13 @@ def test_what_t5_adds_up_is_computed_in_float32(with_t5):
         assert seen[0].attributes["to"].as_int() == ir.DataType.FLOAT
 
 
+def test_attention_of_sdxls_unet_is_one_operator(sdxl_bundle):
+    graph = ir.load(sdxl_bundle / "unet/model.onnx").graph
+    made = [node.op_type for node in graph]
+    assert made.count("Attention") == 16  # of eight blocks: one for the picture itself, one for the text
+    assert "Softmax" not in made
+
+
 @pytest.mark.parametrize("spacing", ["leading", "linspace"])
 def test_other_spacings_of_sdxls_steps(sdxl_bundle, tmp_path, spacing):
     shutil.copytree(sdxl_bundle, tmp_path / "b")

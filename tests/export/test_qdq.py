@@ -12,8 +12,9 @@ from segue.export.quantize import quantize
 from segue.export.quantized_parity import DRAWN, GATES
 from segue.runtime import build, bundle
 from segue.runtime.build import BuildRequest
-from segue.runtime.pipeline import open_model
+from segue.runtime.pipeline import Model, open_model
 from segue.runtime.profiles import SizeRange
+from segue.runtime.request import Request
 
 PROMPTS = ("a red heart", "a hare")
 SMALL = (SizeRange(*[(64, 64)] * 3),)
@@ -76,11 +77,32 @@ def test_weights_have_a_scale_for_each_output_channel_in_int8_and_one_in_float8(
         assert "w" not in held
 
 
-def test_calibration_sees_each_call_of_every_picture(half):
-    feeds = calibration_feeds(bundle.read(half), "transformer", PROMPTS)
+def test_calibration_sees_each_call_of_every_picture(half, tmp_path):
+    feeds = list(calibration_feeds(bundle.read(half), "transformer", PROMPTS, tmp_path))
     steps = bundle.read(half).manifest.sampler.steps
     assert len(feeds) == 2 * steps
     assert len({b"".join(array.tobytes() for array in feed.values()) for feed in feeds}) == len(feeds)
+
+
+def test_calls_wait_in_files_and_give_the_scales_of_all_of_them_at_once(half, tmp_path):
+    opened, calls = bundle.read(half), []
+    graph = opened.path(opened.manifest.components["transformer"].graph)
+
+    def keep(name, feeds, made):
+        if name == "transformer":
+            calls.append(feeds)
+
+    with Model(opened, on_call=keep) as model:
+        list(model.pictures(Request(list(PROMPTS))))
+    feeds = calibration_feeds(opened, "transformer", PROMPTS, tmp_path)
+    assert len(list(tmp_path.glob("call_*"))) == len(calls)
+    first = next(feeds)
+    assert {name: array.dtype for name, array in first.items()} == {n: array.dtype for n, array in calls[0].items()}
+    assert len(list(tmp_path.glob("call_*"))) == len(calls) - 1
+    expected = largest_inputs(graph, calls[1:], tmp_path)
+    assert largest_inputs(graph, feeds, tmp_path) == expected
+    assert all(expected.values())
+    assert not list(tmp_path.glob("call_*"))
 
 
 def test_the_denoiser_alone_changes(half, narrow):
