@@ -2,6 +2,9 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+DOCTOR = "from segue.runtime.doctor import examine; examine()"  # which asks what is installed, target by target
 PROGRAM = """
 from segue.engines import arena
 from segue.engines.onnxruntime_import import onnxruntime
@@ -11,9 +14,10 @@ arena.shrink(module)
 """
 
 
-def test_no_telemetry_is_kept_in_the_users_home(tmp_path):
+@pytest.mark.parametrize("program", [PROGRAM, DOCTOR], ids=["a session", "doctor"])
+def test_no_telemetry_is_kept_in_the_users_home(tmp_path, program):
     told = {
         name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
     }
-    subprocess.run([sys.executable, "-c", PROGRAM], env=told | {"HOME": str(tmp_path)}, check=True)
+    subprocess.run([sys.executable, "-c", program], env=told | {"HOME": str(tmp_path)}, check=True)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

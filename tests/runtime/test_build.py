@@ -68,6 +68,15 @@ def test_the_engine_that_fits_is_found(opened, engines):
     assert build.find(opened, "vae_decoder", RTX, 89).directory == engines[1].entry.directory
 
 
+def test_an_altered_engine_is_told_with_what_builds_it_again(opened, engines):
+    plan = engines[1].entry.plan
+    data = bytearray(plan.read_bytes())
+    data[len(data) // 2] ^= 1
+    plan.write_bytes(data)
+    with pytest.raises(EngineError, match=r"has bytes that were altered since it was built\. Run segue build '"):
+        build.find(opened, "vae_decoder", RTX, 89)
+
+
 def test_what_differs_in_the_nearest_engine_is_named(opened, engines, monkeypatch):
     with pytest.raises(EngineError, match=r"capabilities \(89,\) instead of \(120,\).*--sm 120"):
         build.find(opened, "vae_decoder", RTX, 120)
@@ -221,6 +230,10 @@ def test_the_capability_comes_from_the_gpu_at_hand(monkeypatch):
     monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580", (GPU,)))
     assert build.here("tensorrt-rtx") == (89,)
     assert build.here("tensorrt") == ()
+    hopper = devices.Gpu("NVIDIA H100 80GB HBM3", 90, 80 * 2**30)
+    monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580", (hopper,)))
+    with pytest.raises(UsageError, match=r"capability 9\.0, which NVIDIA H100 80GB HBM3 has\. Use the target ort-cuda"):
+        build.here("tensorrt-rtx")
     monkeypatch.setattr(devices, "driver", lambda: devices.Driver("", (), "no driver"))
     with pytest.raises(UsageError, match=r"no driver.*--sm 89"):
         build.here("tensorrt-rtx")
