@@ -70,9 +70,9 @@ def plan(
         height, width = check_size(wanted["size"], content.sizes)
         length = content.video.frames if frames is None else video_frames(latent_frames(frames))
         made = plan_video(content, WantedVideo(height, width, length), machine, budget)
+    title = f"{content.name} by {target} on {made.machine}"
     if timeline is not None:
         with writing(timeline):
-            title = f"{content.name} by {target} on {made.machine}"
             write_whole(timeline, draw(made, title, machine.memory).encode())
         show.line(f"{timeline}: memory by phase")
 
@@ -85,9 +85,7 @@ def plan(
             (label(p.component), p.calls, f"{p.flops / 1e9:.3g}", mebibytes(p.peak), f"{p.seconds:.2g}")
             for p in made.phases
         ]
-        table(
-            f"{content.name} by {target} on {made.machine}", ("phase", "calls", "GFLOP", "peak, MiB", "seconds"), rows
-        )
+        table(title, ("phase", "calls", "GFLOP", "peak, MiB", "seconds"), rows)
     tiles = made.tiling
     show.line(
         f"at most {mebibytes(made.peak)} MiB, about {made.seconds:.2g} s; "

@@ -23,7 +23,7 @@ from .comparators import Difference, difference
 from .components import Feeds
 from .differences import psnr
 from .files import write_whole, writing
-from .manifest import Component
+from .manifest import STEP, Component
 from .pipeline import Model
 from .profiles import default_range, profiles
 from .request import Request
@@ -109,7 +109,7 @@ def compare(
         expected, before = _drawn(model, request, denoised)
         for name, spec in bundle.manifest.components.items():
             if not spec.weights:  # an Euler step, which the processor does in numpy
-                model.call(name, _invented(spec, calls[name.removesuffix("_step")]))
+                model.call(name, _invented(spec, calls[name.removesuffix(STEP)]))
             elif name not in calls:  # nothing that is drawn needs it, as pictures' encoder
                 model.call(name, _random(bundle, name))
 

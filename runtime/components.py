@@ -25,12 +25,12 @@ from . import build, text
 from .bundle import Bundle
 from .engine_cache import Entry
 from .ledger import Ledger
+from .manifest import STEP
 from .profiles import default_range, profiles
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-STEP = "_step"  # what the name of a graph of guidance and Euler step has behind its denoiser's
 Cancel = Callable[[], bool]
 Feeds = dict[str, np.ndarray]
 OnCall = Callable[[str, dict[str, Any], dict[str, Any]], None]  # a component, what it was given and what it gave
@@ -137,10 +137,9 @@ class Components(Closing):
         held = self._engines.get(component)
         if isinstance(held, TensorRtEngine) and not held.fits(shapes):
             self.release(component)  # another engine may be the one for these shapes
-        step = component.endswith(
-            STEP
-        )  # one between two calls of a denoiser, which stays, and it takes next to nothing
-        if self._frugal and not step:  # also where it is loaded already: an earlier request may have left others
+        # Also where it is loaded already: an earlier request may have left others. A denoiser and its step take turns,
+        # and both stay
+        if self._frugal and not component.endswith(STEP):
             others = self._engines.keys() - {*self._held, component}
             self.release(*(name for name in others if not name.endswith(STEP)))
         if component not in self._engines:

@@ -20,6 +20,7 @@ from .polynomial import CostModel, Footprint, Polynomial
 SCHEMA = 1
 FILE_NAME = "bundle.json"
 MAX_BYTES = 16 * 2**20  # bundle.json itself
+STEP = "_step"  # what the name of the graph of guidance and Euler step has behind its denoiser's
 
 
 @dataclass(frozen=True)

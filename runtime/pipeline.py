@@ -193,10 +193,10 @@ class Model(Closing):
         """
         self._components.check_open()
         prepared, place = self._prepare_video(request), None if journal is None else Path(journal)
-        begun = resume and place is not None and prepared.tiling is None
-        if begun and place is not None:  # another budget must not have other tiles: they would be another video
-            prepared = animation.as_begun(prepared, kept_job(place))
-        if (way := self._admitted(prepared, settled=begun)) is not None:
+        begun = kept_job(place) if resume and place is not None and prepared.tiling is None else None
+        if begun is not None:  # another budget must not have other tiles: they would be another video
+            prepared = animation.as_begun(prepared, begun)
+        if (way := self._admitted(prepared, settled=begun is not None)) is not None:
             prepared = dataclasses.replace(prepared, tiling=way.tiling)
         self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
         job = animation.job(prepared, self.bundle.digest)

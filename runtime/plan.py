@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import BudgetError
 from .amounts import mebibytes
-from .components import STEP
 from .hardware import CPU, Machine
-from .manifest import Manifest
+from .manifest import STEP, Manifest
 from .pictures import find
 from .tiles import Tiling, lay, thrifty
 from .turns import SESSION, Phase, Turn, dims_of, phases_of, streamed_turn, turn_of
@@ -111,7 +110,7 @@ def freest(ways: Iterable[Plan], content: Manifest, machine: Machine) -> Plan:
     way = max(ways, key=lambda way: (way.tiling is None, way.together, not way.streamed, len(way.keep)))
     if machine.kind == CPU:
         return way
-    held, phases = base_of(content, machine) + step_of(content, (), machine), []
+    held, phases = base_of(content, machine) + step_bytes(content, (), machine), []
     for phase in way.phases:
         phases.append(replace(phase, peak=held + phase.own))
         held += phase.own if phase.component in way.keep else 0
@@ -151,7 +150,7 @@ def base_of(content: Manifest, machine: Machine) -> int:
     return CONTEXT if content.video is None else VIDEO_CONTEXT
 
 
-def step_of(content: Manifest, streamed: Collection[str], machine: Machine) -> int:
+def step_bytes(content: Manifest, streamed: Collection[str], machine: Machine) -> int:
     """Return the bytes of the Euler step's graph, which is there on a GPU where its denoiser is not streamed."""
     denoisers = {name.removesuffix(STEP) for name in content.components if name.endswith(STEP)}
     return SESSION if machine.kind != CPU and denoisers - set(streamed) else 0
@@ -187,7 +186,7 @@ def _ways(content: Manifest, wanted: Wanted, machine: Machine, budget: int | Non
         for number in range(len(used) + 1):
             for keep in itertools.combinations(used, number):
                 for streamed, taken in streamings(content, turns, keep, machine):
-                    there = base + step_of(content, streamed, machine) + THREAD * machine.threads * (len(keep) + 2)
+                    there = base + step_bytes(content, streamed, machine) + THREAD * machine.threads * (len(keep) + 2)
                     phases = tuple(phases_of(taken, keep, wanted.count, machine, there))
                     yield Plan(machine.name, budget, keep, together, tiling, phases, streamed, host)
 

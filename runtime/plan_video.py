@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from .hardware import CPU, Machine
 from .manifest import Component, Manifest, Video
 from .motion import experts_of
-from .plan import THREAD, Plan, base_of, chosen, freest, host_of, step_of, streamings, tilings_of
+from .plan import THREAD, Plan, base_of, chosen, freest, host_of, step_bytes, streamings, tilings_of
 from .profiles import sized
 from .segments import COMPRESSION, SegmentSpec, count_segments, latent_frames, video_frames, window_frames
 from .tiles import Tiling, lay
@@ -85,11 +85,11 @@ def _ways(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int 
         host = host_of(content, machine, arrays)
         if budget is None:  # what is loaded stays then
             keep = tuple(turns) if machine.kind == CPU else tuple(name for name in turns if name not in LEAVING)
-            there = base + step_of(content, (), machine) + THREAD * machine.threads * len(turns)
+            there = base + step_bytes(content, (), machine) + THREAD * machine.threads * len(turns)
             phases = tuple(phases_of(turns, keep, windows, machine, there))
             yield Plan(machine.name, budget, keep, True, tiling, phases, host=host)
         for streamed, taken in streamings(content, turns, (), machine):
-            there = base + step_of(content, streamed, machine) + THREAD * machine.threads * 2
+            there = base + step_bytes(content, streamed, machine) + THREAD * machine.threads * 2
             phases = tuple(phases_of(taken, (), windows, machine, there))
             yield Plan(machine.name, budget, (), True, tiling, phases, streamed, host)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..engines.base import Profile
 from ..errors import UsageError
-from .manifest import Manifest
+from .manifest import STEP, Manifest
 from .segments import SegmentSpec, count_segments, latent_frames, window_frames
 
 Three = tuple[int, int, int]  # the smallest, the usual and the largest
@@ -116,7 +116,7 @@ def sized(part: int | str, dims: Mapping[str, int], component: str) -> int:
 
 def guidance_of(content: Manifest, component: str) -> float | None:
     """Return the bundle's guidance where `component` is what it doubles the batch of; None for other components."""
-    if component.removesuffix("_step") not in ("transformer", "transformer_2", "unet"):
+    if component.removesuffix(STEP) not in ("transformer", "transformer_2", "unet"):
         return None
     sampler: Any = content.sampler if content.video is None else content.video.motion.sampler
     return float(sampler.guidance)
@@ -143,7 +143,7 @@ def _frames(content: Manifest, component: str) -> Three:
     assert content.video is not None
     video = content.video
     latent = latent_frames(video.frames)
-    if component.removesuffix("_step") != "detail_transformer":
+    if component.removesuffix(STEP) != "detail_transformer":
         return (latent,) * 3
     spec = SegmentSpec(video.targets, video.before, video.after)
     counts = [window_frames(index, latent, spec) for index in range(count_segments(latent, spec))] or [1]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..engines.base import Array, Resident
-from .components import STEP, Cancel, Components, Feeds
+from .components import Cancel, Components, Feeds
+from .manifest import STEP
 from .sampler import Schedule
 
 
