@@ -28,17 +28,18 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .runtime.animation import AnimationRequest, Event
+    from .runtime.bundle.tokens import PromptTruncated
     from .runtime.film import film
-    from .runtime.image import read_metadata, write_png
-    from .runtime.input_image import read_image
+    from .runtime.media.png import read_metadata, write_png
+    from .runtime.media.provenance import Certificate
+    from .runtime.media.read_image import read_image
     from .runtime.pipeline import Model, Picture, Result, open_model
-    from .runtime.plan import Plan
-    from .runtime.provenance import Certificate
+    from .runtime.planning.pictures import Plan
     from .runtime.queue import CancelToken, ModelQueue
     from .runtime.request import Request
-    from .runtime.text import PromptTruncated
-    from .runtime.tiles import Tiling
+    from .runtime.sampling.tiles import Tiling
+    from .runtime.videos.render import Event
+    from .runtime.videos.request import AnimationRequest
 
     __version__: str
     open = open_model  # an assignment is exported, an import by another name is not
@@ -76,23 +77,23 @@ __all__ = [  # without `open`, so that a star import leaves the builtin alone
 ]
 
 _LAZY = {
-    "AnimationRequest": ("animation", "AnimationRequest"),
+    "AnimationRequest": ("videos.request", "AnimationRequest"),
     "CancelToken": ("queue", "CancelToken"),
-    "Certificate": ("provenance", "Certificate"),
-    "Event": ("animation", "Event"),
+    "Certificate": ("media.provenance", "Certificate"),
+    "Event": ("videos.render", "Event"),
     "Model": ("pipeline", "Model"),
     "ModelQueue": ("queue", "ModelQueue"),
     "Picture": ("pipeline", "Picture"),
-    "Plan": ("plan", "Plan"),
-    "PromptTruncated": ("text", "PromptTruncated"),
+    "Plan": ("planning.pictures", "Plan"),
+    "PromptTruncated": ("bundle.tokens", "PromptTruncated"),
     "Request": ("request", "Request"),
     "Result": ("pipeline", "Result"),
-    "Tiling": ("tiles", "Tiling"),
+    "Tiling": ("sampling.tiles", "Tiling"),
     "film": ("film", "film"),
     "open": ("pipeline", "open_model"),
-    "read_image": ("input_image", "read_image"),
-    "read_metadata": ("image", "read_metadata"),
-    "write_png": ("image", "write_png"),
+    "read_image": ("media.read_image", "read_image"),
+    "read_metadata": ("media.png", "read_metadata"),
+    "write_png": ("media.png", "write_png"),
 }
 
 

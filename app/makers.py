@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..runtime.animation import AnimationRequest, Event, PreparedAnimation
-from ..runtime.animation import job as job_of
-from ..runtime.animation import prepare as prepare_video
 from ..runtime.film import film
-from ..runtime.input_image import read_image
-from ..runtime.journal import check_job
+from ..runtime.media.provenance import Certificate, write_picture
+from ..runtime.media.read_image import read_image
 from ..runtime.pipeline import Model
-from ..runtime.provenance import Certificate, write_picture
 from ..runtime.queue import CancelToken
 from ..runtime.request import Request
+from ..runtime.storage.journal import check_job
+from ..runtime.videos.render import Event
+from ..runtime.videos.request import AnimationRequest, PreparedAnimation
+from ..runtime.videos.request import job as job_of
+from ..runtime.videos.request import prepare as prepare_video
 from .feed import Feed
 from .store import Job
 

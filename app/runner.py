@@ -16,15 +16,15 @@ import numpy as np
 
 from ..engines.base import Closing
 from ..errors import BusyError, Cancelled, OutputError, SegueError, UsageError
-from ..runtime.amounts import bytes_of
-from ..runtime.animation import AnimationRequest
-from ..runtime.animation import prepare as prepare_video
-from ..runtime.files import locked, writing
-from ..runtime.image import write_png
+from ..runtime.media.png import write_png
+from ..runtime.media.provenance import Certificate
 from ..runtime.pipeline import Model
-from ..runtime.provenance import Certificate
 from ..runtime.queue import CancelToken, ModelQueue
 from ..runtime.request import prepare
+from ..runtime.storage.files import locked, writing
+from ..runtime.units import bytes_of
+from ..runtime.videos.request import AnimationRequest
+from ..runtime.videos.request import prepare as prepare_video
 from .feed import Feed
 from .makers import INPUT, draw_pictures, kind_of, make_video, picture_request
 from .store import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Store

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from ..runtime.limits import MAX_COUNT, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TEXT, MIN_FPS
+from ..runtime.bundle.limits import MAX_COUNT, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TEXT, MIN_FPS
 
 MAX_PICTURES = 16  # of one request: they are kept on disk until somebody removes them
 SEED = (1 << 53) - 1  # JavaScript's numbers are exact up to here

@@ -22,9 +22,9 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from ..errors import BudgetError, BusyError, OutputError, SegueError, UsageError
-from ..runtime.amounts import size_of
-from ..runtime.animation import AnimationRequest
-from ..runtime.input_image import read_image
+from ..runtime.media.read_image import read_image
+from ..runtime.units import size_of
+from ..runtime.videos.request import AnimationRequest
 from . import schema
 from .guards import COOKIE, Guards, cookie_of
 from .makers import VIDEO, kind_of, picture_request

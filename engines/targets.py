@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import MissingDependencyError, UsageError
-from .onnxruntime_import import onnxruntime
-from .ort_providers import CPU, CUDA, RTX, TENSORRT
+from .ort.load import onnxruntime
+from .ort.providers import CPU, CUDA, RTX, TENSORRT
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Target:
     device: str  # "cpu" or "gpu"
     provider: str = ""  # ONNX Runtime's
     oldest: tuple[int, int] = (0, 0)
+    planned: bool = False  # whether a request's memory is planned, and a budget can be kept
 
 
 # onnxruntime and onnxruntime-gpu have releases of their own: of the latter there is no 1.32 yet
@@ -35,8 +36,8 @@ _ORT_GPU = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cu
 TARGETS = {
     target.name: target
     for target in (
-        Target("ort-cpu", "onnxruntime", "pip install onnxruntime", False, "cpu", CPU),
-        Target("ort-cuda", "onnxruntime", _ORT_GPU, False, "gpu", CUDA),
+        Target("ort-cpu", "onnxruntime", "pip install onnxruntime", False, "cpu", CPU, planned=True),
+        Target("ort-cuda", "onnxruntime", _ORT_GPU, False, "gpu", CUDA, planned=True),
         Target("ort-tensorrt", "onnxruntime", f"{_ORT_GPU} 'tensorrt-cu13<11'", False, "gpu", TENSORRT),
         Target(
             "ort-rtx", "onnxruntime_ep_nv_tensorrt_rtx", "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13", False,

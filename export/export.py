@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BundleError, CheckpointError, ParityError, UsageError
-from ..runtime import manifest
-from ..runtime.directory import NewDirectory
-from ..runtime.limits import PART_BYTES
-from . import checkpoint, fidelity, headers, place
-from . import precision as weights
-from .cost_model import cost_model
-from .cut import parts_of
-from .families.family import Family, find
-from .footprint import with_footprints
-from .hub import Origin
-from .lora import Lora, merge
+from ..runtime.bundle import bundle_json, manifest
+from ..runtime.bundle.limits import PART_BYTES
+from ..runtime.storage.directory import NewDirectory
+from .checkpoint import convert as weights
+from .checkpoint import copy, headers, read
+from .checkpoint.hub import Origin
+from .checkpoint.lora import Lora, merge
+from .checks import fidelity
+from .checks.footprint import with_footprints
+from .families.registry import Family, find
+from .graphs.cost_model import cost_model
+from .graphs.cut import parts_of
 
 KINDS = ("keep", "fp16", "bf16", "fp32")
 VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -73,16 +74,16 @@ def export(
 
     if part_bytes < 1:
         raise UsageError(f"part_bytes = {part_bytes!r} holds no weight. Give 1 or more, or leave it out.")
-    index = checkpoint.read_index(source)
+    index = read.read_index(source)
     family = find(index.get("_class_name"))
     family.check(index)
-    found = checkpoint.read(source, (*family.folders, *family.optional))
+    found = read.read(source, (*family.folders, *family.optional))
     lacking = [folder for folder in family.folders if folder not in found.parts]
     if lacking:
         raise CheckpointError(
             f"{source} has no {lacking[0]}, which the family {family.name} needs. Fetch the whole checkpoint again."
         )
-    kinds = {f: checkpoint.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
+    kinds = {f: read.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
     facts = family.facts(found)
     wanted = dict.fromkeys(found.parts, precision)
     islands = _islands(found, facts.wide, kinds, precision, parity, progress)
@@ -108,12 +109,10 @@ def export(
     )
     _encode(draft, source)  # what no reader would open is known before the work
     with new:
-        files = place.copy(
-            found, new.path, wanted, lambda file, done, total: progress(Event("copy", file, done, total))
-        )
+        files = copy.copy(found, new.path, wanted, lambda file, done, total: progress(Event("copy", file, done, total)))
         tokenizers = _tokenizers(new.path, family, found, files, progress)
         # The files as written, since converting moves every offset.
-        tensors = {folder: dict(checkpoint.read_part(new.path, folder).tensors) for folder in found.parts}
+        tensors = {folder: dict(read.read_part(new.path, folder).tensors) for folder in found.parts}
         for folder, patch in merge(loras, tensors, kinds, new.path).items():
             files[patch] = _added(new.path, patch)
             tensors[folder] |= headers.read(new.path / patch, patch)
@@ -149,7 +148,7 @@ def export(
 
 
 def _islands(
-    found: checkpoint.Checkpoint, known: Sequence[str], kinds: Mapping[str, str], precision: str, checked: bool,
+    found: read.Checkpoint, known: Sequence[str], kinds: Mapping[str, str], precision: str, checked: bool,
     progress: Progress,
 ) -> dict[str, str]:  # fmt: skip
     """Return the folders that stay in fp32 among those that were to be in fp16, each with the reason."""
@@ -161,11 +160,11 @@ def _islands(
     narrowed = {
         folder: sum(math.prod(tensor.shape) for tensor in part.tensors.values())
         for folder, part in found.parts.items()
-        if precision == "fp16" and folder not in islands and checkpoint.precision(part) != "fp16"
+        if precision == "fp16" and folder not in islands and read.precision(part) != "fp16"
     }
     if not checked or not narrowed:
         return islands
-    from .ranges import overflowing
+    from .checks.fp16_overflow import overflowing
 
     try:
         overflow, left = overflowing(found.root, narrowed)
@@ -179,8 +178,8 @@ def _islands(
 def _encode(content: manifest.Manifest, source: Path) -> bytes:
     """Return bundle.json's bytes, which have been parsed; raise CheckpointError where a reader would refuse them."""
     try:
-        data = manifest.dump(content)
-        manifest.parse(data, manifest.FILE_NAME)
+        data = bundle_json.dump(content)
+        bundle_json.parse(data, manifest.FILE_NAME)
         if len(data) > manifest.MAX_BYTES:
             raise ValueError(f"it has {len(data)} bytes, above the limit of {manifest.MAX_BYTES}")
     except (BundleError, ValueError) as error:
@@ -195,11 +194,11 @@ def _encode(content: manifest.Manifest, source: Path) -> bytes:
 def _tokenizers(
     target: Path,
     family: Family,
-    found: checkpoint.Checkpoint,
+    found: read.Checkpoint,
     files: dict[str, manifest.File],
     progress: Progress,
 ) -> dict[str, manifest.Tokenizer]:
-    from . import tokenizer
+    from .checkpoint import tokenizer
 
     result: dict[str, manifest.Tokenizer] = {}
     classes = {folder: kind for folder, kind in family.tokenizers.items() if found.has(folder)}
@@ -217,14 +216,14 @@ def _tokenizers(
 
 def _graphs(
     family: Family,
-    found: checkpoint.Checkpoint,
+    found: read.Checkpoint,
     target: Path,
     kinds: dict[str, str],
     tensors: dict[str, dict[str, headers.Tensor]],
     files: dict[str, manifest.File],
     progress: Progress,
 ) -> dict[str, manifest.Component]:
-    from . import trace  # torch and diffusers are heavy; a wrong option or path should not wait for them
+    from .graphs import trace
 
     graphs = family.graphs({folder: part.config for folder, part in found.parts.items()})
     components = {}
@@ -255,7 +254,7 @@ def _graphs(
 
 
 def _parity(target: Path, components: dict[str, manifest.Component], progress: Progress) -> tuple[manifest.Parity, ...]:
-    from . import parity
+    from .checks import parity
 
     count = 0
 
@@ -286,7 +285,7 @@ def _added(target: Path, file: str) -> manifest.File:
     return manifest.File(weights.digest(target / file), (target / file).stat().st_size, False)
 
 
-def _provenance(found: checkpoint.Checkpoint, origin: Origin | None, loras: Sequence[Lora]) -> manifest.Provenance:
+def _provenance(found: read.Checkpoint, origin: Origin | None, loras: Sequence[Lora]) -> manifest.Provenance:
     settings = found.settings
     if origin is not None:
         settings = dataclasses.replace(settings, source=origin.name, revision=origin.commit)

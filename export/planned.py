@@ -16,14 +16,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..runtime import manifest
-from . import trace
-from .checkpoint import Checkpoint, Part, Settings
-from .cost_model import cost_model
-from .cut import parts_of
-from .families.family import find
+from ..runtime.bundle import manifest
+from .checkpoint.headers import Tensor
+from .checkpoint.read import Checkpoint, Part, Settings
 from .families.graph import Graph
-from .headers import Tensor
+from .families.registry import find
+from .graphs import trace
+from .graphs.cost_model import cost_model
+from .graphs.cut import parts_of
 
 NONE = "0" * 64  # of a file that there is not
 A_TOKEN = 45  # bytes of tokenizer.json for each token, as CLIP's has

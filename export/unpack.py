@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BundleError
-from ..runtime.bundle import read
-from ..runtime.directory import NewDirectory
-from . import precision
-from .headers import reading
+from ..runtime.bundle.reader import read
+from ..runtime.storage.directory import NewDirectory
+from .checkpoint import convert
+from .checkpoint.headers import reading
 
 
 def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = lambda file, done, total: None) -> None:
@@ -39,7 +39,7 @@ def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = 
             source, target = opened.path(path), new.path / path
             target.parent.mkdir(parents=True, exist_ok=True)
             with reading(source, BundleError):
-                found = precision.place(source, target, count)
+                found = convert.place(source, target, count)
             if found != file.sha256:
                 raise BundleError(
                     f"{source} changed while it was unpacked: its sha256 is {found}, and the bundle was made with "

@@ -13,20 +13,22 @@ import numpy as np
 
 from ..engines import devices, heap
 from ..engines.base import Array, Closing, Engine, Resident
-from ..engines.ort import OrtEngine, check_threads
-from ..engines.ort_providers import COMPILING, CUDA, cuda_options, provider_options
+from ..engines.ort.engine import OrtEngine, check_threads
+from ..engines.ort.providers import COMPILING, CUDA, cuda_options, provider_options
 from ..engines.process import ran_out
-from ..engines.scratch import Scratch
 from ..engines.streamed import StreamedEngine, StreamedPart
 from ..engines.targets import DEFAULT, find_target
-from ..engines.tensorrt import TensorRtEngine
+from ..engines.tensorrt.engine import TensorRtEngine
+from ..engines.tensorrt.scratch import Scratch
 from ..errors import BudgetError, Cancelled, EngineError, MissingDependencyError, UsageError
-from . import build, text
-from .bundle import Bundle
-from .engine_cache import Entry
-from .ledger import Ledger
-from .manifest import STEP
-from .profiles import default_range, profiles
+from .bundle import tokens as text
+from .bundle.families import Kind, role_of
+from .bundle.manifest import STEP
+from .bundle.reader import Bundle
+from .bundle.shapes import default_range, profiles
+from .engine_cache.find import find_engine
+from .engine_cache.store import Entry
+from .planning.ledger import Ledger
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,8 +43,8 @@ class Components(Closing):
 
     `target` says what runs the graphs (`engines.targets`), `threads` how many threads a call on the CPU has. `on_call`
     is told of every call. With `trust_engines` engines that came with the bundle are run, which is running its code.
-    With `frugal` the process holds no more than it needs at a time: freed memory is given back, and what is loaded
-    beside a component are only those that `hold` names.
+    With `low_memory` the process holds no more than it needs at a time: freed memory is given back, and what is loaded
+    beside a component are only those that `set_residency` names.
     """
 
     def __init__(
@@ -52,18 +54,19 @@ class Components(Closing):
         target: str = DEFAULT,
         on_call: OnCall | None = None,
         trust_engines: bool = False,
-        frugal: bool = False,
+        low_memory: bool = False,
     ) -> None:
         self._trust = trust_engines
-        self._frugal = frugal
+        self._low_memory = low_memory
         self._held: Collection[str] = ()
         self._streamed: Mapping[str, bool] = {}
         self._limits: Mapping[str, int] = {}
         self._scratch = Scratch()
         self._on_call = on_call
         check_threads(threads)
+        self.target = target
         self._target = find_target(target)
-        if frugal and not self.on_gpu:
+        if low_memory and not self.on_gpu:
             heap.give_back()
         self.ledger = Ledger(self._target.provider == CUDA)
         self.bundle = bundle
@@ -81,7 +84,7 @@ class Components(Closing):
         """Whether the components run on a GPU, where arrays can stay between calls."""
         return self._target.device == "gpu"
 
-    def stays(self, component: str) -> bool:
+    def stays_on_device(self, component: str) -> bool:
         """Return whether a component's arrays can stay on a GPU between its calls; not where it is streamed."""
         return self.on_gpu and component not in self._streamed
 
@@ -139,13 +142,13 @@ class Components(Closing):
             self.release(component)  # another engine may be the one for these shapes
         # Also where it is loaded already: an earlier request may have left others. A denoiser and its step take turns,
         # and both stay
-        if self._frugal and not component.endswith(STEP):
+        if self._low_memory and not component.endswith(STEP):
             others = self._engines.keys() - {*self._held, component}
             self.release(*(name for name in others if not name.endswith(STEP)))
         if component not in self._engines:
             with self.ledger.entry(component):
                 self._engines[component] = self._open(component, shapes)
-            if self._frugal:
+            if self._low_memory:
                 heap.trim()
         return self._engines[component]
 
@@ -161,12 +164,15 @@ class Components(Closing):
         if provider in COMPILING:
             content = self.bundle.manifest
             profile = profiles(content, [default_range(content)], guided=True)[component][0]  # none is kept
-            wide = component.startswith("text_encoder") or component.endswith(STEP)
+            role = role_of(component)
+            wide = role.kind is Kind.TEXT or role.step
             settings = provider_options(provider, profile, spec.precision, wide)
         elif provider == CUDA:
             settings = cuda_options(self._limits.get(component))
         if component not in self._streamed:
-            return OrtEngine(self.bundle.path(spec.graph), self._threads, provider, settings, pooled=not self._frugal)
+            return OrtEngine(
+                self.bundle.path(spec.graph), self._threads, provider, settings, pooled=not self._low_memory
+            )
 
         def load(graph: str) -> Engine:
             self.bundle.check_unchanged(graph, *spec.weights)  # in every call they are read anew
@@ -191,12 +197,12 @@ class Components(Closing):
         found = devices.driver()
         if not found.gpus:
             raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
-        return build.find(self.bundle, component, self._target, found.gpus[0].capability, shapes, self._trust)
+        return find_engine(self.bundle, component, self._target, found.gpus[0].capability, shapes, self._trust)
 
-    def hold(
+    def set_residency(
         self, components: Collection[str], streamed: Mapping[str, bool], limits: Mapping[str, int] | None = None
     ) -> None:
-        """Say which components stay loaded while others work, where `frugal`, and which work part by part.
+        """Say which components stay loaded while others work, where `low_memory`, and which work part by part.
 
         Of the latter it is said whether the next part is loaded ahead. `limits` are bytes of a GPU that engines of
         components may take, each of them, or each part.

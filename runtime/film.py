@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .animation import AnimationRequest, describe, prepare
+from .media.provenance import Certificate, check_certificate, sign_file
+from .media.sinks import Sink, find_sink
 from .pipeline import Model
-from .provenance import Certificate, check_certificate, sign_file
-from .video import Sink, find_sink
+from .videos.request import AnimationRequest, describe, prepare
 
 
 def film(

@@ -3,52 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from ..engines import heap
 from ..engines.base import Closing
 from ..engines.devices import driver
-from ..engines.ort import check_threads, default_threads
-from ..engines.targets import DEFAULT, find_target
+from ..engines.ort.engine import check_threads, default_threads
+from ..engines.targets import DEFAULT, TARGETS, find_target
 from ..errors import BusyError, UsageError
-from . import animation, family, plan_video, text, tiles
-from . import bundle as bundles
-from . import latents as latent_space
-from . import plan as plans
-from .amounts import bytes_of
+from .bundle import families, tokens
+from .bundle import reader as bundles
 from .components import Cancel, Components, Feeds, OnCall
-from .hardware import CPU, Machine, find_machine, gpu_here
-from .journal import check_job, kept_job, open_journal
-from .ledger import Ledger
-from .pictures import denoise, find
+from .pictures.render import OnStep, Picture, decode, render
+from .planning.hardware import CPU, Machine, find_machine, gpu_here
+from .planning.ledger import Ledger
+from .planning.pictures import Plan, Wanted, plan, unbounded_plan
+from .planning.videos import WantedVideo, plan_video, unbounded_video_plan
 from .request import Prepared, Request, prepare
+from .sampling.tiles import Tiling
+from .storage.journal import check_job, kept_job, open_journal
+from .units import bytes_of
+from .videos.render import Animator, OnEvent
+from .videos.request import AnimationRequest, PreparedAnimation, as_begun
+from .videos.request import job as job_of
+from .videos.request import prepare as prepare_animation
 
 T = TypeVar("T")
-OnStep = Callable[[int, int, np.ndarray], None]
-
-PLANNED = (DEFAULT, "ort-cuda")  # targets whose memory is planned
-_REMEMBERED_PROMPTS = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """One picture: `image` uint8 [height, width, 3], `latents` float32 [channels, height / factor, width / factor].
-
-    `metadata` is as in `Result`.
-    """
-
-    image: np.ndarray
-    latents: np.ndarray
-    metadata: dict[str, Any]
+Asked = Request | AnimationRequest | Prepared | PreparedAnimation
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,17 +76,17 @@ class Model(Closing):
         trust_engines: bool = False,
         budget: int | None = None,
     ) -> None:
-        family.check(bundle.manifest, find_target(target))
-        if budget is not None and target not in PLANNED:
+        families.check(bundle.manifest, find_target(target))
+        if budget is not None and not find_target(target).planned:
             raise UsageError(
-                f"a budget holds for {' and '.join(PLANNED)}, not for the target {target}. Leave the budget out."
+                f"a budget holds for {' and '.join(name for name, of in TARGETS.items() if of.planned)}, not for the target {target}. Leave the budget out."
             )
         check_threads(threads)
         self.bundle = bundle
         self.budget = budget
         self.target = target
         self.threads = threads or default_threads()
-        self._components = Components(bundle, threads, target, on_call, trust_engines, frugal=budget is not None)
+        self._components = Components(bundle, threads, target, on_call, trust_engines, low_memory=budget is not None)
         self._prompts: dict[str, Feeds] = {}
         self._lock = threading.Lock()
 
@@ -163,24 +152,24 @@ class Model(Closing):
         fps: float | None = None,
         seed: int = 0,
         size: int | tuple[int, int] | None = None,
-        tiling: tiles.Tiling | None = None,
-        on_event: animation.OnEvent | None = None,
+        tiling: Tiling | None = None,
+        on_event: OnEvent | None = None,
         cancel: Cancel | None = None,
     ) -> Generator[np.ndarray]:
         """Yield the frames of a video that begins with `image`, uint8 [height, width, 3], as `frames` does.
 
         The arguments are those of `AnimationRequest`.
         """
-        request = animation.AnimationRequest(image, prompt, negative, frames, fps, seed, size, tiling)
+        request = AnimationRequest(image, prompt, negative, frames, fps, seed, size, tiling)
         return self.frames(request, on_event=on_event, cancel=cancel)
 
     def frames(
         self,
-        request: animation.AnimationRequest,
+        request: AnimationRequest,
         *,
         journal: str | os.PathLike[str] | None = None,
         resume: bool = False,
-        on_event: animation.OnEvent | None = None,
+        on_event: OnEvent | None = None,
         cancel: Cancel | None = None,
     ) -> Generator[np.ndarray]:
         """Check `request` now; yield the video's frames, uint8 [n, height, width, 3], segment by segment when asked.
@@ -192,39 +181,63 @@ class Model(Closing):
         a journal of another request, OutputError where the journal cannot be written.
         """
         self._components.check_open()
-        prepared, place = self._prepare_video(request), None if journal is None else Path(journal)
+        prepared, place = self.prepare(request), None if journal is None else Path(journal)
+        assert isinstance(prepared, PreparedAnimation)
         begun = kept_job(place) if resume and place is not None and prepared.tiling is None else None
         if begun is not None:  # another budget must not have other tiles: they would be another video
-            prepared = animation.as_begun(prepared, begun)
-        if (way := self._admitted(prepared, settled=begun is not None)) is not None:
-            prepared = dataclasses.replace(prepared, tiling=way.tiling)
-        self._warn_of_cuts(["tokenizer"], (prepared.prompt, prepared.negative))
-        job = animation.job(prepared, self.bundle.digest)
+            prepared = as_begun(prepared, begun)
+        if (found := self._admitted(prepared, settled=begun is not None)) is not None:
+            prepared = dataclasses.replace(prepared, tiling=found.tiling)
+        self._warn_of_cuts((prepared.prompt, prepared.negative))
+        job = job_of(prepared, self.bundle.digest)
         if place is not None and resume:
             check_job(place, job)
 
         def made() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
             kept = None if place is None else open_journal(place, job, resume)
             try:
-                if way is not None:
-                    self._components.hold((), way.streamed, way.limits)
-                yield from animation.Animator(
+                yield from Animator(
                     self._components, prepared, kept, on_event, cancel, in_turns=self.budget is not None
                 ).frames()
             finally:
                 if kept is not None:
                     kept.close()
 
-        return self._busy(made())
+        return self._busy(made(), found)
 
-    def plan(self, request: Request | animation.AnimationRequest) -> plans.Plan:
-        """Return how a request would be met, within the budget where there is one; loads nothing.
+    @overload
+    def prepare(self, request: Request | Prepared) -> Prepared: ...
 
-        Raises UsageError for a request that cannot be met and BudgetError where the budget does not suffice.
+    @overload
+    def prepare(self, request: AnimationRequest | PreparedAnimation) -> PreparedAnimation: ...
+
+    def prepare(self, request: Asked) -> Prepared | PreparedAnimation:
+        """Return a request with defaults filled in and values checked; a prepared one comes back unchanged.
+
+        Raises UsageError for a request that this bundle cannot meet.
         """
-        if isinstance(request, animation.AnimationRequest):
-            return self._plan(self._prepare_video(request))
-        return self._plan(self._prepare(request))
+        if isinstance(request, Prepared | PreparedAnimation):
+            return request
+        moving = self.bundle.manifest.video is not None
+        if isinstance(request, AnimationRequest):
+            if not moving:
+                raise UsageError(
+                    f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion, or "
+                    "another bundle of the family swifti2v."
+                )
+            return prepare_animation(request, self.bundle.manifest)
+        if moving:
+            raise UsageError(
+                f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call animate, or segue animate."
+            )
+        return prepare(request, self.bundle.manifest)
+
+    def plan(self, request: Asked) -> Plan:
+        """Return how a request would be met, within the budget if there is one; loads nothing.
+
+        Raises UsageError for a request that cannot be met and BudgetError if the budget does not suffice.
+        """
+        return self._plan(self.prepare(request))
 
     @property
     def ledger(self) -> Ledger:
@@ -237,7 +250,7 @@ class Model(Closing):
         Early latents are mostly noise, and so are their pictures. Under a budget a preview may need more memory than
         was planned.
         """
-        return self._decode(latents, None)
+        return decode(self._components, latents, None, None)
 
     def call(self, component: str, feeds: Mapping[str, np.ndarray]) -> Feeds:
         """Return what one component makes of `feeds`, by name; the manifest tells its inputs and outputs."""
@@ -264,7 +277,7 @@ class Model(Closing):
 
     def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Generator[Picture]:
         self._components.check_open()
-        prepared = self._prepare(request)
+        prepared = self.prepare(request)
         prompts = (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
         if prepared.negative and not prepared.guided:
             warnings.warn(
@@ -272,109 +285,57 @@ class Model(Closing):
                 "model that is made for it.",
                 stacklevel=3,  # the caller of generate, render or pictures
             )
-        way = self._admitted(prepared)
-        self._warn_of_cuts(find(self.bundle.manifest).tokenizers.values(), prompts)
-        return self._busy(self._pictures(prepared, way, on_step, cancel))
+        found = self._admitted(prepared)
+        self._warn_of_cuts(prompts)
+        return self._busy(render(self._components, prepared, found, self._prompts, on_step, cancel), found)
 
-    def _prepare(self, request: Request) -> Prepared:
-        if self.bundle.manifest.video is not None:
-            raise UsageError(
-                f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call animate, or segue animate."
-            )
-        return prepare(request, self.bundle.manifest)
-
-    def _prepare_video(self, request: animation.AnimationRequest) -> animation.PreparedAnimation:
-        if self.bundle.manifest.video is None:
-            raise UsageError(
-                f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion, or another "
-                "bundle of the family swifti2v."
-            )
-        return animation.prepare(request, self.bundle.manifest)
-
-    def _plan(self, prepared: Prepared | animation.PreparedAnimation, settled: bool = False) -> plans.Plan:
+    def _plan(self, prepared: Prepared | PreparedAnimation, settled: bool = False) -> Plan:
         content, machine = self.bundle.manifest, self._machine()
         if isinstance(prepared, Prepared):
             count = len(prepared.prompts)
-            of = plans.Wanted(prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, count)
+            of = Wanted(prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, count)
             if self.budget is None:
-                return plans.free(content, of, machine)
-            return plans.plan(content, of, machine, self.budget)
-        video = plan_video.WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling, settled)
+                return unbounded_plan(content, of, machine)
+            return plan(content, of, machine, self.budget)
+        video = WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling, settled)
         if self.budget is None:
-            return plan_video.free_video(content, video, machine)
-        return plan_video.plan_video(content, video, machine, self.budget)
+            return unbounded_video_plan(content, video, machine)
+        return plan_video(content, video, machine, self.budget)
 
     def _machine(self) -> Machine:
         return find_machine(CPU, self.threads) if find_target(self.target).device == "cpu" else gpu_here()
 
-    def _admitted(self, prepared: Prepared | animation.PreparedAnimation, settled: bool = False) -> plans.Plan | None:
+    def _admitted(self, prepared: Prepared | PreparedAnimation, settled: bool = False) -> Plan | None:
         """Return how a request stays within the budget, None without one; raises BudgetError where memory lacks.
 
         With `settled` a video has the tiles that it has, or none.
         """
-        if self.target not in PLANNED or (self.budget is None and self.target != DEFAULT and not driver().gpus):
+        if not find_target(self.target).planned or (
+            self.budget is None and self.target != DEFAULT and not driver().gpus
+        ):
             return None  # without a GPU loading says what is missing
-        way = self._plan(prepared, settled)
-        self.ledger.admit(way.peak, way.host)
-        return None if self.budget is None else way
+        found = self._plan(prepared, settled)
+        self.ledger.require(found.peak, found.host)
+        return None if self.budget is None else found
 
-    def _pictures(
-        self, prepared: Prepared, way: plans.Plan | None, on_step: OnStep | None, cancel: Cancel | None
-    ) -> Iterator[Picture]:
-        steps = prepared.schedule.steps
-        if way is not None:
-            self._components.hold(way.keep, way.streamed, way.limits)
-        for index, prompt in enumerate(prepared.prompts):
-
-            def report(step: int, latents: np.ndarray, before: int = index * steps) -> None:
-                assert on_step is not None
-                view = latents.view()
-                view.flags.writeable = False
-                on_step(before + step, steps * len(prepared.prompts), view)
-
-            known = self._condition(prompt, prepared, cancel)
-            latents = denoise(
-                self._components, self.bundle.manifest, prepared, index, known, report if on_step else None, cancel,
-                together=way is None or way.together,
-            )  # fmt: skip
-            image = self._decode(latents, cancel, None if way is None else way.tiling)[0]
-            yield Picture(image, latents[0], self._describe(prepared, index))
-
-    def _busy(self, made: Iterator[T]) -> Generator[T]:
-        """Yield from `made`, and refuse other calls until it ends."""
+    def _busy(self, made: Iterator[T], found: Plan | None) -> Generator[T]:
+        """Yield from `made` as planned, and refuse other calls until it ends."""
         if not self._lock.acquire(blocking=False):
             raise BusyError(
                 f"the model of {self.bundle.directory} is busy with another call. Wait until that one ends (close its "
                 "iterator if it came from pictures or frames), or let callers wait in a segue.ModelQueue."
             )
         try:
+            if found is not None:
+                self._components.set_residency(found.keep, found.streamed, found.limits)
             yield from made
         except MemoryError as error:
             raise self.ledger.ran_out("the arrays between calls") from error
         finally:
             self._lock.release()
 
-    def _condition(self, prompt: str, prepared: Prepared, cancel: Cancel | None) -> Feeds:
-        """Return what the denoiser is told at each call: of the prompt, below the negative's when guidance runs."""
-        positive = self._encode(prompt, cancel) | find(self.bundle.manifest).beside(prepared.height, prepared.width)
-        if not prepared.guided:
-            return positive
-        if self.bundle.manifest.zero_negative and not prepared.negative:
-            negative = {name: np.zeros_like(array) for name, array in self._encode(prompt, cancel).items()}
-        else:
-            negative = self._encode(prepared.negative, cancel)
-        return {name: np.concatenate([negative.get(name, array), array]) for name, array in positive.items()}
-
-    def _encode(self, prompt: str, cancel: Cancel | None) -> Feeds:
-        if prompt not in self._prompts:
-            content = self.bundle.manifest
-            encoded = find(content).encode(self._components, content, prompt, cancel)
-            while len(self._prompts) >= _REMEMBERED_PROMPTS:
-                del self._prompts[next(iter(self._prompts))]
-            self._prompts[prompt] = encoded
-        return self._prompts[prompt]
-
-    def _warn_of_cuts(self, tokenizers: Iterable[str], prompts: Iterable[str]) -> None:
+    def _warn_of_cuts(self, prompts: Iterable[str]) -> None:
+        tokenizers = families.family_of(self.bundle.manifest).tokenizers_of(self.bundle.manifest)
         for prompt in dict.fromkeys(prompts):
             cuts = [(self._components.tokens(name, prompt).cut, name) for name in tokenizers]
             cut, name = max(cuts, key=lambda found: len(found[0]))
@@ -383,33 +344,9 @@ class Model(Closing):
                 shown = cut if len(cut) <= 200 else f"{cut[:200]}…"
                 warnings.warn(
                     f"a prompt is longer than {limit} tokens; this part of it was cut: {shown!r}. Shorten the prompt.",
-                    text.PromptTruncated,
+                    tokens.PromptTruncated,
                     stacklevel=4,  # the caller of generate, render or pictures
                 )
-
-    def _decode(self, latents: np.ndarray, cancel: Cancel | None, tiling: tiles.Tiling | None = None) -> np.ndarray:
-        scaled = latent_space.for_decoder(latents, self.bundle.manifest.latents)
-        laid = tiles.lay(scaled.shape[2], scaled.shape[3], tiling)
-        parts = [self._components.run("vae_decoder", cancel, latents=tile.cut(scaled))["pixels"] for tile in laid]
-        return latent_space.to_bytes(tiles.joined(parts, laid, tiling, self.bundle.manifest.latents.factor))
-
-    def _describe(self, prepared: Prepared, index: int) -> dict[str, Any]:
-        return {
-            "prompt": prepared.prompts[index],
-            "negative": prepared.negative,
-            "seed": prepared.seed,
-            "index": index % prepared.count,
-            "count": prepared.count,
-            "steps": prepared.schedule.steps,
-            "guidance": prepared.guidance,
-            "size": [prepared.height, prepared.width],
-            "sigmas": None if prepared.sigmas is None else list(prepared.sigmas),
-            "noise": prepared.noise,
-            "bundle": self.bundle.manifest.name,
-            "bundle_sha256": self.bundle.digest,
-            "engine": self.target,
-            "segue": importlib.metadata.version("segue"),
-        }
 
 
 def open_model(

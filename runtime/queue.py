@@ -22,9 +22,10 @@ import numpy as np
 
 from ..engines.base import Closing
 from ..errors import BusyError, Cancelled, UsageError
-from .animation import AnimationRequest, OnEvent
 from .pipeline import Model, OnStep, Result
 from .request import Request
+from .videos.render import OnEvent
+from .videos.request import AnimationRequest
 
 T = TypeVar("T")
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from . import noise, sampler
-from .limits import MAX_COUNT, MAX_STEPS, MAX_TEXT
-from .manifest import Manifest, Sizes
+from .bundle.limits import MAX_COUNT, MAX_STEPS, MAX_TEXT
+from .bundle.manifest import Manifest, Sizes
+from .sampling import noise
+from .sampling import schedule as sampler
 
 
 @dataclass(frozen=True, eq=False)

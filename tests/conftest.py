@@ -134,7 +134,7 @@ def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
-    from segue.export.families.wan_segment import widened
+    from segue.export.families.wan.segment import widened
     from segue.training.video.text import make_tokenizer
     from segue.training.video.write import DETAIL, INDEX
 
@@ -385,7 +385,7 @@ def certificate(tmp_path_factory):
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    from segue.runtime.provenance import Certificate
+    from segue.runtime.media.provenance import Certificate
 
     folder = tmp_path_factory.mktemp("certificate")
     root_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())

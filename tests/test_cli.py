@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 import segue
-from segue import cli, cli_render, console
-from segue.runtime.provenance import read_file
+from segue import cli
+from segue.commands import console, render
+from segue.runtime.media.provenance import read_file
 
 
 def run(*arguments: object, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -251,12 +252,12 @@ def test_the_sheet_of_demo_names_its_prompts_and_their_places(
     done = CliRunner().invoke(cli.cli, ["demo", "-o", str(tmp_path / "sheet.png")])
     assert done.exit_code == 0, done.output
     made = segue.read_metadata(tmp_path / "sheet.png")
-    assert made["prompts"] == list(cli_render.DEMO)
+    assert made["prompts"] == list(render.DEMO)
     assert made["layout"] == {"rows": 2, "columns": 3}
     height, width = made["size"]
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.size == (3 * width, 2 * height)
-    assert read_file(tmp_path / "sheet.mp4")["metadata"]["prompt"] == cli_render.DEMO[cli_render.MOVING]
+    assert read_file(tmp_path / "sheet.mp4")["metadata"]["prompt"] == render.DEMO[render.MOVING]
 
 
 def test_each_stage_has_a_task_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ...runtime.resident import step_of
+from ...runtime.bundle.manifest import step_of
 from .graph import WEIGHT, Graph, Port
 
 

@@ -384,7 +384,7 @@ def test_a_store_that_cannot_be_written_ends_the_job_and_frees_its_place(exporte
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF"])
 def test_pictures_of_kinds_that_run_other_programs_are_refused(tmp_path, kind):
-    from segue.runtime.input_image import read_image
+    from segue.runtime.media.read_image import read_image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "picture", kind)
     with pytest.raises(UsageError, match="is no picture that can be read"):

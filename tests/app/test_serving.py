@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from segue.app.store import Store
-from segue.runtime.provenance import read_file
+from segue.runtime.media.provenance import read_file
 
 BUNDLE = "emoji"
 

@@ -13,14 +13,14 @@ import torch
 
 from segue.errors import BundleError, CheckpointError, OutputError, ParityError, UsageError
 from segue.export import export as export_module
-from segue.export import parity
+from segue.export.checks import parity
 from segue.export.export import export
 from segue.export.unpack import unpack
-from segue.runtime import manifest
+from segue.runtime.bundle import bundle_json, manifest
 
 
 def read(bundle):
-    return manifest.parse((bundle / "bundle.json").read_bytes(), "bundle.json")
+    return bundle_json.parse((bundle / "bundle.json").read_bytes(), "bundle.json")
 
 
 def external(path):
@@ -116,7 +116,7 @@ def test_the_positional_table_is_cropped_for_the_size_asked(exported, tiny_check
 def test_the_tokenizer_file_gives_the_ids_of_diffusers(exported, tiny_checkpoint, folder):
     from transformers import CLIPTokenizer
 
-    from segue.runtime.text import load_tokenizer, tokenise
+    from segue.runtime.bundle.tokens import load_tokenizer, tokenise
 
     spec = read(exported).tokenizers[folder]
     reference = CLIPTokenizer.from_pretrained(tiny_checkpoint / folder)

@@ -1,10 +1,10 @@
 import json
 from pathlib import Path
 
-from segue.export.checkpoint import Settings
+from segue.export.checkpoint.read import Settings
 from segue.export.planned import in_eight_bits, planned
-from segue.runtime import manifest
-from segue.runtime.bundle import read_manifest
+from segue.runtime.bundle import bundle_json
+from segue.runtime.bundle.reader import read_manifest
 
 
 def test_a_plan_by_configs_alone_counts_what_the_export_counts(tiny_checkpoint: Path, half: Path) -> None:
@@ -15,7 +15,7 @@ def test_a_plan_by_configs_alone_counts_what_the_export_counts(tiny_checkpoint: 
     configs = {name: json.loads((tiny_checkpoint / name / "config.json").read_text()) for name in folders}
     said = {key: value for key, value in read["segue.json"].items() if key in ("t5_tokens", "maximum_size")}
     made = planned("tiny", read["model_index.json"], configs, scheduler, Settings(**said), "fp16", 2**17)
-    assert manifest.parse(manifest.dump(made), "it") == made
+    assert bundle_json.parse(bundle_json.dump(made), "it") == made
     assert (made.sizes, made.latents, made.sampler.shift) == (
         exported.sizes, exported.latents, exported.sampler.shift,
     )  # fmt: skip

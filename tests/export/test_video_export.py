@@ -6,14 +6,15 @@ import shutil
 import pytest
 
 from segue.errors import CheckpointError
-from segue.export import checkpoint, trace
+from segue.export.checkpoint import read
 from segue.export.export import export
-from segue.export.families.family import find
-from segue.runtime import bundle
+from segue.export.families.registry import find
+from segue.export.graphs import trace
+from segue.runtime.bundle import reader
 
 
 def test_every_graph_of_a_video_bundle_matches_pytorch(video_bundle):
-    content = bundle.read(video_bundle).manifest
+    content = reader.read(video_bundle).manifest
     streams = [
         f"{vae}_{half}_{stage}"
         for vae in ("vae", "detail_vae")
@@ -28,7 +29,7 @@ def test_every_graph_of_a_video_bundle_matches_pytorch(video_bundle):
 
 
 def test_a_video_bundle_says_how_it_is_sampled_and_cut(video_bundle, video_checkpoint):
-    content = bundle.read(video_bundle).manifest
+    content = reader.read(video_bundle).manifest
     video = content.video
     assert (video.frames, video.scale, video.targets, video.before, video.after) == (17, 2, 3, 1, 0)
     assert (video.motion.sampler.steps, video.motion.sampler.guidance, content.sampler.steps) == (3, 2.0, 2)
@@ -41,11 +42,11 @@ def test_a_video_bundle_says_how_it_is_sampled_and_cut(video_bundle, video_check
 def test_two_experts_make_two_graphs_each_of_its_own_weights(make_video_checkpoint, tmp_path):
     source = make_video_checkpoint(experts=2)
     family = find("WanImageToVideoPipeline")
-    found = checkpoint.read(source, (*family.folders, *family.optional))
+    found = read.read(source, (*family.folders, *family.optional))
     graphs = {graph.component: graph for graph in family.graphs({name: p.config for name, p in found.parts.items()})}
     assert {"transformer", "transformer_2"} <= set(graphs)
     assert graphs["transformer_2"].folder == "transformer_2"
-    tensors = dict(checkpoint.read_part(source, "transformer_2").tensors)
+    tensors = dict(read.read_part(source, "transformer_2").tensors)
     written = trace.write(graphs["transformer_2"], "fp32", tensors, tmp_path / "transformer_2.onnx")
     assert written.tensors >= set(tensors)
 

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from segue.engines.ort import OrtEngine
-from segue.runtime import manifest as m
+from segue.engines.ort.engine import OrtEngine
+from segue.runtime.bundle import bundle_json
+from segue.runtime.bundle import manifest as m
 
 WORDS = ["a", "red", "green", "blue", "heart", "star", "cat", "dog", "on", "the", "moon"]
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -58,7 +59,7 @@ def edit(tiny_bundle):
 @pytest.fixture
 def content(tiny_bundle):
     """The manifest of the tiny bundle."""
-    return m.parse((tiny_bundle / m.FILE_NAME).read_bytes(), m.FILE_NAME)
+    return bundle_json.parse((tiny_bundle / m.FILE_NAME).read_bytes(), m.FILE_NAME)
 
 
 def write_tiny_bundle(root: Path, dtype: str = "float32") -> Path:
@@ -102,12 +103,12 @@ def write_tiny_bundle(root: Path, dtype: str = "float32") -> Path:
         provenance=m.Provenance("made by tests", "", "Apache-2.0", (), {}),
         files=files,
     )
-    (root / m.FILE_NAME).write_bytes(m.dump(content))
+    (root / m.FILE_NAME).write_bytes(bundle_json.dump(content))
     return root
 
 
 def point_outside(model: onnx.ModelProto, file: Path) -> None:
-    """Turn the float initialisers of `model` into references into the safetensors `file` beside the graph.
+    """ComponentCost the float initialisers of `model` into references into the safetensors `file` beside the graph.
 
     Integer ones stay inside: shape inference reads axes, and cannot from outside.
     """

@@ -11,7 +11,7 @@ from diffusers.image_processor import VaeImageProcessor
 
 import segue
 from segue.errors import BundleError, BusyError, Cancelled, UsageError
-from segue.runtime import text
+from segue.runtime.bundle import tokens
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def reference(bundle, prompt, negative, latents, guidance, steps=None, sigmas=No
         hidden, pooled = [], []
         for name, tokenizer in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
             spec = content.tokenizers[tokenizer]
-            ids = text.tokenise(text.load_tokenizer(bundle / spec.file), spec, words).ids
+            ids = tokens.tokenise(tokens.load_tokenizer(bundle / spec.file), spec, words).ids
             states, projected = run(name, input_ids=torch.from_numpy(ids).repeat(len(latents), 1))
             hidden.append(states)
             pooled.append(projected)

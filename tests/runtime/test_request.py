@@ -5,8 +5,8 @@ import pytest
 
 import segue
 from segue.errors import UsageError
-from segue.runtime import noise
 from segue.runtime.request import Request, prepare
+from segue.runtime.sampling import noise
 
 
 def test_what_is_left_out_takes_the_bundles_defaults(content):

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from segue.errors import TrainingError
-from segue.training.loop import LoopSpec
-from segue.training.recipe import fill, find_recipe, read_recipe, train
+from segue.training.loop.recipe_file import fill, find_recipe, read_recipe
+from segue.training.loop.run import LoopSpec
+from segue.training.recipe import train
 
 
 @pytest.mark.parametrize(
@@ -22,13 +23,12 @@ def test_a_wrong_key_is_named_with_what_would_be_right(table: dict, message: str
 
 
 def test_every_shipped_recipe_has_only_known_keys() -> None:
-    from segue.training.autoencoder import AutoencoderSpec
     from segue.training.cdm.run import checked_spec
-    from segue.training.teacher import TeacherSpec
-    from segue.training.text_encoders import TextEncodersSpec
+    from segue.training.pictures.autoencoder import AutoencoderSpec
+    from segue.training.pictures.spec import TeacherSpec
+    from segue.training.pictures.text_encoders import TextEncodersSpec
     from segue.training.video.codec import CodecSpec
-    from segue.training.video.detail import DetailSpec
-    from segue.training.video.motion import MotionSpec
+    from segue.training.video.spec import DetailSpec, MotionSpec
     from segue.training.video.text import VideoTextSpec
 
     specs = {

@@ -14,16 +14,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...errors import TrainingError
-from ..ahead import Ahead
-from ..loop import LoopSpec, learning_rate
-from ..optimiser import moments, set_steps
-from ..single import swapped
-from .conditions import Conditions, permuted
+from ..loop.ahead import Ahead
+from ..loop.optimiser import moments, set_steps
+from ..loop.run import LoopSpec, learning_rate
+from ..loop.single import swapped
+from .data.conditions import Conditions, permuted
+from .data.pairs import Pairs
 from .draws import Draws, draw, draw_kind
 from .families import Condition
 from .losses import ema_decay
 from .networks import TRAINED, Networks
-from .pairs import Pairs
 from .spec import CdmSpec, updates
 from .terms import Pull, RollOut, fake_term, roll_out, student_pulls, student_terms
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import TrainingError
-from ...runtime.sampler import shift_sigmas
+from ...runtime.sampling.schedule import shift_sigmas
 from .losses import clamp_level
 
 SCHEDULES = ("dynamic", "stratified", "fixed")

@@ -47,7 +47,7 @@ class Family:
         import diffusers
 
         if self.model == "SegmentTransformer":
-            from ...export.families.wan_segment import SegmentTransformer
+            from ...export.families.wan.segment import SegmentTransformer
 
             return SegmentTransformer
         return getattr(diffusers, self.model)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
-from ..device import mixed_precision
-from ..pretrained import pretrained
+from ..loop.device import mixed_precision
+from ..loop.networks import pretrained
 from .families import Condition, Family
 
 if TYPE_CHECKING:

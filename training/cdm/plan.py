@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from ...errors import TrainingError
-from ..device import fast_dtype, training_device
-from ..loop import LoopSpec
+from ..loop.device import fast_dtype, training_device
+from ..loop.run import LoopSpec
 from .distil import Place
 from .families import Family, find_family
 from .spec import CdmSpec, updates

@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from ...errors import TrainingError
-from ...runtime.directory import NewDirectory
-from ...runtime.sampler import custom_schedule
-from ..checkpoint import save_half
-from ..device import check_compiler
-from ..loop import LoopSpec
-from ..pretrained import pretrained
-from ..sampling import decode, euler, shift_of, tiled
-from ..state import is_first
-from .conditions import open_kinds
+from ...runtime.sampling.schedule import custom_schedule
+from ...runtime.storage.directory import NewDirectory
+from ..loop.device import check_compiler
+from ..loop.networks import pretrained, save_half
+from ..loop.run import LoopSpec
+from ..loop.state import is_first
+from ..pictures.sampling import decode, euler, shift_of, tiled
+from .data.conditions import open_kinds
+from .data.pairs import Pairs, made_for
 from .distil import Distillation, Place
 from .families import find_family
 from .networks import FullNetworks, LoraNetworks, Networks, load_teacher
-from .pairs import Pairs, made_for
 from .spec import CdmSpec, spec_of, updates
 
 if TYPE_CHECKING:

@@ -73,7 +73,7 @@ def updates(spec: CdmSpec, steps: int) -> int:
 
 def spec_of(table: dict) -> CdmSpec:
     """Return the spec of a recipe's [cdm] table with its subtables; unknown keys are errors."""
-    from ..recipe import fill
+    from ..loop.recipe_file import fill
 
     for name in ("schedule", "terms"):
         if not isinstance(table.get(name, {}), dict):

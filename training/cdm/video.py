@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
-from ...runtime.motion import image_mask
-from ...runtime.segments import COMPRESSION, SegmentSpec, latent_frames
+from ...runtime.bundle.segments import COMPRESSION, SegmentSpec, latent_frames
+from ...runtime.sampling.motion import image_mask
 
 MOTION_STRIDE, DETAIL_STRIDE = 8, 16  # pixels of a frame to a latent, of Wan 2.1's autoencoder and of Wan 2.2's
 ADAPTED = tuple(f"{attention}.to_{name}" for attention in ("attn1", "attn2") for name in ("q", "k", "v", "out.0"))

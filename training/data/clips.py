@@ -57,7 +57,7 @@ def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda don
     """Fetch, scale and name the clips; make the directory `out`, in place of one that is there; return their number."""
     from safetensors.numpy import save_file
 
-    from ...runtime.directory import NewDirectory
+    from ...runtime.storage.directory import NewDirectory
 
     names = names_of(fetch(NAMES, cache))
     clips: list[Clip] = []

@@ -75,7 +75,7 @@ def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda don
     """Fetch, render and name the pictures; write them into the directory `out`; return their number."""
     from safetensors.numpy import save
 
-    from ...runtime.files import check_writable, write_whole, writing
+    from ...runtime.storage.files import check_writable, write_whole, writing
 
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TrainingError
-from ...runtime.files import writing
+from ...runtime.storage.files import writing
 
 
 @dataclass(frozen=True)

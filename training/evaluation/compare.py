@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ...engines.targets import DEFAULT
 from ...errors import UsageError
-from ...runtime.bench import Painter
-from ...runtime.bundle import read
-from ...runtime.input_image import fitted, read_image
+from ...runtime.bundle.reader import read
+from ...runtime.diagnostics.bench import Painter
+from ...runtime.media.read_image import fitted, read_image
 from ...runtime.request import check_size
 from ..metrics.nets import Lite0, embed_names
 from ..metrics.scores import fit_retriever, kid
-from ..pictures import Pictures
-from ..text_encoders import picture_features
+from ..pictures.dataset import Pictures
+from ..pictures.text_encoders import picture_features
 from .measures import diversity, lpips
 
 Progress = Callable[[str, int, int], None]

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from ...errors import TrainingError
-from ...runtime.noise import philox_normal
-from ...runtime.sampler import Schedule, custom_schedule, default_schedule
-from ..captions import plain_caption
-from ..device import fast_dtype, training_device
+from ...runtime.sampling.noise import philox_normal
+from ...runtime.sampling.schedule import Schedule, custom_schedule, default_schedule
+from ..loop.device import fast_dtype, training_device
 from ..metrics.nets import Lite0
 from ..metrics.scores import kid, nearest_lpips
-from ..pictures import Pictures
-from ..sampling import Pipeline, load_pipeline, shift_of
-from ..text_encoders import picture_features
+from ..pictures.captions import plain_caption
+from ..pictures.dataset import Pictures
+from ..pictures.sampling import Pipeline, load_pipeline, shift_of
+from ..pictures.text_encoders import picture_features
 from .measures import Classifier, Interval, diversity, interval, lpips, saturation
 
 Progress = Callable[[str, int, int], None]

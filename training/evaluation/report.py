@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..sampling import tiled
+from ..pictures.sampling import tiled
 from .evaluate import EvalSpec, Evaluation, table
 from .measures import Interval
 from .videos import SHOWN, VideoEvalSpec, VideoEvaluation

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...runtime.segments import SegmentSpec, count_segments, frames_of, segment
+from ...runtime.bundle.segments import SegmentSpec, count_segments, frames_of, segment
 
 
 def dynamic_degree(video: Tensor) -> float:

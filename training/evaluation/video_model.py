@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from ...errors import TrainingError
-from ...export.families.wan_segment import SegmentTransformer
-from ...runtime.animation import DETAIL, MOTION
-from ...runtime.noise import philox_normal
-from ...runtime.sampler import Schedule, custom_schedule, default_schedule
-from ...runtime.segments import SegmentSpec
-from ..device import mixed_precision
-from ..pretrained import pretrained
-from ..sampling import shift_of
-from ..video.latents import FrozenCodec
-from ..video.references import MotionModel, spliced
+from ...export.families.wan.segment import SegmentTransformer
+from ...runtime.bundle.segments import SegmentSpec
+from ...runtime.sampling.noise import philox_normal
+from ...runtime.sampling.schedule import Schedule, custom_schedule, default_schedule
+from ...runtime.videos.render import DETAIL_NOISE, MOTION_NOISE
+from ..loop.device import mixed_precision
+from ..loop.networks import pretrained
+from ..pictures.sampling import shift_of
+from ..video.clips.latents import FrozenCodec
+from ..video.clips.references import MotionModel, spliced
 from ..video.windows import Window, generate
 
 Drawn = Callable[[tuple[int, ...], int], Tensor]
@@ -74,7 +74,11 @@ class VideoModel:
         given = self.motion.codec.encode(torch.cat([still, grey], 2))
         levels = torch.from_numpy(self.settings.motion.sigmas).to(given)[:, None].expand(-1, len(image))
         latents = self.motion.denoise(
-            noise(tuple(given.shape[1:]), MOTION).to(given), given, captions, levels, self.settings.motion_guidance
+            noise(tuple(given.shape[1:]), MOTION_NOISE).to(given),
+            given,
+            captions,
+            levels,
+            self.settings.motion_guidance,
         )
         return self.motion.codec.decode(latents).clamp(-1, 1)
 
@@ -88,7 +92,7 @@ class VideoModel:
                 return self.detail(given.latents, given.timesteps, text, given.positions).float()
 
         latents = generate(
-            velocity, reference[:, :, :1], reference, noise(tuple(reference.shape[1:]), DETAIL).to(reference),
+            velocity, reference[:, :, :1], reference, noise(tuple(reference.shape[1:]), DETAIL_NOISE).to(reference),
             self.settings.segments, self.settings.detail,
         )  # fmt: skip
         return self.codec.decode(latents).clamp(-1, 1)

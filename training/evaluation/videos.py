@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import TrainingError
-from ...runtime.segments import SegmentSpec
-from ..device import training_device
+from ...runtime.bundle.segments import SegmentSpec
+from ..loop.device import training_device
 from ..metrics.nets import Lite0
 from ..metrics.scores import kid
-from ..video.clips import Clips, scaled
-from ..video.places import places
+from ..video.clips.dataset import Clips, scaled
+from ..video.clips.places import places
 from .measures import Interval, interval, lpips
 from .upscale import FACTORS, AnimeVideo
 from .video import by_frame, dynamic_degree, flicker, loop_gap, seams, warp_error

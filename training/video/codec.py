@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import TrainingError
-from ...runtime.directory import NewDirectory
-from ...runtime.segments import COMPRESSION
-from ..device import mixed_precision
-from ..pretrained import pretrained
-from .clips import Clips, pixels, scaled, sheet
+from ...runtime.bundle.segments import COMPRESSION
+from ...runtime.storage.directory import NewDirectory
+from ..loop.device import mixed_precision
+from ..loop.networks import pretrained
+from .clips.dataset import Clips, pixels, scaled, sheet
 from .widening import widen
 
 

@@ -13,60 +13,21 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
 
-from ...export.families.wan_segment import SegmentTransformer, widened
-from ...runtime.sampler import custom_schedule, shift_sigmas
-from ...runtime.segments import SegmentSpec, count_segments, segment
+from ...export.families.wan.segment import SegmentTransformer, widened
+from ...runtime.bundle.segments import count_segments, segment
+from ...runtime.sampling.schedule import custom_schedule, shift_sigmas
 from ..data.clips import FPS, SIZE
-from ..device import check_compiler, mixed_precision
-from ..latents import Progress, silent
-from ..pretrained import pretrained
-from .clips import Clips, sheet
-from .latents import FrozenCodec, cached_windows
+from ..loop.cached import Progress, silent
+from ..loop.device import check_compiler, mixed_precision
+from ..loop.networks import pretrained
+from .clips.dataset import Clips, sheet
+from .clips.latents import FrozenCodec, cached_windows
+from .clips.references import ReferenceSpec, cached_references
 from .motion import initialised
-from .references import ReferenceSpec, cached_references
+from .spec import DetailSpec
 from .text import Umt5Conditioner
 from .windows import Window, generate, window
 from .write import write_detail
-
-
-@dataclass(frozen=True)
-class DetailSpec:
-    """What the transformer is, what it sees and how it learns."""
-
-    data: str  # emoji clips
-    codec: str  # a directory with `vae/`
-    text: str  # a directory with `text_encoder/` and `tokenizer/`
-    motion: str  # Stage I's checkpoint
-    frames: int = 33  # of a window of a clip; 4k + 1
-    scale: int = 4  # Stage I's frames are smaller by it
-    windows: int = 2  # of each clip
-    varied: bool = False  # as many drawn windows, each mirrored, recoloured, moved, backwards by chance
-    decoder: str = ""  # a directory with `vae/` of the same encoder, whose decoder the checkpoint gets
-    start: str = ""  # a checkpoint whose Stage II is trained on, or, without one, its transformer widened; else anew
-    layers: int = 8
-    heads: int = 4
-    head: int = 48
-    feed_forward: int = 768
-    length: int = 24  # text tokens
-    targets: int = 3  # M, latent frames a segment
-    before: int = 1  # N, neighbours before it
-    after: int = 0  # neighbours after it
-    reference: str = "transition"  # or "autoencoded", "resampled": what the reference is made by, for ablations
-    resampled: float = 0.0  # share of samples whose reference is only scaled down and up: a good one is followed
-    lowest: float = 0.3  # noise levels of the transition
-    highest: float = 0.7
-    image: bool = True  # the image latent is in every window; False for an ablation
-    both_ways: bool = True  # clean frames attend to noisy ones; False for an ablation
-    corrupted: float = 0.0  # deviation of noise on the neighbours in training, in half of the samples
-    shift: float = 5.0
-    caption_dropout: float = 0.1
-    revision: str = "1"
-    compile: bool = False
-
-    @property
-    def segments(self) -> SegmentSpec:
-        """Return how a clip is cut."""
-        return SegmentSpec(self.targets, self.before, self.after)
 
 
 @dataclass(frozen=True)

@@ -10,50 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import TrainingError
-from ...runtime.motion import image_mask
-from ...runtime.sampler import custom_schedule, shift_sigmas
-from ..device import check_compiler, mixed_precision
-from ..latents import Progress, silent
-from ..pretrained import pretrained
-from ..sampling import euler
-from ..teacher import xavier_linears
-from .clips import Clips, sheet
-from .latents import FrozenCodec, cached_windows
+from ...runtime.sampling.motion import image_mask
+from ...runtime.sampling.schedule import custom_schedule, shift_sigmas
+from ..loop.cached import Progress, silent
+from ..loop.device import check_compiler, mixed_precision
+from ..loop.networks import pretrained, xavier_linears
+from ..pictures.sampling import euler
+from .clips.dataset import Clips, sheet
+from .clips.latents import FrozenCodec, cached_windows
+from .spec import MotionSpec
 from .text import Umt5Conditioner
 from .write import write_motion
 
 ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # the linears that LoRA adapts, by the ends of their names
-
-
-@dataclass(frozen=True)
-class MotionSpec:
-    """What the transformer is and how it learns."""
-
-    data: str  # emoji clips
-    codec: str  # a directory with `vae/`
-    text: str  # a directory with `text_encoder/` and `tokenizer/`
-    frames: int = 33  # of a window; 4k + 1
-    scale: int = 4  # sides of a frame are divided by it
-    windows: int = 2  # of each clip
-    varied: bool = False  # as many drawn windows, each mirrored, recoloured, moved, backwards by chance
-    start: str = ""  # a checkpoint whose transformer is trained on; else it begins anew with these sizes
-    rank: int = 0  # of LoRA; 0 trains every weight
-    layers: int = 8
-    heads: int = 4
-    head: int = 48
-    feed_forward: int = 768
-    length: int = 24  # text tokens
-    shift: float = 5.0
-    caption_dropout: float = 0.1
-    guidance: float = 3.0  # the default of the written checkpoint
-    revision: str = "1"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        """Raise TrainingError where LoRA has nothing to adapt."""
-        if self.rank and not self.start:
-            raise TrainingError("[motion] rank adapts a trained transformer. Name its checkpoint as start.")
 
 
 @dataclass(frozen=True)

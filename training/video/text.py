@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runtime.directory import NewDirectory
-from ...runtime.files import write_whole
-from ..captions import STYLES, draw_captions
-from ..latents import Progress, silent
-from ..pictures import Pictures
-from ..pretrained import pretrained
-from ..text_encoders import Targets, contrastive, picture_features
+from ...runtime.storage.directory import NewDirectory
+from ...runtime.storage.files import write_whole
+from ..loop.cached import Progress, silent
+from ..loop.networks import pretrained
+from ..pictures.captions import STYLES, draw_captions
+from ..pictures.dataset import Pictures
+from ..pictures.text_encoders import Targets, contrastive, picture_features
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...runtime.sampler import Schedule
-from ...runtime.segments import Segment, SegmentSpec, count_segments, segment
+from ...runtime.bundle.segments import Segment, SegmentSpec, count_segments, segment
+from ...runtime.sampling.schedule import Schedule
 
 Velocity = Callable[["Window"], Tensor]
 """The velocity (B, C, frames, h, w) of every frame of a window."""

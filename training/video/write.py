@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import TrainingError
-from ...runtime.directory import NewDirectory
-from ..checkpoint import save_half
+from ...runtime.storage.directory import NewDirectory
 from ..data import clips
-from ..pretrained import pretrained
+from ..loop.networks import pretrained, save_half
 
 if TYPE_CHECKING:
-    from .detail import DetailSpec
-    from .motion import MotionSpec
+    from .spec import DetailSpec, MotionSpec
 
 INDEX = {
     "_class_name": "WanImageToVideoPipeline",

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from segue.training import device
-from segue.training.cdm.conditions import write_conditions
+from segue.training.cdm.data.conditions import write_conditions
+from segue.training.loop import device
 
 PROMPTS = tuple(f"prompt {i}" for i in range(7))
 

@@ -5,15 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.errors import TrainingError
-from segue.training.cdm.draws import (
-    SHARED_SCHEDULE,
-    WHOLE_BATCH,
-    ScheduleSpec,
-    draw,
-    draw_raw,
-    draw_steps,
-    stream,
-)
+from segue.training.cdm.draws import SHARED_SCHEDULE, WHOLE_BATCH, ScheduleSpec, draw, draw_raw, draw_steps, stream
 
 SHAPE = (2, 4, 4)
 
@@ -87,7 +79,7 @@ def test_stratified_levels_have_one_in_each_bin():
 
 
 def test_the_fixed_schedule_is_the_grid_that_the_student_renders_on():
-    from segue.runtime.sampler import custom_schedule
+    from segue.runtime.sampling.schedule import custom_schedule
 
     sigmas = draw(ScheduleSpec(schedule="fixed"), SHAPE, 0, 0, [0], 1).sigmas[0]
     assert np.allclose(sigmas.numpy(), custom_schedule((1.0, 0.75, 0.5, 0.25), 3.0, 1000).sigmas, atol=1e-7)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from segue.errors import TrainingError
-from segue.training.cdm.conditions import Conditions
-from segue.training.cdm.encode import encode_prompts
+from segue.training.cdm.data.conditions import Conditions
+from segue.training.cdm.data.encode import encode_prompts
 
 
 def test_embeddings_are_those_that_diffusers_hands_to_the_transformer(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    from segue.export.oracle import load_pipeline
+    from segue.export.checks.oracle import load_pipeline
 
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red heart\n\nblue\n")

@@ -1,14 +1,7 @@
 import pytest
 import torch
 
-from segue.training.cdm.losses import (
-    clean_estimate,
-    ema_decay,
-    flow_loss,
-    move,
-    renoise,
-    surrogate,
-)
+from segue.training.cdm.losses import clean_estimate, ema_decay, flow_loss, move, renoise, surrogate
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

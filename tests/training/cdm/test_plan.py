@@ -10,8 +10,9 @@ from segue.training.cdm.families import FAMILIES
 from segue.training.cdm.plan import adapter_parameters, counted, make_plan, mean_calls
 from segue.training.cdm.spec import CdmSpec
 from segue.training.cdm.terms import TermsSpec
-from segue.training.loop import LoopSpec
-from segue.training.recipe import find_recipe, plan
+from segue.training.loop.recipe_file import find_recipe
+from segue.training.loop.run import LoopSpec
+from segue.training.recipe import plan
 
 LOOP = LoopSpec(steps=10, batch=8, learning_rate=1e-4)
 

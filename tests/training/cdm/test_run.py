@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from segue.errors import TrainingError
-from segue.training.cdm.conditions import write_conditions
+from segue.training.cdm.data.conditions import write_conditions
 from segue.training.recipe import train
 
 RECIPE = """

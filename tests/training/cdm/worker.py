@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from segue.training import device
-from segue.training.cdm.conditions import Conditions
+from segue.training.cdm.data.conditions import Conditions
+from segue.training.cdm.data.pairs import Pairs
 from segue.training.cdm.distil import Distillation, Place
 from segue.training.cdm.families import FAMILIES
 from segue.training.cdm.networks import FullNetworks, LoraNetworks, load_teacher
-from segue.training.cdm.pairs import Pairs
 from segue.training.cdm.spec import CdmSpec
-from segue.training.loop import LoopSpec
+from segue.training.loop import device
+from segue.training.loop.run import LoopSpec
 
 
 def build(teacher: Path, conditions: Path, options: dict, place: Place | None = None) -> Distillation:

@@ -9,9 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from segue.errors import TrainingError
-from segue.runtime.sampler import default_schedule
-from segue.training.autoencoder import Autoencoder, AutoencoderSpec
-from segue.training.checkpoint import write_checkpoint
+from segue.runtime.sampling.schedule import default_schedule
 from segue.training.evaluation import evaluate as module
 from segue.training.evaluation import measures
 from segue.training.evaluation.evaluate import (
@@ -26,8 +24,11 @@ from segue.training.evaluation.evaluate import (
 )
 from segue.training.evaluation.report import write_report
 from segue.training.metrics import scores
-from segue.training.sampling import load_pipeline
-from segue.training.teacher import Teacher, TeacherSpec
+from segue.training.pictures.autoencoder import Autoencoder, AutoencoderSpec
+from segue.training.pictures.checkpoint import write_checkpoint
+from segue.training.pictures.sampling import load_pipeline
+from segue.training.pictures.spec import TeacherSpec
+from segue.training.pictures.teacher import Teacher
 
 
 @pytest.fixture

@@ -3,15 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.runtime.segments import SegmentSpec
-from segue.training.evaluation.video import (
-    by_frame,
-    dynamic_degree,
-    flicker,
-    loop_gap,
-    seams,
-    warp_error,
-)
+from segue.runtime.bundle.segments import SegmentSpec
+from segue.training.evaluation.video import by_frame, dynamic_degree, flicker, loop_gap, seams, warp_error
 
 FRAMES, SIDE = 33, 48
 

@@ -77,7 +77,8 @@ def detail_parts(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def motion(clips: Path, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the checkpoint of a random Stage I."""
-    from segue.training.video.motion import Motion, MotionSpec
+    from segue.training.video.motion import Motion
+    from segue.training.video.spec import MotionSpec
 
     sizes = {"layers": 1, "heads": 2, "head": 12, "feed_forward": 24}
     training = Motion(MotionSpec(str(clips), str(parts), str(parts), frames=17, length=8, **sizes), 0)
@@ -92,8 +93,9 @@ def motion(clips: Path, parts: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def both(clips: Path, parts: Path, detail_parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a checkpoint of both stages, random, of 25 frames: seven latent ones, so two whole segments."""
-    from segue.training.video.detail import Detail, DetailSpec
-    from segue.training.video.motion import Motion, MotionSpec
+    from segue.training.video.detail import Detail
+    from segue.training.video.motion import Motion
+    from segue.training.video.spec import DetailSpec, MotionSpec
 
     folder, sizes = tmp_path_factory.mktemp("both"), {"layers": 1, "heads": 2, "head": 12, "feed_forward": 24}
     motion = Motion(MotionSpec(str(clips), str(parts), str(parts), frames=25, length=8, **sizes), 0)

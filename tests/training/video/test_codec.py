@@ -6,8 +6,8 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from segue.errors import TrainingError
-from segue.training.loop import step_generator
-from segue.training.pretrained import pretrained
+from segue.training.loop.networks import pretrained
+from segue.training.loop.run import step_generator
 from segue.training.recipe import train
 from segue.training.video.codec import Codec, CodecSpec
 

@@ -7,14 +7,15 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from segue.errors import TrainingError
-from segue.export import checkpoint
-from segue.export.families.family import find
-from segue.export.families.wan_segment import SegmentTransformer
-from segue.runtime.segments import segment
-from segue.training.loop import step_generator
-from segue.training.pretrained import pretrained
+from segue.export.checkpoint import read
+from segue.export.families.registry import find
+from segue.export.families.wan.segment import SegmentTransformer
+from segue.runtime.bundle.segments import segment
+from segue.training.loop.networks import pretrained
+from segue.training.loop.run import step_generator
 from segue.training.recipe import train
-from segue.training.video.detail import Detail, DetailSpec
+from segue.training.video.detail import Detail
+from segue.training.video.spec import DetailSpec
 
 RECIPE = """
 [detail]
@@ -66,8 +67,8 @@ def test_what_is_trained_is_a_checkpoint_with_its_segments(clips, detail_parts, 
     made = tmp_path / "run/checkpoint"
     said = json.loads((made / "segue.json").read_text())["video"]
     assert (said["targets"], said["before"], said["after"], said["scale"], said["size"]) == (3, 1, 0, 4, [128, 128])
-    family = find(checkpoint.read_index(made)["_class_name"])
-    found = checkpoint.read(made, family.folders)
+    family = find(read.read_index(made)["_class_name"])
+    found = read.read(made, family.folders)
     family.check(found.index)
     assert family.facts(found).video.frames == 17
     model = SegmentTransformer.from_pretrained(made / "detail_transformer")

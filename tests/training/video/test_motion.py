@@ -6,10 +6,11 @@ import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 
 from segue.errors import TrainingError
-from segue.training.loop import step_generator
-from segue.training.pretrained import pretrained
+from segue.training.loop.networks import pretrained
+from segue.training.loop.run import step_generator
 from segue.training.recipe import train
-from segue.training.video.motion import Motion, MotionSpec
+from segue.training.video.motion import Motion
+from segue.training.video.spec import MotionSpec
 
 RECIPE = """
 [motion]

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.training import text_encoders
-from segue.training.loop import step_generator
+from segue.training.loop.run import step_generator
+from segue.training.pictures import text_encoders
 from segue.training.video import text as module
 from segue.training.video.text import Umt5Conditioner, VideoText, VideoTextSpec, make_tokenizer, pooled, tokens
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from segue.runtime import csg
-from segue.runtime.sampler import custom_schedule
-from segue.runtime.segments import SegmentSpec, segment
+from segue.runtime.bundle.segments import SegmentSpec, segment
+from segue.runtime.sampling import csg
+from segue.runtime.sampling.schedule import custom_schedule
 from segue.training.video.windows import Window, generate, window
 
 SCHEDULE = custom_schedule([1.0, 0.75, 0.5, 0.25], 5.0, 1000)

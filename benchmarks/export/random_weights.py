@@ -1,0 +1,74 @@
+"""Components in their published configurations with random weights in fp16: for benchmarks at full size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from segue.export.checkpoint import headers
+from segue.export.families.graph import Graph
+from segue.export.families.registry import families
+from segue.export.graphs import trace
+
+CONFIGS = Path(__file__).parent / "configs/full_size.json"
+KIND = "fp16"
+
+
+def graphs_of(name: str) -> list[Graph]:
+    """Return the graphs of "FAMILY/FOLDER", as "sd3/transformer", less those without weights."""
+    family_name, folder = name.split("/")
+    family = next(f for f in families().values() if f.name == family_name)
+    graphs = family.graphs(json.loads(CONFIGS.read_text())[family_name])
+    return [graph for graph in graphs if graph.folder == folder and not graph.component.endswith("_step")]
+
+
+def shapes_of(graphs: Sequence[Graph], kind: str = KIND) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of graphs that share a folder, by their names in a checkpoint."""
+    return {
+        name: tuple(int(d) for d in value.shape)
+        for graph in graphs
+        for value in trace.trace(graph, kind).graph.inputs
+        if value.name.startswith(trace.PREFIX) and graph.buffer(name := value.name.removeprefix(trace.PREFIX)) is None
+    }
+
+
+def parameters(graphs: Sequence[Graph]) -> int:
+    """Return how many weights their models have, without a trace, which takes minutes for the largest.
+
+    That is no less than the graphs hold: LongCat-Image's text encoder comes with 1.2 B that its graph leaves out.
+    """
+    found: dict[str, int] = {}
+    with torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
+        for graph in graphs:
+            found |= {name: array.numel() for name, array in graph.wrap(graph.build()).named_parameters()}
+    return sum(found.values())
+
+
+def write(graphs: Sequence[Graph], directory: Path, kind: str = KIND) -> list[Path]:
+    """Write the weights of graphs that share a folder, and the graphs, below `directory`; return where these lie.
+
+    `kind` is fp16 or fp32. Matrices are normal with a deviation of 0.02; what scales is near one, so that activations
+    stay finite.
+    """
+    folder = directory / graphs[0].folder
+    folder.mkdir(parents=True)
+    shapes = shapes_of(graphs, kind)
+    file = folder / "model.safetensors"
+    dtype = np.dtype(trace.NUMPY[kind])
+    rng = np.random.default_rng(0)
+    with file.open("wb") as out:
+        out.write(
+            headers.encode([(n, trace.STORED[kind], s, dtype.itemsize * math.prod(s)) for n, s in shapes.items()])
+        )
+        for name, shape in shapes.items():
+            array = 0.02 * rng.standard_normal(shape, dtype=np.float32)
+            out.write((array + (len(shape) == 1 and name.endswith("weight"))).astype(dtype).tobytes())
+    tensors = headers.read(file, f"{graphs[0].folder}/model.safetensors")
+    for graph in graphs:
+        trace.write(graph, kind, tensors, folder / graph.file)
+    return [folder / graph.file for graph in graphs]

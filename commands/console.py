@@ -1,0 +1,217 @@
+"""What the command line shows: results, progress bars on a terminal, JSON events for programs, and failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import click
+
+from ..errors import BudgetError, Cancelled, MissingDependencyError, OutputError, SegueError
+
+_CLOSED = 141  # 128 + SIGPIPE, as other programs leave
+_DEFECT = 70
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line instead of text.")
+
+
+class Output:
+    """Writes results to standard output and progress to standard error.
+
+    With `as_json` each event is one JSON object a line on standard output: {"event": NAME, ...}.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def event(self, name: str, /, **values: Any) -> None:
+        """Write a JSON event; nothing without `as_json`."""
+        if self.as_json:
+            _print(json.dumps({"event": name, **values}, ensure_ascii=False))
+
+    def line(self, text: str) -> None:
+        """Write a line for people; nothing with `as_json`."""
+        if not self.as_json:
+            _print(_plain(text))
+
+    def warning(self, text: str) -> None:
+        """Tell of something that did not stop the work: a line on standard error, and an event."""
+        print(_plain(f"Warning: {text}"), file=sys.stderr, flush=True)
+        self.event("warning", text=text)
+
+    def failure(self, text: str, kind: str, exit_code: int) -> None:
+        """Tell why the command stops: a line on standard error, and an event."""
+        print(_plain(text if kind == Cancelled.__name__ else f"Error: {text}"), file=sys.stderr, flush=True)
+        self.event("error", kind=kind, exit_code=exit_code, text=text)
+
+    @contextmanager
+    def progress(self, label: str, unit: str = "steps") -> Iterator[Any]:
+        """Yield `update(done, total, **figures)`: a bar on a terminal, events with `as_json`."""
+        if self.as_json:
+            yield lambda done, total, **figures: self.event("progress", task=label, done=done, total=total, **figures)
+        elif sys.stderr is not None and sys.stderr.isatty():
+            with _bar(label, unit) as update:
+                yield update
+        else:
+            yield lambda done, total, **figures: None
+
+    @contextmanager
+    def stages(self) -> Iterator[Any]:
+        """Yield `update(label, unit, done, total, **figures)`, which begins a new `progress` with each new label."""
+        current, inner = "", None
+        with ExitStack() as stack:
+
+            def update(label: str, unit: str, done: float, total: float, **figures: float) -> None:
+                nonlocal current, inner
+                if inner is None or label != current:
+                    stack.close()
+                    current, inner = label, stack.enter_context(self.progress(label, unit))
+                inner(done, total, **figures)
+
+            yield update
+
+
+@contextmanager
+def _bar(label: str, unit: str) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    scale, unit = (1e6, "MB") if unit == "bytes" else (1, unit)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    started: dict[str, float] = {}
+    console = Console(stderr=True)
+    # rich would send what is printed to its own stream: right only where standard output is the terminal as well
+    both = sys.stdout is not None and sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=both) as bar:
+        task = bar.add_task(label, total=None, amount="", rate="", figures="")
+
+        def update(done: float, total: float, **figures: float) -> None:
+            now = time.monotonic()
+            started.setdefault("time", now)
+            started.setdefault("done", done)
+            gone = now - started["time"]
+            rate = f"{(done - started['done']) / scale / gone:.3g} {unit}/s" if gone > 0.2 else ""
+            amount = f"{done / scale:.0f}/{total / scale:.0f}"
+            shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            bar.update(task, completed=done, total=total, amount=amount, rate=rate, figures=shown)
+
+        yield update
+
+
+def guard(command: Callable[[], Any], show: Output) -> int:
+    """Run `command`, tell of its failure without a traceback (unless SEGUE_DEBUG is set), and return the exit code."""
+    try:
+        code = _told(command, show)
+    except SystemExit as stop:  # of `_print`; click and rich make one with code 1 of a closed pipe
+        closed = stop.code == _CLOSED or isinstance(stop.__context__, BrokenPipeError)
+        code = _CLOSED if closed else 1
+    if code == _CLOSED:
+        _silence()
+    return code
+
+
+def _silence() -> None:
+    """Lead standard output nowhere: what is still buffered would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise SystemExit(_CLOSED) from None
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> OutputError:
+    _silence()
+    return OutputError(f"standard output cannot be written: {error.strerror}. Lead it to where there is room.")
+
+
+def _plain(text: str) -> str:
+    """Return `text` with what would steer a terminal written out: names and credits are a bundle's own."""
+    return "".join(c if c in "\n\t" or not _steers(c) else repr(c)[1:-1] for c in text)
+
+
+def _steers(character: str) -> bool:
+    """Return whether it is a control, a lone surrogate, a line separator or an order of writing directions."""
+    written = character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return written or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def _told(command: Callable[[], Any], show: Output) -> int:
+    try:
+        code = command()
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        if "unexpected extra argument" in error.message:
+            hint = ' A text of several words goes in quotes: "a red heart".'
+            error = click.UsageError(error.message + hint, getattr(error, "ctx", None))
+        if not show.as_json:
+            error.show()  # with the usage line
+            return error.exit_code
+        text, kind, code = error.format_message(), "UsageError", error.exit_code
+    except (click.Abort, KeyboardInterrupt, Cancelled) as error:
+        text, kind, code = f"Stopped. {error}".strip(), Cancelled.__name__, Cancelled.exit_code
+    except SegueError as error:
+        text, kind, code = str(error), type(error).__name__, error.exit_code
+    except MemoryError:
+        text = "memory ran out. Give --budget where the command has it, ask for a smaller size, or free memory."
+        kind, code = BudgetError.__name__, BudgetError.exit_code
+    except Exception as error:
+        if os.environ.get("SEGUE_DEBUG"):
+            raise
+        kind, code = type(error).__name__, _DEFECT
+        text = (
+            f"a defect of Segue, or of something below it: {kind}: {error}. "
+            "Run it again with SEGUE_DEBUG=1 to see where, and report that."
+        )
+    show.failure(text, kind, code)
+    return code
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """Print a table to standard output."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    made = Table(
+        *(Column(column, overflow="fold") for column in columns), title=Text(_plain(title)), title_justify="left"
+    )
+    for row in rows:
+        made.add_row(*(Text(_plain(str(cell))) for cell in row))
+    try:
+        Console().print(made)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def need(module: str, extra: str) -> None:
+    """Raise MissingDependencyError, with the command to run, unless `module` of `extra` is installed."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        torch = "pip install torch==2.13.0 && " if extra in ("export", "train", "dev") else ""
+        raise MissingDependencyError(
+            f"this command needs {module}, which is not installed. "
+            f"Run, in a clone of Segue: {torch}pip install '.[{extra}]'"
+        )

@@ -1,0 +1,237 @@
+"""The commands that read a bundle or a file: `inspect`, `verify`, `show`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import count as counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import JSON, Output, need, table
+from .export import UNITS
+from .options import BUNDLE, megabytes
+
+if TYPE_CHECKING:
+    from ..runtime.bundle.manifest import Fidelity, Parity
+    from ..runtime.bundle.reader import Bundle
+    from ..runtime.diagnostics.compare import Comparison
+    from ..runtime.request import Request
+    from ..runtime.videos.request import AnimationRequest
+
+
+@click.command()
+@click.argument("bundle", type=BUNDLE)
+@JSON
+def inspect(bundle: str, as_json: bool) -> None:
+    """Show what BUNDLE holds: components, parity, sampler, sizes, provenance.
+
+    \b
+    Example:
+      segue inspect emoji
+    """
+    from ..runtime.bundle.reader import read
+
+    made = read(bundle).manifest
+    show = Output(as_json)
+    if as_json:
+        show.event("manifest", **dataclasses.asdict(made))
+        return
+    rows: list[tuple[Any, ...]] = [
+        (
+            name,
+            c.precision,
+            f"{c.parameters / 1e6:.2f} M",
+            c.opset,
+            ", ".join(_port(t.name, t.shape) for t in c.inputs),
+        )
+        for name, c in made.components.items()
+    ]
+    table(
+        f"{made.name} ({made.family}), {megabytes(made)} MB",
+        ("component", "precision", "parameters", "opset", "inputs"),
+        rows,
+    )
+    rows = [
+        (
+            p.component,
+            ", ".join(_port(n, s) for n, s in p.shapes.items()),
+            _number(p.relative_l2),
+            _number(p.maximum),
+            _number(p.gate),
+            p.note,
+        )
+        for p in made.parity
+    ]
+    table("parity", ("component", "shapes", "relative L2", "maximum", "gate", "note"), rows)
+    sampler, sizes, source = made.sampler, made.sizes, made.provenance
+    for label, value in (
+        ("sampler", f"{sampler.kind}, shift {sampler.shift:g}, {sampler.steps} steps, guidance {sampler.guidance:g}"),
+        ("levels", ", ".join(f"{level:g}" for level in sampler.sigmas) or "the default grid"),
+        ("sizes", f"{sizes.default[1]}x{sizes.default[0]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
+        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros where it is absent)"),
+        ("source", f"{source.source}, revision {source.revision}"),
+        ("fidelity", _fidelity(made.fidelity)),
+        ("licence", source.licence),
+        *(("credit", credit) for credit in source.credits),
+    ):
+        show.line(f"{label:8} {value}")
+
+
+@click.command()
+@click.argument("bundle", type=BUNDLE)
+@click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs the export extra).")
+@click.option("--engines", is_flag=True, help="Also draw one picture or video with every target that works here.")
+@click.option("--trust-engines", is_flag=True, help="With --engines, run those that came with the bundle as well.")
+@JSON
+def verify(bundle: str, parity: bool, engines: bool, trust_engines: bool, as_json: bool) -> None:
+    """Hash every file of BUNDLE; compare its graphs with PyTorch, and what runs them here with one another.
+
+    \b
+    Example:
+      segue verify emoji --parity
+    """
+    from ..runtime.bundle.reader import verify as run
+
+    show = Output(as_json)
+    with show.progress("hashing", "bytes") as update:
+        opened = run(bundle, lambda _, done, total: update(done, total))
+    show.line(f"{opened.directory}: {len(opened.manifest.files)} files are as bundle.json says")
+    from ..runtime.engine_cache.bundled import verify_engines
+
+    held = verify_engines(opened)
+    if held:
+        show.line(f"{held} engines in it are as they were built")
+    show.event("verified", files=len(opened.manifest.files), engines=held, sha256=opened.digest)
+    if parity:
+        need("onnxscript", "export")
+        from ..export.checks.parity import check
+        from ..export.export import describe
+
+        with show.progress("parity", UNITS["parity"]) as update:
+            numbers = counter(1)
+
+            def report(result: Parity) -> None:
+                update(next(numbers), 2 * len(opened.manifest.components))
+                show.line(describe(result))
+
+            results = check(opened.directory, opened.manifest.components, report)
+        show.event("parity", parity=[dataclasses.asdict(p) for p in results])
+    if engines:
+        compare_engines(show, opened, trust_engines)
+
+
+def _port(name: str, shape: Sequence[int | str]) -> str:
+    return f"{name} {'x'.join(map(str, shape))}"
+
+
+def _fidelity(found: Fidelity | None) -> str:
+    if found is None:
+        return "not measured, or in fp32"
+    before = f"; that one: {_fidelity(found.source)}" if found.source else ""
+    return f"{found.psnr:.1f} dB (gate {found.gate:g}) to {found.against}, {found.pictures} pictures or clips{before}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def compare_engines(show: Output, opened: Bundle, trust: bool = False) -> None:
+    """Compare every target that works here with the processor, and tell of each."""
+    from ..errors import EngineError, ParityError
+    from ..runtime.diagnostics.compare import REFERENCE, compare, store, told
+    from ..runtime.diagnostics.doctor import OK, examine
+
+    fine = [finding.subject for finding in examine() if finding.state == OK]
+    working = [subject.removeprefix("target ") for subject in fine if subject.startswith("target ")]
+    others = [target for target in working if target != REFERENCE]
+    if not others:
+        raise EngineError(
+            f"nothing but {REFERENCE} runs here, so there is nothing to compare. Run segue doctor to see what is "
+            "missing."
+        )
+    need("polygraphy", "verify")
+    with show.progress("comparing", "targets") as update:
+        found = compare(opened, others, _asked(opened), lambda _, done, total: update(done, total), trust)
+    faults = []
+    for each in found:
+        if each.why:
+            show.warning(f"{each.target} was not compared: {each.why}")
+        elif not show.as_json:
+            pixels = "equal" if each.psnr is None else f"at {each.psnr:.1f} dB"
+            title = f"{each.target} against {REFERENCE}: pixels {pixels}"
+            table(title, ("", "relative L2", "maximum", "gate", "growth"), _rows(opened, each))
+        show.event("comparison", **told(each))
+        faults += [f"{each.target}: {fault}" for fault in each.faults(opened)]
+    if all(each.why for each in found):
+        raise EngineError(f"none of {', '.join(others)} runs this bundle: {found[0].why}")
+    show.line(f"written to {store(opened, found)}")
+    if faults:
+        raise ParityError(f"{'; '.join(faults)}. Do not use that target for this bundle, and report it.")
+
+
+def _rows(opened: Bundle, found: Comparison) -> list[tuple[str, ...]]:
+    """Return a row for each component, and one for each step with how far it has grown from the first one's."""
+    from ..runtime.diagnostics.compare import gate_of
+
+    rows: list[tuple[str, ...]] = [
+        (name, f"{far.relative_l2:.1e}", f"{far.maximum:.1e}", f"{gate_of(opened, name):g}", "")
+        for name, far in found.components.items()
+    ]
+    for name, steps in found.steps.items():
+        grown = [step / steps[0] if steps[0] else 1.0 for step in steps]
+        rows += [
+            (f"{name}, step {number}", f"{step:.1e}", "", "", f"{growth:.2f}")
+            for number, (step, growth) in enumerate(zip(steps, grown, strict=True), 1)
+        ]
+    return rows
+
+
+def _asked(opened: Bundle) -> Request | AnimationRequest:
+    """Return what is compared: a red heart, or a window of a video that begins with a pattern."""
+    from ..runtime.media.read_image import waves
+    from ..runtime.request import Request
+    from ..runtime.videos.request import AnimationRequest
+
+    if opened.manifest.video is None:
+        return Request("a red heart")
+    return AnimationRequest(waves(*opened.manifest.sizes.default), "waving hand")
+
+
+@click.command(name="show")
+@click.argument("file", type=click.Path(path_type=Path))
+@JSON
+def show_metadata(file: Path, as_json: bool) -> None:
+    """Tell where FILE, a PNG or MP4 that Segue wrote, comes from: its request, bundle and signature.
+
+    \b
+    Example:
+      segue show a-red-heart-7.png
+    """
+    from ..runtime.media.provenance import read_file
+
+    found, out = read_file(file), Output(as_json)
+    out.event("provenance", path=str(file), **found)
+    if as_json:
+        return
+    told, signature = found["metadata"], found["signature"]
+    if told is None:
+        out.line(f"{file} says nothing of how it was made.")
+    else:
+        table(str(file), ("what", "value"), [(name, value) for name, value in told.items() if value is not None])
+    if signature is None:
+        out.line("It is not signed.")
+    elif signature["valid"] is None:
+        out.line(f"It may be signed: {signature['why'][0]}")
+    elif signature["valid"]:
+        out.line(
+            f"Signed by {signature['signer']} ({signature['issuer']}), and not changed since. Whether that signer is "
+            "to be trusted was not looked into."
+        )
+    else:
+        out.line(f"Its signature by {signature['signer']} does not hold: {', '.join(signature['why'])}.")
+
+
+COMMANDS = (inspect, verify, show_metadata)

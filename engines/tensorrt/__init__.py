@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: engines, their build in a child process, CUDA graphs."""

@@ -1,0 +1,1 @@
+"""Read a checkpoint: headers, LoRA files, tokenizers, the copy into a bundle."""

@@ -1,0 +1,55 @@
+"""A checkpoint by its name on the Hugging Face hub, fetched at one commit: what its index names, and no pickles."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import CheckpointError
+
+PREFIX = "hf:"
+PATTERN = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+ROOT = ("model_index.json", "segue.json", "LICENSE*", "NOTICE*", "*.md")
+OF_A_PART = ("*.json", "*.txt", "*.model", "model*.safetensors", "diffusion_pytorch_model*.safetensors")
+VARIANTS = ("*.fp16*", "*.bf16*", "*.fp32*", "*.non_ema*", "*.ema*")  # of the same weights
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint came from: the hub's name of it, and the commit."""
+
+    name: str
+    commit: str
+
+
+def locate(checkpoint: str) -> tuple[Path, Origin | None]:
+    """Return the directory of a checkpoint, given a path or hf:NAME/MODEL[@REVISION], and its origin on the hub.
+
+    What the hub gives lies in its own cache. Raises CheckpointError where the hub cannot be reached, has no such model
+    or does not let this user read it.
+    """
+    if not checkpoint.startswith(PREFIX):
+        return Path(checkpoint), None
+    found = PATTERN.fullmatch(checkpoint.removeprefix(PREFIX))
+    if found is None:
+        raise CheckpointError(f"{checkpoint!r} names no model of the hub. Write hf:ORGANISATION/MODEL[@REVISION].")
+    name, revision = found.groups()
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    try:
+        commit = HfApi().model_info(name, revision=revision).sha
+        if not commit:
+            raise ValueError("the hub names no commit")
+        index = json.loads(Path(hf_hub_download(name, "model_index.json", revision=commit)).read_text(encoding="utf-8"))
+        parts = [part for part, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[0]]
+        wanted = [*ROOT, *(f"{part}/{pattern}" for part in parts for pattern in OF_A_PART)]
+        directory = snapshot_download(name, revision=commit, allow_patterns=wanted, ignore_patterns=list(VARIANTS))
+    except Exception as error:  # the hub's own errors, its HTTP client's and the disk's have no common base
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{checkpoint!r} cannot be had from the hub: {what[:300]}. Look at its name and at the network; where the "
+            "model's licence has to be accepted, do that and log in (hf auth login). Or name a directory."
+        ) from None
+    return Path(directory), Origin(name, commit)

@@ -1,0 +1,310 @@
+"""Read a diffusers checkpoint directory: its index, configs and tensor tables, without reading a weight."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import stat
+from dataclasses import dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...errors import BundleError, CheckpointError
+from ...runtime.bundle.bundle_json import check_path
+from ...runtime.bundle.limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MIN_FPS
+from . import headers
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+TEXTS = (".json", ".txt", ".md", ".model")
+STEMS = ("diffusion_pytorch_model", "model")
+WITHOUT_T5 = "text_encoder_3=None, tokenizer_3=None"
+MAX_JSON = 64 * 2**20
+# segue.json's numbers, from and to, as the manifest takes them.
+RANGES: dict[str, tuple[float, float]] = {
+    "t5_tokens": (0, MAX_TOKENS), "steps": (1, MAX_STEPS), "guidance": (0, 10**6), "maximum_size": (1, MAX_SIDE),
+    "frames": (5, MAX_FRAMES), "fps": (MIN_FPS, MAX_FPS), "scale": (1, 64), "text_tokens": (2, MAX_TOKENS),
+    "targets": (1, MAX_FRAMES), "before": (0, MAX_FRAMES), "after": (0, MAX_FRAMES), "motion_steps": (1, MAX_STEPS),
+    "motion_guidance": (0, 10**6),
+}  # fmt: skip
+PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component folder: its config.json, its weight files and the tensors in them by name."""
+
+    folder: str
+    config: dict[str, Any]
+    weights: tuple[str, ...]
+    tensors: dict[str, headers.Tensor]
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """What `segue.json` says of a video model in its table "video"; the defaults are SwiftI2V's on Wan 2.2.
+
+    `frames` video frames are a window, `size` is the default (height, width), Stage I's sides are smaller by `scale`;
+    `targets`, `before` and `after` are a segment's. What begins with `motion_` is of Stage I's sampler.
+    """
+
+    frames: int = 81
+    fps: float = 16.0
+    size: tuple[int, int] = (1408, 2560)
+    scale: int = 4
+    text_tokens: int = 512
+    targets: int = 3
+    before: int = 1
+    after: int = 0
+    motion_steps: int = 4
+    motion_guidance: float = 1.0
+    motion_sigmas: tuple[float, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a diffusers checkpoint does not say; read from the optional `segue.json` at its root.
+
+    The defaults are those of Stable Diffusion 3: 256 zero tokens for the absent T5, 28 steps, guidance 7.
+    `sigmas` are the levels of a few-step student before the shift, as many as `steps`; empty means the default grid.
+    `maximum_size` bounds the side of a picture in pixels, None means as far as the positional table reaches.
+    """
+
+    t5_tokens: int = 256
+    steps: int = 28
+    guidance: float = 7.0
+    sigmas: tuple[float, ...] = field(default=())
+    source: str = "unknown"
+    revision: str = "unknown"
+    licence: str = "unknown"
+    credits: tuple[str, ...] = field(default=())
+    maximum_size: int | None = None
+    video: VideoSettings = field(default=VideoSettings())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory: index, parts that hold weights, settings, and the files that make it up."""
+
+    root: Path
+    index: dict[str, Any]
+    parts: dict[str, Part]
+    settings: Settings
+    files: tuple[str, ...]
+
+    def has(self, component: str) -> bool:
+        """Return whether model_index.json names a class for the component."""
+        entry = self.index.get(component)
+        return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+
+
+def read_index(root: Path) -> dict[str, Any]:
+    """Return the model_index.json of the checkpoint at `root`; raises CheckpointError where it is no checkpoint."""
+    with headers.reading(root):
+        if not root.is_dir():
+            raise CheckpointError(_no_directory(root))
+        return read_json(root / "model_index.json", root)
+
+
+def read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
+    """Return the checkpoint at `root`, whose weights lie in `folders`.
+
+    Raises CheckpointError for a path that is no diffusers checkpoint, pickled weights, malformed files, files that
+    cannot be read, and names that a bundle does not carry.
+    """
+    with headers.reading(root):
+        found = _read(root, folders)
+    for file in found.files:
+        try:
+            check_path(file, str(root))
+        except BundleError:
+            raise CheckpointError(
+                f"{root} has the file {file!r}; a bundle's file names are printable and have neither ':' nor a "
+                "backslash. Rename or remove that file."
+            ) from None
+    return found
+
+
+def _read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
+    index = read_index(root)
+    named = [n for n, v in index.items() if not n.startswith("_") and isinstance(v, list) and len(v) == 2 and v[0]]
+    files = [p.name for p in root.iterdir() if p.is_file() and _carried(p)]
+    parts = {}
+    for folder in named:
+        here = PurePosixPath(folder)
+        if len(here.parts) != 1 or ".." in here.parts or not (root / folder).is_dir():
+            raise CheckpointError(
+                f"{root / 'model_index.json'} names the component {folder!r}, and there is no such directory. "
+                "Fetch the whole checkpoint again."
+            )
+        if folder in folders:
+            parts[folder] = read_part(root, folder)
+            files += parts[folder].weights
+        files += [f"{folder}/{p.name}" for p in (root / folder).iterdir() if p.is_file() and _carried(p)]
+    return Checkpoint(root, index, parts, _settings(root), tuple(sorted(set(files))))
+
+
+def read_part(root: Path, folder: str) -> Part:
+    """Return one component folder of the checkpoint or bundle at `root`: config, and the headers of its weights."""
+    directory = root / folder
+    weights: tuple[str, ...] = ()
+    for stem in STEMS:
+        if (directory / f"{stem}.safetensors").is_file():
+            weights = (f"{folder}/{stem}.safetensors",)
+            break
+        if (directory / f"{stem}.safetensors.index.json").is_file():
+            weights = _shards(root, folder, f"{stem}.safetensors.index.json")
+            break
+    if not weights:
+        raise CheckpointError(_no_weights(root, folder))
+    tensors: dict[str, headers.Tensor] = {}
+    for file in weights:
+        found = headers.read(root / file, file)
+        twice = tensors.keys() & found.keys()
+        if twice:
+            raise CheckpointError(
+                f"{file} holds {min(twice)!r}, which another shard holds too. Fetch the checkpoint again."
+            )
+        tensors.update(found)
+    return Part(folder, read_json(directory / "config.json", root), weights, tensors)
+
+
+def precision(part: Part) -> str:
+    """Return "fp32", "fp16" or "bf16", what all floating tensors of `part` are in.
+
+    Raises CheckpointError where they differ, and for other dtypes.
+    """
+    kinds = sorted({t.dtype for t in part.tensors.values() if t.dtype.startswith(("F", "BF"))})
+    if len(kinds) != 1 or kinds[0] not in PRECISIONS:
+        raise CheckpointError(
+            f"The tensors of {part.folder} are in {' and '.join(kinds) or 'no floating dtype'}; a graph takes one of "
+            f"{', '.join(PRECISIONS)}. Convert while exporting: --precision fp16 or --precision fp32."
+        )
+    return PRECISIONS[kinds[0]]
+
+
+def read_json(path: Path, root: Path) -> dict[str, Any]:
+    """Return the JSON object at `path`, a file of the checkpoint at `root`; CheckpointError where there is none."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > MAX_JSON:
+            raise ValueError(f"larger than {MAX_JSON} bytes")
+        table = json.loads(path.read_bytes())
+        if not isinstance(table, dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{root} is no diffusers checkpoint: it has no {path.relative_to(root)}. Name a directory written by "
+            "save_pretrained, with model_index.json at its root."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Fetch the file again.") from None
+    return table
+
+
+def _shards(root: Path, folder: str, name: str) -> tuple[str, ...]:
+    table = read_json(root / folder / name, root).get("weight_map")
+    shards = list(table.values()) if isinstance(table, dict) else []
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{folder}/{name} names the shard {str(shard)[:80]!r}, which is no safetensors file of its directory. "
+                "Do not use this checkpoint; fetch it again."
+            )
+    for shard in sorted(set(shards)):
+        if not (root / folder / shard).is_file():
+            raise CheckpointError(f"{folder}/{name} names {shard}, which is missing. Fetch that file.")
+    return tuple(f"{folder}/{shard}" for shard in sorted(set(shards)))
+
+
+def _carried(path: Path) -> bool:
+    """Say whether a file beside the weights goes into the bundle: configs, tokenizers, cards, licences."""
+    name = path.name
+    if name.startswith(".") or path.stat().st_size > MAX_JSON or name == "bundle.json":
+        return False
+    if ".index." in name:
+        return name in {f"{stem}.safetensors.index.json" for stem in STEMS}
+    return path.suffix in TEXTS or name.startswith(("LICENSE", "LICENCE", "NOTICE"))
+
+
+def _settings(root: Path) -> Settings:
+    path = root / "segue.json"
+    if not path.exists():
+        return Settings()
+    table = read_json(path, root)
+    if table.get("maximum_size", 0) is None:
+        del table["maximum_size"]
+    video = table.pop("video", {})
+    if not isinstance(video, dict):
+        raise CheckpointError(f"{path}: video is {video!r}, which should be a table. Correct it.")
+    said = VideoSettings(**_checked(video, VideoSettings, path))
+    return Settings(**_checked(table, Settings, path), video=said)
+
+
+def _checked(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
+    """Return a table of segue.json as arguments of the dataclass `kind`; raises CheckpointError."""
+    known = {f.name: str(f.type) for f in fields(kind)}
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in known or name == "video":
+            raise CheckpointError(f"{path} has the unknown key {name!r}. Remove it or correct its name.")
+        if not _fits(value, known[name]):
+            raise CheckpointError(f"{path}: {name} is {value!r}, of the wrong type. Correct it.")
+        if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
+            least, most = RANGES[name]
+            raise CheckpointError(f"{path}: {name} is {str(value)[:40]}, not between {least} and {most}. Correct it.")
+        if known[name].startswith("tuple[float"):
+            found[name] = tuple(_level(level, path) for level in value)
+        elif known[name].startswith("tuple[int"):
+            found[name] = _sides(value, path)
+        else:
+            found[name] = tuple(str(part) for part in value) if isinstance(value, list) else value
+    return found
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Say whether a value of JSON may stand for a field whose type is written so."""
+    kinds: dict[str, Any] = {"int": int, "int | None": int, "float": (int, float), "str": str}
+    accepted = list if kind.startswith("tuple") else kinds[kind]
+    return isinstance(value, accepted) and not isinstance(value, bool)
+
+
+def _sides(value: list[Any], path: Path) -> tuple[int, int]:
+    if len(value) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in value):
+        raise CheckpointError(f"{path}: size is {str(value)[:40]}, which should be [height, width]. Correct it.")
+    return value[0], value[1]
+
+
+def _level(level: Any, path: Path) -> float:
+    if not isinstance(level, int | float) or isinstance(level, bool):
+        raise CheckpointError(f"{path}: sigmas holds {level!r}, which is no number. Correct it.")
+    return float(level)
+
+
+def _no_directory(root: Path) -> str:
+    if root.is_file():
+        return (
+            f"{root} is a file; a checkpoint is a directory. Convert it: diffusers' StableDiffusion3Pipeline"
+            f".from_single_file({str(root)!r}, {WITHOUT_T5}).save_pretrained('converted'). Then export converted."
+        )
+    return f"There is no checkpoint at {root}. Name a directory written by diffusers' save_pretrained."
+
+
+def _no_weights(root: Path, folder: str) -> str:
+    directory = root / folder
+    pickled = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED)
+    if pickled:
+        code = (
+            "from diffusers import StableDiffusion3Pipeline as P; "
+            f"P.from_pretrained({str(root)!r}, use_safetensors=False, {WITHOUT_T5}).save_pretrained('converted')"
+        )
+        return (
+            f"{folder} has its weights only as {pickled[0]}, a pickle, and a pickle can run code when it is opened. "
+            f"Convert it once, in a place you trust: python -c {shlex.quote(code)} Then export converted."
+        )
+    found = ", ".join(sorted(p.name for p in directory.glob("*.safetensors"))) or "none"
+    return (
+        f"{folder} has no {' or '.join(s + '.safetensors' for s in STEMS)} (safetensors files there: {found}). "
+        "Save the variant that you want with diffusers' save_pretrained and export that directory."
+    )

@@ -1,0 +1,98 @@
+"""What a precision costs, in pictures or frames: a bundle beside its weights computed in fp32, from the same noise."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import ParityError
+from ...runtime.bundle import manifest
+from ...runtime.bundle.segments import COMPRESSION
+from ...runtime.differences import psnr
+from ...runtime.media.read_image import waves
+from ...runtime.pipeline import Model, open_model
+from ...runtime.planning import memory
+from ...runtime.request import Request
+from ...runtime.videos.request import AnimationRequest
+from .parity import BASE_BYTES, BYTES_PER_PARAMETER
+
+if TYPE_CHECKING:
+    from ..checkpoint.lora import Lora
+
+PROMPTS = ("a red heart", "a dog", "pizza", "a house with a garden", "the moon", "a green tree", "a ship", "a clock")
+GATES = {"fp16": 35.0, "bf16": 20.0}  # dB, of pictures beside the checkpoint's in fp32
+FULL = "the checkpoint in fp32"
+MOST = 100.0  # dB, of equal pictures
+
+
+def near(before: Path, after: Path, prompts: Sequence[str], told: Callable[[int], None] = lambda done: None) -> float:
+    """Return the PSNR in dB between the pictures of two bundles from the same noise, over all pixels; at most MOST.
+
+    Bundles of videos make a short clip of each prompt instead, of one segment at the smallest size, both stages. `told`
+    gets the number of pictures or clips that `after` has drawn before each.
+    """
+    drawn = []
+    for number, path in enumerate((before, after)):
+        with open_model(path) as model:
+            pictures = []
+            for done, picture in enumerate(_drawn(model, prompts)):
+                pictures.append(picture)
+                if number:
+                    told(done)
+            drawn.append(np.stack(pictures))
+    return min(psnr(drawn[1], drawn[0]), MOST)
+
+
+def beside_full(
+    source: Path, made: Path, content: manifest.Manifest, loras: Sequence[Lora] = (), pictures: int = 2,
+    note: Callable[[str], None] = lambda text: None,
+) -> manifest.Fidelity | None:  # fmt: skip
+    """Return how near what the bundle at `made` draws is to what its checkpoint `source` draws in fp32.
+
+    Both run on the processor: bf16 by a twin in fp32 that has the weights of bf16. Nothing is measured of a bundle
+    whose graphs are in fp32 (for there weights keep all their bits), where memory does not do, and for weights that
+    came in bf16 (whose twin has nothing rounded); `note` is told of the latter two. Raises ParityError below the gate.
+    """
+    kinds = {component.precision for component in content.components.values()}
+    precision = next((kind for kind in ("bf16", "fp16") if kind in kinds), None)
+    parameters = sum(component.parameters for component in content.components.values())
+    if precision is None:
+        return None
+    if memory.available() < BASE_BYTES + parameters * BYTES_PER_PARAMETER["fp32"]:
+        note(f"what {precision} costs in pictures is not measured: memory")
+        return None
+    from .fp32_twin import write_bundle
+
+    with tempfile.TemporaryDirectory(dir=made) as scratch:
+        full, drawn = write_bundle(made, content, Path(scratch) / "full", source, loras), made
+        if precision == "bf16":
+            drawn = write_bundle(made, content, Path(scratch) / "twin")
+        found = near(full, drawn, PROMPTS[:pictures])
+    if precision == "bf16" and found == MOST:
+        note("what bf16 costs in pictures is not measured: the weights came so, and no processor computes in it")
+        return None
+    if found < GATES[precision]:
+        raise ParityError(
+            f"No bundle was made: pictures in {precision} are at {found:.1f} dB to those in fp32, below the gate of "
+            f"{GATES[precision]:g}. Export with --precision fp32, or without the check: --no-parity."
+        )
+    return manifest.Fidelity(FULL, pictures, found, GATES[precision])
+
+
+def _drawn(model: Model, prompts: Sequence[str]) -> Iterator[np.ndarray]:
+    """Yield a picture of each prompt, or the frames of a clip [frames, height, width, 3], uint8."""
+    content = model.bundle.manifest
+    if content.video is None:
+        yield from (picture.image for picture in model.pictures(Request(list(prompts))))
+        return
+    sizes = content.sizes
+    side = -(-sizes.minimum // sizes.multiple) * sizes.multiple
+    for seed, prompt in enumerate(prompts):
+        request = AnimationRequest(
+            waves(side, side), prompt, frames=COMPRESSION * content.video.targets + 1, seed=seed, size=side
+        )
+        yield np.concatenate(list(model.frames(request)))

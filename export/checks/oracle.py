@@ -1,0 +1,119 @@
+"""The oracle: the same request through diffusers' own pipeline and through the exported bundle.
+
+Both get the same initial latents, prompts, steps and guidance. diffusers computes in float32, from the bundle's own
+weight files, whatever the bundle's precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UsageError
+from ...runtime.bundle.manifest import Manifest
+from ...runtime.differences import psnr, relative_l2
+from ...runtime.pipeline import open_model
+from ...runtime.request import Request
+from ...runtime.sampling.noise import philox_normal
+from ..checkpoint.lora import PATCH
+from ..checkpoint.read import read_index
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request: steps on the default grid, or custom sigmas before the shift."""
+
+    prompt: str
+    size: tuple[int, int]
+    guidance: float
+    steps: int | None = None
+    sigmas: tuple[float, ...] | None = None
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the bundle's result is from diffusers': relative L2 of the final latents, PSNR of the pictures in dB."""
+
+    case: Case
+    latents: float
+    psnr: float
+
+
+def compare(bundle: Path, cases: Sequence[Case], threads: int | None = None) -> Iterator[Difference]:
+    """Yield the difference of each case; `bundle` is a bundle directory, which diffusers loads as a checkpoint."""
+    import torch
+
+    if any(bundle.glob(f"*/{PATCH}")):
+        raise UsageError(f"{bundle} has LoRA files merged, which diffusers would leave out. Compare one without.")
+    pipeline = load_pipeline(bundle)
+    with open_model(bundle, threads) as model, torch.no_grad():
+        manifest = model.bundle.manifest
+        for seed, case in enumerate(cases):
+            height, width = (side // manifest.latents.factor for side in case.size)
+            noise = philox_normal((manifest.latents.channels, height, width), seed, image=0)[None]
+            ours = model.render(
+                Request(
+                    case.prompt,
+                    case.negative,
+                    steps=case.steps,
+                    guidance=case.guidance,
+                    size=case.size,
+                    sigmas=case.sigmas,
+                    latents=noise,
+                )
+            )
+            latents = _latents(pipeline, manifest, case, torch.from_numpy(noise.copy()))
+            scaled = latents / pipeline.vae.config.scaling_factor + (pipeline.vae.config.shift_factor or 0)
+            decoded = pipeline.vae.decode(scaled, return_dict=False)[0]
+            picture = np.asarray(pipeline.image_processor.postprocess(decoded, output_type="pil")[0])
+            yield Difference(case, relative_l2(ours.latents, latents.numpy()), psnr(ours.images[0], picture))
+
+
+def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
+    """Return the final latents of diffusers' pipeline, [1, channels, height, width]."""
+    options: dict[str, Any] = {"sigmas": list(case.sigmas)} if case.sigmas else {}
+    height, width = case.size
+    if manifest.family == "sd3":
+        options["max_sequence_length"] = manifest.t5_tokens
+    elif manifest.family == "longcat-image":
+        options["enable_prompt_rewrite"] = False  # by a language model, which is not part of drawing
+        noise = pipeline._pack_latents(noise, *noise.shape)
+    latents = pipeline(
+        prompt=case.prompt,
+        negative_prompt=case.negative or (None if manifest.zero_negative else ""),
+        height=height,
+        width=width,
+        num_inference_steps=case.steps or len(case.sigmas or ()),
+        guidance_scale=case.guidance,
+        latents=noise,
+        output_type="latent",
+        **options,
+    ).images
+    if manifest.family == "longcat-image":
+        latents = pipeline._unpack_latents(latents, height, width, manifest.latents.factor)
+    return latents
+
+
+def load_pipeline(checkpoint: Path) -> Any:
+    """Return diffusers' own pipeline over a checkpoint or bundle directory, in float32, without progress bars."""
+    import diffusers
+    import torch
+
+    name = str(read_index(checkpoint)["_class_name"])
+    optional = {
+        "StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3"), "LongCatImagePipeline": ("text_processor",),
+    }.get(name, ())  # fmt: skip
+    pipeline = getattr(diffusers, name).from_pretrained(
+        checkpoint,
+        **{part: None for part in optional if not (checkpoint / part).is_dir()},
+        torch_dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,1 @@
+"""Wan and SwiftI2V."""

@@ -1,0 +1,134 @@
+"""What a SwiftI2V checkpoint says beside its graphs: is it one, its two samplers, latents, sizes and segments.
+
+It is a checkpoint of WanImageToVideoPipeline (Stage I) with two more components: `detail_transformer` and `detail_vae`
+(Stage II). diffusers loads Stage I from it and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ....errors import CheckpointError
+from ....runtime.bundle.families import SECOND_EXPERT
+from ....runtime.bundle.limits import MAX_SIDE
+from ....runtime.bundle.manifest import Latents, Motion, Sampler, Sizes, Video
+from ....runtime.bundle.segments import latent_frames
+from ....runtime.sampling.motion import BOUNDARY
+from ...checkpoint.read import Checkpoint, read_json
+from ..base import Facts
+from ..checks import class_of, plain_scheduler, unusable
+
+PIPELINE = "WanImageToVideoPipeline"
+FOLDERS = ("text_encoder", "transformer", "vae", "detail_transformer", "detail_vae")
+CLASSES = {
+    "text_encoder": ("UMT5EncoderModel",),
+    "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
+    "transformer": ("WanTransformer3DModel",),
+    "vae": ("AutoencoderKLWan",),
+    "detail_transformer": ("WanTransformer3DModel", "SegmentTransformer"),
+    "detail_vae": ("AutoencoderKLWan",),
+    "scheduler": ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
+}
+MASK = 4  # channels of Stage I's input that say which frames are given
+
+
+def check(index: dict[str, Any]) -> None:
+    """Raise CheckpointError unless `index`, a model_index.json, is of Wan's image-to-video pipeline with Stage II."""
+    for name, wanted in CLASSES.items():
+        found = class_of(index, name)
+        if found not in wanted:
+            raise CheckpointError(
+                f"model_index.json gives {name} as {found!r}; SwiftI2V has {wanted[0]} there. Name a checkpoint with "
+                "both stages, as segue train writes it (docs/swifti2v.md)."
+            )
+    second = class_of(index, SECOND_EXPERT)
+    if second not in (None, "WanTransformer3DModel"):
+        raise CheckpointError(
+            f"model_index.json gives {SECOND_EXPERT} as {second!r}; SwiftI2V has WanTransformer3DModel there, or none. "
+            "Name a checkpoint with that component."
+        )
+    if second is not None and index.get("boundary_ratio") != BOUNDARY:
+        raise CheckpointError(
+            f"model_index.json has boundary_ratio {index.get('boundary_ratio')!r}; the runtime changes from one expert "
+            f"to the other at {BOUNDARY}. Name a checkpoint with that ratio."
+        )
+    if class_of(index, "image_encoder") is not None:
+        raise CheckpointError(
+            "The checkpoint has an image_encoder, as Wan 2.1's image-to-video does; Segue exports Wan 2.2's, which has "
+            "none. Name such a checkpoint."
+        )
+
+
+def facts(found: Checkpoint) -> Facts:
+    """Return the samplers, latents, sizes and segments of a checkpoint.
+
+    Raises CheckpointError where the scheduler does what the runtime does not follow, and where widths do not fit.
+    """
+    settings, said = found.settings, found.settings.video
+    scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
+    plain_scheduler(scheduler)
+    shift = float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
+    train_timesteps = int(scheduler.get("num_train_timesteps", 1000))
+    if settings.guidance > 1:
+        raise CheckpointError(
+            f"segue.json: guidance is {settings.guidance:g}, but Stage II runs without guidance. Write 1."
+        )
+    try:
+        motion, detail = (found.parts[name].config for name in ("transformer", "detail_transformer"))
+        vae, detail_vae = (found.parts[name].config for name in ("vae", "detail_vae"))
+        experts = [name for name in ("transformer", SECOND_EXPERT) if name in found.parts]
+        for name in experts:
+            _fit(name, found.parts[name].config, "in_channels", 2 * vae["z_dim"] + MASK)
+            _fit(name, found.parts[name].config, "out_channels", vae["z_dim"])
+        _fit("detail_transformer", detail, "in_channels", 2 * detail_vae["z_dim"])
+        _fit("detail_transformer", detail, "out_channels", detail_vae["z_dim"])
+        for name in (*experts, "detail_transformer"):
+            config = found.parts[name].config
+            _fit(name, config, "text_dim", found.parts["text_encoder"].config["d_model"])
+            if config["rope_max_seq_len"] < latent_frames(said.frames):
+                raise CheckpointError(
+                    f"{name}/config.json has rope_max_seq_len {config['rope_max_seq_len']}, below the "
+                    f"{latent_frames(said.frames)} latent frames of a window. Lower frames in segue.json."
+                )
+        low = Motion(
+            vae["z_dim"], factor(vae), motion["patch_size"][1], *_normal(vae),
+            Sampler(
+                "flow-match-euler", shift, train_timesteps, said.motion_steps, float(said.motion_guidance),
+                said.motion_sigmas,
+            ),
+        )  # fmt: skip
+        latents = Latents(detail_vae["z_dim"], factor(detail_vae), detail["patch_size"][1], 1.0, 0.0)
+        multiple = math.lcm(latents.factor * latents.patch, said.scale * low.factor * low.patch)
+        rows = min(
+            detail["rope_max_seq_len"] * latents.factor * latents.patch,
+            motion["rope_max_seq_len"] * said.scale * low.factor * low.patch,
+        )
+        maximum = min(settings.maximum_size or MAX_SIDE, rows, MAX_SIDE) // multiple * multiple
+    except (KeyError, TypeError, ValueError, ArithmeticError, IndexError) as error:
+        raise unusable(error) from None
+    return Facts(
+        sampler=Sampler("flow-match-euler", shift, train_timesteps, settings.steps, 1.0, settings.sigmas),
+        latents=latents,
+        sizes=Sizes(said.size, min(multiple, *said.size), maximum, multiple),
+        video=Video(
+            said.frames, float(said.fps), said.scale, said.targets, said.before, said.after, *_normal(detail_vae), low
+        ),
+    )
+
+
+def factor(vae: dict[str, Any]) -> int:
+    """Return how many pixels of a frame's side are one of its latents'."""
+    return int(2 ** (len(vae["dim_mult"]) - 1) * (vae.get("patch_size") or 1))
+
+
+def _normal(vae: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(map(float, vae["latents_mean"])), tuple(map(float, vae["latents_std"]))
+
+
+def _fit(name: str, config: dict[str, Any], key: str, need: int) -> None:
+    if config[key] != need:
+        raise CheckpointError(
+            f"{name}/config.json has {key} {config[key]}; the other parts need {need}. These parts do not belong "
+            "together; fetch the checkpoint again."
+        )

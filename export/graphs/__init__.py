@@ -1,0 +1,1 @@
+"""Trace graphs, cut them into parts, count their operations."""

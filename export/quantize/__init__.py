@@ -1,0 +1,1 @@
+"""Make bundles with 8-bit matrices."""

@@ -1,0 +1,1 @@
+"""Jobs from a file, on several processes or a Ray cluster."""

@@ -1,0 +1,147 @@
+"""The numbers of bundle.json within the ranges that an export writes, so that nothing behind them stumbles."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from ...errors import BundleError
+from .limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_WIDTH, MIN_FPS
+from .polynomial import Polynomial
+from .segments import COMPRESSION
+
+if TYPE_CHECKING:
+    from .manifest import Latents, Manifest, Sampler, Video
+
+_TINY = 1e-6
+
+
+def check(manifest: Manifest, where: str) -> None:
+    """Raise BundleError for numbers that no export writes and that arithmetic or memory would stumble over."""
+    sampler, latents, sizes = manifest.sampler, manifest.latents, manifest.sizes
+    ranges: dict[str, tuple[float, float, float]] = {  # lowest, value, highest
+        "sampler.shift": (_TINY, sampler.shift, 1e6),
+        "sampler.train_timesteps": (1, sampler.train_timesteps, 10**6),
+        "sampler.steps": (1, sampler.steps, MAX_STEPS),
+        "sampler.guidance": (0, sampler.guidance, 1e6),
+        "latents.channels": (1, latents.channels, 4096),
+        "latents.factor": (1, latents.factor, 256),
+        "latents.patch": (1, latents.patch, 256),
+        "latents.scaling": (_TINY, latents.scaling, 1e6),
+        "latents.shift": (-1e6, latents.shift, 1e6),
+        "sizes.minimum": (1, sizes.minimum, MAX_SIDE),
+        "sizes.maximum": (1, sizes.maximum, MAX_SIDE),
+        "sizes.multiple": (1, sizes.multiple, MAX_SIDE),
+        "t5_tokens": (0, manifest.t5_tokens, MAX_TOKENS),
+    }
+    ranges |= _sampler_ranges("sampler", sampler)
+    if manifest.video is not None:
+        ranges |= _sampler_ranges("video.motion.sampler", manifest.video.motion.sampler)
+    for name, tokenizer in manifest.tokenizers.items():
+        ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # the begin and the end token at least
+        ranges[f"tokenizers.{name}.pad_id"] = (0, tokenizer.pad_id, 2**31 - 1)
+    for name, component in manifest.components.items():
+        for what in ("flops", "activations", "widened") if component.cost is not None else ():
+            _check_polynomial(getattr(component.cost, what), f"components.{name}.cost.{what}", where)
+        if component.footprint is not None:
+            _check_polynomial(component.footprint.working, f"components.{name}.footprint.working", where)
+            ranges[f"components.{name}.footprint.loaded"] = (0, component.footprint.loaded, 2**50)
+            ranges[f"components.{name}.footprint.loading"] = (0, component.footprint.loading, 2**50)
+        for i, part in enumerate(component.parts):
+            for what in ("bytes", "loading", "loaded"):
+                ranges[f"components.{name}.parts[{i}].{what}"] = (0, getattr(part, what), 2**50)
+            if part.working is not None:
+                _check_polynomial(part.working, f"components.{name}.parts[{i}].working", where)
+        ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
+        for spec in (*component.inputs, *component.outputs):
+            for i, size in enumerate(spec.shape):
+                if isinstance(size, int):
+                    ranges[f"components.{name}.{spec.name}.shape[{i}]"] = (0, size, MAX_WIDTH)
+    for name, file in manifest.files.items():
+        ranges[f"files.{name}.bytes"] = (0, file.bytes, 2**50)
+    if manifest.video is not None:
+        ranges |= _video_ranges(manifest.video, latents)
+    for name, (lowest, value, highest) in ranges.items():
+        if not lowest <= value <= highest:
+            raise BundleError(
+                f"{where} has {name} = {str(value)[:40]}, which must be from {lowest:g} to {highest:g}. "
+                "Export the bundle again."
+            )
+    for of in (sampler, *([manifest.video.motion.sampler] if manifest.video else [])):
+        levels = of.sigmas
+        falling = all(a > b for a, b in itertools.pairwise((*levels, 0.0)))
+        if levels and not (len(levels) == of.steps and levels[0] <= 1 and falling):
+            raise BundleError(
+                f"{where} has sampler.sigmas = {str(levels)[:80]}, which should be {of.steps} levels that fall within "
+                "(0, 1]. Export the bundle again."
+            )
+    unit = latents.factor * latents.patch
+    if manifest.video is not None:
+        unit = math.lcm(unit, manifest.video.scale * manifest.video.motion.factor * manifest.video.motion.patch)
+    if sizes.multiple % unit or any(s % sizes.multiple for s in (sizes.minimum, sizes.maximum, *sizes.default)):
+        raise BundleError(
+            f"{where} has sizes {sizes} that are no multiples of {sizes.multiple}, or of the {unit} pixels of one "
+            "patch. Export the bundle again."
+        )
+    if not all(sizes.minimum <= side <= sizes.maximum for side in sizes.default):
+        raise BundleError(f"{where} has a default size outside its own range: {sizes}. Export the bundle again.")
+
+
+_MOST_TERMS, _MOST_FACTORS = 256, 16  # of a polynomial; the export's have a tenth of it
+
+
+def _check_polynomial(found: Polynomial, name: str, where: str) -> None:
+    known = {"batch", "height", "width", "frames", "length", "text"}
+    whole = len(found.terms) == len(found.coefficients) <= _MOST_TERMS
+    whole = whole and all(known.issuperset(term) and len(term) <= _MOST_FACTORS for term in found.terms)
+    if not whole or not 0 <= found.error < 1 or not all(0 <= c <= 2**60 for c in found.coefficients):
+        raise BundleError(
+            f"{where} has {name} = {str(found)[:80]}, which is no polynomial of {', '.join(sorted(known))} with "
+            "coefficients of 0 or more and an error below 1. Export the bundle again."
+        )
+
+
+def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float, float]]:
+    ranges: dict[str, tuple[float, float, float]] = {}
+    if sampler.token_shift is not None:
+        (low, high), mu = sampler.token_shift.tokens, sampler.token_shift.mu
+        ranges |= {
+            f"{name}.token_shift.tokens[0]": (1, low, 2**24),
+            f"{name}.token_shift.tokens[1]": (low + 1, high, 2**25),
+        }
+        ranges |= {f"{name}.token_shift.mu[{i}]": (-10, value, 10) for i, value in enumerate(mu)}
+        slope = (mu[1] - mu[0]) / max(high - low, 1)
+        ranges[f"{name}.token_shift's growth a token"] = (-1e-2, slope, 1e-2)
+    if sampler.noise is not None:
+        ranges |= {f"{name}.noise.betas[{i}]": (_TINY, value, 0.5) for i, value in enumerate(sampler.noise.betas)}
+        ranges[f"{name}.noise.offset"] = (0, sampler.noise.offset, 1)
+        known = ("trailing", "leading", "linspace")
+        ranges[f"{name}.noise.spacing, counted in {', '.join(known)},"] = (1, known.count(sampler.noise.spacing), 1)
+    return ranges
+
+
+def _video_ranges(video: Video, latents: Latents) -> dict[str, tuple[float, float, float]]:
+    motion = video.motion
+    ranges: dict[str, tuple[float, float, float]] = {
+        "video.frames": (COMPRESSION + 1, video.frames, MAX_FRAMES),
+        "video.frames modulo 4": (1, video.frames % COMPRESSION, 1),
+        "video.fps": (MIN_FPS, video.fps, MAX_FPS),
+        "video.scale": (1, video.scale, 64),
+        "video.targets": (1, video.targets, MAX_FRAMES),
+        "video.before": (0, video.before, MAX_FRAMES),
+        "video.after": (0, video.after, MAX_FRAMES),
+        "video.motion.channels": (1, motion.channels, 4096),
+        "video.motion.factor": (1, motion.factor, 256),
+        "video.motion.patch": (1, motion.patch, 256),
+        "video.motion.sampler.shift": (_TINY, motion.sampler.shift, 1e6),
+        "video.motion.sampler.train_timesteps": (1, motion.sampler.train_timesteps, 10**6),
+        "video.motion.sampler.steps": (1, motion.sampler.steps, MAX_STEPS),
+        "video.motion.sampler.guidance": (0, motion.sampler.guidance, 1e6),
+    }
+    for name, of, channels in (("video", video, latents.channels), ("video.motion", motion, motion.channels)):
+        ranges[f"the length of {name}.mean"] = (channels, len(of.mean), channels)
+        ranges[f"the length of {name}.std"] = (channels, len(of.std), channels)
+        ranges |= {f"{name}.mean[{i}]": (-1e6, value, 1e6) for i, value in enumerate(of.mean)}
+        ranges |= {f"{name}.std[{i}]": (_TINY, value, 1e6) for i, value in enumerate(of.std)}
+    return ranges

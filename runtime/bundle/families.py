@@ -1,0 +1,213 @@
+"""The table of families: what a bundle of each holds, and what each of its components is for.
+
+This is the only place that knows families and components by name. A new family of pictures is a row of `FAMILIES` here,
+a row in `runtime/pictures/families.py` (how its prompts are encoded), and a folder in `export/families/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from ...engines.targets import Target
+from ...errors import BundleError
+from .manifest import STEP, Manifest
+
+T5 = "text_encoder_3"
+DENOISER, UNET, SECOND_EXPERT = "transformer", "unet", "transformer_2"
+DETAIL = "detail_transformer"
+TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
+VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
+MOTION_VAE, DETAIL_VAE = "vae", "detail_vae"  # a video's autoencoders, of Stage I and Stage II
+CLIP = {TEXT_ENCODER: TOKENIZER, "text_encoder_2": "tokenizer_2"}
+
+
+class Kind(StrEnum):
+    """What a component computes."""
+
+    TEXT = "text"
+    DENOISER = "denoiser"
+    ENCODER = "encoder"
+    DECODER = "decoder"
+    OTHER = "other"
+
+
+class Stage(StrEnum):
+    """Which stage of a video a component belongs to. The components of a picture have none."""
+
+    NONE = ""
+    MOTION = "motion"
+    DETAIL = "detail"
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one component is for.
+
+    `expert` numbers the denoisers that share one loop. `half` is "first" or "next" for the two graphs of a streaming
+    autoencoder. `step` marks the graph of guidance and Euler step that follows a denoiser. `leaves`: a video's loop
+    frees the component as soon as its work is done.
+    """
+
+    kind: Kind
+    stage: Stage = Stage.NONE
+    expert: int = 0
+    half: str = ""
+    convolutional: bool = False
+    step: bool = False
+    leaves: bool = False
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance doubles the batch of the component (Stage II runs without guidance)."""
+        return self.kind is Kind.DENOISER and self.stage is not Stage.DETAIL
+
+
+HALVES = ("encoder_first", "encoder_next", "decoder_first", "decoder_next")
+_ROLES = {
+    TEXT_ENCODER: Role(Kind.TEXT, leaves=True),
+    "text_encoder_2": Role(Kind.TEXT),
+    T5: Role(Kind.TEXT),
+    DENOISER: Role(Kind.DENOISER, Stage.MOTION, leaves=True),
+    SECOND_EXPERT: Role(Kind.DENOISER, Stage.MOTION, expert=1, leaves=True),
+    UNET: Role(Kind.DENOISER, convolutional=True),
+    DETAIL: Role(Kind.DENOISER, Stage.DETAIL),
+    VAE_ENCODER: Role(Kind.ENCODER, convolutional=True),
+    VAE_DECODER: Role(Kind.DECODER, convolutional=True),
+    **{
+        f"{vae}_{kind}_{half}": Role(kind, stage, 0, half, True, leaves=leaves and kind is Kind.ENCODER)
+        for vae, stage, leaves in ((MOTION_VAE, Stage.MOTION, True), (DETAIL_VAE, Stage.DETAIL, False))
+        for kind in (Kind.ENCODER, Kind.DECODER)
+        for half in ("first", "next")
+    },
+}
+
+
+def role_of(component: str) -> Role:
+    """Return what the component of that name is for; `Kind.OTHER` if no family has such a component."""
+    role = _ROLES.get(component.removesuffix(STEP), Role(Kind.OTHER))
+    return replace(role, step=True) if component.endswith(STEP) else role
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models.
+
+    `components` are those that every bundle of the family holds, in the order in which a request uses them; `optional`
+    ones may be absent. `tokenizers` names the tokenizer of each text encoder. The `denoiser` gives `output`, d latents
+    / d sigma. `sampler` is the manifest's `Sampler.kind`, and `grid` the levels of a request that names none:
+    "diffusers" (shifted twice), "linear" (1 to 1 / steps) or "betas" (of a network that predicts noise). `steps` and
+    `guidance` are the defaults of a checkpoint that states none. `zero_tokens`: zeros stand for an absent T5.
+    """
+
+    name: str
+    components: tuple[str, ...]
+    tokenizers: Mapping[str, str]
+    denoiser: str = DENOISER
+    output: str = "velocity"
+    optional: tuple[str, ...] = ()
+    sampler: str = "flow-match-euler"
+    grid: str = "diffusers"
+    steps: int = 28
+    guidance: float = 7.0
+    moving: bool = False
+    zero_tokens: bool = False
+    drops: tuple[str, ...] = field(default=())  # optional parts of diffusers' pipeline that a bundle may lack
+
+    def present(self, content: Manifest) -> tuple[str, ...]:
+        """Return the components that a bundle of this family uses, in order."""
+        return tuple(name for name in self.components if name not in self.optional or name in content.components)
+
+    def tokenizers_of(self, content: Manifest) -> tuple[str, ...]:
+        """Return the tokenizers of the text encoders that the bundle has."""
+        return tuple(self.tokenizers[name] for name in self.present(content) if name in self.tokenizers)
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            "sd3", (*CLIP, T5, DENOISER, VAE_DECODER), CLIP | {T5: "tokenizer_3"}, optional=(T5,), zero_tokens=True,
+            drops=(T5, "tokenizer_3"),
+        ),
+        Family(
+            "longcat-image", (TEXT_ENCODER, DENOISER, VAE_DECODER), {TEXT_ENCODER: TOKENIZER}, grid="linear",
+            drops=("text_processor",),
+        ),
+        Family(
+            "sdxl", (*CLIP, UNET, VAE_DECODER), CLIP, UNET, "noise", sampler="euler", grid="betas",
+        ),
+        Family(
+            "swifti2v",
+            (
+                TEXT_ENCODER, f"{MOTION_VAE}_encoder_first", f"{MOTION_VAE}_encoder_next", DENOISER, SECOND_EXPERT,
+                f"{MOTION_VAE}_decoder_first", f"{MOTION_VAE}_decoder_next", f"{DETAIL_VAE}_encoder_first",
+                f"{DETAIL_VAE}_encoder_next", DETAIL, f"{DETAIL_VAE}_decoder_first", f"{DETAIL_VAE}_decoder_next",
+            ),
+            {TEXT_ENCODER: TOKENIZER}, optional=(SECOND_EXPERT,), moving=True,
+        ),
+    )
+}  # fmt: skip
+UNIGRAM = {("sd3", "tokenizer_3"), ("swifti2v", TOKENIZER)}  # T5's and UMT5's, whose tables are larger than BPE's
+
+
+def family_of(content: Manifest) -> Family:
+    """Return the family of a bundle that `check` has accepted."""
+    return FAMILIES[content.family]
+
+
+def tokenizer_of(component: str) -> str:
+    """Return the name of a text encoder's tokenizer."""
+    return component.replace(TEXT_ENCODER, TOKENIZER)
+
+
+def check(content: Manifest, target: Target) -> None:
+    """Raise BundleError unless the pipelines can render the bundle of this manifest with `target`."""
+    family = FAMILIES.get(content.family)
+    samplers = [content.sampler, *([content.video.motion.sampler] if content.video else [])]
+    other = [s.kind for s in samplers if family is None or s.kind != family.sampler]
+    other += [s.kind for s in samplers if (s.noise is None) == (s.kind == FAMILIES["sdxl"].sampler)]
+    if family is None or other:
+        raise BundleError(
+            f"the bundle {content.name!r} is of family {content.family!r} with sampler "
+            f"{(other or [content.sampler.kind])[0]!r}; this Segue renders {_known()}. Use a newer Segue."
+        )
+    if content.video is not None and not family.moving:
+        raise BundleError(f"the bundle {content.name!r} of family {content.family} has a table video. Export it again.")
+    components = family.present(content)
+    missing = [name for name in components if name not in content.components]
+    missing += [name for name in family.tokenizers_of(content) if name not in content.tokenizers]
+    if family.moving and content.video is None:
+        missing.append("video")
+    if missing:
+        raise BundleError(f"the bundle {content.name!r} lacks {', '.join(missing)}. Export it again.")
+    for name in components:
+        if content.components[name].precision == "bf16" and target.device == "cpu":
+            raise BundleError(
+                f"{name} of the bundle {content.name!r} is in bf16, which ONNX Runtime's CPU cannot run. "
+                "Export it again with --precision fp16 or fp32."
+            )
+    if not family.moving:
+        joint_width(content)
+
+
+def joint_width(content: Manifest) -> int:
+    """Return the width of the denoiser's text input; raises BundleError if it has none."""
+    name = family_of(content).denoiser
+    for spec in content.components[name].inputs:
+        if spec.name == "encoder_hidden_states" and len(spec.shape) == 3 and isinstance(spec.shape[2], int):
+            return spec.shape[2]
+    raise BundleError(
+        f"the {name} of the bundle {content.name!r} has no input encoder_hidden_states [batch, text, width] of fixed "
+        "width. Export it again."
+    )
+
+
+def _known() -> str:
+    return ", ".join(f"{family.name} with {family.sampler}" for family in FAMILIES.values())
+
+
+def picked(names: Iterable[str], kind: Kind) -> list[str]:
+    """Return the names whose components are of that kind."""
+    return [name for name in names if role_of(name).kind is kind]

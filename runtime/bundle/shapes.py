@@ -1,0 +1,151 @@
+"""The shapes that an engine is built for: for each component, what its free dimensions are at the sizes asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...engines.base import Profile
+from ...errors import UsageError
+from .families import TOKENIZER, Kind, Stage, role_of, tokenizer_of
+from .manifest import Manifest
+from .segments import SegmentSpec, count_segments, latent_frames, window_frames
+
+Three = tuple[int, int, int]  # the smallest, the usual and the largest
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """Pictures or videos from one size to another, tuned for the one between, each (height, width) in pixels."""
+
+    smallest: tuple[int, int]
+    usual: tuple[int, int]
+    largest: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where the three are not in order."""
+        for sides in zip(self.smallest, self.usual, self.largest, strict=True):
+            if list(sides) != sorted(sides):
+                raise UsageError(
+                    f"the sizes {self.smallest}, {self.usual}, {self.largest} (height, width) are not in order. "
+                    "Name the smallest, the usual and the largest."
+                )
+
+
+def default_range(content: Manifest) -> SizeRange:
+    """Return the range that the bundle says it can draw."""
+    sizes = content.sizes
+    return SizeRange((sizes.minimum,) * 2, sizes.default, (sizes.maximum,) * 2)
+
+
+def profiles(content: Manifest, ranges: Sequence[SizeRange], guided: bool = False) -> dict[str, tuple[Profile, ...]]:
+    """Return for each component one profile for each of `ranges`, those that are equal once.
+
+    Pictures and videos are made one at a time: the batch is 1. Where the bundle has guidance, that of a denoiser is
+    usually 2, and 1 for a request that turns it off; where it has none, `guided` makes room for 2, for requests that
+    turn it on. Raises UsageError for a size that the bundle cannot draw.
+    """
+    for wanted in ranges:
+        for size in (wanted.smallest, wanted.usual, wanted.largest):
+            _check_size(content, size)
+    made = {}
+    for name in content.components:
+        unique: list[Profile] = []
+        for wanted in ranges:
+            profile = _profile(content, name, wanted, guided)
+            if profile not in unique:
+                unique.append(profile)
+        made[name] = tuple(unique)
+    return made
+
+
+def _check_size(content: Manifest, size: tuple[int, int]) -> None:
+    sizes = content.sizes
+    for side in size:
+        if side % sizes.multiple or not sizes.minimum <= side <= sizes.maximum:
+            raise UsageError(
+                f"the bundle {content.name!r} draws sides of {sizes.minimum} to {sizes.maximum} pixels in multiples of "
+                f"{sizes.multiple}, not {side}. Name such a size."
+            )
+
+
+def dimensions(content: Manifest, component: str, wanted: SizeRange, guided: bool = True) -> dict[str, Three]:
+    """Return what each base dimension of a component is at the smallest, the usual and the largest size.
+
+    These are batch, height, width, length, text and, of videos, frames, each in the component's own unit; a component
+    has some of them, and others that are such a one times or over a number (`sized`). `guided` is that of `profiles`.
+    """
+    dims: dict[str, Three] = {"batch": _batch(content, component, guided)}
+    for axis, side in enumerate(("height", "width")):
+        divisor = _pixels(content, component)
+        small, usual, large = (size[axis] // divisor for size in (wanted.smallest, wanted.usual, wanted.largest))
+        dims[side] = (small, usual, large)
+    first = content.tokenizers[TOKENIZER]
+    own = content.tokenizers.get(tokenizer_of(component), first)
+    template = own.template if role_of(component).kind is Kind.TEXT else None
+    dims["length"] = (own.length + (template.tokens if template else 0),) * 3
+    dims["text"] = (first.length + content.t5_tokens,) * 3
+    if content.video is not None:
+        dims["frames"] = _frames(content, component)
+    return dims
+
+
+def _profile(content: Manifest, component: str, wanted: SizeRange, guided: bool) -> Profile:
+    threes = dimensions(content, component, wanted, guided)
+    levels = [{name: three[level] for name, three in threes.items()} for level in range(3)]
+    return {
+        spec.name: tuple(tuple(sized(part, dims, component) for part in spec.shape) for dims in levels)  # type: ignore[misc]
+        for spec in content.components[component].inputs
+    }
+
+
+def sized(part: int | str, dims: Mapping[str, int], component: str) -> int:
+    """Return one dimension: a number, a name of `dims`, or such a name times or over a number, as caches have them."""
+    if isinstance(part, int):
+        return part
+    found = re.fullmatch(r"(\w+?)(?:_(by|over)_(\d+))?", part)
+    if found is None or found[1] not in dims:
+        raise UsageError(
+            f"the graph of {component} has the free dimension {part!r}, for which Segue knows no size. "
+            "Export the bundle again with this Segue."
+        )
+    size, factor = dims[found[1]], int(found[3] or 1)
+    return size // factor if found[2] == "over" else size * factor
+
+
+def guidance_of(content: Manifest, component: str) -> float | None:
+    """Return the bundle's guidance where `component` is what it doubles the batch of; None for other components."""
+    if not role_of(component).guided:
+        return None
+    sampler: Any = content.sampler if content.video is None else content.video.motion.sampler
+    return float(sampler.guidance)
+
+
+def _batch(content: Manifest, component: str, guided: bool) -> Three:
+    guidance = guidance_of(content, component)
+    if guidance is None:
+        return (1, 1, 1)
+    return (1, 2, 2) if guidance > 1 else (1, 1, 2 if guided else 1)
+
+
+def _pixels(content: Manifest, component: str) -> int:
+    """Return how many pixels of the output one unit of the component's height and width stands for."""
+    video, latent, role = content.video, content.latents.factor, role_of(component)
+    encodes = role.kind is Kind.ENCODER
+    if video is None or role.stage is Stage.DETAIL:
+        return 1 if encodes else latent
+    return video.scale * (1 if encodes else video.motion.factor)
+
+
+def _frames(content: Manifest, component: str) -> Three:
+    assert content.video is not None
+    video = content.video
+    latent = latent_frames(video.frames)
+    role = role_of(component)
+    if role.kind is not Kind.DENOISER or role.guided:
+        return (latent,) * 3
+    spec = SegmentSpec(video.targets, video.before, video.after)
+    counts = [window_frames(index, latent, spec) for index in range(count_segments(latent, spec))] or [1]
+    return min(counts), max(counts), max(counts)

@@ -1,0 +1,183 @@
+"""How long a bundle takes here: by component, by picture, and as a share of what the machine's arithmetic allows."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ...engines.ort.engine import default_threads
+from ...engines.process import peak_resident
+from ...engines.targets import DEFAULT
+from ...errors import UsageError
+from ..bundle import reader as bundles
+from ..bundle.families import family_of
+from ..components import OnCall
+from ..pipeline import Model, open_model
+from ..planning.costs import dims_of
+from ..request import Request, prepare
+from ..worker_process import one_worker
+
+MATRIX = 2048  # side of the product that is timed for the peak
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Times of one thing in seconds: the median, and the tenth and ninetieth percentile."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of one value or more."""
+        low, median, high = np.quantile(np.asarray(values, np.float64), (0.1, 0.5, 0.9)).tolist()
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One component in one picture: its calls, the time of one call, operations a call and its share of the peak.
+
+    `device_bytes` is the device memory that it holds after the pictures.
+    """
+
+    component: str
+    calls: int
+    seconds: Spread
+    flops: float | None  # None where the bundle does not say
+    share: float | None  # None as well where something else than the processor computes
+    device_bytes: int | None  # None where what runs it does not tell, as ONNX Runtime
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured: whole pictures, their stages, the first picture (with loading), the peak in operations/s."""
+
+    bundle: str
+    target: str
+    threads: int
+    repeats: int
+    picture: Spread
+    first: float
+    stages: tuple[Stage, ...]
+    peak: float
+    versions: dict[str, str]
+
+
+def bench(
+    name: str, request: Request, repeats: int = 10, threads: int | None = None, target: str = DEFAULT,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Bench:  # fmt: skip
+    """Render `request`, for one picture, `repeats` times after one that does not count, and time every call.
+
+    The peak is the best of five fp32 matrix products of numpy in this process, on all its cores, before and after: what
+    a processor reaches, not what its maker says. Raises UsageError for bundles of videos.
+    """
+    from importlib.metadata import version
+
+    opened = bundles.read(name)
+    if opened.manifest.video is not None:
+        raise UsageError(f"{name} makes videos, and pictures are timed here. Name a bundle that draws pictures.")
+    if repeats < 2:
+        raise UsageError(f"repeats = {repeats} shows no spread. Ask for 2 or more.")
+    calls: list[tuple[str, float]] = []
+    watch = _watch(calls)
+    peak = _peak()
+    with Model(opened, threads, target, watch) as model:
+        started = time.perf_counter()
+        model.render(request)
+        first = time.perf_counter() - started
+        whole, by_component = [], defaultdict(list)
+        for number in range(repeats):
+            model.forget()  # a remembered text would leave its encoders out
+            calls.clear()
+            calls.append(("", time.perf_counter()))
+            model.render(request)
+            whole.append(time.perf_counter() - calls[0][1])
+            for (_, before), (component, now) in itertools.pairwise(calls):
+                by_component[component].append(now - before)
+            told(number + 1, repeats)
+        held = {component: model.device_bytes(component) for component in by_component}
+    peak = max(peak, _peak())
+    asked, denoiser = prepare(request, opened.manifest), family_of(opened.manifest).denoiser
+    stages = []
+    for component, times in by_component.items():
+        spread, spec = Spread.of(times), opened.manifest.components[component]
+        dims = dims_of(opened.manifest, component, asked.height, asked.width)
+        if "batch" in dims:
+            dims["batch"] = 2 if asked.guided and component == denoiser else 1
+        flops = None if spec.cost is None else spec.cost.flops.at(dims)
+        share = None if flops is None or target != DEFAULT else flops / spread.median / peak
+        stages.append(Stage(component, len(times) // repeats, spread, flops, share, held[component]))
+    versions = {package: version(package) for package in ("segue", "onnxruntime", "numpy")}
+    return Bench(
+        opened.manifest.name, target, threads or default_threads(), repeats, Spread.of(whole), first, tuple(stages),
+        peak, versions,
+    )  # fmt: skip
+
+
+def _watch(calls: list[tuple[str, float]]) -> OnCall:
+    def on_call(component: str, feeds: dict[str, Any], found: dict[str, Any]) -> None:
+        calls.append((component, time.perf_counter()))
+
+    return on_call
+
+
+def _peak() -> float:
+    """Return the fp32 operations a second of numpy's matrix product, the best of five."""
+    one = np.random.default_rng(0).standard_normal((MATRIX, MATRIX), np.float32)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        one @ one
+        times.append(time.perf_counter() - started)
+    return 2 * MATRIX**3 / min(times)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that a process of its own drew: uint8 [height, width, 3], seconds, and the most bytes that it held."""
+
+    image: np.ndarray
+    seconds: float
+    memory: int
+
+
+class Painter:
+    """A bundle in a process of its own, so that its time and memory are its own: what `draw` measures."""
+
+    def __init__(self, bundle: str, threads: int | None, target: str = DEFAULT) -> None:
+        self._pool = one_worker(_open_painter, (bundle, threads, target))
+
+    def draw(self, prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None = None) -> Drawn:
+        """Draw one picture; `size` is (height, width)."""
+        return self._pool.submit(_paint, prompt, seed, size, steps).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+_painter: Model | None = None
+_idle = 0
+
+
+def _open_painter(bundle: str, threads: int | None, target: str) -> None:
+    global _painter, _idle
+    _idle = int(psutil.Process().memory_info().rss)
+    _painter = open_model(bundle, threads, target=target)
+
+
+def _paint(prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None) -> Drawn:
+    assert _painter is not None
+    started = time.perf_counter()
+    image = _painter.generate(prompt, seed=seed, size=size, steps=steps)
+    return Drawn(image, time.perf_counter() - started, peak_resident() - _idle)

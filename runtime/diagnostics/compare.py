@@ -1,0 +1,187 @@
+"""The same noise through several targets: how far each is from the first, by component, by step and in the pixels.
+
+Relative L2 is |found - expected| / |expected|, what `ort-cpu` gives being expected.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...engines.base import Resident
+from ...errors import SegueError, UsageError
+from ..bundle.families import Kind, role_of
+from ..bundle.manifest import STEP, Component
+from ..bundle.reader import Bundle
+from ..bundle.shapes import default_range, profiles
+from ..components import Feeds
+from ..differences import psnr
+from ..pipeline import Model
+from ..request import Request
+from ..storage.files import write_whole, writing
+from ..storage.paths import cache_directory
+from ..videos.request import AnimationRequest
+from .difference import Difference, difference
+
+REFERENCE = "ort-cpu"
+# Relative L2 that a component's outputs may differ by, by its precision: GPUs multiply fp32 in TF32 and sum in another
+# order; what the processor computes of fp16 is mostly fp32
+GATES = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1, "w8a8": 1e-1, "fp8": 1e-1}
+PICTURE = 25.0  # dB
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One target beside the reference, for one picture, or one video, of one noise.
+
+    `components`: how far each component's outputs are, the worst of them, when both get the reference's inputs.
+    `steps`: relative L2 step by step, each side going on with its own: under "picture" of the latents after each step;
+    of a video of what the denoiser gave in each call, under "motion" for Stage I and "detail" for Stage II. `psnr` of
+    the pixels in dB, None where they are equal. Where the target did not run it all, `why` says so, and the rest is
+    empty.
+    """
+
+    target: str
+    components: dict[str, Difference]
+    steps: dict[str, tuple[float, ...]]
+    psnr: float | None
+    why: str = ""
+
+    @property
+    def growth(self) -> dict[str, float]:
+        """Return the last step's relative L2 over the first one's, of each entry of `steps`; 1 where the first is 0."""
+        return {name: steps[-1] / steps[0] if steps[0] else 1.0 for name, steps in self.steps.items()}
+
+    def faults(self, bundle: Bundle) -> list[str]:
+        """Return what is beyond the gates, as texts."""
+        found = [
+            f"{name} differs by {far.relative_l2:.1e} (gate {gate:g})"
+            for name, far in self.components.items()
+            if not far.relative_l2 <= (gate := gate_of(bundle, name))
+        ]
+        if self.psnr is not None and not self.psnr >= PICTURE:
+            found.append(f"the pixels are at {self.psnr:.1f} dB (gate {PICTURE:g})")
+        return found
+
+
+def gate_of(bundle: Bundle, component: str) -> float:
+    """Return the largest relative L2 that a component's outputs may have on any target."""
+    return GATES[bundle.manifest.components[component].precision]
+
+
+def compare(
+    bundle: Bundle,
+    targets: Sequence[str],
+    request: Request | AnimationRequest,
+    progress: Callable[[str, int, int], None] = lambda target, done, total: None,
+    trust_engines: bool = False,
+) -> list[Comparison]:
+    """Return the comparison of each of `targets` with the reference, `ort-cpu`.
+
+    `request` is for one picture, or a video where the bundle makes such. With `trust_engines` engines that came with
+    the bundle are run as well. A target that fails does not end the others. Raises UsageError for a bundle in bf16,
+    MissingDependencyError without polygraphy, and what opening and rendering with `ort-cpu` raise.
+    """
+    if any(component.precision == "bf16" for component in bundle.manifest.components.values()):
+        raise UsageError(
+            f"the bundle {bundle.manifest.name!r} is in bf16, which {REFERENCE} cannot run. Compare it in fp16 or fp32."
+        )
+    progress(REFERENCE, 0, len(targets) + 1)
+    calls: dict[str, tuple[Feeds, Feeds]] = {}
+    denoised: dict[str, list[np.ndarray]] = {}  # what each stage of a video has given
+
+    def keep(name: str, feeds: Feeds, made: Feeds) -> None:
+        calls.setdefault(name, (feeds, made))
+        watch(name, feeds, made)
+
+    def watch(name: str, feeds: Feeds, made: Feeds) -> None:
+        if role_of(name).kind is Kind.DENOISER and not role_of(name).step:
+            given = (value.numpy() if isinstance(value, Resident) else value for value in made.values())
+            denoised.setdefault(str(role_of(name).stage), []).extend(given)
+
+    with Model(bundle, target=REFERENCE, on_call=keep) as model:
+        expected, before = _drawn(model, request, denoised)
+        for name, spec in bundle.manifest.components.items():
+            if not spec.weights:  # an Euler step, which the processor does in numpy
+                model.call(name, _invented(spec, calls[name.removesuffix(STEP)]))
+            elif name not in calls:  # nothing that is drawn needs it, as pictures' encoder
+                model.call(name, _random(bundle, name))
+
+    def beside(target: str) -> Comparison:
+        seen: dict[str, Difference] = {}
+        with Model(bundle, target=target, on_call=watch, trust_engines=trust_engines) as model:
+            for name, (feeds, outputs) in calls.items():
+                seen[name] = difference(outputs, model.call(name, feeds))
+            image, after = _drawn(model, request, denoised)
+        steps = {
+            name: tuple(difference({name: b}, {name: a}).relative_l2 for a, b in zip(after[name], calls, strict=True))
+            for name, calls in before.items()
+        }
+        ratio = psnr(image, expected)
+        return Comparison(target, seen, steps, ratio if np.isfinite(ratio) else None)
+
+    found = []
+    for number, target in enumerate(targets):
+        progress(target, number + 1, len(targets) + 1)
+        try:
+            found.append(beside(target))
+        except SegueError as error:  # as where it has no engines yet
+            found.append(Comparison(target, {}, {}, None, str(error)))
+    return found
+
+
+def _random(bundle: Bundle, name: str) -> Feeds:
+    """Return random feeds for a component, of the usual shapes of what the bundle draws."""
+    rng, content = np.random.default_rng(0), bundle.manifest
+    shapes = profiles(content, [default_range(content)], guided=False)[name][0]
+    ports = content.components[name].inputs
+    return {p.name: rng.standard_normal(shapes[p.name][1]).astype(p.dtype) for p in ports}
+
+
+def _invented(spec: Component, denoised: tuple[Feeds, Feeds]) -> Feeds:
+    """Return feeds for the step after a call of a denoiser: random numbers, of shapes that fit that call."""
+    rng = np.random.default_rng(0)
+    seen, made = next(iter(denoised[0].values())), next(iter(denoised[1].values()))
+    shapes = {"latents": (1, *seen.shape[1:]), "made": made.shape, "noisy": made.shape[2:3]}
+    drawn = {p.name: rng.standard_normal(shapes.get(p.name, (1,)), dtype=np.float32) for p in spec.inputs}
+    return {p.name: drawn[p.name].astype(p.dtype) for p in spec.inputs}
+
+
+def _drawn(
+    model: Model, request: Request | AnimationRequest, denoised: dict[str, list[np.ndarray]]
+) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
+    """Return the picture or frames, and the latents after each step, or what was `denoised` meanwhile."""
+    denoised.clear()
+    if isinstance(request, AnimationRequest):
+        frames = np.concatenate(list(model.frames(request)))
+        return frames, {stage: made.copy() for stage, made in denoised.items()}
+    steps: list[np.ndarray] = []
+    (picture,) = model.pictures(request, on_step=lambda done, total, latents: steps.append(latents.copy()))
+    return picture.image, {"picture": steps}
+
+
+def told(found: Comparison) -> dict[str, Any]:
+    """Return a comparison as it is stored (JSON types), its growth included."""
+    return {**asdict(found), "growth": found.growth}
+
+
+def store(bundle: Bundle, found: Sequence[Comparison]) -> Path:
+    """Write the comparisons to the user's cache, under the bundle's hash, and return the file; raises OutputError."""
+    path = cache_directory() / "parity" / f"{bundle.digest}.json"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        table = {
+            "bundle": bundle.manifest.name,
+            "reference": REFERENCE,
+            "when": when,
+            "found": [told(c) for c in found],
+        }
+        write_whole(path, (json.dumps(table, indent=1) + "\n").encode())
+    return path

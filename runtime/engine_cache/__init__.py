@@ -1,0 +1,1 @@
+"""Engines on disk: build, find, store, verify, evict."""

@@ -1,0 +1,123 @@
+"""Looking after the user's engines: verifying them, keeping them below a limit, removing them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import EngineError, OutputError, UsageError
+from ..storage.directory import remove_dead
+from ..storage.files import writing
+from ..units import bytes_of
+from .store import KEY, entries, read, root
+
+LIMIT = 64 * 2**30  # bytes of engines that are kept
+VARIABLE = "SEGUE_ENGINE_CACHE"
+
+
+def limit() -> int:
+    """Return how many bytes of engines are kept: what SEGUE_ENGINE_CACHE says, as "100GiB", or LIMIT.
+
+    Raises UsageError where it says no amount.
+    """
+    try:
+        return bytes_of(os.environ.get(VARIABLE) or LIMIT)
+    except UsageError as error:
+        raise UsageError(f"the environment variable {VARIABLE} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A directory of the cache whose record cannot be read or is of another schema: its size, and what is wrong."""
+
+    directory: Path
+    bytes: int
+    why: str
+
+
+def unreadable(place: Path) -> list[Unreadable]:
+    """Return the engines below `place` that `entries` leaves out; they take room all the same."""
+    found = []
+    for directory in sorted(place.glob("*")) if place.is_dir() else []:
+        if KEY.fullmatch(directory.name) and directory.is_dir():
+            try:
+                read(directory)
+            except EngineError as error:
+                found.append(Unreadable(directory, _size(directory), str(error)))
+    return found
+
+
+def _size(directory: Path) -> int:
+    size = 0
+    for file in directory.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += file.lstat().st_size
+    return size
+
+
+def verify(place: Path) -> tuple[int, list[str]]:
+    """Hash every engine below `place`; return how many are whole, and of each other one what is wrong with it."""
+    whole, wrong = 0, []
+    for directory in sorted(place.glob("*")) if place.is_dir() else []:
+        if KEY.fullmatch(directory.name):
+            try:
+                read(directory).check(again=True)
+                whole += 1
+            except EngineError as error:
+                wrong.append(str(error))
+    return whole, wrong
+
+
+def evict(most: int, keep: Collection[str] = ()) -> list[Path]:
+    """Remove engines until the rest has at most `most` bytes; return the directories removed.
+
+    Those that cannot be read go first, then the least recently used ones. Those of the keys `keep` stay, whatever
+    their size. Raises OutputError.
+    """
+    place = root()
+    found = [(each.directory, each.bytes) for each in unreadable(place)]
+    found += [(entry.directory, entry.record.bytes) for entry in entries(place)]
+    total, removed = sum(size for _, size in found), []
+    for directory, size in found:
+        if total <= most:
+            break
+        if directory.name not in keep:
+            remove(directory)
+            total -= size
+            removed.append(directory)
+    return removed
+
+
+def clear() -> int:
+    """Remove every engine of the user, whole, damaged or begun by a process that died; return how many directories.
+
+    The logs of builds that failed go as well. Raises OutputError.
+    """
+    place, count = root(), 0
+    if not place.is_dir():
+        return 0
+    for log in (*place.glob("failed-*.log"), *place.glob(".failed-*.log.*")):
+        with writing(log):
+            log.unlink(missing_ok=True)
+    for directory in list(place.iterdir()):
+        if KEY.fullmatch(directory.name):
+            remove(directory)
+            count += 1
+    return count + remove_dead(place, "*")
+
+
+def remove(directory: Path) -> None:
+    """Remove an engine: at once for readers, then from the disk. Raises OutputError."""
+    aside = directory.with_name(f".{directory.name}.old-removed")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(directory, aside)
+        shutil.rmtree(aside)
+    except FileNotFoundError:
+        return  # another process was faster
+    except OSError as error:
+        raise OutputError(f"the engine {directory} cannot be removed: {error}. Remove it by hand.") from None

@@ -1,0 +1,1 @@
+"""Files of pictures and videos: PNG, MP4, provenance."""

@@ -1,0 +1,131 @@
+"""PNG files that say how they were made, and what they are called."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import OutputError, UsageError
+from ..storage.files import check_writable, write_whole
+
+KEY = "segue"
+
+
+def encode_png(image: np.ndarray, metadata: Mapping[str, Any] | None) -> bytes:
+    """Return `image`, uint8 [height, width, 3] sRGB, as a PNG.
+
+    `metadata` (JSON types) goes into an iTXt chunk `segue` as JSON, and in the words that other programs read into one
+    named `parameters`; None leaves both out. Raises UsageError for another dtype or shape.
+    """
+    from PIL import Image, PngImagePlugin
+
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UsageError(
+            f"a picture is uint8 [height, width, 3], got {image.dtype} {list(image.shape)}. Convert it first."
+        )
+    chunks = PngImagePlugin.PngInfo()
+    if metadata is not None:
+        chunks.add_itxt(KEY, json.dumps(dict(metadata), ensure_ascii=False))
+        chunks.add_itxt("parameters", _in_words(metadata).replace("\0", " "))  # PNG allows no NUL in text
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def write_png(path: str | os.PathLike[str], image: np.ndarray, metadata: Mapping[str, Any]) -> None:
+    """Write `image` to `path` as `encode_png` makes it, whole or not at all; raises OutputError when it cannot."""
+    data = encode_png(image, metadata)
+    try:
+        write_whole(Path(path), data)
+    except OSError as error:
+        raise OutputError(
+            f"{os.fspath(path)} cannot be written: {error.strerror}. Name a place where you may write."
+        ) from error
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the metadata that `write_png` put into the PNG at `path`.
+
+    Raises UsageError when there is no such picture or it has no Segue metadata.
+    """
+    table = find_metadata(path)
+    if table is None:
+        raise UsageError(f"{path} has no Segue metadata. Name a picture that Segue wrote.")
+    return table
+
+
+def find_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what `read_metadata` does, None for a PNG without; raises UsageError when there is no such picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()  # text chunks may follow the pixels
+            table = json.loads(picture.text[KEY])  # type: ignore[attr-defined]
+    except KeyError:
+        return None
+    except (OSError, ValueError, SyntaxError, RecursionError) as error:
+        raise UsageError(f"{path} is no readable PNG: {error}. Name a picture that Segue wrote.") from None
+    return table if isinstance(table, dict) else None
+
+
+def picture_paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
+    """Return `count` paths that can be written: `output`, numbered if there are several, else new names of the prompt.
+
+    Raises OutputError when one of them cannot be written, and UsageError when `output` does not end in .png and when no
+    new name is left.
+    """
+    if output is None:
+        paths = _free_names(prompt, seed, count)
+    else:
+        check_png(output)  # for several pictures as well: it may be a directory
+        paths = _numbered(output, count)
+    for path in paths:
+        check_writable(path)
+    return paths
+
+
+def check_png(path: Path) -> None:
+    """Raise OutputError unless a file can be made at `path`, UsageError unless its name says that it is a PNG."""
+    check_writable(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path} would be a PNG file by another name. Name it {path.name}.png, or another name.png.")
+
+
+def _numbered(first: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [first]
+    return [first.with_name(f"{first.stem}-{i}{first.suffix}") for i in range(1, count + 1)]
+
+
+def _free_names(prompt: str, seed: int, count: int) -> list[Path]:
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    for suffix in ("", *(f"-{i}" for i in range(2, 10_000))):
+        paths = _numbered(Path(f"{words}-{seed}{suffix}.png"), count)
+        if not any(os.path.lexists(path) for path in paths):
+            return paths
+    raise UsageError(f"there are thousands of pictures named {words}-{seed}. Name another one with --output.")
+
+
+def _in_words(metadata: Mapping[str, Any]) -> str:
+    lines = [str(metadata.get("prompt", ""))]
+    if metadata.get("negative"):
+        lines.append(f"Negative prompt: {metadata['negative']}")
+    size = metadata.get("size")
+    facts = {
+        "Steps": metadata.get("steps"),
+        "Sampler": "Euler",
+        "CFG scale": metadata.get("guidance"),
+        "Seed": metadata.get("seed"),
+        "Size": size and f"{size[1]}x{size[0]}",
+        "Model": metadata.get("bundle"),
+        "Version": f"segue {metadata['segue']}" if "segue" in metadata else None,
+    }
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)])

@@ -1,0 +1,79 @@
+"""The picture that a video begins with, as its maker saw it: any file that Pillow reads, to sRGB of the asked size."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from ...errors import UsageError
+from ..bundle.limits import MAX_SIDE
+
+WHITE = (255, 255, 255)
+MAX_PIXELS = 64_000_000
+# None that hands the file to another program, as EPS does
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+
+def read_image(
+    path: str | os.PathLike[str] | IO[bytes], background: tuple[int, int, int] = WHITE, name: str | None = None
+) -> np.ndarray:
+    """Return the picture at `path` (or in an open file, called `name` in errors), uint8 [height, width, 3] in sRGB.
+
+    It is turned as its EXIF orientation says, its colours are converted from an embedded profile, what is transparent
+    shows `background`, and of an animation the first frame is taken. Raises UsageError for a file that is absent, no
+    picture, or above 16,384 pixels a side.
+    """
+    said = name or path
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if max(picture.size) > MAX_SIDE or picture.width * picture.height > MAX_PIXELS:  # before a pixel is decoded
+                raise UsageError(
+                    f"{said} has {picture.width} x {picture.height} pixels, more than {MAX_SIDE} a side or "
+                    f"{MAX_PIXELS / 1e6:.0f} million. Scale it down."
+                )
+            return as_pixels(picture, background)
+    except UsageError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        raise UsageError(f"{said} is no picture that can be read: {error}. Name a PNG, JPEG or WebP file.") from None
+
+
+def as_pixels(picture: Image.Image, background: tuple[int, int, int] = WHITE) -> np.ndarray:
+    """Return a Pillow picture of any mode as `read_image` does."""
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode.startswith(("I", "F")):  # 16 and 32 bits: scaled by the largest value that the mode is used for
+        levels = np.asarray(turned, np.float64) / (1.0 if turned.mode == "F" else 65535.0)
+        return (np.clip(levels, 0, 1) * 255).round().astype(np.uint8)[..., None].repeat(3, -1)
+    profile = turned.info.get("icc_profile")
+    alpha = turned.convert("RGBA").getchannel("A") if turned.has_transparency_data else None
+    colours = _in_srgb(turned, profile) if profile else turned.convert("RGB")
+    if alpha is not None:
+        ground = Image.new("RGB", turned.size, background)
+        ground.paste(colours, mask=alpha)
+        colours = ground
+    return np.asarray(colours).copy()
+
+
+def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return `image`, uint8 [h, w, 3], at `height` x `width`: its middle in that shape, by Pillow's Lanczos kernel."""
+    picture = ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture).copy()
+
+
+def waves(height: int, width: int) -> np.ndarray:
+    """Return a picture to try a bundle with, uint8 [height, width, 3]: grey levels that rise and fall diagonally."""
+    return (np.indices((height, width, 3)).sum(0) * 5 % 256).astype(np.uint8)
+
+
+def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    plain = picture if picture.mode in ("RGB", "L", "CMYK") else picture.convert("RGB")
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        found = ImageCms.profileToProfile(plain, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or of another kind of colour than the pixels
+        return picture.convert("RGB")
+    return found or picture.convert("RGB")

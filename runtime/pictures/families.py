@@ -1,0 +1,148 @@
+"""What differs between the families of models that draw pictures; the loop over steps is the same for all.
+
+Sources: diffusers 0.42.1's StableDiffusion3Pipeline, LongCatImagePipeline and StableDiffusionXLPipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import BundleError
+from .. import device_loop
+from ..bundle.families import CLIP, T5, TEXT_ENCODER, family_of, joint_width, tokenizer_of
+from ..bundle.manifest import Manifest, step_of
+from ..components import Cancel, Components, Feeds
+from ..request import Prepared
+from ..sampling import schedule
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How one family is told what to draw.
+
+    `encode` gives what the denoiser is told of a prompt, one array [1, ...] for each of its inputs; `beside` what it is
+    told of a picture's (height, width), [1, ...]. `guide` makes one prediction of those without and with the prompt.
+    """
+
+    encode: Callable[[Components, Manifest, str, Cancel | None], Feeds]
+    beside: Callable[[int, int], Feeds]
+    guide: Callable[[np.ndarray, np.ndarray, float, Manifest], np.ndarray]
+
+
+def find(content: Manifest) -> Conditioning:
+    """Return the row of a bundle that draws pictures, which `families.check` has accepted."""
+    return CONDITIONING[content.family]
+
+
+def denoise(
+    components: Components, prepared: Prepared, index: int, known: Feeds,
+    callback: Callable[[int, np.ndarray], None] | None, cancel: Cancel | None, together: bool = True,
+) -> np.ndarray:  # fmt: skip
+    """Return the latents of a request's picture of that number, float32 [1, channels, height, width].
+
+    `known` is what the denoiser is told at each call, for a batch of two where the request is guided; that is one call,
+    or two where it is not `together`. `callback` is that of `sampler.sample_euler`.
+    """
+    content = components.bundle.manifest
+    of, row = family_of(content), find(content)
+    levels, noise = prepared.schedule, prepared.initial(index)
+    batch = 2 if prepared.guided else 1
+    if (together or not prepared.guided) and device_loop.can_stay(components, of.denoiser):
+        times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
+        loop = device_loop.DeviceLoop(
+            [of.denoiser] * levels.steps, step_of(of.denoiser), "hidden_states", of.output, times, known,
+            batch, prepared.guidance, cancel=cancel,
+        )  # fmt: skip
+        return device_loop.sample_euler(components, loop, noise, levels, callback)
+
+    def call(latents: np.ndarray, timestep: np.float32, known: Feeds) -> np.ndarray:
+        count = len(next(iter(known.values())))
+        levels = np.full(count, timestep, np.float32)
+        shown = np.repeat(latents, count, axis=0)
+        return components.run(of.denoiser, cancel, hidden_states=shown, timestep=levels, **known)[of.output]
+
+    def predict(latents: np.ndarray, timestep: np.float32) -> np.ndarray:
+        parts = [known] if together else [{name: a[i : i + 1] for name, a in known.items()} for i in range(batch)]
+        made = np.concatenate([call(latents, timestep, part) for part in parts])
+        return row.guide(made[:1], made[1:], prepared.guidance, content) if prepared.guided else made
+
+    return schedule.sample_euler(predict, noise, levels, callback)
+
+
+def _clip(components: Components, prompt: str, cancel: Cancel | None) -> list[Feeds]:
+    """Return what both of CLIP's encoders make of a prompt."""
+    return [
+        components.run(component, cancel, input_ids=components.tokens(name, prompt).ids)
+        for component, name in CLIP.items()
+    ]
+
+
+def _sd3(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    encoded = _clip(components, prompt, cancel)
+    clip, width = [e["hidden_states"] for e in encoded], joint_width(content)
+    if T5 in content.components:
+        ids = components.tokens(tokenizer_of(T5), prompt).ids
+        t5 = components.run(T5, cancel, input_ids=ids)["states"]
+        states = np.concatenate([join_states(clip, width, 0), t5], axis=1)
+    else:
+        states = join_states(clip, width, content.t5_tokens)
+    return {
+        "encoder_hidden_states": states,
+        "pooled_projections": np.concatenate([e["pooled"] for e in encoded], axis=-1),
+    }
+
+
+def _sdxl(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    first, second = _clip(components, prompt, cancel)
+    states = join_states([first["hidden_states"], second["hidden_states"]], joint_width(content), 0)
+    return {"encoder_hidden_states": states, "text_embeds": second["pooled"]}
+
+
+def _longcat(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    tokens = components.tokens(tokenizer_of(TEXT_ENCODER), prompt)
+    found = components.run(TEXT_ENCODER, cancel, input_ids=tokens.ids, attention_mask=tokens.mask)
+    return {"encoder_hidden_states": found["states"][:, tokens.inner]}
+
+
+def _nothing(height: int, width: int) -> Feeds:
+    return {}
+
+
+def _time_ids(height: int, width: int) -> Feeds:
+    """Return SDXL's micro-conditions: the picture's own size, not cropped (Podell et al. 2023, section 2.2)."""
+    return {"time_ids": np.array([[height, width, 0, 0, height, width]], np.float32)}
+
+
+def _guide(negative: np.ndarray, positive: np.ndarray, guidance: float, content: Manifest) -> np.ndarray:
+    return schedule.guide(negative, positive, guidance)
+
+
+def _guide_longcat(negative: np.ndarray, positive: np.ndarray, guidance: float, content: Manifest) -> np.ndarray:
+    return schedule.guide_renormalised(negative, positive, guidance, content.latents.patch)
+
+
+CONDITIONING = {
+    "sd3": Conditioning(_sd3, _nothing, _guide),
+    "longcat-image": Conditioning(_longcat, _nothing, _guide_longcat),
+    "sdxl": Conditioning(_sdxl, _time_ids, _guide),
+}
+
+
+def join_states(states: Sequence[np.ndarray], joint_width: int, t5_tokens: int) -> np.ndarray:
+    """Join the penultimate states [1, length, width] of text encoders, in order, as Stable Diffusion 3 takes them.
+
+    They are join_states along the width and padded with zeros to `joint_width`; then come `t5_tokens` zero tokens in place
+    of the absent T5 (Esser et al. 2024, section 4). Raises BundleError when the encoders' widths exceed `joint_width`,
+    which diffusers would crop silently.
+    """
+    hidden = np.concatenate(states, axis=-1)
+    missing = joint_width - hidden.shape[-1]
+    if missing < 0:
+        raise BundleError(
+            f"the text encoders give {hidden.shape[-1]} features a token, the transformer takes {joint_width}. "
+            "Export the bundle again from a checkpoint whose joint_attention_dim holds both."
+        )
+    return np.pad(hidden, ((0, 0), (0, t5_tokens), (0, missing)))

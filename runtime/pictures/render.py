@@ -1,0 +1,123 @@
+"""The path of a picture from a prepared request to pixels: encode, denoise, decode, describe."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..bundle.families import VAE_DECODER
+from ..components import Cancel, Components, Feeds
+from ..request import Prepared
+from ..sampling import latents as latent_space
+from ..sampling.tiles import Tiling, apply
+from .families import denoise, find
+
+if TYPE_CHECKING:
+    from ..planning.pictures import Plan
+
+OnStep = Callable[[int, int, np.ndarray], None]
+
+REMEMBERED = 64  # prompts whose encoder states stay between requests
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture: `image` uint8 [height, width, 3], `latents` float32 [channels, height / factor, width / factor].
+
+    `metadata` is as in `Result`.
+    """
+
+    image: np.ndarray
+    latents: np.ndarray
+    metadata: dict[str, Any]
+
+
+def render(
+    components: Components, prepared: Prepared, plan: Plan | None, remembered: dict[str, Feeds],
+    on_step: OnStep | None, cancel: Cancel | None,
+) -> Iterator[Picture]:  # fmt: skip
+    """Yield each picture of a prepared request as soon as it is done; `plan` is None without a budget.
+
+    `remembered` holds the encoder states of earlier prompts, and is added to. `on_step` and `cancel` are those of
+    `Model.pictures`. Raises what `Components.run` does.
+    """
+    together, tiling = (True, None) if plan is None else (plan.together, plan.tiling)
+    for index, prompt in enumerate(prepared.prompts):
+        known = encode(components, prompt, prepared, remembered, cancel)
+        callback = None if on_step is None else _reporter(on_step, prepared, index)
+        latents = denoise(components, prepared, index, known, callback, cancel, together)
+        image = decode(components, latents, cancel, tiling)[0]
+        yield Picture(image, latents[0], describe(components, prepared, index))
+
+
+def encode(
+    components: Components, prompt: str, prepared: Prepared, remembered: dict[str, Feeds], cancel: Cancel | None
+) -> Feeds:
+    """Return the denoiser's inputs for a prompt, [1, ...]; with guidance [2, ...], the negative prompt first."""
+    content = components.bundle.manifest
+    family = find(content)
+
+    def states(text: str) -> Feeds:
+        if text not in remembered:
+            found = family.encode(components, content, text, cancel)
+            while len(remembered) >= REMEMBERED:
+                del remembered[next(iter(remembered))]
+            remembered[text] = found
+        return remembered[text]
+
+    positive = states(prompt) | family.beside(prepared.height, prepared.width)
+    if not prepared.guided:
+        return positive
+    if content.zero_negative and not prepared.negative:
+        negative = {name: np.zeros_like(array) for name, array in states(prompt).items()}
+    else:
+        negative = states(prepared.negative)
+    return {name: np.concatenate([negative.get(name, array), array]) for name, array in positive.items()}
+
+
+def decode(components: Components, latents: np.ndarray, cancel: Cancel | None, tiling: Tiling | None) -> np.ndarray:
+    """Return the pictures of latents [n, channels, h, w], uint8 [n, height, width, 3]; tile by tile with `tiling`."""
+    geometry = components.bundle.manifest.latents
+    scaled = latent_space.for_decoder(latents, geometry)
+
+    def pixels(part: np.ndarray) -> np.ndarray:
+        return components.run(VAE_DECODER, cancel, latents=part)["pixels"]  # type: ignore[no-any-return]
+
+    return latent_space.to_bytes(apply(scaled, tiling, geometry.factor, pixels))
+
+
+def describe(components: Components, prepared: Prepared, index: int) -> dict[str, Any]:
+    """Return what is needed to render picture `index` again (JSON types), except latents that were given."""
+    bundle = components.bundle
+    return {
+        "prompt": prepared.prompts[index],
+        "negative": prepared.negative,
+        "seed": prepared.seed,
+        "index": index % prepared.count,
+        "count": prepared.count,
+        "steps": prepared.schedule.steps,
+        "guidance": prepared.guidance,
+        "size": [prepared.height, prepared.width],
+        "sigmas": None if prepared.sigmas is None else list(prepared.sigmas),
+        "noise": prepared.noise,
+        "bundle": bundle.manifest.name,
+        "bundle_sha256": bundle.digest,
+        "engine": components.target,
+        "segue": importlib.metadata.version("segue"),
+    }
+
+
+def _reporter(on_step: OnStep, prepared: Prepared, index: int) -> Callable[[int, np.ndarray], None]:
+    """Return a callback that counts steps over all pictures and gives `on_step` a read-only view."""
+    steps = prepared.schedule.steps
+
+    def report(step: int, latents: np.ndarray) -> None:
+        view = latents.view()
+        view.flags.writeable = False
+        on_step(index * steps + step, steps * len(prepared.prompts), view)
+
+    return report

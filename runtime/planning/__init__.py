@@ -1,0 +1,1 @@
+"""Plan memory before anything is loaded."""

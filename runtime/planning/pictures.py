@@ -1,0 +1,305 @@
+"""What pictures take of memory, phase by phase, and how they stay within a budget: decided before anything is loaded.
+
+A plan is a pure function of bundle, request, machine and budget. Of all candidates to go about the request it takes the
+fastest that fits, and among equals the one that keeps most for the next request. Every candidate gives the same picture, but
+for tiles of the decoder, which are used where nothing else fits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from ...errors import BudgetError
+from ..bundle import families
+from ..bundle.families import Kind, family_of, role_of
+from ..bundle.manifest import STEP, Manifest
+from ..sampling.tiles import Tiling, efficient_tilings, make_tiles
+from ..units import mebibytes
+from .costs import SESSION, ComponentCost, Phase, cost_of, dims_of, phases_of, streamed_cost
+from .hardware import CPU, Machine
+
+RUNTIME = 69 * 2**20  # bytes that come with the libraries and the first session of a process
+# Bytes in memory for each of a tokenizer's file (13.3 of BPE, 36.3 of Unigram measured), and what RUNTIME has of that,
+# which was measured with CLIP's two
+TOKENIZER, UNIGRAM, INCLUDED = 14, 38, 31 * 2**20
+THREAD = 2**16  # bytes of each thread of a session (45 kB measured)
+ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps between
+PIXEL = 64  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (39 measured)
+HELPS = 0.9  # of what is needed: a size that takes more than that is no help
+WORTH = 0.5  # of the time that loading takes: parts that work for less hide too little of it to be loaded ahead
+# Latent pixels of a tile's side, a quarter of which overlaps: on a processor. Smaller ones show: 39 dB with 16
+TILES = (64, 48, 32, 24)
+OVERLAP, LEAST = 8, 24  # latent pixels that tiles overlap by on a GPU, and the shortest side of one
+# Bytes that CUDA, cuBLAS and cuDNN keep on a GPU beside sessions, with the kernels of pictures (565 to 631 MiB measured
+# on an H100) and with those of videos (some 740)
+CONTEXT, VIDEO_CONTEXT = 640 * 2**20, 760 * 2**20
+HOST = (
+    3 * 2**29
+)  # bytes of the host that CUDA's libraries take, and weights on their candidate (0.9 to 1.35 GiB measured)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: `count` pictures of one size in so many steps, with guidance or without."""
+
+    height: int  # pixels
+    width: int
+    steps: int
+    guided: bool
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a request is met: which components stay loaded, how guidance is called, and what the decoder's tiles are.
+
+    `together`: the guided and the free prediction in one call. `tiling` is None where the plane is decoded at once.
+    Those `streamed` are loaded part by part in each call, and the value says whether the next part is loaded ahead.
+    `host` are bytes of the host's memory that a plan for a GPU takes as well, 0 on a processor.
+    """
+
+    machine: str
+    budget: int | None
+    keep: tuple[str, ...]
+    together: bool
+    tiling: Tiling | None
+    phases: tuple[Phase, ...]
+    streamed: dict[str, bool] = field(default_factory=dict)
+    host: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Return the most bytes beside those of the idle process."""
+        return max(phase.peak for phase in self.phases)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Return the bytes of weights and arrays that a session of each component may take within the budget.
+
+        Those are its own, and what its phase leaves.
+        """
+        if self.budget is None:
+            return {}
+        return {phase.component: phase.session + max(self.budget - phase.peak, 0) for phase in self.phases}
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of the request, by the machine's rates."""
+        return sum(phase.seconds for phase in self.phases)
+
+
+def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Plan:
+    """Return the plan of a bundle that draws pictures; `budget` in bytes; the machine's memory bounds it.
+
+    Raises BudgetError where no candidate fits; it names the smallest budget for which one does.
+    """
+
+    def candidates(height: int, width: int) -> Iterator[Plan]:
+        return _candidates(content, replace(wanted, height=height, width=width), machine, budget)
+
+    return best_plan(content, candidates, machine, budget, (wanted.height, wanted.width))
+
+
+def unbounded_plan(content: Manifest, wanted: Wanted, machine: Machine) -> Plan:
+    """Return what a request takes without a budget: every component stays loaded, and works on whole planes."""
+    return unbounded_of(_candidates(content, wanted, machine, None), content, machine)
+
+
+def unbounded_of(candidates: Iterable[Plan], content: Manifest, machine: Machine) -> Plan:
+    """Return the candidate that saves nothing; on a GPU each component's arena keeps what it has worked with."""
+    candidate = max(
+        candidates,
+        key=lambda candidate: (
+            candidate.tiling is None,
+            candidate.together,
+            not candidate.streamed,
+            len(candidate.keep),
+        ),
+    )
+    if machine.kind == CPU:
+        return candidate
+    held, phases = base_of(content, machine) + step_bytes(content, (), machine), []
+    for phase in candidate.phases:
+        phases.append(replace(phase, peak=held + phase.own))
+        held += phase.own if phase.component in candidate.keep else 0
+    return replace(candidate, phases=tuple(phases))
+
+
+def best_plan(
+    content: Manifest, candidates: Callable[[int, int], Iterable[Plan]], machine: Machine, budget: int | None,
+    size: tuple[int, int],
+) -> Plan:  # fmt: skip
+    """Return the fastest of the candidates for a height and width, `size`, that fits; raises BudgetError where none does."""
+    limit, found = limit_of(machine, budget), list(candidates(*size))
+    fitting = [candidate for candidate in found if candidate.peak <= limit]
+    if not fitting:
+        least = min(found, key=lambda candidate: candidate.peak)
+        half = _half(content, size)
+        smaller = None if half is None else (half, min(candidate.peak for candidate in candidates(*half)))
+        raise _infeasible(content, least, machine, limit, size, smaller)
+
+    def costs(candidate: Plan) -> tuple[float, ...]:
+        behind = False in candidate.streamed.values()
+        # What stays loaded costs this request nothing, and the next one may want it
+        return (
+            candidate.tiling is not None,
+            round(candidate.seconds, 9),
+            len(candidate.streamed),
+            behind,
+            -len(candidate.keep),
+            candidate.peak,
+        )
+
+    return min(fitting, key=costs)
+
+
+def limit_of(machine: Machine, budget: int | None) -> int:
+    """Return the bytes that a plan may take: the budget, but no more than the machine has."""
+    return machine.memory if budget is None else min(budget, machine.memory)
+
+
+def base_of(content: Manifest, machine: Machine) -> int:
+    """Return the bytes that are there all along: of libraries, and on a processor of the tokenizers."""
+    if machine.kind == CPU:
+        return RUNTIME + ALLOWANCE + _tokenizers(content)
+    return CONTEXT if content.video is None else VIDEO_CONTEXT
+
+
+def step_bytes(content: Manifest, streamed: Collection[str], machine: Machine) -> int:
+    """Return the bytes of the Euler step's graph, which is there on a GPU where its denoiser is not streamed."""
+    denoisers = {name.removesuffix(STEP) for name in content.components if name.endswith(STEP)}
+    return SESSION if machine.kind != CPU and denoisers - set(streamed) else 0
+
+
+def host_of(content: Manifest, machine: Machine, arrays: int) -> int:
+    """Return the bytes of the host's memory that a request takes, `arrays` among them, on a GPU; 0 on a processor."""
+    return 0 if machine.kind == CPU else HOST + _tokenizers(content) + arrays
+
+
+def _tokenizers(content: Manifest) -> int:
+    taken = sum(
+        (UNIGRAM if (content.family, name) in families.UNIGRAM else TOKENIZER) * content.files[tokenizer.file].bytes
+        for name, tokenizer in content.tokenizers.items()
+    )
+    return max(taken - INCLUDED, 0)
+
+
+def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Iterator[Plan]:
+    used = families.picked(content.components, Kind.TEXT)
+    used += [family_of(content).denoiser, families.VAE_DECODER]
+    factor = content.latents.factor
+    plane = wanted.height // factor, wanted.width // factor
+    # Results, which `Model.render` keeps, and stacks, are the host's; so is torch's noise
+    pixels, latents = 3 * wanted.height * wanted.width, 4 * content.latents.channels * plane[0] * plane[1]
+    results = wanted.count * (2 * pixels + 3 * latents)
+    base = base_of(content, machine) + (results if machine.kind == CPU else 0)
+    host = host_of(content, machine, results + PIXEL * wanted.height * wanted.width)
+    split = (True, False) if wanted.guided else (True,)
+    for together, tiling in itertools.product(split, tilings_of(*plane, TILES, machine)):
+        costs = {name: _cost(content, name, wanted, machine, together, tiling) for name in used}
+        for number in range(len(used) + 1):
+            for keep in itertools.combinations(used, number):
+                for streamed, taken in streamings(content, costs, keep, machine):
+                    there = base + step_bytes(content, streamed, machine) + THREAD * machine.threads * (len(keep) + 2)
+                    phases = tuple(phases_of(taken, keep, wanted.count, machine, there))
+                    yield Plan(machine.name, budget, keep, together, tiling, phases, streamed, host)
+
+
+def tilings_of(height: int, width: int, sides: Sequence[int], machine: Machine) -> list[Tiling | None]:
+    """Return the candidates to cut a plane of latents that a plan chooses among: none, and tiles.
+
+    On a processor squares of `sides`; on a GPU those that compute least anew for their size.
+    """
+    if machine.kind == CPU:
+        return [None, *(Tiling(side, side // 4) for side in sides if side < max(height, width))]
+    return [None, *efficient_tilings(height, width, OVERLAP, LEAST)]
+
+
+def streamings(
+    content: Manifest, costs: dict[str, ComponentCost], keep: tuple[str, ...], machine: Machine
+) -> Iterator[tuple[dict[str, bool], dict[str, ComponentCost]]]:
+    """Yield what may be streamed of the costs, with the costs as they are then.
+
+    On a processor that is nothing, or all that is in parts; on a GPU, for each bound on a cost's bytes, what takes more
+    when it is whole.
+    """
+    yield {}, costs
+    cut = [name for name in costs if content.components[name].parts and name not in keep]
+    if machine.kind != CPU:
+        yield from _bounded(costs, cut, machine)
+        return
+    hidden = frozenset(name for name in cut if _is_hidden(costs[name], machine))
+    for ahead in dict.fromkeys((hidden, frozenset[str]())) if cut else ():  # one candidate where nothing is hidden
+        taken = costs | {name: streamed_cost(costs[name], machine, name in ahead) for name in cut}
+        yield {name: name in ahead for name in cut}, taken
+
+
+def _bounded(
+    costs: dict[str, ComponentCost], cut: list[str], machine: Machine
+) -> Iterator[tuple[dict[str, bool], dict[str, ComponentCost]]]:
+    """Yield the costs with those of `cut` that exceed a bound streamed, loaded ahead where that does not, by bound.
+
+    So whatever the budget, one of these streams what must be and no more.
+    """
+    streams = {name: [streamed_cost(costs[name], machine, ahead) for ahead in (True, False)] for name in cut}
+    bounds = {cost.peak for name in cut for cost in (costs[name], *streams[name])}
+    for bound in sorted(bounds, reverse=True):
+        large = [name for name in cut if costs[name].peak > bound]
+        ahead = {name: streams[name][0].peak <= bound for name in large}
+        if large:
+            yield ahead, costs | {name: streams[name][0 if ahead[name] else 1] for name in large}
+
+
+def _is_hidden(cost: ComponentCost, machine: Machine) -> bool:
+    """Return whether calls work long enough for loading ahead to be worth its memory; where not, it hardly occurs."""
+    return cost.flops / machine.flops >= WORTH * cost.weights / machine.loads
+
+
+def _cost(
+    content: Manifest, name: str, wanted: Wanted, machine: Machine, together: bool, tiling: Tiling | None
+) -> ComponentCost:
+    """Return one component's work for a picture."""
+    dims, calls, beside = dims_of(content, name, wanted.height, wanted.width), 1, 0
+    if role_of(name).kind is Kind.DENOISER:
+        dims["batch"] = 2 if wanted.guided and together else 1
+        calls = wanted.steps * (2 if wanted.guided and not together else 1)
+    elif role_of(name).kind is Kind.DECODER:
+        tiles = make_tiles(dims["height"], dims["width"], tiling)
+        calls = len(tiles)
+        dims |= {"height": len(tiles[0].rows), "width": len(tiles[0].columns)}
+        beside = PIXEL * wanted.height * wanted.width if machine.kind == CPU else 0
+    elif wanted.guided:
+        calls = 2
+    return cost_of(content, name, dims, machine, calls, beside)
+
+
+def _half(content: Manifest, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return half the sides of a picture, None where the bundle does not draw that."""
+    multiple = content.sizes.multiple
+    height, width = (side // 2 // multiple * multiple for side in size)
+    return (height, width) if min(height, width) >= max(content.sizes.minimum, multiple) else None
+
+
+def _infeasible(
+    content: Manifest, least: Plan, machine: Machine, limit: int, size: tuple[int, int],
+    smaller: tuple[tuple[int, int], int] | None,
+) -> BudgetError:  # fmt: skip
+    """Return the error of a request of height and width `size`; `smaller` are those of another, and what it takes."""
+    worst = max(least.phases, key=lambda phase: phase.peak)
+    spec = content.components[worst.component]
+    sixteen = machine.kind == CPU and content.video is None and spec.precision in ("fp32", "fp16", "bf16")
+    if smaller is not None and smaller[1] <= HELPS * least.peak:
+        (height, width), peak = smaller
+        knob = f"Ask for a smaller size ({width}x{height} takes {mebibytes(peak)} MiB), or give that much"
+    elif sixteen and worst.component not in least.streamed:
+        knob = f"Quantize the bundle (segue quantize {content.name} -o NEW) or give that much"
+    else:
+        knob = "Give that much: half the size takes hardly less"
+    whose = f"the memory of {machine.name}," if limit == machine.memory else "the budget of"
+    return BudgetError(
+        f"{worst.component} takes {mebibytes(worst.peak)} MiB for {size[1]}x{size[0]} px, which is "
+        f"{mebibytes(worst.peak - limit)} MiB above {whose} {limit // 2**20} MiB. The smallest budget that does is "
+        f"{mebibytes(least.peak)} MiB. {knob}."
+    )

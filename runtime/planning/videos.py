@@ -1,0 +1,169 @@
+"""What a video takes of memory, phase by phase, where one component at a time is loaded (`runtime/animation.py`).
+
+Under a budget a window goes through its stages one after another: text, the image's latents, Stage I, its frames, their
+latents, every segment, and then the decoder. Only the latents of one window wait between them, so nothing grows with
+the number of windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from ..bundle.families import Kind, Role, Stage, family_of, role_of
+from ..bundle.manifest import Component, Manifest, Video
+from ..bundle.segments import COMPRESSION, SegmentSpec, count_segments, latent_frames, video_frames, window_frames
+from ..bundle.shapes import sized
+from ..sampling.motion import experts_of
+from ..sampling.tiles import Tiling, make_tiles
+from .costs import ComponentCost, cost_of, dims_of, phases_of
+from .hardware import CPU, Machine
+from .pictures import THREAD, Plan, base_of, best_plan, host_of, step_bytes, streamings, tilings_of, unbounded_of
+
+PLAIN = 12  # bytes of a pixel in float32
+FRAME = 4 * PLAIN  # of a frame on its candidate to bytes, between calls: as decoded, joined, clipped, scaled
+TILES = (64, 48, 32, 24, 16, 12)  # latent pixels of 16 by 16: smaller ones show, 36 dB with 8 beside 45 with 12
+
+
+@dataclass(frozen=True)
+class WantedVideo:
+    """What is asked for: a video of `frames` frames, 4 k + 1, of one size in pixels.
+
+    `tiling` is the caller's choice; None leaves it to the plan, unless it is `settled` that there are no tiles.
+    """
+
+    height: int
+    width: int
+    frames: int
+    tiling: Tiling | None = None
+    settled: bool = False
+
+
+def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Plan:
+    """Return the plan of a bundle that draws videos, as `plan.plan` does for pictures.
+
+    Raises BudgetError where no candidate fits; it names the smallest budget for which one does.
+    """
+
+    def candidates(height: int, width: int) -> Iterator[Plan]:
+        return _candidates(content, replace(wanted, height=height, width=width), machine, budget)
+
+    return best_plan(content, candidates, machine, budget, (wanted.height, wanted.width))
+
+
+def unbounded_video_plan(content: Manifest, wanted: WantedVideo, machine: Machine) -> Plan:
+    """Return what a video takes without a budget; see `plan.free`."""
+    return unbounded_of(_candidates(content, wanted, machine, None), content, machine)
+
+
+def _candidates(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Iterator[Plan]:
+    video = content.video
+    assert video is not None
+    factor = content.latents.factor
+    plane = wanted.height // factor, wanted.width // factor
+    windows = max(1, math.ceil((latent_frames(wanted.frames) - 1) / (latent_frames(video.frames) - 1)))
+    base = base_of(content, machine) + (_host(content, video, wanted) if machine.kind == CPU else 0)
+    order = family_of(content).present(content)
+    tiled = [name for name in content.components if _is_tiled(role_of(name))]
+
+    def costs_of(names: Iterable[str], tiling: Tiling | None) -> dict[str, ComponentCost]:
+        made = {name: _cost(content, video, name, wanted, machine, tiling) for name in names}
+        return {name: cost for name, cost in made.items() if cost.calls}
+
+    rest = costs_of([name for name in order if name not in tiled], None)
+    settled = wanted.settled or wanted.tiling is not None
+    for tiling in (wanted.tiling,) if settled else tilings_of(*plane, TILES, machine):
+        found = rest | costs_of(tiled, tiling)
+        costs = {name: found[name] for name in order if name in found}
+        arrays = _host(content, video, wanted) + max(cost.waiting for cost in costs.values())
+        host = host_of(content, machine, arrays)
+        if budget is None:  # what is loaded stays then
+            keep = tuple(costs) if machine.kind == CPU else tuple(name for name in costs if not role_of(name).leaves)
+            there = base + step_bytes(content, (), machine) + THREAD * machine.threads * len(costs)
+            phases = tuple(phases_of(costs, keep, windows, machine, there))
+            yield Plan(machine.name, budget, keep, True, tiling, phases, host=host)
+        for streamed, taken in streamings(content, costs, (), machine):
+            there = base + step_bytes(content, streamed, machine) + THREAD * machine.threads * 2
+            phases = tuple(phases_of(taken, (), windows, machine, there))
+            yield Plan(machine.name, budget, (), True, tiling, phases, streamed, host)
+
+
+def _host(content: Manifest, video: Video, wanted: WantedVideo) -> int:
+    """Return the bytes of the arrays that wait between stages: images, small frames, the latents of a window."""
+    pixels, factor = wanted.height * wanted.width, content.latents.factor
+    latents = 4 * content.latents.channels * pixels // factor**2 * latent_frames(video.frames)
+    small = PLAIN * pixels // video.scale**2 * video.frames
+    waiting = PLAIN * pixels * video_frames(video.targets + 1)  # frames of a segment until it is whole
+    return 2 * PLAIN * pixels + 3 * latents + 2 * small + waiting
+
+
+def _cost(
+    content: Manifest, video: Video, name: str, wanted: WantedVideo, machine: Machine, tiling: Tiling | None
+) -> ComponentCost:
+    """Return one component's work for a window, of which Stage I always makes the whole length."""
+    dims = dims_of(content, name, wanted.height, wanted.width)
+    whole, latent = latent_frames(video.frames), latent_frames(min(wanted.frames, video.frames))
+    segments = SegmentSpec(video.targets, video.before, video.after)
+    count = count_segments(latent, segments)
+    guided, role = video.motion.sampler.guidance > 1, role_of(name)
+    dims["batch"] = 2 if guided and role.guided else 1
+    tiles = 1
+    if _is_tiled(role):
+        sides = 1 if role.kind is Kind.DECODER else content.latents.factor
+        cut = make_tiles(dims["height"] // sides, dims["width"] // sides, tiling)
+        tiles = len(cut)
+        dims |= {"height": sides * len(cut[0].rows), "width": sides * len(cut[0].columns)}
+    if role.kind is Kind.TEXT:
+        calls = 2 if guided else 1
+    elif role.guided:
+        calls = experts_of(video.motion.sampler, _experts(content)).count(role.expert)
+    elif role.kind is Kind.DENOISER:
+        calls = content.sampler.steps * count
+    elif role.half == "next":  # Stage I decodes the whole window, Stage II what the video shows of it
+        calls = tiles * ((latent if _is_tiled(role) and role.kind is Kind.DECODER else whole) - 1)
+    else:
+        calls = tiles
+    caches = caches_of(content.components[name], name, dims)
+    if machine.kind != CPU:  # caches of one tile are there; of many, the others wait on the host
+        given = caches if role.half == "next" else 0  # which the caller holds to the call's end
+        moved, waiting = (given + caches, tiles * caches) if tiles > 1 else (0, 0)
+        cost = replace(cost_of(content, name, dims, machine, calls, given), moved=moved, waiting=waiting)
+    else:
+        made = 0  # pixels of tiles that wait for the others
+        if _is_tiled(role) and role.kind is Kind.DECODER:
+            frames = 1 if role.half == "first" else COMPRESSION
+            made = PLAIN * frames * content.latents.factor**2 * dims["height"] * dims["width"]
+        # A call's own caches and pixels were measured in it
+        cost = cost_of(content, name, dims, machine, calls, (tiles - 1) * (caches + made))
+        if _is_tiled(role) and role.kind is Kind.DECODER:
+            between = (FRAME - PLAIN) * wanted.height * wanted.width * video_frames(video.targets + 1)
+            cost = replace(cost, held=replace(cost.held, working=max(cost.held.working, between)))
+    counted = content.components[name].cost
+    if role.kind is Kind.DENOISER and not role.guided and counted is not None and count:
+        # Windows differ in their number of frames
+        of = [counted.flops.at(dims | {"frames": window_frames(i, latent, segments)}) for i in range(count)]
+        cost = replace(cost, flops=sum(of) / count)
+    return cost
+
+
+def _is_tiled(role: Role) -> bool:
+    return role.stage is Stage.DETAIL and role.convolutional
+
+
+def _experts(content: Manifest) -> int:
+    return sum(1 for name in content.components if role_of(name).guided and not role_of(name).step)
+
+
+def caches_of(spec: Component, name: str, dims: dict[str, int]) -> int:
+    """Return the bytes of what a stream's graph is given beside pixels or latents."""
+    half = role_of(name).half
+    if not half:
+        return 0
+    itemsize = {"float16": 2, "float32": 4}
+    ports = spec.inputs if half == "next" else spec.outputs
+    return sum(
+        itemsize.get(port.dtype, 4) * math.prod(sized(size, dims, name) for size in port.shape)
+        for port in ports
+        if port.name not in ("pixels", "latents")
+    )

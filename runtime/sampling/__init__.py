@@ -1,0 +1,1 @@
+"""Noise, noise levels, segments, tiles: pure functions of arrays."""

@@ -1,0 +1,44 @@
+"""The hybrid reference of SwiftI2V: Stage I's motion at Stage II's size, with the input image as its first frame.
+
+The splice is made in pixels, before Stage II's encoder: its first latent frame depends on the first frame alone, so it
+is the image latent exactly, and the caches of the causal encoder carry the sharp frame on (arXiv 2605.06356, figure of
+the method). The kernel is not published; ours is bicubic. Training makes its references by the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from ...errors import UsageError
+
+
+def hybrid_reference(frames: Iterable[np.ndarray], image: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the reference's frames, float32 [height, width, 3] in [-1, 1], of the size of `image`.
+
+    `frames` are Stage I's, `image` is the input image, float32 [height, width, 3] in [-1, 1]; the first of `frames` is
+    that image at low resolution, and gives way to it. One frame is held at a time. Raises UsageError for another shape.
+    """
+    _check(image)
+    for number, frame in enumerate(frames):
+        yield image if number == 0 else upsampled(frame, image.shape[0], image.shape[1])
+
+
+def upsampled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return `frame`, float32 [h, w, 3] in [-1, 1], at `height` x `width` by Pillow's bicubic kernel, in [-1, 1]."""
+    from PIL import Image
+
+    _check(frame)
+    planes = [
+        Image.fromarray(np.ascontiguousarray(frame[..., c])).resize((width, height), Image.Resampling.BICUBIC)
+        for c in range(3)
+    ]
+    return np.clip(np.stack([np.asarray(plane) for plane in planes], -1), -1, 1)
+
+
+def _check(frame: np.ndarray) -> None:
+    if frame.dtype != np.float32 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise UsageError(
+            f"a frame is float32 [height, width, 3], got {frame.dtype} {list(frame.shape)}. Convert it first."
+        )

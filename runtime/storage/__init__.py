@@ -1,0 +1,1 @@
+"""Files, directories and journals that are whole or absent."""

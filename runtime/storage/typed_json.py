@@ -1,0 +1,71 @@
+"""JSON into frozen dataclasses, every field and type checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from typing import Any
+
+
+def read(data: bytes) -> Any:
+    """Return what `data` holds; raises ValueError for no JSON, NaN and infinities, RecursionError if too deep."""
+    return json.loads(data, parse_constant=_no_constant)
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def build(kind: Any, value: Any, where: str) -> Any:
+    """ComponentCost parsed JSON into `kind`, a dataclass, a tuple, a dict, a union or a scalar, checking every type.
+
+    Raises ValueError, which names the place below `where`, for unknown, missing and ill-typed fields.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        required = {
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if not isinstance(value, dict) or not required <= value.keys() <= hints.keys():
+            wrong = (
+                sorted((required - value.keys()) | (value.keys() - hints.keys())) if isinstance(value, dict) else value
+            )
+            raise _malformed(where, getattr(kind, "__name__", str(kind)), wrong)
+        return kind(**{name: build(hints[name], item, f"{where}:{name}") for name, item in value.items()})  # type: ignore[operator]
+    if origin is tuple:
+        if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
+            raise _malformed(where, "list", value)
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _malformed(where, "object", value)
+        return {key: build(arguments[1], item, f"{where}:{key}") for key, item in value.items()}
+    inner = next((a for a in arguments if dataclasses.is_dataclass(a)), None)
+    if origin is types.UnionType and inner is not None and value is not None:
+        return build(inner, value, where)
+    accepted = arguments if origin is types.UnionType else (kind,)
+    takes_float = float in accepted
+    if takes_float:
+        accepted = (*accepted, int)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        raise _malformed(where, getattr(kind, "__name__", str(kind)), value)
+    if not takes_float or value is None:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):  # json reads 1e999 as infinity
+        raise _malformed(where, "a finite float", value)
+    return number
+
+
+def _malformed(where: str, expected: str, value: Any) -> ValueError:
+    return ValueError(f"{where} should be {expected}, found {str(value)[:80]!r}")

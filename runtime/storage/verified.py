@@ -1,0 +1,53 @@
+"""What was hashed before: large files whose sha256 need not be computed again.
+
+`verified.json` in the user's cache directory holds one line for each file that once had the hash its bundle names,
+keyed by (device, inode, size, mtime_ns, ctime_ns, sha256). It only saves time: an absent, corrupt or unwritable cache
+means hashing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+
+from .files import write_whole
+from .paths import cache_directory
+
+LIMIT = 4096  # entries kept, newest last
+_RACY_NS = 2 * 10**9  # a file younger than this may change again without a new mtime on a coarse file system
+
+
+def key(status: os.stat_result, sha256: str) -> str:
+    """Return the entry for a file of this status and hash."""
+    changed = status.st_ctime_ns  # which no one can set, unlike the mtime
+    return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{changed}-{sha256}"
+
+
+def load() -> list[str]:
+    """Return the remembered entries, oldest first; empty when there is no readable cache."""
+    try:
+        path = cache_directory() / "verified.json"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > 2**22:
+            return []
+        entries = json.loads(path.read_bytes())
+    except (OSError, ValueError, RuntimeError, RecursionError):
+        return []
+    return [e for e in entries if isinstance(e, str)] if isinstance(entries, list) else []
+
+
+def remember(statuses: list[tuple[os.stat_result, str]]) -> None:
+    """Add entries to the cache. Files changed within the last two seconds are not remembered; failures are silent."""
+    now = time.time_ns()
+    new = [key(status, sha256) for status, sha256 in statuses if abs(now - status.st_mtime_ns) > _RACY_NS]
+    if not new:
+        return
+    kept = [entry for entry in load() if entry not in set(new)]
+    try:
+        directory = cache_directory()
+        directory.mkdir(parents=True, exist_ok=True)
+        write_whole(directory / "verified.json", json.dumps((kept + new)[-LIMIT:], indent=0).encode())
+    except (OSError, RuntimeError):
+        return

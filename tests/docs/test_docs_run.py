@@ -1,0 +1,105 @@
+"""The code of the documents runs as it is written: page by page, in the order in which it stands there."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segue.export.checkpoint.read import Settings
+from segue.runtime.media.png import write_png
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/desktop/README.md"]
+CODE = re.compile(r"^```(python|sh)\n(.*?)^```$|((?:^    [^\n]*\n)+)", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"(segue|pip|python|pytest|torchrun|pyinstaller|dist/segue-desktop) ?")
+ELSEWHERE = {  # what no test can run on two cores within minutes, and where it is run instead
+    r"pip install .*|pytest": "the environment of the tests; .ci/run runs README's two lines in new ones",
+    r"segue data .*": "fetches gigabytes: tests/training/test_emoji.py, test_clips.py, test_metrics.py",
+    r"segue train (?!.*--dry-run).*|torchrun .*": "hours: tests/training trains small recipes",
+    r"segue (encode|pairs) .*": "half an hour: tests/training/cdm/test_conditions.py, test_pairs.py",
+    r"segue eval .*": "half an hour, and wants `segue data metrics`: tests/training/evaluation",
+    r"segue compare .*": "wants `segue data metrics`: tests/runtime/test_compare.py",
+    r"python benchmarks/.*": "hours",
+    r"segue (export|render|plan) \S*(runs/|my-emoji).*": "what the training above gives",
+    r"segue build .*--(sm|device) .*|.* --target tensorrt-rtx.*": "minutes: tests/engines/test_tensorrt_build.py",
+    r".* --target ort-cuda|.* --kind fp8|.* --engines": "a GPU's: tests/export/test_qdq.py, runtime/test_compare.py",
+    r"pyinstaller .*|dist/.*|python examples/desktop/.*": "tests/examples/test_desktop.py",
+}
+
+
+def code_of(page):
+    """Yield (kind, text) of the code of a page: programs, shell blocks, and commands one by one."""
+    for kind, fenced, indented in CODE.findall(page.read_text()):
+        if fenced:
+            yield kind, fenced
+            continue
+        lines = re.sub(r"\\\n +", "", indented).splitlines()
+        for line in lines if COMMAND.match(lines[0].strip()) else []:
+            for part in re.split(r" && |; ", re.sub(r"(^| +)# .*", "", line).strip()):
+                yield "command", part
+
+
+def elsewhere(command):
+    return [pattern for pattern in ELSEWHERE if re.fullmatch(pattern, command)]
+
+
+WITH_CODE = [page for page in PAGES if any(kind != "command" or not elsewhere(text) for kind, text in code_of(page))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_checkpoint):
+    """A directory with what the pages' commands are given, and what they leave to one another."""
+    made = tmp_path_factory.mktemp("pages")
+    (made / "CHECKPOINT").symlink_to(tiny_checkpoint)
+    (made / "jobs.jsonl").write_text('{"id": "pizza", "prompt": "pizza", "size": "96x64"}\n')
+    write_png(made / "picture.png", np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), {})
+    return made
+
+
+@pytest.fixture(scope="module")
+def done():
+    """The commands that a page has run; another page that gives them relies on what they left."""
+    return set()
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in WITH_CODE])
+def test_the_code_of_a_page_runs(page, folder, done, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # not the user's
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
+    server, port = None, None
+    try:
+        for kind, text in code_of(page):
+            if kind == "command" and (elsewhere(text) or text in done):
+                continue
+            if text == "segue serve":
+                command = [sys.executable, "-m", "segue", "serve", "--port", "0", "--json"]
+                server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+                (port,) = re.findall(r":(\d+)", server.stdout.readline())
+                continue
+            if port:
+                text = text.replace("8421", port)  # which may be taken here
+            how = [sys.executable, "-c"] if kind == "python" else ["bash", "-euc"]
+            run = subprocess.run([*how, text], cwd=folder, capture_output=True, text=True, timeout=280)
+            assert run.returncode == 0, f"{text}\n{run.stdout}{run.stderr}"
+            done.add(text)
+    finally:
+        if server:
+            server.kill()
+            server.wait()
+
+
+def test_every_line_that_is_run_elsewhere_is_in_a_page():
+    found = {
+        pattern for page in PAGES for kind, text in code_of(page) if kind == "command" for pattern in elsewhere(text)
+    }
+    assert found == set(ELSEWHERE)
+
+
+def test_the_settings_that_the_page_on_export_shows_are_the_defaults():
+    (shown,) = re.findall(r"^    ({\"t5_tokens.*?}})$", (ROOT / "docs/export.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert json.loads(shown) == json.loads(json.dumps(asdict(Settings())))

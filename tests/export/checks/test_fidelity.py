@@ -1,0 +1,64 @@
+"""What a precision costs in pictures or frames is measured at export and stored."""
+
+import numpy as np
+import pytest
+
+from segue.errors import ParityError
+from segue.export.checks import fidelity
+from segue.export.export import export
+from segue.runtime.bundle import reader
+from segue.runtime.pipeline import open_model
+from segue.runtime.planning import memory
+
+
+def test_pictures_in_fp16_are_compared_with_those_in_fp32(half, exported):
+    found = reader.read(half).manifest.fidelity
+    assert (found.against, found.pictures, found.gate) == (fidelity.FULL, 2, fidelity.GATES["fp16"])
+    assert found.gate <= found.psnr < fidelity.MOST
+    assert reader.read(exported).manifest.fidelity is None  # it is in fp32
+    assert sorted(path.name for path in half.iterdir()) == sorted({*(p.name for p in exported.iterdir())})
+
+
+def test_a_checkpoint_that_came_in_fp16_is_compared_with_its_weights_in_fp32(make_checkpoint, tmp_path):
+    found = export(make_checkpoint(dtype="float16"), tmp_path / "b").fidelity
+    assert (found.against, found.gate) == (fidelity.FULL, fidelity.GATES["fp16"])
+    assert found.gate <= found.psnr < fidelity.MOST
+
+
+def test_clips_of_both_stages_are_compared_where_a_bundle_makes_videos(video_bundle):
+    seen = []
+    assert fidelity.near(video_bundle, video_bundle, ("a dog", "rain"), seen.append) == fidelity.MOST
+    assert seen == [0, 1]
+    with open_model(video_bundle, threads=1) as model:
+        clips = list(fidelity._drawn(model, ("a dog", "rain")))
+    assert [len(clip) for clip in clips] == [4 * model.bundle.manifest.video.targets + 1] * 2
+    assert not np.array_equal(*clips)
+
+
+def test_pictures_in_bf16_are_those_of_its_twin(tiny_checkpoint, tmp_path):
+    found = export(tiny_checkpoint, tmp_path / "b", precision="bf16").fidelity
+    assert fidelity.GATES["bf16"] <= found.psnr < 80
+    reader.verify(tmp_path / "b")
+
+
+def test_of_weights_that_came_in_bf16_nothing_is_measured_and_a_note_says_so(make_checkpoint, tmp_path):
+    notes, source = [], make_checkpoint(dtype="bfloat16")
+    made = export(source, tmp_path / "b", parity=False)
+    assert fidelity.beside_full(source, tmp_path / "b", made, note=notes.append) is None
+    assert "what bf16 costs in pictures is not measured: the weights came so" in notes[0]
+
+
+def test_pictures_below_the_gate_are_an_error_that_leaves_nothing(half, exported, monkeypatch):
+    before = sorted(path.name for path in half.iterdir())
+    monkeypatch.setattr("segue.export.twin.write_bundle", lambda *arguments: exported)
+    monkeypatch.setitem(fidelity.GATES, "fp16", 99.0)
+    with pytest.raises(ParityError, match=r"in fp16 are at \d\d\.\d dB .* below the gate of 99"):
+        fidelity.beside_full(exported, half, reader.read(half).manifest)
+    assert sorted(path.name for path in half.iterdir()) == before
+
+
+def test_without_memory_for_it_nothing_is_compared_and_a_note_says_so(half, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    notes = []
+    assert fidelity.beside_full(half, half, reader.read(half).manifest, note=notes.append) is None
+    assert notes == ["what fp16 costs in pictures is not measured: memory"]

@@ -1,0 +1,130 @@
+"""The loop that keeps arrays on the device beside the one in numpy.
+
+ONNX Runtime's IO binding is real here, with the processor as the device; that nothing is copied to a GPU and back is
+shown as far as it can be without one: every feed of a denoiser is one of ONNX Runtime's own values.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from segue.engines.base import Resident
+from segue.engines.ort.engine import OrtResident
+from segue.errors import Cancelled
+from segue.runtime import device_loop
+from segue.runtime.components import Components
+from segue.runtime.differences import relative_l2
+from segue.runtime.pipeline import open_model
+from segue.runtime.request import Request
+from segue.runtime.sampling.tiles import Tiling
+from segue.runtime.videos.request import AnimationRequest
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Let the processor count as a GPU; return the copies to the host that were asked for."""
+    monkeypatch.setattr(Components, "on_gpu", property(lambda self: True))
+    copies, fetch = [], OrtResident.numpy
+    monkeypatch.setattr(OrtResident, "numpy", lambda self: copies.append(self.shape) or fetch(self))
+    return copies
+
+
+def drawn(bundle, request, on_step=None):
+    with open_model(bundle, threads=1) as model:
+        return model.render(request, on_step=on_step)
+
+
+@pytest.mark.parametrize("name", ["exported", "sdxl_bundle", "longcat_bundle"])
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_pictures_are_those_of_the_loop_in_numpy(name, guidance, request, monkeypatch):
+    bundle = request.getfixturevalue(name)
+    wanted = Request(["a red heart", "a hare"], seed=3, steps=3, guidance=guidance, size=64)
+    expected = drawn(bundle, wanted)
+    copies = request.getfixturevalue("on_device")
+    made = drawn(bundle, wanted)
+    assert len(copies) == 2  # of the latents, once a picture
+    assert relative_l2(made.latents, expected.latents) < 1e-5
+    assert np.abs(made.images.astype(int) - expected.images).max() <= 1
+    assert made.metadata == expected.metadata
+
+
+def test_every_feed_of_the_loop_is_on_the_device_already(exported, on_device):
+    calls = []
+    bundle = open_model(exported).bundle
+    components = Components(bundle, 1, on_call=lambda *call: calls.append(call))
+    with open_model(exported, threads=1) as model:
+        model._components = components
+        model.render(Request("a red heart", steps=3, guidance=2.0, size=64))
+    in_loop = [(feeds, made) for name, feeds, made in calls if name.startswith("transformer")]
+    assert len(in_loop) == 6
+    assert all(isinstance(array, Resident) for _, made in in_loop for array in made.values())
+    fed = {name: array for feeds, _ in in_loop for name, array in feeds.items() if not isinstance(array, Resident)}
+    assert set(fed) == {"timestep", "change"}
+    assert sum(array.nbytes for array in fed.values()) == 4 * (2 + 1)
+
+
+def test_a_step_that_is_looked_at_is_copied_and_the_same(exported, on_device):
+    seen = []
+    wanted = Request("a red heart", steps=3, size=64)
+    made = drawn(exported, wanted, lambda done, total, latents: seen.append(latents.copy()))
+    assert len(on_device) == 4
+    assert np.array_equal(seen[-1], made.latents)
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_a_target_without_an_engine_of_the_step_takes_the_loop_in_numpy(exported, on_device, monkeypatch):
+    monkeypatch.setattr(Components, "has", lambda self, name: not name.endswith("_step"))
+    drawn(exported, Request("a red heart", steps=2, size=64))
+    assert on_device == []
+
+
+def test_experts_that_differ_in_precision_take_the_loop_in_numpy(video_bundle, on_device):
+    with open_model(video_bundle) as model:
+        components, content = model._components, model.bundle.manifest
+        assert device_loop.can_stay(components, "transformer")
+        first = content.components["transformer"]
+        ports = tuple(dataclasses.replace(port, dtype="float16") for port in first.inputs)
+        content.components["transformer_2"] = first
+        assert device_loop.can_stay(components, "transformer", "transformer_2")
+        content.components["transformer_2"] = dataclasses.replace(first, inputs=ports)
+        assert not device_loop.can_stay(components, "transformer", "transformer_2")
+
+
+def test_a_cancelled_loop_loads_nothing(exported, on_device):
+    with open_model(exported, threads=1) as model:
+        loaded = model._components._engines
+        with pytest.raises(Cancelled):
+            model.render(Request("a red heart", steps=3, size=64), cancel=lambda: "text_encoder_2" in loaded)
+        assert set(loaded) == {"text_encoder", "text_encoder_2"}
+
+
+def test_a_bundle_without_the_step_falls_back_to_numpy(tiny_bundle, on_device):
+    drawn(tiny_bundle, Request("a red heart", steps=2, size=64))
+    assert on_device == []
+
+
+@pytest.mark.parametrize("tiling", [None, Tiling(4, 2)])
+def test_videos_are_those_of_the_loop_in_numpy(video_bundle, request, tiling):
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    wanted = AnimationRequest(image, "a red heart", frames=17, seed=5, size=(128, 64), tiling=tiling)
+
+    calls = []
+
+    def animated():
+        calls.clear()
+        with open_model(video_bundle, threads=1) as model:
+            model._components._on_call = lambda name, feeds, made: calls.append((name, feeds))
+            frames = np.concatenate(list(model.frames(wanted)))
+            held = set(model._components._engines)
+        return frames, held
+
+    expected, _ = animated()
+    copies = request.getfixturevalue("on_device")
+    made, held = animated()
+    assert np.abs(made.astype(int) - expected).max() <= 1
+    assert len(copies) == 1 + 2  # of Stage I's latents, and of the two segments
+    assert not held & {"transformer", "transformer_step"}  # Stage I is gone, its step as well
+    caches = [a for name, feeds in calls if name.startswith("detail_vae") for n, a in feeds.items() if "cache" in n]
+    assert caches
+    assert all(isinstance(array, Resident) == (tiling is None) for array in caches)

@@ -1,0 +1,1 @@
+"""What a distillation reads: text embeddings, and pairs of noise and picture."""

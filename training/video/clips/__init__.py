@@ -1,0 +1,1 @@
+"""Clips as training data: windows, latents, motion references."""
