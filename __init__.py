@@ -5,7 +5,7 @@
     with segue.open("emoji") as model:
         image = model.generate("a red heart", seed=7)  # numpy uint8 [height, width, 3]
 
-Importing this module loads nothing: numpy, ONNX Runtime and the rest arrive with the first name that needs them.
+Importing this module loads no other package. The first name that needs numpy or ONNX Runtime loads it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from .runtime.videos.request import AnimationRequest
 
     __version__: str
-    open = open_model  # an assignment is exported, an import by another name is not
+    open = open_model  # type checkers export an assignment, but not an import under another name
 
-__all__ = [  # without `open`, so that a star import leaves the builtin alone
+__all__ = [  # without `open`, so that a star import keeps the builtin
     "AnimationRequest",
     "BudgetError",
     "BundleError",

@@ -1,4 +1,4 @@
-"""`python -m segue`."""
+"""Run `python -m segue`."""
 
 from segue.cli import main
 

@@ -1,1 +1,1 @@
-"""The local server: jobs over HTTP, and its web page. It needs the app extra."""
+"""The local server: jobs over HTTP and a web page. It needs the app extra."""

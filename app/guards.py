@@ -1,4 +1,4 @@
-"""What stands before every request: whose it is, where it comes from and how large it may be."""
+"""The checks before every request: its sender, its origin and its size."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Scope = dict[str, Any]
 
 
 class Guards:
-    """ASGI middleware. Where it is `local` only requests to a loopback name pass, so that no page of another site that
-    resolves to this machine is served (DNS rebinding); requests of other origins never pass.
+    """ASGI middleware that refuses requests of other origins.
 
-    `token` is a bearer token; the cookie that POST /v1/session sets holds what `cookie_of` makes of it. The page, which
-    holds nothing, is given without one. Bodies above `largest` bytes are refused, whatever length they announce. HEAD
-    is answered as GET is, without the body.
+    `local`: only requests to a loopback name pass. This stops another site whose name resolves to this machine (DNS
+    rebinding). `token` is a bearer token; POST /v1/session sets the cookie `cookie_of(token)` instead. Paths in
+    `public` need no token. Bodies above `largest` bytes are refused, whatever length they announce. HEAD gets the
+    answer of GET without its body.
     """
 
     def __init__(self, app: Any, token: str | None, largest: int, public: tuple[str, ...], local: bool) -> None:
         self.app, self.token, self.largest, self.public, self.local = app, token or None, largest, public, local
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Pass the request on, or answer it."""
+        """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -64,7 +64,7 @@ class Guards:
     def _fault(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
         host = headers.get("host", "")
         if self.local and _name(f"//{host}") not in LOOPBACK:
-            return 403, "Forbidden", f"the host {host!r} is not this machine's own. Use http://127.0.0.1 and the port."
+            return 403, "Forbidden", f"the host {host!r} is not this machine. Use http://127.0.0.1 and the port."
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return 403, "Forbidden", f"pages of {origin!r} may not use this server. Open the server's own page."
@@ -83,11 +83,11 @@ class Guards:
         return any(hmac.compare_digest(given.encode(), right.encode()) for given, right in known)
 
     def _too_large(self) -> tuple[int, str, str]:
-        return 413, "TooLarge", f"the body is above {self.largest} bytes. Send a smaller picture."
+        return 413, "TooLarge", f"the body is larger than {self.largest} bytes. Send a smaller picture."
 
 
 def cookie_of(token: str) -> str:
-    """Return the cookie's value: a browser sends it to every port of this host, so it is not the token itself."""
+    """Return the cookie's value. It is not the token, because a browser sends it to every port of this host."""
     return hmac.new(token.encode(), b"segue session", "sha256").hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Does the jobs: one queue and one thread for each bundle, files in a directory for each job, events to its feed."""
+"""Runs jobs: a queue and a thread for each bundle, a directory and a feed of events for each job."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ..runtime.media.png import write_png
 from ..runtime.media.provenance import Certificate
 from ..runtime.pipeline import Model
 from ..runtime.queue import CancelToken, ModelQueue
-from ..runtime.request import prepare
-from ..runtime.storage.files import locked, writing
+from ..runtime.request import Request
+from ..runtime.storage.files import writing
+from ..runtime.storage.lock import locked
 from ..runtime.units import bytes_of
 from ..runtime.videos.request import AnimationRequest
-from ..runtime.videos.request import prepare as prepare_video
 from .feed import Feed
-from .makers import INPUT, draw_pictures, kind_of, make_video, picture_request
+from .job_work import INPUT, draw_pictures, kind_of, make_video, picture_request
 from .store import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Store
 
-ATTEMPTS = 3  # of a job, when the server ends under it
-DEFECT = "Defect"  # the kind of an error that Segue did not raise on purpose
-_ROOM = bytes_of("64MiB")  # left free on the disk, for the journal of jobs itself
+ATTEMPTS = 3  # how often a job is started if the server ends during it
+DEFECT = "Defect"  # the kind of an error that Segue does not raise on purpose
+_ROOM = bytes_of("64MiB")  # left free on the disk, for the file of jobs
 
 
 @dataclass
 class _Live:
-    """What belongs to a job that waits or runs."""
+    """The state of a job that waits or runs."""
 
     token: CancelToken
     feed: Feed
@@ -45,10 +45,10 @@ class _Live:
 
 
 class Runner(Closing):
-    """Accepts jobs, does them in order, and goes on with those that a stopped server left.
+    """Accepts jobs, runs them in order, and continues the jobs of a server that was stopped.
 
-    `limit` jobs at most wait or run, over all bundles. The models are the runner's to close. Without `metadata` files
-    do not say what made them; with a `certificate` they are signed.
+    At most `limit` jobs of all bundles wait or run. The runner closes the models. `metadata`: write the request into
+    each file. `certificate`: sign each file with it.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Runner(Closing):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = locked(
                 folder / "lock",
-                f"another server keeps its jobs in {folder}. Stop it, or name another directory with --data.",
+                f"another server keeps its jobs in {folder}. Stop it, or choose another directory with --data.",
             )
         self.store = Store(folder / "jobs.sqlite")
-        # What was interrupted comes last: it may be what ended the server
+        # Interrupted jobs come last, because one of them may have ended the server
         left = sorted(self.store.unfinished(), key=lambda job: job.state == RUNNING)
-        # A queue forgets a job a moment after its end is told, hence one more
+        # One more, because a queue forgets a job a moment after its last event
         self._queues = {name: ModelQueue(model, max(limit, len(left)) + 1) for name, model in models.items()}
         self._lock = threading.Lock()
         self._live: dict[str, _Live] = {}
@@ -75,10 +75,10 @@ class Runner(Closing):
             self._take_up(job)
 
     def submit(self, kind: str, bundle: str | None, request: dict[str, Any], image: np.ndarray | None = None) -> Job:
-        """Check a request and accept it; what comes back is on disk.
+        """Check a request, write its job to disk and return the job.
 
-        Raises UsageError for what cannot be met, BudgetError for what does not fit, BusyError when `limit` jobs wait or
-        run or the disk is full, and OutputError where it cannot be written.
+        Raises UsageError if the bundle cannot meet the request, BudgetError if it does not fit into the budget,
+        BusyError if `limit` jobs wait or run or the disk is full, and OutputError if the job cannot be written.
         """
         name = self.find(kind, bundle)
         self._check(name, kind, request, image)
@@ -103,21 +103,21 @@ class Runner(Closing):
         return job
 
     def find(self, kind: str, bundle: str | None) -> str:
-        """Return the name of a bundle that makes what is asked for; raises UsageError where there is none."""
+        """Return the name of a bundle that makes this kind; raises UsageError if there is none."""
         able = [name for name, model in self.models.items() if kind_of(model) == kind]
         if bundle is None and able:
             return able[0]
         if bundle not in able:
             raise UsageError(
                 f"no bundle {'' if bundle is None else repr(bundle) + ' '}of this server makes a {kind}. "
-                f"Choose among {', '.join(able) or 'none: start segue serve with a bundle that does'}."
+                + (f"Choose {' or '.join(able)}." if able else "Start segue serve with a bundle that does.")
             )
         return bundle
 
     def cancel(self, identifier: str) -> Job | None:
-        """Stop a job that waits or runs before its next network call; return it as it is now, None if there is none.
+        """Stop a job before its next network call; return its present state, None if there is no such job.
 
-        That it was asked for is on disk, and holds also when the server dies before the job has stopped.
+        The order is on disk. It holds even if the server dies before the job has stopped.
         """
         with self._lock:
             live, job = self._live.get(identifier), self.store.get(identifier)
@@ -130,23 +130,23 @@ class Runner(Closing):
                 return job
             live.token.cancel()
             assert live.future is not None
-            live.future.cancel()  # leaves its place in the queue
+            live.future.cancel()  # frees its place in the queue
             return self._end(identifier, CANCELLED)
 
     def resume(self, identifier: str) -> Job | None:
-        """Put a cancelled or failed job into the queue again; a video goes on after its last finished segment.
+        """Queue a cancelled or failed job again; return its present state, None if there is no such job.
 
-        Return it as it is now, None if there is none. Raises UsageError for one that is done or about to stop, and as
-        `submit` does.
+        A video continues after its last finished segment. Raises UsageError if the job is done or about to stop, and
+        the errors of `submit`.
         """
         with self._lock:
             job = self.store.get(identifier)
             if job is not None and job.cancelling and not job.over:
-                raise UsageError(f"the job {identifier} is about to stop. Resume it when it is cancelled.")
+                raise UsageError(f"the job {identifier} is about to stop. Resume it once its state is cancelled.")
             if job is None or not job.over:
                 return job
             if job.state == DONE:
-                raise UsageError(f"the job {identifier} is done. Ask for another one instead.")
+                raise UsageError(f"the job {identifier} is done. Submit a new job instead.")
             if job.bundle not in self.models:
                 raise UsageError(f"this server has no bundle {job.bundle!r}. Start segue serve with it.")
             self.check_room()
@@ -156,7 +156,7 @@ class Runner(Closing):
             return job
 
     def feed(self, identifier: str) -> Feed | None:
-        """Return the events of a job that waits or runs, None of any other."""
+        """Return the feed of a job that waits or runs, None for any other job."""
         with self._lock:
             live = self._live.get(identifier)
             return None if live is None else live.feed
@@ -171,7 +171,7 @@ class Runner(Closing):
             return len(self._live)
 
     def close(self) -> None:
-        """Stop what runs before its next network call; it and what waits are for the next start."""
+        """Stop running jobs before their next network call. The next start continues unfinished jobs."""
         with self._lock:
             self._closing = True
         for queue in self._queues.values():
@@ -182,40 +182,39 @@ class Runner(Closing):
         self._file.release()
 
     def check_room(self) -> None:
-        """Raise BusyError where no more jobs are accepted now."""
+        """Raise BusyError if no more jobs are accepted now."""
         if len(self._live) >= self.limit:
             raise BusyError(
-                f"{len(self._live)} jobs are waiting or running, and this server takes {self.limit}. Try again when "
-                "one has finished."
+                f"{len(self._live)} jobs are waiting or running; this server takes at most {self.limit}. Try again "
+                "when one has finished."
             )
         if shutil.disk_usage(self.folder).free < _ROOM:
             raise BusyError(f"the disk of {self.folder} is full. Make room, then try again.")
 
     def _check(self, name: str, kind: str, request: dict[str, Any], image: np.ndarray | None) -> None:
         model = self.models[name]
-        content = model.bundle.manifest
+        wanted: Request | AnimationRequest
         if kind == "picture":
             wanted = picture_request(request)
-            prepare(wanted, content)
-            if model.budget is not None:
-                model.plan(wanted)
         else:
             assert image is not None
-            film = AnimationRequest(image, **request)
-            prepare_video(film, content)
-            if model.budget is not None:
-                model.plan(film)
+            wanted = AnimationRequest(image, **request)
+        prepared = model.prepare(wanted)
+        if model.budget is not None:
+            model.plan(prepared)
 
     def _take_up(self, job: Job) -> None:
-        """Have a job that an earlier server left wait again, or end it where that makes no sense."""
+        """Queue a job that an earlier server left, or end it if it cannot run."""
         with self._lock:
             if job.bundle not in self.models:
-                text = f"this server has no bundle {job.bundle!r}. Start it with that one, then resume the job."
+                text = f"this server has no bundle {job.bundle!r}. Start segue serve with it, then resume the job."
                 ended: dict[str, Any] = {"state": FAILED, "error": {"kind": "UsageError", "message": text}}
             elif job.cancelling:
                 ended = {"state": CANCELLED}
             elif job.state == RUNNING and job.attempts >= ATTEMPTS:
-                text = f"the server ended {job.attempts} times while it ran. Ask for less, or resume it to try again."
+                text = (
+                    f"the server ended {job.attempts} times during this job. Ask for less, or resume it to try again."
+                )
                 ended = {"state": FAILED, "error": {"kind": DEFECT, "message": text}}
             else:
                 self._enqueue(self.store.change(job.id, state=WAITING))
@@ -231,13 +230,13 @@ class Runner(Closing):
         token, feed = live.token, live.feed
         with self._lock:
             if token() or self._closing:
-                return  # it was cancelled while it waited, or waits for the next start
+                return  # cancelled while it waited, or left for the next start
             try:
                 found = self.store.get(identifier)
                 assert found is not None
                 job = self.store.change(identifier, state=RUNNING, started=time.time(), attempts=found.attempts + 1)
             except OutputError as error:
-                self._end(identifier, FAILED, error=_told(error))
+                self._end(identifier, FAILED, error=_error_of(error))
                 return
         feed.put("state", state=RUNNING)
         make = draw_pictures if job.kind == "picture" else make_video
@@ -248,7 +247,7 @@ class Runner(Closing):
         except Cancelled:
             state = CANCELLED
         except SegueError as error:
-            state, ended = FAILED, {"error": _told(error)}
+            state, ended = FAILED, {"error": _error_of(error)}
         except Exception as error:
             state, ended = FAILED, {"error": {"kind": DEFECT, "message": defect_of(error)}}
         with self._lock:
@@ -258,22 +257,22 @@ class Runner(Closing):
                 self._end(identifier, state, **ended)
 
     def _end(self, identifier: str, state: str, **values: Any) -> Job:
-        """Write the end of a job and tell it; place and readers are free also where that cannot be written."""
+        """Write the end of a job and send the last event; free its place and readers even if writing fails."""
         feed = self._live.pop(identifier).feed
         files, error = values.get("files", []), values.get("error")
         try:
             return self.store.change(identifier, state=state, finished=time.time(), **values)
         except OutputError as fault:
-            state, files, error = FAILED, [], _told(fault)
+            state, files, error = FAILED, [], _error_of(fault)
             raise
         finally:
             feed.put(state, last=True, files=files, error=error)
 
 
 def defect_of(error: Exception) -> str:
-    """Return what is said of an error that Segue did not raise on purpose."""
-    return f"a defect of Segue, or of something below it: {type(error).__name__}: {error}. Report it."
+    """Return the message for an error that Segue does not raise on purpose."""
+    return f"a bug in Segue or in a library: {type(error).__name__}: {error}. Report it."
 
 
-def _told(error: SegueError) -> dict[str, str]:
+def _error_of(error: SegueError) -> dict[str, str]:
     return {"kind": type(error).__name__, "message": str(error)}

@@ -1,4 +1,4 @@
-"""What the server takes and gives, as its OpenAPI schema shows it."""
+"""The bodies of requests and answers, as the OpenAPI schema shows them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from ..runtime.bundle.limits import MAX_COUNT, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TEXT, MIN_FPS
+from ..runtime.units import SIDES
 
-MAX_PICTURES = 16  # of one request: they are kept on disk until somebody removes them
+MAX_PICTURES = 16  # of one request, because files stay on disk until a user removes them
 SEED = (1 << 53) - 1  # JavaScript's numbers are exact up to here
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -20,10 +21,10 @@ class _Closed(BaseModel):
 
 
 class PictureRequest(_Closed):
-    """Pictures of a text; what is left out takes the bundle's default."""
+    """Pictures of a prompt. A value that is left out takes the bundle's default."""
 
     kind: Literal["picture"] = "picture"
-    bundle: str | None = Field(None, description="A name of /v1/models; the first that draws pictures if left out.")
+    bundle: str | None = Field(None, description="A name of /v1/models. Default: the first bundle that draws pictures.")
     prompt: Text
     negative: Text = ""
     seed: int = Field(0, ge=0, le=SEED)
@@ -32,16 +33,16 @@ class PictureRequest(_Closed):
     width: Side | None = None
     height: Side | None = None
     count: int = Field(1, ge=1, le=min(MAX_PICTURES, MAX_COUNT))
-    previews: bool = Field(False, description="Send what each step has made as an event; each costs a decoding.")
+    previews: bool = Field(False, description="Send a preview event after each step. Each preview costs one decoding.")
 
 
 class VideoRequest(_Closed):
-    """A video of a picture: one that is sent, or one that a job has made."""
+    """A video of a picture. The picture is sent, or taken from a job."""
 
     kind: Literal["video"]
-    bundle: str | None = Field(None, description="A name of /v1/models; the first that makes videos if left out.")
-    image: str | None = Field(None, description="A PNG, JPEG or WebP file in base64; or a data URL of one.")
-    image_job: str | None = Field(None, description="A job that has drawn a picture; its first one is taken.")
+    bundle: str | None = Field(None, description="A name of /v1/models. Default: the first bundle that makes videos.")
+    image: str | None = Field(None, description="A PNG, JPEG or WebP file in base64, or as a data URL.")
+    image_job: str | None = Field(None, description="A finished picture job. Its first picture is used.")
     prompt: Text = ""
     negative: Text = ""
     seed: int = Field(0, ge=0, le=SEED)
@@ -52,7 +53,7 @@ class VideoRequest(_Closed):
 
 
 def _kind(body: object) -> object:
-    """Return the kind of a job's body: a picture where it is left out."""
+    """Return the kind of a job's body: picture if it is left out."""
     return body.get("kind", "picture") if isinstance(body, dict) else getattr(body, "kind", None)
 
 
@@ -62,7 +63,7 @@ JobRequest = Annotated[
 
 
 class JobView(BaseModel):
-    """A job and where it stands."""
+    """A job and its state."""
 
     id: str
     kind: Literal["picture", "video"]
@@ -72,7 +73,7 @@ class JobView(BaseModel):
     created: float
     started: float | None
     finished: float | None
-    files: list[str] = Field(description="Paths of what it has made, from this server's root.")
+    files: list[str] = Field(description="Paths of the finished files, from the root of this server.")
     error: dict[str, str] | None
 
 
@@ -83,7 +84,7 @@ class JobList(BaseModel):
 
 
 class Fault(BaseModel):
-    """What went wrong and what to do next, in OpenAI's form."""
+    """An error and what to do next, in OpenAI's form."""
 
     message: str
     type: str
@@ -92,13 +93,13 @@ class Fault(BaseModel):
 
 
 class Failure(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of every failed request's answer."""
 
     error: Fault
 
 
 class ModelView(BaseModel):
-    """A bundle that the server has opened."""
+    """A bundle of this server."""
 
     id: str
     object: Literal["model"] = "model"
@@ -107,9 +108,9 @@ class ModelView(BaseModel):
     kind: Literal["picture", "video"]
     width: int
     height: int
-    multiple: int = Field(description="Sides are multiples of it.")
+    multiple: int = Field(description="Width and height must be multiples of this.")
     steps: int
-    frames: int | None = Field(description="Of a video by default; None for pictures.")
+    frames: int | None = Field(description="Default length of a video in frames; null for pictures.")
 
 
 class ModelList(BaseModel):
@@ -120,21 +121,25 @@ class ModelList(BaseModel):
 
 
 class ImagesRequest(BaseModel):
-    """OpenAI's image generation; fields that Segue has no use for are taken and ignored."""
+    """OpenAI's image generation. Segue ignores the fields that it does not use."""
 
     model_config = ConfigDict(extra="allow")
 
     prompt: Text
     model: str | None = None
     n: int | None = Field(1, ge=1, le=MAX_PICTURES)
-    size: str | None = Field(None, pattern=r"^([1-9]\d{0,4}x[1-9]\d{0,4}|auto)$", description="Width x height.")
+    size: str | None = Field(
+        None,
+        pattern=f"^({SIDES}|auto)$",
+        description="Width x height in pixels, as 192x128; auto: the bundle's default.",
+    )
     response_format: Literal["b64_json", "url"] | None = "b64_json"
     output_format: Literal["png"] | None = "png"
-    seed: int | None = Field(None, ge=0, le=SEED, description="Segue's own addition; 0 if left out.")
+    seed: int | None = Field(None, ge=0, le=SEED, description="An addition of Segue. Default: 0.")
 
 
 class ImageView(BaseModel):
-    """A picture, in the form that was asked for."""
+    """A picture in the requested format."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -150,18 +155,18 @@ class ImagesAnswer(BaseModel):
 
 
 class PhaseView(BaseModel):
-    """A phase of the plan: what runs, how often, how long, and how much memory it takes at most."""
+    """A phase of the plan: its component, calls, time and peak of memory."""
 
     component: str
     calls: int
     seconds: float
-    peak: int = Field(description="Bytes.")
+    peak: int = Field(description="Peak of memory in bytes.")
 
 
 class PlanView(BaseModel):
-    """What a request takes on this machine, by what the bundle says of itself."""
+    """The planned memory and time of a request on this machine."""
 
-    peak: int = Field(description="Bytes.")
+    peak: int = Field(description="Peak of memory in bytes.")
     budget: int | None
     seconds: float
     keep: list[str]

@@ -1,4 +1,4 @@
-"""The server's jobs on disk, in SQLite: what was accepted outlives the process."""
+"""The server's jobs on disk, in SQLite. An accepted job survives the process."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class Job:
-    """One accepted request. Times are seconds since 1970; `files` are names below the job's directory."""
+    """One accepted request. Times are seconds since 1970; `files` are names in the job's directory."""
 
     id: str
     kind: str  # "picture" or "video"
     bundle: str
-    request: dict[str, Any]  # the arguments of Request or AnimationRequest that JSON can hold
+    request: dict[str, Any]  # arguments of Request or AnimationRequest, without arrays
     state: str
     created: float
     started: float | None = None
     finished: float | None = None
     files: list[str] = field(default_factory=list)
     error: dict[str, str] | None = None  # "kind" and "message"
-    attempts: int = 0  # how often it was begun
-    cancelling: bool = False  # somebody asked to stop it while it ran
+    attempts: int = 0  # how often it was started
+    cancelling: bool = False  # a caller cancelled it while it ran
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen to it by itself."""
+        """Whether the job is done, failed or cancelled."""
         return self.state in (DONE, FAILED, CANCELLED)
 
 
 class Store(Closing):
-    """Jobs by identifier. Every change is on disk when its call returns; any thread may call. Calls raise
-    OutputError where the file cannot be read or written."""
+    """Jobs by identifier. Every change is on disk when its call returns. Any thread may call.
+
+    Calls raise OutputError if the file cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock, self._changing = path, threading.Lock(), threading.Lock()
@@ -56,8 +58,8 @@ class Store(Closing):
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version not in (0, _SCHEMA):
                 raise OutputError(
-                    f"{path} holds jobs in schema {version}, this Segue writes {_SCHEMA}. Name another directory with "
-                    "--data, or use the Segue that wrote it."
+                    f"{path} holds jobs in schema {version}; this version of Segue writes {_SCHEMA}. Choose another "
+                    "directory with --data, or use the version that wrote it."
                 )
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS jobs (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, "
@@ -66,14 +68,14 @@ class Store(Closing):
             self._db.execute("CREATE INDEX IF NOT EXISTS by_state ON jobs (state)")
             self._db.execute(f"PRAGMA user_version = {_SCHEMA}")
         except (OSError, sqlite3.Error) as error:
-            raise OutputError(f"{path} cannot be used: {error}. Name another directory with --data.") from None
+            raise OutputError(f"{path} cannot be used: {error}. Choose another directory with --data.") from None
 
     def add(self, job: Job) -> None:
-        """Keep a new job, behind those that are there."""
+        """Add a new job after the others."""
         self._run("INSERT INTO jobs (id, state, job) VALUES (?, ?, ?)", job.id, job.state, _packed(job))
 
     def change(self, identifier: str, **values: Any) -> Job:
-        """Change fields of a job and return it as it is now."""
+        """Change fields of a job and return the changed job."""
         with self._changing:
             ((text,),) = self._run("SELECT job FROM jobs WHERE id = ?", identifier)
             job = dataclasses.replace(_unpacked(text), **values)
@@ -81,16 +83,16 @@ class Store(Closing):
             return job
 
     def remove(self, identifier: str) -> None:
-        """Forget a job."""
+        """Remove a job."""
         self._run("DELETE FROM jobs WHERE id = ?", identifier)
 
     def get(self, identifier: str) -> Job | None:
-        """Return the job, or None where there is none of that name."""
+        """Return the job, or None if there is no such job."""
         rows = self._run("SELECT job FROM jobs WHERE id = ?", identifier)
         return _unpacked(rows[0][0]) if rows else None
 
     def newest(self, limit: int, state: str | None = None) -> list[Job]:
-        """Return at most `limit` jobs, newest first, of one state or of all."""
+        """Return at most `limit` jobs, newest first, in one state or in all states."""
         if state is None:
             rows = self._run("SELECT job FROM jobs ORDER BY number DESC LIMIT ?", limit)
         else:
@@ -98,7 +100,7 @@ class Store(Closing):
         return [_unpacked(row[0]) for row in rows]
 
     def unfinished(self) -> list[Job]:
-        """Return the jobs that wait or were running, in the order in which they were accepted."""
+        """Return the jobs that wait or were running, in the order they were accepted."""
         rows = self._run("SELECT job FROM jobs WHERE state IN (?, ?) ORDER BY number", WAITING, RUNNING)
         return [_unpacked(row[0]) for row in rows]
 

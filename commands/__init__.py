@@ -1,1 +1,1 @@
-"""The commands of `segue`: parse, call, show progress. A file for each family of commands."""
+"""The commands of `segue`: they parse options, call the package and show progress. One file a command family."""

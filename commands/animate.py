@@ -1,4 +1,4 @@
-"""The command that makes videos, part of `segue`: animate."""
+"""The command that makes videos: animate."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="MP4 or WebP file, a directory for PNG files, or - for raw RGB frames on standard output.",
+    help="MP4 or WebP file, a directory for PNG files, or - to write raw RGB frames to standard output.",
 )
-@click.option("--prompt", default="", help="What moves, and how.")
-@click.option("--negative", default="", help="What guidance leads away from.")
+@click.option("--prompt", default="", help="Text that describes the motion.")
+@click.option("--negative", default="", help="Text that guidance leads away from.")
 @click.option("--frames", type=int, help="Video frames, rounded up to 4k + 1 (default: the bundle's).")
-@click.option("--fps", type=float, help="Frames a second (default: the bundle's).")
-@click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
+@click.option("--fps", type=float, help="Frames per second (default: the bundle's).")
+@click.option("--seed", default=0, show_default=True, help="Seed of the noise, 0 to 2^64 - 1.")
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
 @click.option(
-    "--tile", type=int, help="Side of a tile of Stage II's autoencoder, in latent pixels (default: whole frames)."
+    "--tile", type=int, help="Side of a tile of Stage II's autoencoder, in latent pixels (default: no tiles)."
 )
-@click.option("--overlap", type=int, help="Overlap of tiles, in latent pixels (default: a quarter of the side).")
-@click.option("--resume", is_flag=True, help="Go on where the same command was stopped.")
-@click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
-@click.option("--budget", type=Bytes(), help="The most memory to take, as 512MiB; segue plan says what is needed.")
+@click.option("--overlap", type=int, help="Overlap of tiles, in latent pixels (default: a quarter of --tile).")
+@click.option("--resume", is_flag=True, help="Continue where the same command was stopped.")
+@click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
+@click.option("--budget", type=Bytes(), help="Most memory to use, as 512MiB. segue plan shows the need.")
 @TARGET
 @TRUST
 @signing
@@ -61,10 +61,10 @@ def animate(
     as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Animate PICTURE with BUNDLE (a directory, or the name of a shipped one).
+    """Animate PICTURE with BUNDLE (a directory, or the name of a shipped bundle).
 
-    The file grows segment by segment. What is finished is kept beside it (.OUTPUT.journal) until the end, so that a
-    command that was stopped goes on with --resume and makes the same video.
+    The file grows segment by segment. Finished segments stay in .OUTPUT.journal beside it until the end. After a stop,
+    the same command with --resume continues and makes the same video.
 
     \b
     Examples:
@@ -85,18 +85,18 @@ def animate(
     show = Output(as_json)
     piped = str(output) == "-"
     if piped and (resume or as_json):
-        raise UsageError("standard output takes the frames: neither --resume nor --json goes with -o -. Name a file.")
+        raise UsageError("-o - writes frames to standard output, so --resume and --json cannot be used. Name a file.")
     sink = find_sink(output)
     if certificate is not None and output.suffix.lower() not in MIME:
-        raise UsageError(f"{output} cannot be signed: of videos only .mp4 files can. Name it .mp4.")
+        raise UsageError(f"{output} cannot be signed: only .mp4 videos can. Name a .mp4 file.")
     if overlap is not None and tile is None:
-        raise UsageError("--overlap is one of tiles. Give --tile as well.")
+        raise UsageError("--overlap needs tiles. Give --tile as well.")
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
     request = AnimationRequest(read_image(picture), tiling=tiling, **wanted)
     asked = wanted["frames"]
     rounded = video_frames(latent_frames(asked)) if asked is not None and 0 < asked <= MAX_FRAMES else asked
     if rounded != asked:
-        show.warning(f"{asked} frames are not 4k + 1; {rounded} are made.")
+        show.warning(f"the number of frames must be 4k + 1; {asked} was rounded up to {rounded}.")
     started = time.perf_counter()
 
     def report(done: int, total: int) -> None:
@@ -106,19 +106,17 @@ def animate(
     if not piped:
         check_parent(output)
     if journal is not None and not resume and (lost := finished(journal)):
-        show.warning(f"{lost} finished pieces of an earlier run are dropped; --resume goes on with them.")
+        show.warning(f"{lost} finished pieces of an earlier run are deleted. Use --resume to continue from them.")
     if journal is not None and resume and output.exists() and not journal.exists():
-        raise UsageError(
-            f"{output} is there, and no journal of a run that was stopped. Leave --resume out to make it anew."
-        )
-    again = "" if journal is None else "Run the same command with --resume to go on from the last finished segment."
+        raise UsageError(f"{output} is finished: it has no journal to resume. Leave --resume out to make it again.")
+    again = "" if journal is None else "Run the same command with --resume to continue after the last finished segment."
     with (
         stopped_with(again, lambda: journal is not None and finished(journal) > 0),
         opened(show, bundle, threads, target, trust_engines, budget) as model,
         show.stages() as update,
     ):
 
-        def told(event: Event) -> None:
+        def on_event(event: Event) -> None:
             label = f"window {event.window}: {event.stage}"
             update(label, "calls", event.done, event.total, **memory_of(model))
 
@@ -132,7 +130,7 @@ def animate(
             on_frames=report,
             journal=journal,
             resume=resume,
-            on_event=told,
+            on_event=on_event,
         )
     if journal is not None:
         shutil.rmtree(journal, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The commands of `segue` that measure on the user's own machine and prompts: bench and compare."""
+"""The commands that measure on the user's machine and prompts: bench, compare."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class Duration(click.ParamType):
         """Return seconds, above 0."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", str(value))
         if found is None or float(found[1]) <= 0:
-            self.fail(f"{value!r} is no time. Write 500ms or 1.5s.", param, ctx)
+            self.fail(f"{value!r} is not a time above 0. Write 500ms or 1.5s.", param, ctx)
         return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("--prompt", default="a red heart", show_default=True)
-@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128.")
+@click.option("--prompt", default="a red heart", show_default=True, help="Text of the picture.")
+@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
 @click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
-@click.option("--repeats", type=click.IntRange(2), default=10, show_default=True, help="Pictures that are timed.")
-@click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
+@click.option("--repeats", type=click.IntRange(2), default=10, show_default=True, help="Number of timed pictures.")
+@click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
 @TARGET
 @JSON
 def bench(
     bundle: str, prompt: str, size: tuple[int, int] | None, steps: int | None, repeats: int, threads: int | None,
     target: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Time one picture of BUNDLE, component by component, with its spread and share of this machine's peak.
+    """Time one picture of BUNDLE per component, with spread and share of this machine's peak.
 
     \b
     Examples:
@@ -67,11 +67,11 @@ def bench(
             for stage in found.stages
         ]
         title = f"{found.bundle}, {found.target}, {found.threads} threads, {repeats} pictures"
-        columns = ("component", "calls", "ms a call (10 % to 90 %)", "GFLOP a call", "of the peak")
+        columns = ("component", "calls", "ms a call (10 % to 90 %)", "GFLOP a call", "share of peak")
         table(title, (*columns, "MiB on the device") if known else columns, rows)
     show.line(
-        f"{_milliseconds(found.picture)} ms a picture, the first {1000 * found.first:.0f} ms; the peak is numpy's "
-        f"{found.peak / 1e9:.0f} GFLOP/s in fp32"
+        f"{_milliseconds(found.picture)} ms a picture, {1000 * found.first:.0f} ms the first; numpy's peak in fp32: "
+        f"{found.peak / 1e9:.0f} GFLOP/s"
     )
     show.event("bench", **dataclasses.asdict(found))
 
@@ -80,15 +80,23 @@ def bench(
 @click.argument("first", type=BUNDLE)
 @click.argument("second", type=BUNDLE)
 @click.option("--prompts", required=True, type=click.Path(path_type=Path), help="A file with one prompt a line.")
-@click.option("--latency-budget", "budget", required=True, type=Duration(), help="The most for a picture, as 500ms.")
+@click.option("--latency-budget", "budget", required=True, type=Duration(), help="Most time for a picture, as 500ms.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="New directory for the report.")
-@click.option("--seeds", type=click.IntRange(1, 16), default=2, show_default=True, help="Pictures a prompt.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 16), default=2, show_default=True, help="Number of pictures per prompt."
+)
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the first bundle's).")
-@click.option("--steps", type=click.IntRange(1), help="Network calls of both (default: each bundle's own).")
-@click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
+@click.option("--steps", type=click.IntRange(1), help="Network calls a picture, for both (default: each bundle's).")
+@click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
 @TARGET
-@click.option("--price", type=click.FloatRange(0), help="Of an hour of this machine, for the cost of a thousand.")
-@click.option("--data", type=click.Path(path_type=Path), help="Captioned pictures (segue data), to score agreement.")
+@click.option(
+    "--price", type=click.FloatRange(0), help="Price of this machine per hour; adds the cost of 1,000 pictures."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Directory of captioned pictures (segue data emoji); adds a score of agreement with the prompt.",
+)
 @JSON
 def compare(
     first: str, second: str, prompts: Path, budget: float, out: Path, seeds: int, size: tuple[int, int] | None,
@@ -96,8 +104,8 @@ def compare(
 ) -> None:  # fmt: skip
     """Compare two bundles, or a bundle and a directory of pictures, on your own prompts and latency budget.
 
-    FIRST is a bundle; SECOND another one, or a directory whose pictures, in the order of their names, belong to the
-    prompts. The report is one HTML page and one JSON file. It needs the train extra and `segue data metrics`.
+    FIRST is a bundle. SECOND is another bundle, or a directory with one picture for each prompt, in the order of the
+    file names. The report is one HTML page and one JSON file. It needs the train extra and `segue data metrics`.
 
     \b
     Examples:
@@ -116,7 +124,7 @@ def compare(
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{prompts} cannot be read: {error}. Name a file with one prompt a line.") from None
     if len(texts) < 2:
-        raise UsageError(f"{prompts} holds {len(texts)} prompts. Write two or more, one a line.")
+        raise UsageError(f"{prompts} must hold at least 2 prompts, got {len(texts)}. Write one prompt a line.")
     spec = CompareSpec(tuple(texts), budget, seeds, size, threads, price, target, steps)
     with NewDirectory(out) as new:
         with show.stages() as update:

@@ -1,4 +1,4 @@
-"""What the command line shows: results, progress bars on a terminal, JSON events for programs, and failures."""
+"""The output of the command line: results, progress bars, JSON events and failures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 
 from ..errors import BudgetError, Cancelled, MissingDependencyError, OutputError, SegueError
 
-_CLOSED = 141  # 128 + SIGPIPE, as other programs leave
+_CLOSED = 141  # 128 + SIGPIPE, the exit code of other programs
 _DEFECT = 70
 
 
@@ -42,12 +42,12 @@ class Output:
             _print(_plain(text))
 
     def warning(self, text: str) -> None:
-        """Tell of something that did not stop the work: a line on standard error, and an event."""
+        """Write a warning: a line on standard error, and an event."""
         print(_plain(f"Warning: {text}"), file=sys.stderr, flush=True)
         self.event("warning", text=text)
 
     def failure(self, text: str, kind: str, exit_code: int) -> None:
-        """Tell why the command stops: a line on standard error, and an event."""
+        """Write why the command stops: a line on standard error, and an event."""
         print(_plain(text if kind == Cancelled.__name__ else f"Error: {text}"), file=sys.stderr, flush=True)
         self.event("error", kind=kind, exit_code=exit_code, text=text)
 
@@ -64,7 +64,7 @@ class Output:
 
     @contextmanager
     def stages(self) -> Iterator[Any]:
-        """Yield `update(label, unit, done, total, **figures)`, which begins a new `progress` with each new label."""
+        """Yield `update(label, unit, done, total, **figures)`; each new label begins a new `progress`."""
         current, inner = "", None
         with ExitStack() as stack:
 
@@ -95,7 +95,7 @@ def _bar(label: str, unit: str) -> Iterator[Any]:
     )
     started: dict[str, float] = {}
     console = Console(stderr=True)
-    # rich would send what is printed to its own stream: right only where standard output is the terminal as well
+    # rich redirects printed text to its own stream, which is right only if standard output is the terminal too
     both = sys.stdout is not None and sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=both) as bar:
         task = bar.add_task(label, total=None, amount="", rate="", figures="")
@@ -104,8 +104,8 @@ def _bar(label: str, unit: str) -> Iterator[Any]:
             now = time.monotonic()
             started.setdefault("time", now)
             started.setdefault("done", done)
-            gone = now - started["time"]
-            rate = f"{(done - started['done']) / scale / gone:.3g} {unit}/s" if gone > 0.2 else ""
+            passed = now - started["time"]
+            rate = f"{(done - started['done']) / scale / passed:.3g} {unit}/s" if passed > 0.2 else ""
             amount = f"{done / scale:.0f}/{total / scale:.0f}"
             shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
             bar.update(task, completed=done, total=total, amount=amount, rate=rate, figures=shown)
@@ -114,10 +114,10 @@ def _bar(label: str, unit: str) -> Iterator[Any]:
 
 
 def guard(command: Callable[[], Any], show: Output) -> int:
-    """Run `command`, tell of its failure without a traceback (unless SEGUE_DEBUG is set), and return the exit code."""
+    """Run `command`, show a failure without a traceback (unless SEGUE_DEBUG is set), return the exit code."""
     try:
-        code = _told(command, show)
-    except SystemExit as stop:  # of `_print`; click and rich make one with code 1 of a closed pipe
+        code = _run(command, show)
+    except SystemExit as stop:  # raised by `_print`; click and rich raise one with code 1 for a closed pipe
         closed = stop.code == _CLOSED or isinstance(stop.__context__, BrokenPipeError)
         code = _CLOSED if closed else 1
     if code == _CLOSED:
@@ -126,7 +126,7 @@ def guard(command: Callable[[], Any], show: Output) -> int:
 
 
 def _silence() -> None:
-    """Lead standard output nowhere: what is still buffered would fail once more when Python ends."""
+    """Discard standard output, because buffered text would fail again when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -141,27 +141,27 @@ def _print(text: str) -> None:
 
 def _unwritable(error: OSError) -> OutputError:
     _silence()
-    return OutputError(f"standard output cannot be written: {error.strerror}. Lead it to where there is room.")
+    return OutputError(f"standard output cannot be written: {error.strerror}. Redirect it to a disk with free space.")
 
 
 def _plain(text: str) -> str:
-    """Return `text` with what would steer a terminal written out: names and credits are a bundle's own."""
+    """Return `text` with control characters escaped, because a bundle's names and credits are untrusted."""
     return "".join(c if c in "\n\t" or not _steers(c) else repr(c)[1:-1] for c in text)
 
 
 def _steers(character: str) -> bool:
-    """Return whether it is a control, a lone surrogate, a line separator or an order of writing directions."""
+    """Return whether it is a control, a lone surrogate, a line separator or a change of writing direction."""
     written = character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
     return written or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
-def _told(command: Callable[[], Any], show: Output) -> int:
+def _run(command: Callable[[], Any], show: Output) -> int:
     try:
         code = command()
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         if "unexpected extra argument" in error.message:
-            hint = ' A text of several words goes in quotes: "a red heart".'
+            hint = ' Put a prompt of several words in quotes: "a red heart".'
             error = click.UsageError(error.message + hint, getattr(error, "ctx", None))
         if not show.as_json:
             error.show()  # with the usage line
@@ -172,15 +172,15 @@ def _told(command: Callable[[], Any], show: Output) -> int:
     except SegueError as error:
         text, kind, code = str(error), type(error).__name__, error.exit_code
     except MemoryError:
-        text = "memory ran out. Give --budget where the command has it, ask for a smaller size, or free memory."
+        text = "memory ran out. Give --budget if the command has it, choose a smaller size, or free memory."
         kind, code = BudgetError.__name__, BudgetError.exit_code
     except Exception as error:
         if os.environ.get("SEGUE_DEBUG"):
             raise
         kind, code = type(error).__name__, _DEFECT
         text = (
-            f"a defect of Segue, or of something below it: {kind}: {error}. "
-            "Run it again with SEGUE_DEBUG=1 to see where, and report that."
+            f"a bug in Segue or in a library: {kind}: {error}. "
+            "Run the command again with SEGUE_DEBUG=1 and report the traceback."
         )
     show.failure(text, kind, code)
     return code
@@ -206,12 +206,12 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
 
 
 def need(module: str, extra: str) -> None:
-    """Raise MissingDependencyError, with the command to run, unless `module` of `extra` is installed."""
+    """Raise MissingDependencyError, with the command to run, if `module` of `extra` is not installed."""
     from importlib.util import find_spec
 
     if find_spec(module) is None:
         torch = "pip install torch==2.13.0 && " if extra in ("export", "train", "dev") else ""
         raise MissingDependencyError(
             f"this command needs {module}, which is not installed. "
-            f"Run, in a clone of Segue: {torch}pip install '.[{extra}]'"
+            f"Run in a clone of Segue: {torch}pip install '.[{extra}]'"
         )

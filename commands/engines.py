@@ -1,4 +1,4 @@
-"""The commands of `segue` about engines: build them, look after those that are kept, and say what a machine can run."""
+"""The commands about engines: build them, manage the engine cache, examine this machine (build, cache, doctor)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from .options import BUNDLE, COMPILED, LARGE, Bytes, building
 if TYPE_CHECKING:
     from ..runtime.bundle.reader import Bundle
     from ..runtime.bundle.shapes import SizeRange
-    from ..runtime.engine_cache.build import Event
+    from ..runtime.engine_cache.build import BuildEvent
     from ..runtime.engine_cache.store import Made
 
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
 @building
-@click.option("--target", type=click.Choice(list(TARGETS)), default=COMPILED[0], show_default=True)
-@click.option("--component", "components", multiple=True, help="Only this one. Repeatable.")
+@click.option(
+    "--target", type=click.Choice(list(TARGETS)), default=COMPILED[0], show_default=True, help="Target to build for."
+)
+@click.option("--component", "components", multiple=True, help="Build only this component. Repeatable.")
 @JSON
 def build(bundle: str, as_json: bool, **wanted: Any) -> None:
-    """Build the engines of BUNDLE. TensorRT-RTX needs no GPU for that; without --sm it takes the GPU's own.
+    """Build the engines of BUNDLE for --sm (default: this machine's GPU). tensorrt-rtx needs no GPU to build.
 
-    The targets ort-* run graphs as they are: each is loaded once, to see that it does.
+    The targets ort-* need no engines; for them the command only loads each graph once.
 
     \b
     Examples:
@@ -49,7 +51,7 @@ def build(bundle: str, as_json: bool, **wanted: Any) -> None:
 
 
 def checked(target: str, sm: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the compute capabilities to build for; raises what building for them would, before any work."""
+    """Return the compute capabilities to build for; raises the errors of building them before any work."""
     from ..engines.targets import find_target, load
     from ..engines.tensorrt.build import Settings
     from ..runtime.engine_cache.build import here
@@ -62,7 +64,7 @@ def build_engines(
     show: Output, opened: Bundle, *, target: str, components: tuple[str, ...] = (), sm: tuple[int, ...] = (),
     shapes: tuple[SizeRange, ...] = (), guidance: bool = False, budget: int | None = None, into_bundle: bool = False,
 ) -> None:  # fmt: skip
-    """Build engines and tell of each."""
+    """Build engines and show each."""
     from ..runtime.bundle.reader import shipped
     from ..runtime.engine_cache.build import BuildRequest
     from ..runtime.engine_cache.build import build as run
@@ -70,20 +72,20 @@ def build_engines(
 
     if into_bundle and opened.directory.resolve() in {path.resolve() for path in shipped().values()}:
         raise UsageError(
-            f"{opened.directory} came with Segue, and engines would make another bundle of it for every program. Copy "
-            "it first, and name the copy."
+            f"{opened.directory} is shipped with Segue, and --into-bundle would change it for every program. Copy it "
+            "and name the copy."
         )
     request = BuildRequest(target, checked(target, sm), shapes, components or None, budget, guidance)
     started = time.perf_counter()
     with show.stages() as update:
 
-        def tell(event: Event) -> None:
+        def report(event: BuildEvent) -> None:
             last = {} if event.before is None else {"last": event.before}
             update(event.component, "steps", event.done, event.total, **last)
 
-        made = run(opened, request, tell)
+        made = run(opened, request, report)
     if into_bundle:
-        put_into(opened, made, lambda: show.line("waiting for another process that puts engines into the bundle"))
+        put_into(opened, made, lambda: show.line("waiting for another process that writes engines into the bundle"))
     for each in made:
         show.line(described(each))
         record = dataclasses.asdict(each.entry.record)
@@ -96,13 +98,13 @@ def build_engines(
 def load_graphs(
     show: Output, opened: Bundle, *, target: str, components: tuple[str, ...] = (), **engines_only: Any
 ) -> None:
-    """Load each graph by a target that builds no engines, and tell how long that took."""
+    """Load each graph with a target that builds no engines, and show the time."""
     from ..runtime.components import Components
     from ..runtime.engine_cache.build import chosen
 
     given = [name.replace("_", "-") for name, value in engines_only.items() if value]
     if given:
-        raise click.UsageError(f"{target} builds no engines, so it takes no --{given[0]}. Leave it out.")
+        raise click.UsageError(f"{target} builds no engines, so --{given[0]} does not apply. Leave it out.")
     names = chosen(opened.manifest, components)
     with Components(opened, target=target) as parts:
         for name in names:
@@ -110,14 +112,14 @@ def load_graphs(
             parts.load(name)
             seconds = time.perf_counter() - started
             parts.release(name)
-            show.line(f"{name}: runs as it is, loaded in {seconds:.1f} s")
+            show.line(f"{name}: needs no engine, loaded in {seconds:.1f} s")
             show.event("loaded", component=name, target=target, seconds=seconds)
 
 
 def described(made: Made) -> str:
-    """Return an engine as a line for people."""
+    """Return the line that describes an engine."""
     record = made.entry.record
-    how = f"built in {record.seconds:.1f} s" if made.fresh else "kept from before"
+    how = f"built in {record.seconds:.1f} s" if made.fresh else "found in the cache"
     attention = (
         f", attention {record.fused} fused {record.decomposed} decomposed" if record.fused + record.decomposed else ""
     )
@@ -126,7 +128,7 @@ def described(made: Made) -> str:
 
 @click.group()
 def cache() -> None:
-    """Look after the engines that are kept in the user's cache directory.
+    """Manage the engines in the user's cache directory.
 
     \b
     Example:
@@ -137,7 +139,7 @@ def cache() -> None:
 @cache.command("list")
 @JSON
 def listed(as_json: bool) -> None:
-    """Show the engines, the least recently used first, then those whose records cannot be read.
+    """List the engines, the least recently used first; then engines with unreadable records.
 
     \b
     Example:
@@ -160,14 +162,14 @@ def listed(as_json: bool) -> None:
         columns = ("bundle", "component", "target", "precision", "SM", "MB", "built", "key")
         table(f"{root()}: {sum(e.record.bytes for e in found) / 1e6:.1f} MB", columns, rows)
     for each in unreadable(root()):
-        show.line(f"{each.bytes / 1e6:.1f} MB more, the first to go once there are too many: {each.why}")
+        show.line(f"{each.bytes / 1e6:.1f} MB unreadable, removed first if the cache grows too large: {each.why}")
         show.event("unreadable", path=str(each.directory), bytes=each.bytes, text=each.why)
 
 
 @cache.command("verify")
 @JSON
 def verified(as_json: bool) -> None:
-    """Hash every engine; those that are not what their record says are an error.
+    """Hash every engine; an engine that differs from its record is an error.
 
     \b
     Example:
@@ -182,20 +184,25 @@ def verified(as_json: bool) -> None:
     for why in wrong:
         show.line(why)
         show.event("damaged", text=why)
-    show.line(f"{whole} engines are as their records say, {len(wrong)} are not")
+    show.line(f"{whole} engines match their records, {len(wrong)} do not")
     show.event("verified", engines=whole, damaged=len(wrong))
     if wrong:
         raise EngineError(
-            f"{len(wrong)} engines are damaged. Run segue build for their bundles again, with the same options: it "
-            "replaces a damaged engine and keeps the others, which segue cache clear would remove as well."
+            f"{len(wrong)} engines are damaged. Run segue build for their bundles again, with the same options. It "
+            "replaces damaged engines and keeps the others; segue cache clear removes all."
         )
 
 
 @cache.command("clear")
-@click.option("--keep", type=Bytes(), default=0, help="Keep the most recently used ones up to this size, as 8GiB.")
+@click.option(
+    "--keep",
+    type=Bytes(),
+    default=0,
+    help="Keep the most recently used engines up to this size, as 8GiB (default: none).",
+)
 @JSON
 def cleared(keep: int, as_json: bool) -> None:
-    """Remove the engines. Nothing is lost that segue build does not make again.
+    """Remove the cached engines. segue build makes them again.
 
     \b
     Examples:
@@ -214,7 +221,7 @@ def cleared(keep: int, as_json: bool) -> None:
 @click.argument("bundle", type=BUNDLE, required=False)
 @JSON
 def doctor(bundle: str | None, as_json: bool) -> None:
-    """Say what this machine can run, what is missing and how to get it; with BUNDLE also whether that fits.
+    """Show what this machine can run, what is missing and how to get it; with BUNDLE also whether it fits.
 
     \b
     Example:

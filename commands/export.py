@@ -1,4 +1,4 @@
-"""The commands `export`, `unpack` and `quantize`."""
+"""The commands that make a bundle, or a checkpoint of one: export, unpack, quantize."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .options import BUNDLE, COMPILED, Bytes, Scaled, building, megabytes
 if TYPE_CHECKING:
     from ..export.export import Event
 
-
-UNITS = {
-    "copy": "bytes",
-    "trace": "graphs",
-    "tokenizer": "tokenizers",
-    "parity": "comparisons",
-    "measure": "parts",
-}  # of export's stages
+# What each stage of an export counts. Stages without a unit have no progress.
+UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity": "comparisons", "measure": "parts"}
 
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
-@click.option("--precision", type=click.Choice(["keep", "fp16", "bf16", "fp32"]), default="keep", show_default=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to make.")
+@click.option(
+    "--precision",
+    type=click.Choice(["keep", "fp16", "bf16", "fp32"]),
+    default="keep",
+    show_default=True,
+    help="Precision of the weights; keep: that of the checkpoint.",
+)
 @click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
-@click.option("--name", help="The bundle's name (default: that of the directory).")
+@click.option("--name", help="Name of the bundle (default: name of the directory).")
 @click.option("--lora", "loras", type=Scaled(), multiple=True, help="Merge a LoRA file, as FILE=0.8. Repeatable.")
 @click.option(
-    "--part-size", type=Bytes(), default=PART_BYTES, help="Weights of a part (default: 256MiB; docs/memory.md)."
+    "--part-size", type=Bytes(), default=PART_BYTES, help="Most weights in one part of a graph (default: 256MiB)."
 )
-@click.option("--target", type=click.Choice(COMPILED), help="Build its engines as well, as segue build does.")
+@click.option("--target", type=click.Choice(COMPILED), help="Also build engines for this target, as segue build does.")
 @building
 @JSON
 def export(
@@ -53,7 +53,7 @@ def export(
 ) -> None:
     """Export CHECKPOINT, a directory in diffusers' format or hf:ORG/NAME[@REVISION], as a bundle.
 
-    No weight is loaded.
+    The export loads no weights.
 
     \b
     Examples:
@@ -61,10 +61,8 @@ def export(
       segue export hf:stabilityai/stable-diffusion-3-medium-diffusers -o sd3 --precision fp16
     """
     if target is None and any(wanted.values()):
-        raise click.UsageError(
-            "--sm, --shapes, --guidance, --budget and --into-bundle are those of --target. Give it as well."
-        )
-    if target is not None:  # known before the export
+        raise click.UsageError("--sm, --shapes, --guidance, --budget and --into-bundle need --target. Give it as well.")
+    if target is not None:  # errors come before the export
         wanted["sm"] = checked(target, wanted["sm"])
     need("onnxscript", "export")
     from ..export.checkpoint.hub import locate
@@ -95,7 +93,7 @@ def export(
         )
     show.line(f"{output}: {len(made.components)} components, {megabytes(made)} MB")
     if made.fidelity is not None:
-        show.line(f"what it draws is at {made.fidelity.psnr:.1f} dB to {made.fidelity.against}")
+        show.line(f"its pictures: {made.fidelity.psnr:.1f} dB compared with {made.fidelity.against}")
     show.event(
         "bundle", path=str(output), parity=[dataclasses.asdict(p) for p in made.parity],
         fidelity=None if made.fidelity is None else dataclasses.asdict(made.fidelity),
@@ -108,9 +106,7 @@ def export(
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The checkpoint directory to make."
-)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Checkpoint directory to make.")
 @JSON
 def unpack(bundle: str, output: Path, as_json: bool) -> None:
     """Restore the diffusers checkpoint that BUNDLE was exported from.
@@ -131,14 +127,14 @@ def unpack(bundle: str, output: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle directory to make.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to make.")
 @click.option(
     "--kind", type=click.Choice(QUANTIZED), default=QUANTIZED[0], show_default=True,
-    help="int8: for processors. w8a8, fp8: the denoiser for GPUs, calibrated; fp8 needs SM 8.9 or above.",
+    help="int8: for CPUs. w8a8, fp8: for GPUs, only the denoiser, calibrated; fp8 needs SM 8.9 or above.",
 )  # fmt: skip
 @JSON
 def quantize(bundle: str, output: Path, kind: str, as_json: bool) -> None:
-    """Make of BUNDLE one whose large matrices have 8 bits, which is smaller and faster.
+    """Copy BUNDLE with its large matrices in 8 bits, which is smaller and faster.
 
     \b
     Example:
@@ -152,7 +148,7 @@ def quantize(bundle: str, output: Path, kind: str, as_json: bool) -> None:
     with show.progress("quantizing") as update:
         made = run(resolve(bundle), output, kind=kind, progress=lambda what, done, total: update(done, total))
     assert made.fidelity is not None
-    show.line(f"{output}: {megabytes(made)} MB, pictures at {made.fidelity.psnr:.1f} dB to those of {bundle} in fp32")
+    show.line(f"{output}: {megabytes(made)} MB, pictures: {made.fidelity.psnr:.1f} dB compared with {bundle} in fp32")
     parity = [dataclasses.asdict(p) for p in made.parity]
     show.event("bundle", path=str(output), parity=parity, fidelity=dataclasses.asdict(made.fidelity))
 

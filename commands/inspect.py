@@ -1,4 +1,4 @@
-"""The commands that read a bundle or a file: `inspect`, `verify`, `show`."""
+"""The commands that read a bundle or a file: inspect, verify, show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import JSON, Output, need, table
-from .export import UNITS
 from .options import BUNDLE, megabytes
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=BUNDLE)
 @JSON
 def inspect(bundle: str, as_json: bool) -> None:
-    """Show what BUNDLE holds: components, parity, sampler, sizes, provenance.
+    """Show the contents of BUNDLE: components, parity, sampler, sizes, provenance.
 
     \b
     Example:
@@ -71,7 +70,7 @@ def inspect(bundle: str, as_json: bool) -> None:
         ("sampler", f"{sampler.kind}, shift {sampler.shift:g}, {sampler.steps} steps, guidance {sampler.guidance:g}"),
         ("levels", ", ".join(f"{level:g}" for level in sampler.sigmas) or "the default grid"),
         ("sizes", f"{sizes.default[1]}x{sizes.default[0]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
-        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros where it is absent)"),
+        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros if T5 is absent)"),
         ("source", f"{source.source}, revision {source.revision}"),
         ("fidelity", _fidelity(made.fidelity)),
         ("licence", source.licence),
@@ -82,12 +81,18 @@ def inspect(bundle: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
-@click.option("--parity", is_flag=True, help="Also compare every graph with PyTorch again (needs the export extra).")
-@click.option("--engines", is_flag=True, help="Also draw one picture or video with every target that works here.")
-@click.option("--trust-engines", is_flag=True, help="With --engines, run those that came with the bundle as well.")
+@click.option("--parity", is_flag=True, help="Compare every graph with PyTorch again (needs the export extra).")
+@click.option("--engines", is_flag=True, help="Compare this machine's targets on one picture or video.")
+@click.option(
+    "--trust-engines",
+    is_flag=True,
+    help="With --engines: also run the engines inside the bundle. They are code of its maker.",
+)
 @JSON
 def verify(bundle: str, parity: bool, engines: bool, trust_engines: bool, as_json: bool) -> None:
-    """Hash every file of BUNDLE; compare its graphs with PyTorch, and what runs them here with one another.
+    """Check the sha256 of every file.
+
+    `--parity` also compares with PyTorch. `--engines` compares this machine's targets.
 
     \b
     Example:
@@ -98,19 +103,19 @@ def verify(bundle: str, parity: bool, engines: bool, trust_engines: bool, as_jso
     show = Output(as_json)
     with show.progress("hashing", "bytes") as update:
         opened = run(bundle, lambda _, done, total: update(done, total))
-    show.line(f"{opened.directory}: {len(opened.manifest.files)} files are as bundle.json says")
+    show.line(f"{opened.directory}: {len(opened.manifest.files)} files match bundle.json")
     from ..runtime.engine_cache.bundled import verify_engines
 
     held = verify_engines(opened)
     if held:
-        show.line(f"{held} engines in it are as they were built")
+        show.line(f"{held} engines in it match their records")
     show.event("verified", files=len(opened.manifest.files), engines=held, sha256=opened.digest)
     if parity:
         need("onnxscript", "export")
         from ..export.checks.parity import check
         from ..export.export import describe
 
-        with show.progress("parity", UNITS["parity"]) as update:
+        with show.progress("parity", "comparisons") as update:
             numbers = counter(1)
 
             def report(result: Parity) -> None:
@@ -130,8 +135,11 @@ def _port(name: str, shape: Sequence[int | str]) -> str:
 def _fidelity(found: Fidelity | None) -> str:
     if found is None:
         return "not measured, or in fp32"
-    before = f"; that one: {_fidelity(found.source)}" if found.source else ""
-    return f"{found.psnr:.1f} dB (gate {found.gate:g}) to {found.against}, {found.pictures} pictures or clips{before}"
+    before = f"; its source: {_fidelity(found.source)}" if found.source else ""
+    return (
+        f"{found.psnr:.1f} dB (gate {found.gate:g}) compared with {found.against}, {found.pictures} pictures or "
+        f"clips{before}"
+    )
 
 
 def _number(value: float | None) -> str:
@@ -139,9 +147,9 @@ def _number(value: float | None) -> str:
 
 
 def compare_engines(show: Output, opened: Bundle, trust: bool = False) -> None:
-    """Compare every target that works here with the processor, and tell of each."""
+    """Compare every working target with the CPU and show each result."""
     from ..errors import EngineError, ParityError
-    from ..runtime.diagnostics.compare import REFERENCE, compare, store, told
+    from ..runtime.diagnostics.compare import REFERENCE, as_json, compare, store
     from ..runtime.diagnostics.doctor import OK, examine
 
     fine = [finding.subject for finding in examine() if finding.state == OK]
@@ -149,8 +157,7 @@ def compare_engines(show: Output, opened: Bundle, trust: bool = False) -> None:
     others = [target for target in working if target != REFERENCE]
     if not others:
         raise EngineError(
-            f"nothing but {REFERENCE} runs here, so there is nothing to compare. Run segue doctor to see what is "
-            "missing."
+            f"only {REFERENCE} runs here, so there is nothing to compare. Run segue doctor to see what is missing."
         )
     need("polygraphy", "verify")
     with show.progress("comparing", "targets") as update:
@@ -161,19 +168,19 @@ def compare_engines(show: Output, opened: Bundle, trust: bool = False) -> None:
             show.warning(f"{each.target} was not compared: {each.why}")
         elif not show.as_json:
             pixels = "equal" if each.psnr is None else f"at {each.psnr:.1f} dB"
-            title = f"{each.target} against {REFERENCE}: pixels {pixels}"
+            title = f"{each.target} compared with {REFERENCE}: pixels {pixels}"
             table(title, ("", "relative L2", "maximum", "gate", "growth"), _rows(opened, each))
-        show.event("comparison", **told(each))
+        show.event("comparison", **as_json(each))
         faults += [f"{each.target}: {fault}" for fault in each.faults(opened)]
     if all(each.why for each in found):
-        raise EngineError(f"none of {', '.join(others)} runs this bundle: {found[0].why}")
+        raise EngineError(f"no target of {', '.join(others)} runs this bundle: {found[0].why}")
     show.line(f"written to {store(opened, found)}")
     if faults:
         raise ParityError(f"{'; '.join(faults)}. Do not use that target for this bundle, and report it.")
 
 
 def _rows(opened: Bundle, found: Comparison) -> list[tuple[str, ...]]:
-    """Return a row for each component, and one for each step with how far it has grown from the first one's."""
+    """Return a row for each component and each step; a step's growth is relative to the first step."""
     from ..runtime.diagnostics.compare import gate_of
 
     rows: list[tuple[str, ...]] = [
@@ -190,7 +197,7 @@ def _rows(opened: Bundle, found: Comparison) -> list[tuple[str, ...]]:
 
 
 def _asked(opened: Bundle) -> Request | AnimationRequest:
-    """Return what is compared: a red heart, or a window of a video that begins with a pattern."""
+    """Return the request to compare: a red heart, or a window of a video that begins with a test pattern."""
     from ..runtime.media.read_image import waves
     from ..runtime.request import Request
     from ..runtime.videos.request import AnimationRequest
@@ -204,7 +211,7 @@ def _asked(opened: Bundle) -> Request | AnimationRequest:
 @click.argument("file", type=click.Path(path_type=Path))
 @JSON
 def show_metadata(file: Path, as_json: bool) -> None:
-    """Tell where FILE, a PNG or MP4 that Segue wrote, comes from: its request, bundle and signature.
+    """Show the origin of FILE, a PNG or MP4 that Segue wrote: its request, bundle and signature.
 
     \b
     Example:
@@ -216,22 +223,22 @@ def show_metadata(file: Path, as_json: bool) -> None:
     out.event("provenance", path=str(file), **found)
     if as_json:
         return
-    told, signature = found["metadata"], found["signature"]
-    if told is None:
-        out.line(f"{file} says nothing of how it was made.")
+    metadata, signature = found["metadata"], found["signature"]
+    if metadata is None:
+        out.line(f"{file} holds no metadata of Segue.")
     else:
-        table(str(file), ("what", "value"), [(name, value) for name, value in told.items() if value is not None])
+        table(str(file), ("what", "value"), [(name, value) for name, value in metadata.items() if value is not None])
     if signature is None:
         out.line("It is not signed.")
     elif signature["valid"] is None:
         out.line(f"It may be signed: {signature['why'][0]}")
     elif signature["valid"]:
         out.line(
-            f"Signed by {signature['signer']} ({signature['issuer']}), and not changed since. Whether that signer is "
-            "to be trusted was not looked into."
+            f"Signed by {signature['signer']} ({signature['issuer']}) and not changed since. Segue did not check "
+            "whether that signer is trustworthy."
         )
     else:
-        out.line(f"Its signature by {signature['signer']} does not hold: {', '.join(signature['why'])}.")
+        out.line(f"Its signature by {signature['signer']} is not valid: {', '.join(signature['why'])}.")
 
 
 COMMANDS = (inspect, verify, show_metadata)

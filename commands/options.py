@@ -1,8 +1,7 @@
-"""What several commands of `segue` share: option types, and an opened bundle."""
+"""Shared by several commands: option types, groups of options, and the opening of a bundle."""
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,18 +16,19 @@ from ..errors import BudgetError, Cancelled, UsageError
 from .console import Output
 
 if TYPE_CHECKING:
+    from ..runtime.bundle.manifest import Manifest
     from ..runtime.bundle.shapes import SizeRange
-
-if TYPE_CHECKING:
     from ..runtime.pipeline import Model
 
-LARGE = 10**8  # bytes; less is hashed in a moment
+PICTURES, VIDEOS = "emoji", "emoji-motion"  # the shipped bundles that commands use by default
+COMPILED = tuple(name for name, target in TARGETS.items() if target.compiled)
+LARGE = 10**8  # bytes; hashing less needs no progress bar
 BESIDE = 64 * 2**20  # bytes of private memory that the libraries map and do not touch
-STACK = 8 * 2**20  # of a thread, of which little is touched
+STACK = 8 * 2**20  # bytes of a thread's stack, mostly untouched
 
 
 class BundleName(click.ParamType):
-    """The name of a shipped bundle, or a directory; with `planned` also that of a plan."""
+    """The name of a shipped bundle, or a directory; with `planned` also the name of a plan."""
 
     name = "bundle"
 
@@ -36,20 +36,20 @@ class BundleName(click.ParamType):
         self.planned = planned
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it as it is; whether there is such a bundle is said when it is opened."""
+        """Return the name unchanged. Opening the bundle checks it."""
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the shipped bundles that begin so, and have the shell add directories."""
+        """Return the shipped bundles that begin like `incomplete`; the shell adds directories."""
         from ..runtime.bundle.reader import plans, shipped
 
         known = [*shipped(), *(plans() if self.planned else ())]
         names = [CompletionItem(name) for name in known if name.startswith(incomplete)]
-        return [CompletionItem(incomplete, type="dir"), *names]  # bash forgets what came before a directory
+        return [CompletionItem(incomplete, type="dir"), *names]  # bash drops the items before a directory
 
 
 class Size(click.ParamType):
-    """Pixels as "128" or "192x128" (width x height), to (height, width), the order of the programming interface."""
+    """Pixels as "128" or "192x128" (width x height), to (height, width), the order of the Python API."""
 
     name = "WIDTHxHEIGHT"
 
@@ -64,7 +64,7 @@ class Size(click.ParamType):
 
 
 class Bytes(click.ParamType):
-    """An amount of memory as "8GiB", "512MiB", "6GB" or a number of bytes, to bytes."""
+    """Memory as "8GiB", "512MiB", "6GB" or a number of bytes, to bytes."""
 
     name = "BYTES"
 
@@ -79,7 +79,7 @@ class Bytes(click.ParamType):
 
 
 class Scaled(click.ParamType):
-    """A file with a factor, as "style.safetensors=0.8" (1 where it is left out), to (path, factor)."""
+    """A file with a factor (default: 1), as "style.safetensors=0.8", to (path, factor)."""
 
     name = "FILE[=FACTOR]"
 
@@ -89,7 +89,7 @@ class Scaled(click.ParamType):
         try:
             return (Path(path), float(factor)) if mark else (Path(factor), 1.0)
         except ValueError:
-            self.fail(f"{factor!r} in {value!r} is no number. Write FILE=0.8.", param, ctx)
+            self.fail(f"{factor!r} in {value!r} is not a number. Write FILE=0.8.", param, ctx)
 
 
 class Sigmas(click.ParamType):
@@ -102,32 +102,36 @@ class Sigmas(click.ParamType):
         try:
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no list of noise levels. Write them as 1,0.75,0.5,0.25.", param, ctx)
+            self.fail(f"{value!r} is not a list of noise levels. Write it as 1,0.75,0.5,0.25.", param, ctx)
 
 
 BUNDLE = BundleName()
 
 TARGET = click.option(
     "--target", type=click.Choice(list(TARGETS)), default=DEFAULT, show_default=True,
-    help="What runs the graphs; tensorrt ones need segue build first.",
+    help=f"Runs the graphs. {' and '.join(COMPILED)} need segue build first.",
 )  # fmt: skip
-TRUST = click.option("--trust-engines", is_flag=True, help="Run engines that came with the bundle: its maker's code.")
+TRUST = click.option(
+    "--trust-engines", is_flag=True, help="Also run the engines inside the bundle. They are code of its maker."
+)
 
 
 def signing(command: Any) -> Any:
-    """Add the options of what a file says of itself; the command is given `metadata` and `certificate`."""
+    """Add the options for metadata and signature; the command gets `metadata` and `certificate`."""
     import functools
 
-    @click.option("--metadata/--no-metadata", default=True, show_default=True, help="Write into the file what made it.")
-    @click.option("--certificate", "chain", type=click.Path(path_type=Path), help="Sign it (C2PA) with this PEM chain.")
-    @click.option("--key", type=click.Path(path_type=Path), help="The PEM key of --certificate.")
-    @click.option("--algorithm", default="es256", show_default=True, help="Of the signature.")
+    @click.option("--metadata/--no-metadata", default=True, show_default=True, help="Write the request into the file.")
+    @click.option(
+        "--certificate", "chain", type=click.Path(path_type=Path), help="Sign the file (C2PA) with this PEM chain."
+    )
+    @click.option("--key", type=click.Path(path_type=Path), help="PEM key of --certificate.")
+    @click.option("--algorithm", default="es256", show_default=True, help="Algorithm of the signature.")
     @functools.wraps(command)
     def wrapped(*args: Any, chain: Path | None, key: Path | None, algorithm: str, **options: Any) -> Any:
         from ..runtime.media.provenance import Certificate
 
         if (chain is None) != (key is None):
-            raise UsageError("--certificate and --key go together. Give both, or neither.")
+            raise UsageError("--certificate and --key belong together. Give both or neither.")
         certificate = None if chain is None or key is None else Certificate(chain, key, algorithm)
         return command(*args, certificate=certificate, **options)
 
@@ -135,22 +139,22 @@ def signing(command: Any) -> Any:
 
 
 def memory_of(model: Model) -> dict[str, float]:
-    """Return what progress tells of memory, in MiB: what the model takes now, and what was planned."""
+    """Return the memory that progress shows, in MiB: used now, and planned."""
     planned = model.ledger.planned
-    told = {"used_MiB": model.ledger.used / 2**20}
-    return told if planned is None else told | {"planned_MiB": planned / 2**20}
+    figures = {"used_MiB": model.ledger.used / 2**20}
+    return figures if planned is None else figures | {"planned_MiB": planned / 2**20}
 
 
 @contextmanager
 def stopped_with(hint: str, kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Have what stops on Ctrl-C say how to go on, and what stops for lack of memory where something is `kept` of it."""
+    """Add `hint` to the message if Ctrl-C stops the block, or if memory runs out and work is `kept`."""
     try:
         yield
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled(hint) from None
     except BudgetError as error:
         if kept():
-            raise BudgetError(f"{error} {hint}") from error
+            raise BudgetError(str(error), hint, error.needed) from error
         raise
 
 
@@ -159,7 +163,7 @@ def opened(
     show: Output, bundle: str, threads: int | None, target: str = DEFAULT, trust: bool = False,
     budget: int | None = None,
 ) -> Iterator[Model]:  # fmt: skip
-    """Open a bundle; warnings are told as they come."""
+    """Open a bundle and show its warnings as they come."""
     from ..engines.process import limit_data
     from ..engines.targets import find_target
     from ..runtime.pipeline import open_model
@@ -168,7 +172,7 @@ def opened(
         report = lambda _, done, total: update(done, total) if total > LARGE else None  # noqa: E731
         model = open_model(bundle, threads, report, target, trust, budget)
     if budget is not None and find_target(target).device == "cpu":
-        # Should a plan be wrong, the kernel refuses what is far beyond it; a library must not, but this process is ours
+        # If a plan is wrong, the kernel refuses memory far above it. A library must not do this, a command may.
         limit_data(budget + BESIDE + STACK * (model.threads + 1) * len(model.bundle.manifest.components))
     with model, warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -176,11 +180,9 @@ def opened(
         yield model
 
 
-def megabytes(made: Any) -> str:
+def megabytes(made: Manifest) -> str:
+    """Return the size of a bundle's files, in MB."""
     return f"{sum(f.bytes for f in made.files.values()) / 1e6:.1f}"
-
-
-COMPILED = ("tensorrt-rtx", "tensorrt")
 
 
 class Sizes(click.ParamType):
@@ -189,14 +191,16 @@ class Sizes(click.ParamType):
     name = "SIZE[..SIZE]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SizeRange:
-        """Return the range; the usual size of a range of two is the largest one."""
+        """Return the range; of two sizes the larger one is the usual one."""
         from ..runtime.bundle.shapes import SizeRange
+        from ..runtime.units import size_of
 
-        parts = str(value).split("..")
-        found = [re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", part) for part in parts]
-        if len(parts) > 3 or None in found:
-            self.fail(f"{value!r} is no size or range. Write 128, 192x128, or 64..256.", param, ctx)
-        sizes = [(int(match[2] or match[1]), int(match[1])) for match in found if match is not None]
+        try:
+            sizes = [size_of(part) for part in str(value).split("..")]
+        except UsageError:
+            sizes = []
+        if not 1 <= len(sizes) <= 3:
+            self.fail(f"{value!r} is not a size or range. Write 128, 192x128 or 64..256.", param, ctx)
         return SizeRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
 
 
@@ -206,13 +210,15 @@ class Capability(click.ParamType):
     name = "89|rtx4090"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the capability, tenfold."""
+        """Return the capability times ten."""
         from ..runtime.planning.hardware import published
 
         if str(value).isdecimal():
             return int(value)
         if (machine := published().get(str(value))) is None:
-            self.fail(f"{value!r} is no capability and no GPU of {', '.join(published())}.", param, ctx)
+            self.fail(
+                f"{value!r} is not a known GPU. Choose {', '.join(published())}, or a number such as 89.", param, ctx
+            )
         return machine.capability
 
 
@@ -223,14 +229,17 @@ BUILD = (
         "sm",
         type=Capability(),
         multiple=True,
-        help="What to build for: a compute capability, tenfold (89), or a GPU's name (rtx4090). Repeatable.",
+        help="GPU to build for: compute capability times ten (89) or a name (rtx4090). Repeatable.",
     ),
     click.option(
-        "--shapes", type=Sizes(), multiple=True, help="128, 192x128 or 64..256: one profile each. Repeatable."
+        "--shapes",
+        type=Sizes(),
+        multiple=True,
+        help="Size of a profile, in pixels: 128, 192x128 or 64..256. Repeatable.",
     ),
-    click.option("--guidance", is_flag=True, help="Room for guidance, where the bundle has none of its own."),
-    click.option("--budget", type=Bytes(), help="Device memory for each engine's weights and scratch, as 8GiB."),
-    click.option("--into-bundle", is_flag=True, help="Put the engines into the bundle as well."),
+    click.option("--guidance", is_flag=True, help="Build for guidance even if the bundle uses none by default."),
+    click.option("--budget", type=Bytes(), help="Most device memory for each engine's weights and scratch, as 8GiB."),
+    click.option("--into-bundle", is_flag=True, help="Also put the engines into the bundle."),
 )
 
 

@@ -1,4 +1,4 @@
-"""The command of `segue` that says what a request takes of memory and time, before anything is loaded."""
+"""The command that shows the memory and time of a request before anything is loaded: plan."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from .options import BundleName, Bytes, Size
 @click.command()
 @click.argument("bundle", type=BundleName(planned=True))
 @click.option(
-    "--device", default="this", show_default=True, help="rtx4090, rtx4080, rtx4060, rtx5090, h100, h200, cpu, this."
+    "--device", default="this", show_default=True, help="this, cpu, or a GPU as rtx4090 (a wrong name lists them)."
 )
-@click.option("--budget", type=Bytes(), help="The most memory to take (default: all of the device's).")
-@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128.")
-@click.option("--steps", type=int, help="Network evaluations a picture.")
-@click.option("--guidance", type=float, help="Guidance scale; above 1 it doubles the calls.")
+@click.option("--budget", type=Bytes(), help="Most memory to use, as 512MiB (default: all of the device).")
+@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
+@click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
+@click.option(
+    "--guidance", type=float, help="Classifier-free guidance; above 1 it doubles the calls (default: the bundle's)."
+)
 @click.option("--count", type=int, default=1, show_default=True, help="Number of pictures.")
-@click.option("--frames", type=click.IntRange(1, MAX_FRAMES), help="Frames of a video (default: one window).")
-@click.option("--timeline", type=click.Path(path_type=Path), help="Write memory by phase as an SVG picture.")
+@click.option(
+    "--frames", type=click.IntRange(1, MAX_FRAMES), help="Video frames, rounded up to 4k + 1 (default: one window)."
+)
+@click.option("--timeline", type=click.Path(path_type=Path), help="SVG file to write, with the memory of each phase.")
 @JSON
 def plan(
     bundle: str, device: str, budget: int | None, frames: int | None, timeline: Path | None, as_json: bool,
     **wanted: Any,
 ) -> None:  # fmt: skip
-    """Say what rendering with BUNDLE takes, phase by phase, and how it would stay within --budget.
+    """Show the memory and time of rendering with BUNDLE, phase by phase, and how to stay within --budget.
 
     \b
     Examples:
@@ -53,20 +57,22 @@ def plan(
 
     show = Output(as_json)
     content, machine = read_manifest(bundle), find_machine(device)
-    target = "ort-cuda" if machine.kind == "gpu" else DEFAULT  # whose memory was measured
+    target = "ort-cuda" if machine.kind == "gpu" else DEFAULT  # the target whose memory was measured
     families.check(content, find_target(target))
     if timeline is not None:
         check_writable(timeline)
     if content.video is None:
         if frames is not None:
-            raise click.UsageError(f"{content.name} draws pictures, which have no --frames. Leave it out.")
+            raise click.UsageError(f"{content.name} draws pictures, so --frames does not apply. Leave it out.")
         asked = prepare(Request("", **wanted), content)
         of = Wanted(asked.height, asked.width, asked.schedule.steps, asked.guided, len(asked.prompts))
         made = make(content, of, machine, budget)
     else:
         given = [name for name in ("steps", "guidance") if wanted[name] is not None]
         if given or wanted["count"] != 1:
-            raise click.UsageError(f"a video has no --{(*given, 'count')[0]}. Leave it out.")
+            raise click.UsageError(
+                f"{content.name} makes videos, so --{(*given, 'count')[0]} does not apply. Leave it out."
+            )
         height, width = check_size(wanted["size"], content.sizes)
         length = content.video.frames if frames is None else video_frames(latent_frames(frames))
         made = plan_video(content, WantedVideo(height, width, length), machine, budget)
@@ -94,7 +100,7 @@ def plan(
         f"{f'; autoencoder in tiles of {tiles.side} x {tiles.columns} latent pixels' if tiles else ''}"
     )
     if made.host:
-        show.line(f"beside that {mebibytes(made.host)} MiB of the host's memory")
+        show.line(f"also {mebibytes(made.host)} MiB of the host's memory")
     show.event("plan", target=target, peak=made.peak, seconds=made.seconds, **dataclasses.asdict(made))
 
 

@@ -1,4 +1,4 @@
-"""The commands of `segue` that draw pictures, and that tell where one comes from: render, demo, show."""
+"""The commands that draw pictures: render, demo."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import click
 
 from ..runtime.bundle.limits import MAX_COUNT
 from .console import JSON, Output
-from .options import BUNDLE, TARGET, TRUST, Bytes, Sigmas, Size, memory_of, opened, signing
+from .options import BUNDLE, PICTURES, TARGET, TRUST, VIDEOS, Bytes, Sigmas, Size, memory_of, opened, signing
 
 if TYPE_CHECKING:
     from ..runtime.media.provenance import Certificate
 
 DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
-MOVING = 3  # the one of them that is animated
+MOVING = 3  # index in DEMO of the picture that is animated
 
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
 @click.argument("prompt")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="PNG file; by default made of prompt and seed.")
-@click.option("--seed", default=0, show_default=True, help="0 to 2^64 - 1.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="PNG file (default: a name from prompt and seed)."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the noise, 0 to 2^64 - 1.")
 @click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
-@click.option("--guidance", type=float, help="Classifier-free guidance; up to 1 is off (default: the bundle's).")
-@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: what it was trained at).")
-@click.option("--negative", default="", help="What guidance leads away from.")
+@click.option("--guidance", type=float, help="Classifier-free guidance; 1 or less is off (default: the bundle's).")
+@click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
+@click.option("--negative", default="", help="Text that guidance leads away from.")
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Number of pictures.")
 @click.option("--sigmas", type=Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
 @click.option(
@@ -37,8 +39,8 @@ MOVING = 3  # the one of them that is animated
     show_default=True,
     help="torch: the noise of torch's CPU generator, to compare with diffusers.",
 )
-@click.option("--threads", type=int, help="Processor threads (default: the cores of this process).")
-@click.option("--budget", type=Bytes(), help="The most memory to take, as 512MiB; segue plan says what is needed.")
+@click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
+@click.option("--budget", type=Bytes(), help="Most memory to use, as 512MiB. segue plan shows the need.")
 @TARGET
 @TRUST
 @signing
@@ -56,7 +58,7 @@ def render(
     certificate: Certificate | None,
     **wanted: Any,
 ) -> None:
-    """Render PROMPT with BUNDLE (a directory, or the name of a shipped one) into a PNG file.
+    """Render PROMPT with BUNDLE (a directory, or the name of a shipped bundle) into a PNG file.
 
     \b
     Examples:
@@ -85,13 +87,18 @@ def render(
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("segue-demo.png"), show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("segue-demo.png"),
+    show_default=True,
+    help="PNG file; the video has the same name with .mp4.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the noise, 0 to 2^64 - 1.")
 @JSON
 def demo(output: Path, seed: int, as_json: bool) -> None:
-    """Render six pictures with the shipped emoji bundle, side by side, and animate one of them, without torch.
-
-    The video is the sheet's name with .mp4.
+    """Render six pictures with the shipped emoji bundle and animate one of them, without torch.
 
     \b
     Example:
@@ -105,7 +112,7 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     show = Output(as_json)
     check_png(output)
     started = time.perf_counter()
-    with opened(show, "emoji", None) as model, show.progress("rendering") as update:
+    with opened(show, PICTURES, None) as model, show.progress("rendering") as update:
         result = model.render(Request(DEMO, seed=seed), on_step=lambda done, total, _: update(done, total))
     rows = [np.concatenate(list(result.images[i : i + 3]), axis=1) for i in (0, 3)]
     sheet = {"prompt": ", ".join(DEMO), "prompts": DEMO, "layout": {"rows": 2, "columns": 3}}
@@ -113,19 +120,19 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     seconds = time.perf_counter() - started
     show.line(f"{output}: {', '.join(DEMO)} in {seconds:.1f} s")
     show.event("image", path=str(output), seconds=seconds, prompts=DEMO)
-    _animated(show, result.images[MOVING], DEMO[MOVING], output.with_suffix(".mp4"))
+    _animate(show, result.images[MOVING], DEMO[MOVING], output.with_suffix(".mp4"))
 
 
-def _animated(show: Output, image: Any, prompt: str, place: Path) -> None:
+def _animate(show: Output, image: Any, prompt: str, path: Path) -> None:
     from ..runtime.film import film
     from ..runtime.videos.request import AnimationRequest
 
     started = time.perf_counter()
-    with opened(show, "emoji-motion", None) as model, show.progress("animating", "frames") as update:
-        done = film(model, AnimationRequest(image, prompt), place, on_frames=update)
+    with opened(show, VIDEOS, None) as model, show.progress("animating", "frames") as update:
+        done = film(model, AnimationRequest(image, prompt), path, on_frames=update)
     seconds = time.perf_counter() - started
-    show.line(f"{place}: {prompt}, {done} frames in {seconds:.1f} s")
-    show.event("video", path=str(place), frames=done, seconds=seconds, prompt=prompt)
+    show.line(f"{path}: {prompt}, {done} frames in {seconds:.1f} s")
+    show.event("video", path=str(path), frames=done, seconds=seconds, prompt=prompt)
 
 
 COMMANDS = (render, demo)

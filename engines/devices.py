@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine and their driver, asked without touching a GPU's state."""
+"""The NVIDIA GPUs of this machine and their driver. Reading them does not change a GPU's state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 class Gpu:
     """One GPU: its name, tenfold compute capability (89 is 8.9) and memory in bytes.
 
-    Where it has no memory of its own, as on DGX Spark, that is the machine's.
+    A GPU without memory of its own, as on DGX Spark, has the machine's memory.
     """
 
     name: str
@@ -25,9 +25,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What NVIDIA's driver says: its version (empty: there is none, `why` says so) and the GPUs.
+    """NVIDIA's driver: its version and GPUs. The version is empty without a driver; `why` gives the reason.
 
-    The first GPU is CUDA's device 0 where cuda-python is installed; else the first one by its place on the bus.
+    The first GPU is CUDA's device 0 if cuda-python is installed, else the first one on the bus.
     """
 
     version: str
@@ -50,7 +50,7 @@ def driver() -> Driver:
         first = _first(pynvml)
         if first is not None:
             found.sort(key=lambda gpu: gpu != first)
-        return Driver(version, tuple(found), "" if found else "the driver sees no GPU that it describes")
+        return Driver(version, tuple(found), "" if found else "the driver describes no GPU")
     except Exception as error:
         return Driver("", (), f"NVIDIA's management library does not answer ({error})")
     finally:
@@ -60,9 +60,9 @@ def driver() -> Driver:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes of the first GPU: those that nobody takes, and those that all processes take.
+    """Bytes of the first GPU that are free, and that all processes use.
 
-    What one process takes the driver tells only once it has a context, and in a container not at all.
+    The driver reports a process's own use only once it has a context, and never in a container.
     """
 
     free: int
@@ -72,7 +72,7 @@ class DeviceMemory:
 def memory() -> DeviceMemory | None:
     """Return the memory of CUDA's device 0, or of the first GPU on the bus without cuda-python; never raises.
 
-    It is None where there is no GPU, or none with a memory of its own.
+    Returns None without a GPU that has memory of its own.
     """
     import pynvml
 
@@ -91,32 +91,32 @@ def _gpu(pynvml: Any, handle: Any) -> Gpu | None:
     try:
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
         name = _text(pynvml.nvmlDeviceGetName(handle))
-    except Exception:  # one that is broken does not hide the others
+    except Exception:  # a broken GPU does not hide the others
         return None
     try:
         memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-    except Exception:  # not supported where the memory is the machine's
+    except Exception:  # not supported by a GPU that uses the machine's memory
         memory = psutil.virtual_memory().total
     return Gpu(name, 10 * major + minor, memory)
 
 
 def _first(pynvml: Any) -> Gpu | None:
-    """Return CUDA's device 0, or the first GPU on the bus; None where neither is known."""
+    """Return CUDA's device 0, or the first GPU on the bus; None if neither is known."""
     try:
         return _gpu(pynvml, _handle(pynvml))
-    except Exception:  # as where CUDA_VISIBLE_DEVICES is empty
+    except Exception:  # for example, CUDA_VISIBLE_DEVICES is empty
         return None
 
 
 def _handle(pynvml: Any) -> Any:
     """Return NVML's handle of CUDA's device 0, which heeds CUDA_VISIBLE_DEVICES and orders by speed.
 
-    Without cuda-python, or with a driver that does not answer it, that of the first GPU on the bus.
+    Falls back to the first GPU on the bus without cuda-python, and if the driver does not answer it.
     """
     with contextlib.suppress(Exception):
         from cuda.bindings import driver as cuda
 
-        cuda.cuInit(0)  # and nothing of CUDA's runtime, which makes a context of some 490 MiB
+        cuda.cuInit(0)  # not CUDA's runtime, which makes a context of about 490 MiB
         status, device = cuda.cuDeviceGet(0)
         if int(status) == 0:
             status, place = cuda.cuDeviceGetPCIBusId(32, device)
@@ -125,7 +125,7 @@ def _handle(pynvml: Any) -> Any:
 
 
 def library(name: str) -> str:
-    """Return an empty text if the shared library `name` can be loaded, else why it cannot."""
+    """Return an empty string if the shared library `name` loads, else the error."""
     try:
         ctypes.CDLL(name)
     except OSError as error:

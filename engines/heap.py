@@ -1,8 +1,8 @@
-"""What a process keeps of freed memory: with glibc, as much as it likes, unless it is told to give back.
+"""Return freed memory to the system. By default glibc keeps it.
 
-With each large block that is freed glibc raises the size from which it maps memory apart, so that later ones lie in the
-heap, between others, and the process does not shrink. Mapped apart each goes when it is freed. That is exact, and costs
-fresh pages for each: calls on small pictures take two to three times as long.
+glibc maps large blocks apart from the heap, and unmaps each when it is freed. But each freed block raises the size from
+which it does so. Later blocks then lie in the heap, and the process does not shrink. A fixed threshold keeps blocks
+apart. It costs fresh pages for each block: calls on small pictures take two to three times as long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _given_back = False
 
 
 def give_back() -> None:
-    """Have this process give back what is freed, from here on; does nothing with another allocator than glibc's."""
+    """Return freed memory to the system from now on. Does nothing without glibc."""
     global _given_back
     library, _given_back = _glibc(), True
     if library is not None:
@@ -29,9 +29,9 @@ def give_back() -> None:
 
 
 def return_large() -> None:
-    """Have this process give back large blocks as they are freed, unless `give_back` has asked for more.
+    """Return large blocks to the system as they are freed, unless `give_back` was called.
 
-    glibc otherwise puts ever larger ones into the heap of the thread that asks, the end of which it keeps.
+    Otherwise glibc puts ever larger blocks into the heap of the calling thread, and keeps the end of that heap.
     """
     library = _glibc()
     if library is not None and not _given_back:
@@ -39,7 +39,7 @@ def return_large() -> None:
 
 
 def trim() -> None:
-    """Give back what is free now."""
+    """Return the memory that is free now to the system."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""A helper process that is asked by one line of JSON and answers by many: its memory is gone when it has answered."""
+"""A child process that reads one request as JSON and answers with lines of JSON. It frees its memory when it ends."""
 
 from __future__ import annotations
 
@@ -8,32 +8,40 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ParityError
-
 KILLED = -9
+Answer = Callable[[dict[str, Any]], None]
 
 
-def ask(module: str, request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> bool:
-    """Run `module` of this package with `request`; `answer` gets each of its lines.
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit status, and the lines that it wrote to stderr."""
 
-    Returns False where it was killed, as the kernel does where memory runs out. Raises ParityError where it failed.
+    code: int
+    log: list[str]
+
+
+def ask(module: str, request: Any, answer: Answer, environment: Mapping[str, str] | None = None) -> Ended:
+    """Run `module`, a full name such as `__name__`, with `request`; `answer` gets each of its lines.
+
+    `environment` adds variables to those of this process. If `answer` raises, the child is killed.
     """
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{__package__}.{module}"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, "POLYGRAPHY_AUTOINSTALL_DEPS": "0", "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, **(environment or {})},
             text=True,
         )
         try:
             assert child.stdin is not None
             assert child.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status says so below
+            with contextlib.suppress(BrokenPipeError):  # the child died at once; its exit status says so below
                 child.stdin.write(json.dumps(request))
                 child.stdin.close()
             for line in child.stdout:
@@ -43,20 +51,17 @@ def ask(module: str, request: dict[str, Any], answer: Callable[[dict[str, Any]],
             if child.poll() is None:
                 child.kill()
                 child.wait()
-        if code not in (0, KILLED):
-            errors.seek(0)
-            last = (errors.read().decode(errors="replace").strip().splitlines() or [f"exit status {code}"])[-1]
-            raise ParityError(f"The check of graphs itself failed: {last[:500]}. Report it.")
-    return code == 0
+        errors.seek(0)
+        return Ended(code, errors.read().decode(errors="replace").strip().splitlines())
 
 
-def answering() -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
-    """Return the request on stdin and what answers it. What libraries print goes to stderr from here on."""
+def answering() -> tuple[Any, Answer]:
+    """Return the request on stdin and a function that answers it. From here on, what libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def tell(values: dict[str, Any]) -> None:
+    def answer(values: dict[str, Any]) -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
-    return json.load(sys.stdin), tell
+    return json.load(sys.stdin), answer

@@ -1,4 +1,4 @@
-"""What this process has taken of memory, and the limits that it runs under."""
+"""The memory that this process uses, and the limits that it runs under."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 _STATUS = Path("/proc/self/status")
-# Words by which backends and the C++ library tell that memory ran out; they have no types of their own in Python
+# Words of backends and of the C++ library for exhausted memory, which has no exception type of its own in Python
 _RAN_OUT = (
     "bad_alloc", "bad allocation", "failed to allocate memory", "out of memory", "cannot allocate memory",
     "alloc_failed", "available memory of", "cannot map", "failed to map segment", "can't start new thread",
@@ -33,7 +33,7 @@ def peak_resident() -> int:
 
 
 def limits() -> dict[str, int]:
-    """Return the bytes that the limits of this process leave, by their names ("RLIMIT_AS"); only those that are set."""
+    """Return the bytes that each limit of this process leaves, by name ("RLIMIT_AS"); unset limits are left out."""
     resource = _resource()
     if resource is None or not _STATUS.is_file():
         return {}
@@ -46,10 +46,10 @@ def limits() -> dict[str, int]:
 
 
 def limit_data(more: int) -> None:
-    """Have the kernel refuse this process more than `more` bytes of private memory beside what it has mapped now.
+    """Limit this process to `more` bytes of private memory beyond the memory that it has mapped now.
 
-    It counts what is mapped, stacks of threads among it, not what is resident. It does nothing where a limit is lower
-    already, and on other systems than Linux. Source: setrlimit(2), RLIMIT_DATA.
+    The kernel counts mapped memory, thread stacks included, not resident memory. Does nothing if a lower limit is set,
+    and on systems other than Linux. Source: setrlimit(2), RLIMIT_DATA.
     """
     resource = _resource()
     if resource is None or not _STATUS.is_file():

@@ -1,4 +1,4 @@
-"""An engine whose graph is in parts: one is in memory while it works, and the next is loaded meanwhile, if at all."""
+"""An engine of a graph in parts. Only the part that works is in memory, and on request the next one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .base import Array, Closing, Engine, Resident, TensorSpec, fit_feeds
 
 @dataclass(frozen=True)
 class StreamedPart:
-    """A part that `open` loads, and the names of what it takes: inputs of the graph, or what earlier parts made."""
+    """A part that `open` loads. `inputs` names the arrays that it takes, from the graph's inputs or earlier parts."""
 
     open: Callable[[], Engine]
     inputs: Sequence[str]
 
 
 class StreamedEngine(Closing):
-    """An `Engine` of parts, each loaded anew in every call; between calls nothing is held.
+    """An `Engine` of parts. Every call loads each part again; between calls the engine holds no memory.
 
-    `ahead` has a thread load the next part while one works: faster, and two are in memory at a time. `where` names the
-    component in messages. Arrays stay on the host. Raises what the parts raise, when they do.
+    With `ahead` a thread loads the next part while one works: this is faster, and two parts are in memory at a time.
+    `where` names the component in messages. Arrays stay on the host. Raises the errors of its parts.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class StreamedEngine(Closing):
 
     @property
     def device_bytes(self) -> int | None:
-        """Return 0: between calls nothing is held."""
+        """Return 0: between calls the engine holds no memory."""
         return 0
 
     def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class StreamedEngine(Closing):
             raise self._on_host()
         values: dict[str, Any] = fit_feeds(self.inputs, feeds, self._where)
         wanted = {spec.name for spec in self.outputs}
-        with ThreadPoolExecutor(1) as loader:  # which starts its thread when something is submitted
+        with ThreadPoolExecutor(1) as loader:  # starts its thread at the first submit
             coming: Future[Engine] | None = None
             try:
                 for number, part in enumerate(self._parts):
@@ -71,16 +71,16 @@ class StreamedEngine(Closing):
     def _taken(self, values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         lacking = [name for name in names if name not in values]
         if lacking:
-            raise BundleError(f"the parts of {self._where} do not make {lacking[0]!r}. Export the bundle again.")
+            raise BundleError(f"the parts of {self._where} do not compute {lacking[0]!r}. Export the bundle again.")
         return {name: values[name] for name in names}
 
     def put(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
-        """Raise UsageError: what is streamed takes arrays of the host."""
+        """Raise UsageError: a streamed engine takes arrays on the host."""
         raise self._on_host()
 
     def close(self) -> None:
-        """Refuse further calls; between them nothing is held."""
+        """Refuse further calls."""
         self._closed = True
 
     def _on_host(self) -> UsageError:
-        return UsageError(f"{self._where} is streamed, and its arrays stay on the host. Feed numpy's arrays.")
+        return UsageError(f"{self._where} is streamed, and its arrays stay on the host. Feed numpy arrays.")

@@ -1,4 +1,4 @@
-"""What a graph can be run with: the names that commands take, and the packages behind them."""
+"""The targets that run graphs: the names that commands take, and the packages behind them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from .ort.providers import CPU, CUDA, RTX, TENSORRT
 
 @dataclass(frozen=True)
 class Target:
-    """One way to run graphs. `compiled` says whether an engine is built of each graph before it can be used.
+    """One way to run graphs. A `compiled` target needs an engine of each graph, built beforehand.
 
-    `oldest` is the first version, major and minor, whose module has what Segue calls; (0, 0) where none is known to
-    lack it.
+    `oldest` is the first version, major and minor, that has every function that Segue calls; (0, 0) if all versions do.
     """
 
     name: str
     module: str
-    install: str  # the command that brings its package
+    install: str  # the command that installs its package
     compiled: bool
     device: str  # "cpu" or "gpu"
     provider: str = ""  # ONNX Runtime's
     oldest: tuple[int, int] = (0, 0)
-    planned: bool = False  # whether a request's memory is planned, and a budget can be kept
+    planned: bool = False  # whether Segue plans a request's memory and keeps a budget
 
 
-# onnxruntime and onnxruntime-gpu have releases of their own: of the latter there is no 1.32 yet
+# onnxruntime and onnxruntime-gpu have separate releases: onnxruntime-gpu has no 1.32 yet
 _ORT_GPU = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.31,<1.34'"
 
 TARGETS = {
@@ -46,7 +45,7 @@ TARGETS = {
         Target("tensorrt-rtx", "tensorrt_rtx", "pip install '.[rtx]' in a clone of Segue", True, "gpu"),
         Target(
             "tensorrt", "tensorrt", "pip install '.[tensorrt]' in a clone of Segue", True, "gpu",
-            oldest=(10, 14),  # before it neither the parser nor the network knows attention
+            oldest=(10, 14),  # older ones have no attention in parser and network
         ),
     )
 }  # fmt: skip
@@ -54,25 +53,26 @@ DEFAULT = "ort-cpu"
 
 
 def find_target(name: str) -> Target:
-    """Return the target of that name; raises UsageError for another name."""
+    """Return the target of that name; raises UsageError for an unknown name."""
     if name not in TARGETS:
-        raise UsageError(f"there is no target {name!r}. Choose one of {', '.join(TARGETS)}.")
+        raise UsageError(f"unknown target {name!r}. Choose one of {', '.join(TARGETS)}.")
     return TARGETS[name]
 
 
 def load(target: Target) -> Any:
-    """Return the target's module; raises MissingDependencyError where it is absent, too old or cannot be imported."""
+    """Return the target's module; raises MissingDependencyError if it is absent, too old or cannot be imported."""
     try:
         module = onnxruntime() if target.module == "onnxruntime" else import_module(target.module)
     except ImportError as error:
         why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
         raise MissingDependencyError(
-            f"the target {target.name} needs {target.module}, which {why}. Run: {target.install}"
+            f"the target {target.name} needs {target.module}, which {why}.", f"Run: {target.install}"
         ) from None
     if target.oldest > (0, 0) and _version(module) < target.oldest:
         raise MissingDependencyError(
-            f"the target {target.name} needs {target.module} {'.'.join(map(str, target.oldest))} or newer, and "
-            f"{module.__version__} is installed. Run: {target.install}"
+            f"the target {target.name} needs {target.module} {'.'.join(map(str, target.oldest))} or newer, got "
+            f"{module.__version__}.",
+            f"Run: {target.install}",
         )
     return module
 

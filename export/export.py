@@ -29,7 +29,7 @@ VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "o
 
 @dataclass(frozen=True)
 class Event:
-    """What the export is at. `stage` is copy (done and total in bytes), trace, tokenizer, parity or note (in items).
+    """A step of the export. `stage` is copy (`done` and `total` in bytes), trace, tokenizer, measure, parity or note.
 
     `text` is a line for people: the component or file, a parity result, or a remark.
     """
@@ -58,22 +58,21 @@ def export(
 ) -> manifest.Manifest:
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
 
-    `precision` keeps the weight files as they are, or converts every floating tensor to fp16, bf16 or fp32. `parity`
-    compares each graph with PyTorch and what graphs in fp16 or bf16 draw with fp32 (docs/export.md), and keeps what
-    overflows fp16 in fp32 (`ranges`). `name` is the bundle's name, by default the last part of `out`.
-    `loras` are merged: what they change lies in a patch file, and the checkpoint's own weights stay as they are.
-    `origin` is where the checkpoint was fetched from. A graph with more than `part_bytes` of weights is written in
-    parts as well, which a runtime can load one by one.
-    Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
-    all.
+    `precision` keeps the weight files unchanged ("keep"), or converts every floating tensor to fp16, bf16 or fp32.
+    `parity` compares each graph with PyTorch, and pictures in fp16 or bf16 with fp32 (docs/guide/export.md). It also
+    keeps folders that overflow fp16 in fp32. `name` is the bundle's name, by default the last part of `out`. `loras`
+    are merged: the changed weights go into a patch file, and the checkpoint's own weights stay unchanged. `origin` is
+    the checkpoint's source on the hub. A graph with more than `part_bytes` of weights is also written in parts, which a
+    runtime can load one by one.
 
-    Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision.
+    Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
+    all. Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision.
     """
     if precision not in KINDS:
-        raise UsageError(f"The precision {precision!r} is unknown. Choose one of {', '.join(KINDS)}.")
+        raise UsageError(f"Unknown precision {precision!r}. Choose one of {', '.join(KINDS)}.")
 
     if part_bytes < 1:
-        raise UsageError(f"part_bytes = {part_bytes!r} holds no weight. Give 1 or more, or leave it out.")
+        raise UsageError(f"part_bytes must be 1 or more, got {part_bytes!r}. Leave it out for the default.")
     index = read.read_index(source)
     family = find(index.get("_class_name"))
     family.check(index)
@@ -100,14 +99,14 @@ def export(
         sampler=facts.sampler,
         latents=facts.latents,
         sizes=facts.sizes,
-        t5_tokens=found.settings.t5_tokens if family.name == "sd3" else 0,
+        t5_tokens=found.settings.t5_tokens if family.row.zero_tokens else 0,
         provenance=_provenance(found, origin, loras),
         files={file: manifest.File("", 0, True) for file in found.files},
         video=facts.video,
         zero_negative=facts.zero_negative,
         islands=islands,
     )
-    _encode(draft, source)  # what no reader would open is known before the work
+    _encode(draft, source)  # fails before the work if no reader could open the bundle
     with new:
         files = copy.copy(found, new.path, wanted, lambda file, done, total: progress(Event("copy", file, done, total)))
         tokenizers = _tokenizers(new.path, family, found, files, progress)
@@ -151,7 +150,7 @@ def _islands(
     found: read.Checkpoint, known: Sequence[str], kinds: Mapping[str, str], precision: str, checked: bool,
     progress: Progress,
 ) -> dict[str, str]:  # fmt: skip
-    """Return the folders that stay in fp32 among those that were to be in fp16, each with the reason."""
+    """Return the folders that stay in fp32 in an fp16 export, each with the reason."""
     islands = {
         folder: "its activations overflow fp16, and diffusers widens it as well"
         for folder in known
@@ -169,23 +168,23 @@ def _islands(
     try:
         overflow, left = overflowing(found.root, narrowed)
     except ParityError as error:
-        raise ParityError(f"No bundle was made: what overflows fp16 is not known. {error} {WITHOUT}") from None
+        raise ParityError(f"No bundle was made: the check for fp16 overflow failed. {error} {WITHOUT}") from None
     for folder in sorted(left):
-        progress(Event("note", f"{folder}: memory does not do to see whether it overflows fp16", 0, 0))
+        progress(Event("note", f"{folder}: not enough memory to check for fp16 overflow", 0, 0))
     return islands | overflow
 
 
 def _encode(content: manifest.Manifest, source: Path) -> bytes:
-    """Return bundle.json's bytes, which have been parsed; raise CheckpointError where a reader would refuse them."""
+    """Return bundle.json's bytes; raises CheckpointError if a reader would refuse them."""
     try:
         data = bundle_json.dump(content)
         bundle_json.parse(data, manifest.FILE_NAME)
         if len(data) > manifest.MAX_BYTES:
             raise ValueError(f"it has {len(data)} bytes, above the limit of {manifest.MAX_BYTES}")
     except (BundleError, ValueError) as error:
-        what = str(error).rsplit(". ", 1)[0]  # less the advice, which is for readers of bundles
+        what = str(error).rsplit(". ", 1)[0]  # without the advice, which is for readers of bundles
         raise CheckpointError(
-            f"The bundle of {source} could not be opened: {what}. Correct that in the checkpoint's segue.json, "
+            f"A bundle of {source} could not be opened: {what}. Correct that in the checkpoint's segue.json, "
             "config.json or scheduler_config.json."
         ) from None
     return data
@@ -202,11 +201,11 @@ def _tokenizers(
 
     result: dict[str, manifest.Tokenizer] = {}
     classes = {folder: kind for folder, kind in family.tokenizers.items() if found.has(folder)}
-    length = found.settings.video.text_tokens if family.name == "swifti2v" else family.tokens
+    length: int | None = None  # that of the first tokenizer, for those that follow it
     for done, (folder, kind) in enumerate(classes.items()):
         progress(Event("tokenizer", folder, done, len(classes)))
-        own = found.settings.t5_tokens if folder == "tokenizer_3" else length
-        written = tokenizer.write(target, folder, own, kind, family.template)
+        own = family.tokens_of(found.settings, folder)
+        written = tokenizer.write(target, folder, length if own is None else own, kind, family.template)
         length = length or written.length
         if written.added:
             files[written.file] = _added(target, written.file)
@@ -270,7 +269,7 @@ def _parity(target: Path, components: dict[str, manifest.Component], progress: P
 
 
 def describe(result: manifest.Parity) -> str:
-    """Return one comparison as a line for people."""
+    """Return one comparison as a line of text."""
     if result.relative_l2 is None:
         return f"{result.component}: {result.note}"
     shapes = ", ".join("x".join(map(str, shape)) for shape in result.shapes.values())

@@ -1,7 +1,7 @@
-"""Plan a model by its configs alone: a manifest without weights, graphs or tokenizers, which `segue plan` reads.
+"""Make a manifest from configs only, without weights, graphs or tokenizers: `segue plan` works before a download.
 
-Graphs are traced without weights, as by export, and measured and thrown away; what stays is what they cost, what their
-weights take, and where they can be cut. So anyone can plan before a download.
+Graphs are traced without weights, as in an export, measured and deleted. The manifest keeps their costs, the bytes of
+their weights and their parts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..runtime.bundle import manifest
+from ..runtime.bundle.families import Kind, role_of
 from .checkpoint.headers import Tensor
 from .checkpoint.read import Checkpoint, Part, Settings
 from .families.graph import Graph
@@ -25,8 +26,8 @@ from .graphs import trace
 from .graphs.cost_model import cost_model
 from .graphs.cut import parts_of
 
-NONE = "0" * 64  # of a file that there is not
-A_TOKEN = 45  # bytes of tokenizer.json for each token, as CLIP's has
+NONE = "0" * 64  # of a file that does not exist
+A_TOKEN = 45  # bytes of tokenizer.json for each token, as in CLIP's
 WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -34,7 +35,7 @@ def planned(
     name: str, index: dict[str, Any], configs: Mapping[str, dict[str, Any]], scheduler: dict[str, Any],
     settings: Settings, kind: str, part_bytes: int, progress: Callable[[str], None] = lambda component: None,
 ) -> manifest.Manifest:  # fmt: skip
-    """Return the manifest that a checkpoint with these configs, by folder, would have in `kind`, but for its files.
+    """Return the manifest in `kind` of a checkpoint with these configs, by folder. Its files are placeholders.
 
     `index` is its model_index.json. Raises CheckpointError as export does for configs that do not fit together.
     """
@@ -46,10 +47,10 @@ def planned_at(
     root: Path, name: str, index: dict[str, Any], configs: Mapping[str, dict[str, Any]], scheduler: dict[str, Any],
     settings: Settings, kind: str, part_bytes: int, progress: Callable[[str], None] = lambda component: None,
 ) -> manifest.Manifest:  # fmt: skip
-    """Do what `planned` does, and leave the graphs below `root`.
+    """Do what `planned` does, and keep the graphs below `root`.
 
-    They point into files of weights that are not there, COMPONENT.safetensors beside each, with 8 bytes and then the
-    weights, tensor by tensor.
+    Each graph points into a missing weight file beside it, COMPONENT.safetensors: 8 bytes, then the weights, tensor by
+    tensor.
     """
     family = find(index.get("_class_name"))
     family.check(index)
@@ -59,18 +60,19 @@ def planned_at(
     parts = {folder: Part(folder, config, (), {}) for folder, config in configs.items()}
     found = Checkpoint(root, index, parts, settings, ())
     facts, tokenizers = family.facts(found), {}
-    length = settings.video.text_tokens if family.name == "swifti2v" else family.tokens
+    encoders = {folder: encoder for encoder, folder in family.row.tokenizers.items()}
     for folder in filter(found.has, family.tokenizers):
         file = f"{folder}/tokenizer.json"
-        text = configs[folder.replace("tokenizer", "text_encoder")]
+        text = configs[encoders[folder]]
         files[file] = manifest.File(NONE, A_TOKEN * text.get("text_config", text)["vocab_size"], True)
         # CLIP's tokenizers cut at as many tokens as the encoder has positions
-        own = settings.t5_tokens if folder == "tokenizer_3" else length or text["max_position_embeddings"]
-        tokenizers[folder] = manifest.Tokenizer(file, own, 0, family.template)
+        length = family.tokens_of(settings, folder)
+        length = text["max_position_embeddings"] if length is None else length
+        tokenizers[folder] = manifest.Tokenizer(file, length, 0, family.template)
     content = manifest.Manifest(
         schema=manifest.SCHEMA, name=name, family=family.name, components={}, tokenizers=tokenizers,
         sampler=facts.sampler, latents=facts.latents, sizes=facts.sizes,
-        t5_tokens=settings.t5_tokens if family.name == "sd3" else 0,
+        t5_tokens=settings.t5_tokens if family.row.zero_tokens else 0,
         provenance=manifest.Provenance(settings.source, settings.revision, settings.licence, (), {}),
         files=files, video=facts.video, zero_negative=facts.zero_negative,
     )  # fmt: skip
@@ -89,14 +91,14 @@ def planned_at(
 
 
 def in_eight_bits(content: manifest.Manifest, name: str) -> manifest.Manifest:
-    """Return the plan `content`, of a model in 16 bits, with the weights of its transformers in 8 (`w8a8`), as `name`.
+    """Return the 16-bit plan `content`, with the weights of its transformers in 8 bits (`w8a8`), as `name`.
 
-    All of them are counted so, biases and norms too, which keep 16 bits (a thousandth), and no scales of the matrices
-    (less than that). Activations are counted as before.
+    It counts 8 bits for all weights. Biases and norms really keep 16 bits (a thousandth of the weights), and the scales
+    of matrices (less than that) are left out. Activations are counted as before.
     """
     components, files = dict(content.components), dict(content.files)
     for component, spec in content.components.items():
-        if "transformer" not in component or not spec.weights:
+        if not _is_transformer(component) or not spec.weights:
             continue
         parts = tuple(dataclasses.replace(part, bytes=part.bytes // 2) for part in spec.parts)
         components[component] = dataclasses.replace(spec, precision="w8a8", parts=parts)
@@ -105,8 +107,13 @@ def in_eight_bits(content: manifest.Manifest, name: str) -> manifest.Manifest:
     return dataclasses.replace(content, name=name, components=components, files=files)
 
 
+def _is_transformer(component: str) -> bool:
+    role = role_of(component)
+    return role.kind is Kind.DENOISER and not role.convolutional
+
+
 def _moved(content: manifest.Manifest, spec: manifest.Component, old: str, new: str) -> manifest.Component:
-    """Return `spec`, the component of the folder `old`, as that of an equal model in `new`, its files listed."""
+    """Return `spec`, a component of the folder `old`, for an equal model in `new`; adds its files to `content`."""
 
     def path(file: str) -> str:
         return f"{new}/{file.partition('/')[2].replace(f'{old}.', f'{new}.')}"

@@ -1,4 +1,4 @@
-"""Restore the checkpoint that a bundle was made from."""
+"""Restore the checkpoint inside a bundle."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .checkpoint.headers import reading
 def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = lambda file, done, total: None) -> None:
     """Write the diffusers checkpoint inside the bundle directory `bundle` to the new directory `out`.
 
-    The bundle is opened and verified as for rendering. The files have the bytes that export took, or converted, checked
-    by their sha256 once more as they are copied. `progress` is told the file, and bytes done and in all. Raises
-    UsageError and BundleError as runtime.bundle.read does, OutputError for `out`.
+    The bundle is opened and verified as for rendering. The files have the bytes that export copied or converted; their
+    sha256 is checked again during the copy. `progress` gets the file, the bytes done and the total. Raises UsageError
+    and BundleError as runtime.bundle.reader.read does, OutputError for `out`.
     """
     opened = read(bundle)
     files = {path: f for path, f in opened.manifest.files.items() if f.origin}
     if not files:
         raise BundleError(
-            f"the bundle {opened.manifest.name!r} was quantized and holds no checkpoint. Unpack the one that it was "
-            "made from."
+            f"the bundle {opened.manifest.name!r} was quantized and holds no checkpoint. Unpack the bundle that it "
+            "was made from."
         )
     total = sum(f.bytes for f in files.values())
     done = 0
@@ -42,7 +42,7 @@ def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = 
                 found = convert.place(source, target, count)
             if found != file.sha256:
                 raise BundleError(
-                    f"{source} changed while it was unpacked: its sha256 is {found}, and the bundle was made with "
+                    f"{source} changed while it was unpacked: its sha256 is {found}, and bundle.json has "
                     f"{file.sha256}. Fetch the bundle again."
                 )
         new.commit()

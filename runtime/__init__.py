@@ -1,1 +1,1 @@
-"""From a bundle on disk to pictures, without a training framework."""
+"""From a bundle on disk to pictures and videos, without a training framework."""

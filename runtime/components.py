@@ -1,10 +1,11 @@
-"""The components of an opened bundle: loaded when first called, verified right before, released one by one."""
+"""The components of an opened bundle: checked and loaded at the first call, released one by one."""
 
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,11 @@ from ..engines.targets import DEFAULT, find_target
 from ..engines.tensorrt.engine import TensorRtEngine
 from ..engines.tensorrt.scratch import Scratch
 from ..errors import BudgetError, Cancelled, EngineError, MissingDependencyError, UsageError
-from .bundle import tokens as text
-from .bundle.families import Kind, role_of
+from .bundle.families import Kind, family_of, role_of
 from .bundle.manifest import STEP
 from .bundle.reader import Bundle
 from .bundle.shapes import default_range, profiles
+from .bundle.tokens import PromptTruncated, Tokens, load_tokenizer, tokenise
 from .engine_cache.find import find_engine
 from .engine_cache.store import Entry
 from .planning.ledger import Ledger
@@ -35,16 +36,15 @@ if TYPE_CHECKING:
 
 Cancel = Callable[[], bool]
 Feeds = dict[str, np.ndarray]
-OnCall = Callable[[str, dict[str, Any], dict[str, Any]], None]  # a component, what it was given and what it gave
+OnCall = Callable[[str, dict[str, Any], dict[str, Any]], None]  # component, feeds, outputs
 
 
 class Components(Closing):
-    """Engines and tokenizers of `bundle`, by the names that its manifest has for them; `close` frees them all.
+    """Engines and tokenizers of `bundle` by their names in the manifest; `close` frees them all.
 
-    `target` says what runs the graphs (`engines.targets`), `threads` how many threads a call on the CPU has. `on_call`
-    is told of every call. With `trust_engines` engines that came with the bundle are run, which is running its code.
-    With `low_memory` the process holds no more than it needs at a time: freed memory is given back, and what is loaded
-    beside a component are only those that `set_residency` names.
+    `target` is the engine that runs the graphs (`engines.targets`), `threads` the threads of a call on the CPU.
+    `on_call` runs after every call. `trust_engines` also runs engines that came with the bundle, and an engine is code.
+    `low_memory` returns freed memory to the system and keeps only the components that `set_residency` names.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Components(Closing):
         self._threads = threads
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._found: dict[str, bool] = {}  # what `has` said
+        self._found: dict[str, bool] = {}  # answers of `has`
         self._calling = threading.RLock()
-        # The end of the program waits for a daemon's call, for it would abort the process, and lets it make no other
+        # At exit: wait for the call of a daemon thread, which would abort the process, and block further calls
         weakref.finalize(self, self._calling.acquire, timeout=60)
 
     @property
@@ -85,16 +85,22 @@ class Components(Closing):
         return self._target.device == "gpu"
 
     def stays_on_device(self, component: str) -> bool:
-        """Return whether a component's arrays can stay on a GPU between its calls; not where it is streamed."""
+        """Return whether a component's arrays can stay on a GPU between its calls; not if it is streamed."""
         return self.on_gpu and component not in self._streamed
 
     def run(self, component: str, cancel: Cancel | None, keep: Collection[str] = (), **feeds: Array) -> dict[str, Any]:
-        """Return the outputs of one call by name; `cancel` is asked before it.
+        """Return the outputs of one call by name; `cancel` is called first.
 
-        Feeds and outputs are numpy's arrays, but for those that `put` or an earlier call with `keep` left on the
-        device (`engines.base.Engine`). Raises Cancelled, UsageError once `close` was called, BundleError where the
-        component cannot be loaded, EngineError where no engine of it fits this machine, BudgetError where memory runs
-        out.
+        Feeds and outputs are numpy arrays. Outputs named in `keep` stay on the device; they, and arrays from `put`, can
+        be feeds of a later call (`engines.base.Engine`).
+
+        | Error | Reason |
+        |---|---|
+        | Cancelled | `cancel` returned true |
+        | UsageError | `close` was called |
+        | BundleError | the component cannot be loaded |
+        | EngineError | none of its engines fits this machine |
+        | BudgetError | memory ran out |
         """
         with self._calling:
             self.check_going_on(cancel)
@@ -105,7 +111,7 @@ class Components(Closing):
         return made
 
     def has(self, component: str) -> bool:
-        """Return whether the bundle has a component, and an engine of it for this machine where one is needed."""
+        """Return whether the bundle has a component, and an engine for this machine if the target needs one."""
         if component not in self.bundle.manifest.components:
             return False
         if not self._target.compiled or component in self._engines:
@@ -120,17 +126,17 @@ class Components(Closing):
         return self._found[component]
 
     def device_bytes(self, component: str) -> int | None:
-        """Return the device memory that a component holds (`engines.base.Engine`); 0 where it is not loaded."""
+        """Return the device memory that a component holds (`engines.base.Engine`); 0 if it is not loaded."""
         held = self._engines.get(component)
         return 0 if held is None else held.device_bytes
 
     def load(self, component: str) -> None:
-        """Load a component now rather than at its first call; raises as `run`."""
+        """Load a component now instead of at its first call; raises the errors of `run`."""
         with self._calling, self._memory_of(component):
             self._engine(component, {})
 
     def put(self, component: str, feeds: Mapping[str, np.ndarray]) -> dict[str, Resident]:
-        """Return copies of feeds of `component` in the memory of its device; raises as `run`."""
+        """Return copies of `feeds` in the memory of the component's device; raises the errors of `run`."""
         with self._calling, self._memory_of(component):
             return self._engine(component, feeds).put(feeds)
 
@@ -139,9 +145,9 @@ class Components(Closing):
         shapes = {name: array.shape for name, array in feeds.items()}
         held = self._engines.get(component)
         if isinstance(held, TensorRtEngine) and not held.fits(shapes):
-            self.release(component)  # another engine may be the one for these shapes
-        # Also where it is loaded already: an earlier request may have left others. A denoiser and its step take turns,
-        # and both stay
+            self.release(component)  # another engine may fit these shapes
+        # Also if it is loaded already: an earlier request may have left others. A denoiser and its step alternate, so
+        # both stay
         if self._low_memory and not component.endswith(STEP):
             others = self._engines.keys() - {*self._held, component}
             self.release(*(name for name in others if not name.endswith(STEP)))
@@ -175,7 +181,7 @@ class Components(Closing):
             )
 
         def load(graph: str) -> Engine:
-            self.bundle.check_unchanged(graph, *spec.weights)  # in every call they are read anew
+            self.bundle.check_unchanged(graph, *spec.weights)  # every call reads them again
             return OrtEngine(self.bundle.path(graph), self._threads, provider, settings, pooled=False)
 
         parts = [StreamedPart(partial(load, part.graph), part.inputs) for part in spec.parts]
@@ -184,7 +190,7 @@ class Components(Closing):
 
     @contextmanager
     def _memory_of(self, component: str) -> Iterator[None]:
-        """Have memory that runs out in the block be told with the ledger."""
+        """Turn an error of memory that runs out in the block into the ledger's BudgetError."""
         try:
             yield
         except Exception as error:
@@ -196,16 +202,16 @@ class Components(Closing):
         """Return the checked engine of a component for this machine's GPU."""
         found = devices.driver()
         if not found.gpus:
-            raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use ort-cpu here.")
+            raise EngineError(f"the target {self._target.name} needs a GPU: {found.why}. Use the target ort-cpu.")
         return find_engine(self.bundle, component, self._target, found.gpus[0].capability, shapes, self._trust)
 
     def set_residency(
         self, components: Collection[str], streamed: Mapping[str, bool], limits: Mapping[str, int] | None = None
     ) -> None:
-        """Say which components stay loaded while others work, where `low_memory`, and which work part by part.
+        """Set which components stay loaded while others work (with `low_memory`), and which are streamed.
 
-        Of the latter it is said whether the next part is loaded ahead. `limits` are bytes of a GPU that engines of
-        components may take, each of them, or each part.
+        The values of `streamed` say whether the next part loads ahead. `limits` bounds the GPU memory of a component's
+        engine in bytes, for a streamed component that of each part.
         """
         limits = (limits or {}) if self._target.provider == CUDA else {}
         changed = {
@@ -213,11 +219,11 @@ class Components(Closing):
             for name in self._engines
             if self._streamed.get(name) != streamed.get(name) or self._limits.get(name) != limits.get(name)
         }
-        self.release(*changed, *(f"{name}{STEP}" for name in streamed))  # whose loop goes through the host
+        self.release(*changed, *(f"{name}{STEP}" for name in streamed))  # a streamed denoiser's loop runs on the host
         self._held, self._streamed, self._limits = components, streamed, limits
 
     def release(self, *components: str) -> None:
-        """Free these components' memory; one that is called again is loaded again."""
+        """Free these components' memory; the next call loads a component again."""
         for component in components:
             if component in self._engines:
                 self._engines.pop(component).close()
@@ -225,13 +231,27 @@ class Components(Closing):
         if components:
             heap.trim()
 
-    def tokens(self, name: str, prompt: str) -> text.Tokens:
-        """Return `prompt` as the tokenizer of that name cuts it."""
+    def tokens(self, name: str, prompt: str) -> Tokens:
+        """Return the tokens of `prompt` by the tokenizer of that name."""
         spec = self.bundle.manifest.tokenizers[name]
         if name not in self._tokenizers:
             self.bundle.check_unchanged(spec.file)
-            self._tokenizers[name] = text.load_tokenizer(self.bundle.path(spec.file))
-        return text.tokenise(self._tokenizers[name], spec, prompt)
+            self._tokenizers[name] = load_tokenizer(self.bundle.path(spec.file))
+        return tokenise(self._tokenizers[name], spec, prompt)
+
+    def warn_of_cuts(self, prompts: Iterable[str]) -> None:
+        """Warn `PromptTruncated` for each prompt that is longer than a tokenizer's limit."""
+        names = family_of(self.bundle.manifest).tokenizers_of(self.bundle.manifest)
+        for prompt in dict.fromkeys(prompts):
+            cut, name = max(((self.tokens(n, prompt).cut, n) for n in names), key=lambda found: len(found[0]))
+            if cut:
+                limit = self.bundle.manifest.tokenizers[name].length
+                shown = cut if len(cut) <= 200 else f"{cut[:200]}…"
+                warnings.warn(
+                    f"a prompt is longer than {limit} tokens; its end was cut: {shown!r}. Shorten the prompt.",
+                    PromptTruncated,
+                    stacklevel=4,  # the caller of Model.generate, render, pictures or animate
+                )
 
     def close(self) -> None:
         """Free every component. Closing twice is allowed."""
@@ -240,12 +260,12 @@ class Components(Closing):
         self._scratch.close()
 
     def check_going_on(self, cancel: Cancel | None) -> None:
-        """Raise Cancelled where `cancel` returns true, UsageError once `close` was called."""
+        """Raise Cancelled if `cancel` returns true, and UsageError after `close`."""
         if cancel is not None and cancel():
-            raise Cancelled("rendering was cancelled. Start again when you like.")
+            raise Cancelled("rendering was cancelled. Send the request again to render it.")
         self.check_open()
 
     def check_open(self) -> None:
-        """Raise UsageError once `close` was called."""
+        """Raise UsageError after `close`."""
         if self.closed:
             raise UsageError(f"the model of {self.bundle.directory} was closed. Open the bundle again.")

@@ -1,7 +1,7 @@
-"""The denoising loop with everything on the device: latents, text and levels go there once, latents come back once.
+"""The denoising loop on a GPU: latents and text go to the device once, and the latents come back once.
 
-On a processor the loop is `sampler.sample_euler`, in numpy. Here guidance and Euler step are a graph that the bundle
-has beside the denoiser's (`export/families/step.py`); bundles without it take the numpy loop everywhere.
+On a processor, `sampling.schedule.sample_euler` runs the loop in numpy. On a GPU, guidance and Euler step are a graph
+of their own in the bundle (`export/families/step.py`). A bundle without that graph always uses the numpy loop.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .sampling.schedule import Schedule
 
 
 def can_stay(components: Components, *denoisers: str) -> bool:
-    """Return whether latents can stay where `denoisers` run: on a GPU, with the step of the first of them as a graph.
+    """Return whether latents can stay on the device: `denoisers` run on a GPU, and the first has a step graph.
 
-    Of several denoisers that take turns all have to take and give the same.
+    Several denoisers in one loop must have the same inputs and outputs.
     """
     content = components.bundle.manifest
     ports = [(content.components[name].inputs, content.components[name].outputs) for name in denoisers]
@@ -32,12 +32,14 @@ def can_stay(components: Components, *denoisers: str) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class DeviceLoop:
-    """What a denoising loop calls, and with what.
+    """The components and feeds of a denoising loop.
 
-    `denoisers` is a component for each step, and `step` the one after it. A denoiser takes `hidden`, the latents
-    repeated `batch` times (2 with guidance: without the prompt, with it), `told`, arrays for its other inputs, and
-    `times[i]` at step i; it gives `output`. `noisy`, [frames], is 1 for frames that move and 0 for others (None: all
-    move). `before(step)` is called before each call of a denoiser, and `cancel` asked.
+    - `denoisers`: the component of each step; `step`: the component after each of them.
+    - `hidden`: the denoiser's input for the latents, repeated `batch` times (2 with guidance: negative, positive).
+    - `output`: the denoiser's output.
+    - `times`: feeds of each step; `fixed`: feeds of all steps.
+    - `noisy`, [frames]: 1 for frames that change, 0 for the others (None: all change).
+    - `before(step)` and `cancel()` run before each call of a denoiser.
     """
 
     denoisers: Sequence[str]
@@ -45,7 +47,7 @@ class DeviceLoop:
     hidden: str
     output: str
     times: Sequence[Feeds]
-    told: Feeds
+    fixed: Feeds
     batch: int = 1
     guidance: float = 1.0
     noisy: np.ndarray | None = None
@@ -60,12 +62,12 @@ def sample_euler(
     schedule: Schedule,
     callback: Callable[[int, np.ndarray], None] | None = None,
 ) -> np.ndarray:
-    """Carry `latents`, float32 [1, channels, ...], down to sigma 0, as `sampler.sample_euler` does.
+    """Denoise `latents`, float32 [1, channels, ...], down to sigma 0, like `sampling.schedule.sample_euler`.
 
-    Only the first channels move, as many as the denoiser gives; the others are what it sees beside them. With a
-    `callback(step, latents)` latents are copied to the host after each step, for it to see. Timesteps and levels, a few
-    bytes, are fed step by step: the same buffers have the same addresses then, as recorded calls want them. Raises
-    what `Components.run` does.
+    Only the first channels change, as many as the denoiser's output has; the others are conditions. A
+    `callback(step, latents)` copies the latents to the host after each step. Timesteps and sigmas, a few bytes, are fed
+    at each step: the buffers then keep their addresses, which recorded calls need. Raises the errors of
+    `Components.run`.
     """
     components.check_going_on(loop.cancel)
     levels = schedule.sigmas
@@ -86,13 +88,13 @@ def sample_euler(
             return placed
 
         first = loop.denoisers[0]
-        told = put(first, {**loop.told, loop.hidden: (start * scales[0]).repeat(loop.batch, 0)})
-        seen = told.pop(loop.hidden)
+        fixed = put(first, {**loop.fixed, loop.hidden: (start * scales[0]).repeat(loop.batch, 0)})
+        seen = fixed.pop(loop.hidden)
         still = put(loop.step, {**beside, "latents": start})
         state = still.pop("latents")
         for i, component in enumerate(loop.denoisers):
             loop.before(i)
-            given: dict[str, Array] = {loop.hidden: seen, **told, **loop.times[i]}
+            given: dict[str, Array] = {loop.hidden: seen, **fixed, **loop.times[i]}
             made = components.run(component, loop.cancel, (loop.output,), **given)[loop.output]
             moved = components.run(loop.step, None, ("after", "seen"), latents=state, made=made, **still, **moves[i])
             state, seen = moved["after"], moved["seen"]

@@ -1,4 +1,4 @@
-"""A bundle ready to render: prompt, sampler, decoder, one network call at a time."""
+"""`Model`: an opened bundle that renders pictures and videos."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 import os
 import threading
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 import numpy as np
 
@@ -19,19 +18,19 @@ from ..engines.devices import driver
 from ..engines.ort.engine import check_threads, default_threads
 from ..engines.targets import DEFAULT, TARGETS, find_target
 from ..errors import BusyError, UsageError
-from .bundle import families, tokens
-from .bundle import reader as bundles
+from .bundle.families import check
+from .bundle.reader import Bundle, Progress, read
 from .components import Cancel, Components, Feeds, OnCall
-from .pictures.render import OnStep, Picture, decode, render
-from .planning.hardware import CPU, Machine, find_machine, gpu_here
+from .pictures.render import OnStep, Picture, Result, decode, render
+from .plan_prepared import plan_prepared
+from .planning.hardware import CPU, find_machine, gpu_here
 from .planning.ledger import Ledger
-from .planning.pictures import Plan, Wanted, plan, unbounded_plan
-from .planning.videos import WantedVideo, plan_video, unbounded_video_plan
+from .planning.pictures import Plan
 from .request import Prepared, Request, prepare
 from .sampling.tiles import Tiling
-from .storage.journal import check_job, kept_job, open_journal
+from .storage.journal import check_job, kept_job
 from .units import bytes_of
-from .videos.render import Animator, OnEvent
+from .videos.render import OnEvent, animate
 from .videos.request import AnimationRequest, PreparedAnimation, as_begun
 from .videos.request import job as job_of
 from .videos.request import prepare as prepare_animation
@@ -40,47 +39,27 @@ T = TypeVar("T")
 Asked = Request | AnimationRequest | Prepared | PreparedAnimation
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What a request gave.
-
-    `images` uint8 [pictures, height, width, 3], sRGB; `latents` float32 [pictures, channels, height / factor, width /
-    factor], denoised; `metadata`, for each picture, what is needed to render it again (JSON types only), but for
-    latents that were given.
-    """
-
-    images: np.ndarray
-    latents: np.ndarray
-    metadata: tuple[dict[str, Any], ...]
-
-
 class Model(Closing):
-    """An opened bundle. Use it as a context manager, or `close` it; one call at a time, another one gives BusyError
-    (`ModelQueue` has several callers wait their turn).
+    """An opened bundle. Use it as a context manager, or call `close`.
 
-    Components are loaded when first needed and stay until `close`. Pictures are rendered one after another, so the
-    memory that `pictures` needs does not grow with `count`, while `render` and `generate` keep what they return. A
-    picture's bytes do not depend on what is rendered beside it.
+    A model serves one call at a time; another call raises BusyError (`ModelQueue` lets callers wait). It loads each
+    component at its first use and keeps it until `close`. Pictures are rendered one after another, so the memory of
+    `pictures` does not grow with `count`; `render` and `generate` keep what they return. A picture's bytes do not
+    depend on the other pictures of the request.
 
-    With a `budget` in bytes each request is planned before anything is loaded (`runtime.plan`), and refused where it
-    does not fit; then components are loaded for their turn, and stay only as far as there is room. It is a budget of
-    the GPU's memory where the target runs on one.
+    `budget` limits the memory in bytes: the GPU's memory if the target runs on a GPU. Each request is then planned
+    before anything is loaded (`runtime.planning`), and refused if it does not fit. Components stay loaded only if
+    there is room.
     """
 
     def __init__(
-        self,
-        bundle: bundles.Bundle,
-        threads: int | None = None,
-        target: str = DEFAULT,
-        on_call: OnCall | None = None,
-        trust_engines: bool = False,
-        budget: int | None = None,
-    ) -> None:
-        families.check(bundle.manifest, find_target(target))
+        self, bundle: Bundle, threads: int | None = None, target: str = DEFAULT, on_call: OnCall | None = None,
+        trust_engines: bool = False, budget: int | None = None,
+    ) -> None:  # fmt: skip
+        check(bundle.manifest, find_target(target))
         if budget is not None and not find_target(target).planned:
-            raise UsageError(
-                f"a budget holds for {' and '.join(name for name, of in TARGETS.items() if of.planned)}, not for the target {target}. Leave the budget out."
-            )
+            planned = " and ".join(name for name, of in TARGETS.items() if of.planned)
+            raise UsageError(f"a budget works only with {planned}, not with the target {target}. Leave the budget out.")
         check_threads(threads)
         self.bundle = bundle
         self.budget = budget
@@ -91,26 +70,15 @@ class Model(Closing):
         self._lock = threading.Lock()
 
     def generate(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        negative: str = "",
-        seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        size: int | tuple[int, int] | None = None,
-        count: int = 1,
-        sigmas: Sequence[float] | None = None,
-        latents: np.ndarray | None = None,
-        noise: str = "philox",
-        on_step: OnStep | None = None,
-        cancel: Cancel | None = None,
-    ) -> np.ndarray:
-        """Render and return only the pixels, uint8, sRGB: [height, width, 3] for one text and a `count` of 1.
+        self, prompt: str | Sequence[str], *, negative: str = "", seed: int = 0, steps: int | None = None,
+        guidance: float | None = None, size: int | tuple[int, int] | None = None, count: int = 1,
+        sigmas: Sequence[float] | None = None, latents: np.ndarray | None = None, noise: str = "philox",
+        on_step: OnStep | None = None, cancel: Cancel | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """Render and return only the pixels, uint8 sRGB: [height, width, 3] for one prompt and a `count` of 1.
 
-        For a list of texts, or a `count` above 1, it returns [pictures, height, width, 3], the pictures of a prompt
-        side by side. The arguments are those of `Request`, `size` as (height, width); `on_step`, `cancel` and the
-        errors are those of `pictures`.
+        A list of prompts, or a `count` above 1, gives [pictures, height, width, 3]; pictures of one prompt stand next
+        to each other. The arguments are those of `Request`. `on_step`, `cancel` and the errors are those of `pictures`.
         """
         request = Request(prompt, negative, seed, steps, guidance, size, count, sigmas, latents, noise)
         images = [picture.image for picture in self._start(request, on_step, cancel)]
@@ -128,35 +96,30 @@ class Model(Closing):
     def pictures(
         self, request: Request, *, on_step: OnStep | None = None, cancel: Cancel | None = None
     ) -> Generator[Picture]:
-        """Check `request` now, and render each picture when the iterator that this returns is asked for it.
+        """Check `request` now; render each picture when the returned iterator reaches it.
 
-        The same request gives the same bytes again on the same machine. `on_step(done, total, latents)` is called
-        after each step: steps done and to do over all pictures, and the current picture's latents, read-only float32
-        [1, channels, height / factor, width / factor]. `cancel()` is asked before every network call. Warns
-        `PromptTruncated` when a prompt is cut. The model is busy until the iterator ends or is closed.
+        The same request gives the same bytes on the same machine. `on_step(done, total, latents)` runs after each
+        step: it gets the steps done and in all, over all pictures, and the current picture's latents, read-only
+        float32 [1, channels, height / factor, width / factor]. `cancel()` is called before every network call.
+        Warns `PromptTruncated` if a prompt is cut. The model is busy until the iterator ends or is closed.
 
-        Raises UsageError for a request that cannot be met and for a model that is closed, BusyError for one that is
-        busy, Cancelled when `cancel` returned true, BundleError when a component cannot be loaded or its file was
-        changed since the bundle was opened, BudgetError when this machine has not the memory or it runs out, and
-        SegueError when a component fails.
+        | Error | Reason |
+        |---|---|
+        | UsageError | the bundle cannot meet the request, or the model is closed |
+        | BusyError | the model is busy with another call |
+        | Cancelled | `cancel` returned true |
+        | BundleError | a component cannot be loaded, or its file changed since the bundle was opened |
+        | BudgetError | the memory does not suffice, or it runs out |
+        | SegueError | a component fails |
         """
         return self._start(request, on_step, cancel)
 
     def animate(
-        self,
-        image: np.ndarray,
-        prompt: str = "",
-        *,
-        negative: str = "",
-        frames: int | None = None,
-        fps: float | None = None,
-        seed: int = 0,
-        size: int | tuple[int, int] | None = None,
-        tiling: Tiling | None = None,
-        on_event: OnEvent | None = None,
-        cancel: Cancel | None = None,
-    ) -> Generator[np.ndarray]:
-        """Yield the frames of a video that begins with `image`, uint8 [height, width, 3], as `frames` does.
+        self, image: np.ndarray, prompt: str = "", *, negative: str = "", frames: int | None = None,
+        fps: float | None = None, seed: int = 0, size: int | tuple[int, int] | None = None,
+        tiling: Tiling | None = None, on_event: OnEvent | None = None, cancel: Cancel | None = None,
+    ) -> Generator[np.ndarray]:  # fmt: skip
+        """Yield the frames of a video that begins with `image`, uint8 [height, width, 3]; see `frames`.
 
         The arguments are those of `AnimationRequest`.
         """
@@ -164,46 +127,35 @@ class Model(Closing):
         return self.frames(request, on_event=on_event, cancel=cancel)
 
     def frames(
-        self,
-        request: AnimationRequest,
-        *,
-        journal: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-        on_event: OnEvent | None = None,
-        cancel: Cancel | None = None,
-    ) -> Generator[np.ndarray]:
-        """Check `request` now; yield the video's frames, uint8 [n, height, width, 3], segment by segment when asked.
+        self, request: AnimationRequest | PreparedAnimation, *, journal: str | os.PathLike[str] | None = None,
+        resume: bool = False, on_event: OnEvent | None = None, cancel: Cancel | None = None,
+    ) -> Generator[np.ndarray]:  # fmt: skip
+        """Check `request` now; yield the video's frames, uint8 [n, height, width, 3], segment by segment.
 
-        Memory does not grow with the number of frames. `journal` is a directory for what is finished: with `resume` a
-        request that was stopped goes on from there and gives the same frames, from the first one on. `on_event(Event)`
-        is called before or after each call of a stage; `cancel()` is asked before each. The model is busy until the
-        iterator ends or is closed. Raises as `pictures` does, UsageError also for a bundle that draws no videos and for
-        a journal of another request, OutputError where the journal cannot be written.
+        Memory does not grow with the number of frames. `journal` is a directory for finished work. With `resume` a
+        stopped request continues from there and gives the same frames, from the first one on. `on_event(Event)` runs
+        before or after each call of a stage, and `cancel()` before each. The model is busy until the iterator ends or
+        is closed. Raises the errors of `pictures`, UsageError also for a bundle of pictures and for the journal of
+        another request, and OutputError if the journal cannot be written.
         """
         self._components.check_open()
-        prepared, place = self.prepare(request), None if journal is None else Path(journal)
+        prepared, folder = self.prepare(request), None if journal is None else Path(journal)
         assert isinstance(prepared, PreparedAnimation)
-        begun = kept_job(place) if resume and place is not None and prepared.tiling is None else None
-        if begun is not None:  # another budget must not have other tiles: they would be another video
+        begun = kept_job(folder) if resume and folder is not None and prepared.tiling is None else None
+        if begun is not None:  # a new budget must not change the tiles: the frames would differ
             prepared = as_begun(prepared, begun)
-        if (found := self._admitted(prepared, settled=begun is not None)) is not None:
-            prepared = dataclasses.replace(prepared, tiling=found.tiling)
-        self._warn_of_cuts((prepared.prompt, prepared.negative))
+        if (plan := self._require_memory(prepared, settled=begun is not None)) is not None:
+            prepared = dataclasses.replace(prepared, tiling=plan.tiling)
+        self._components.warn_of_cuts((prepared.prompt, prepared.negative))
         job = job_of(prepared, self.bundle.digest)
-        if place is not None and resume:
-            check_job(place, job)
+        if folder is not None and resume:
+            check_job(folder, job)
 
-        def made() -> Iterator[np.ndarray]:  # the journal is another one's until the model is this request's
-            kept = None if place is None else open_journal(place, job, resume)
-            try:
-                yield from Animator(
-                    self._components, prepared, kept, on_event, cancel, in_turns=self.budget is not None
-                ).frames()
-            finally:
-                if kept is not None:
-                    kept.close()
-
-        return self._busy(made(), found)
+        made = animate(
+            self._components, prepared, None if folder is None else (folder, job), resume, on_event, cancel,
+            in_turns=self.budget is not None,
+        )  # fmt: skip
+        return self._exclusively(made, plan)
 
     @overload
     def prepare(self, request: Request | Prepared) -> Prepared: ...
@@ -212,9 +164,9 @@ class Model(Closing):
     def prepare(self, request: AnimationRequest | PreparedAnimation) -> PreparedAnimation: ...
 
     def prepare(self, request: Asked) -> Prepared | PreparedAnimation:
-        """Return a request with defaults filled in and values checked; a prepared one comes back unchanged.
+        """Return a request with its defaults, checked for this bundle; a prepared one comes back unchanged.
 
-        Raises UsageError for a request that this bundle cannot meet.
+        Raises UsageError if this bundle cannot meet the request.
         """
         if isinstance(request, Prepared | PreparedAnimation):
             return request
@@ -222,56 +174,57 @@ class Model(Closing):
         if isinstance(request, AnimationRequest):
             if not moving:
                 raise UsageError(
-                    f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion, or "
-                    "another bundle of the family swifti2v."
+                    f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion or "
+                    "another video bundle."
                 )
             return prepare_animation(request, self.bundle.manifest)
         if moving:
             raise UsageError(
-                f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call animate, or segue animate."
+                f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call Model.animate, or run "
+                "segue animate."
             )
         return prepare(request, self.bundle.manifest)
 
     def plan(self, request: Asked) -> Plan:
-        """Return how a request would be met, within the budget if there is one; loads nothing.
+        """Return the plan of a request, within the budget if there is one; loads nothing.
 
-        Raises UsageError for a request that cannot be met and BudgetError if the budget does not suffice.
+        Raises UsageError if this bundle cannot meet the request, and BudgetError if the budget does not suffice.
         """
-        return self._plan(self.prepare(request))
+        return self._plan(self.prepare(request), settled=False)
 
     @property
     def ledger(self) -> Ledger:
-        """What this model has taken of memory, and what was planned."""
+        """The memory that this model has taken, and the memory that its plan allows."""
         return self._components.ledger
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Return pictures, uint8 [n, height, width, 3], of latents as `on_step` is given them; it may be called there.
+        """Return pictures, uint8 [n, height, width, 3], of latents as `on_step` gets them.
 
-        Early latents are mostly noise, and so are their pictures. Under a budget a preview may need more memory than
-        was planned.
+        `on_step` may call this for a preview. Early latents are mostly noise, and so are their pictures. A preview may
+        need more memory than the plan of a budget allows.
         """
         return decode(self._components, latents, None, None)
 
     def call(self, component: str, feeds: Mapping[str, np.ndarray]) -> Feeds:
-        """Return what one component makes of `feeds`, by name; the manifest tells its inputs and outputs."""
+        """Run one component on `feeds` and return its outputs by name; the manifest lists both."""
         if component not in self.bundle.manifest.components:
             raise UsageError(
-                f"the bundle {self.bundle.manifest.name!r} has no component {component!r}. Choose among "
+                f"the bundle {self.bundle.manifest.name!r} has no component {component!r}. Choose one of "
                 f"{', '.join(self.bundle.manifest.components)}."
             )
         return self._components.run(component, None, **feeds)
 
     def device_bytes(self, component: str) -> int | None:
-        """Return the device memory in bytes that a component holds now; None where what runs it does not tell."""
+        """Return the device memory in bytes that a component holds now; None if its engine does not report it."""
         return self._components.device_bytes(component)
 
     def forget(self) -> None:
-        """Forget what was made of texts, so that the next request encodes them anew."""
+        """Forget the states of earlier prompts, so the next request encodes them again."""
         self._prompts.clear()
 
     def close(self) -> None:
-        """Free every component, and give the memory back to the system. Closing twice is allowed."""
-        self.forget()  # first: what was made of texts lies in the arena, and keeps its regions
+        """Free every component and return the memory to the system. Closing twice is allowed."""
+        self.forget()  # first: the prompts' states lie in the arena and keep its regions
         self._components.close()
         heap.trim()
 
@@ -281,94 +234,65 @@ class Model(Closing):
         prompts = (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
         if prepared.negative and not prepared.guided:
             warnings.warn(
-                f"guidance is {prepared.guidance:g}, so the negative text has no effect. Ask for more guidance, with a "
-                "model that is made for it.",
+                f"guidance is {prepared.guidance:g}, so the negative prompt has no effect. Use a guidance above 1 and "
+                "a bundle that supports it.",
                 stacklevel=3,  # the caller of generate, render or pictures
             )
-        found = self._admitted(prepared)
-        self._warn_of_cuts(prompts)
-        return self._busy(render(self._components, prepared, found, self._prompts, on_step, cancel), found)
+        plan = self._require_memory(prepared)
+        self._components.warn_of_cuts(prompts)
+        return self._exclusively(render(self._components, prepared, plan, self._prompts, on_step, cancel), plan)
 
-    def _plan(self, prepared: Prepared | PreparedAnimation, settled: bool = False) -> Plan:
-        content, machine = self.bundle.manifest, self._machine()
-        if isinstance(prepared, Prepared):
-            count = len(prepared.prompts)
-            of = Wanted(prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, count)
-            if self.budget is None:
-                return unbounded_plan(content, of, machine)
-            return plan(content, of, machine, self.budget)
-        video = WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling, settled)
-        if self.budget is None:
-            return unbounded_video_plan(content, video, machine)
-        return plan_video(content, video, machine, self.budget)
+    def _plan(self, prepared: Prepared | PreparedAnimation, settled: bool) -> Plan:
+        machine = find_machine(CPU, self.threads) if find_target(self.target).device == "cpu" else gpu_here()
+        return plan_prepared(self.bundle.manifest, prepared, machine, self.budget, settled)
 
-    def _machine(self) -> Machine:
-        return find_machine(CPU, self.threads) if find_target(self.target).device == "cpu" else gpu_here()
+    def _require_memory(self, prepared: Prepared | PreparedAnimation, settled: bool = False) -> Plan | None:
+        """Return the plan of a request, None without a budget; raises BudgetError if memory does not suffice.
 
-    def _admitted(self, prepared: Prepared | PreparedAnimation, settled: bool = False) -> Plan | None:
-        """Return how a request stays within the budget, None without one; raises BudgetError where memory lacks.
-
-        With `settled` a video has the tiles that it has, or none.
+        With `settled` a video keeps its own tiling, also if that is None.
         """
         if not find_target(self.target).planned or (
             self.budget is None and self.target != DEFAULT and not driver().gpus
         ):
-            return None  # without a GPU loading says what is missing
-        found = self._plan(prepared, settled)
-        self.ledger.require(found.peak, found.host)
-        return None if self.budget is None else found
+            return None  # without a GPU the error comes from loading
+        plan = self._plan(prepared, settled)
+        self.ledger.require(plan.peak, plan.host)
+        return None if self.budget is None else plan
 
-    def _busy(self, made: Iterator[T], found: Plan | None) -> Generator[T]:
-        """Yield from `made` as planned, and refuse other calls until it ends."""
+    def _exclusively(self, results: Iterator[T], plan: Plan | None) -> Generator[T]:
+        """Yield from `results` within the plan, and refuse other calls until they end."""
         if not self._lock.acquire(blocking=False):
             raise BusyError(
-                f"the model of {self.bundle.directory} is busy with another call. Wait until that one ends (close its "
-                "iterator if it came from pictures or frames), or let callers wait in a segue.ModelQueue."
+                f"the model of {self.bundle.directory} is busy with another call. Wait until that call ends (close its "
+                "iterator if it came from pictures or frames), or use a segue.ModelQueue."
             )
         try:
-            if found is not None:
-                self._components.set_residency(found.keep, found.streamed, found.limits)
-            yield from made
+            if plan is not None:
+                self._components.set_residency(plan.keep, plan.streamed, plan.limits)
+            yield from results
         except MemoryError as error:
             raise self.ledger.ran_out("the arrays between calls") from error
         finally:
             self._lock.release()
 
-    def _warn_of_cuts(self, prompts: Iterable[str]) -> None:
-        tokenizers = families.family_of(self.bundle.manifest).tokenizers_of(self.bundle.manifest)
-        for prompt in dict.fromkeys(prompts):
-            cuts = [(self._components.tokens(name, prompt).cut, name) for name in tokenizers]
-            cut, name = max(cuts, key=lambda found: len(found[0]))
-            if cut:
-                limit = self.bundle.manifest.tokenizers[name].length
-                shown = cut if len(cut) <= 200 else f"{cut[:200]}…"
-                warnings.warn(
-                    f"a prompt is longer than {limit} tokens; this part of it was cut: {shown!r}. Shorten the prompt.",
-                    tokens.PromptTruncated,
-                    stacklevel=4,  # the caller of generate, render or pictures
-                )
-
 
 def open_model(
-    name_or_path: str | os.PathLike[str],
-    threads: int | None = None,
-    progress: bundles.Progress | None = None,
-    target: str = DEFAULT,
-    trust_engines: bool = False,
-    budget: int | str | None = None,
-) -> Model:
-    """Open a bundle, given the name of one that ships with Segue or a path, and verify it.
+    name_or_path: str | os.PathLike[str], threads: int | None = None, progress: Progress | None = None,
+    target: str = DEFAULT, trust_engines: bool = False, budget: int | str | None = None,
+) -> Model:  # fmt: skip
+    """Open and verify a bundle by its path, or by the name of one that ships with Segue. It loads no component yet.
 
-    `threads` is the number of processor threads of one network call (None: the cores that this process may use). No
-    component is loaded yet. Weight files are hashed at the first open, which takes a second for about a GB:
-    `progress(file, done, total)` is told the bytes hashed and to hash. `target` is what runs the graphs
-    (`engines.targets`); of "tensorrt-rtx" and "tensorrt" engines have to be built first (`runtime.build`). With
-    `trust_engines` engines that came with the bundle are run as well: an engine is code of whoever made it. `budget` is
-    the most memory that the model may take, in bytes or as "512MiB", beside what the process has before it opens it,
-    the GPU's where the target runs on one.
+    - `threads`: processor threads of one network call (None: the cores that this process may use).
+    - `progress(file, done, total)`: gets the bytes hashed and to hash. Only the first open hashes weight files, about
+      a GB a second.
+    - `target`: the engine that runs the graphs (`engines.targets`). Build engines of "tensorrt-rtx" and "tensorrt"
+      first (`runtime.engine_cache.build`).
+    - `trust_engines`: also run engines that came with the bundle. An engine is code of its maker.
+    - `budget`: the most memory that the model may take, in bytes or as "512MiB", beyond what the process has before
+      the open; GPU memory if the target runs on a GPU.
 
-    Raises UsageError for an unknown name and BundleError for a bundle that is damaged, altered, unsafe, of a newer
-    schema or of a family that this Segue does not run.
+    Raises UsageError for an unknown name. Raises BundleError for a bundle that is damaged, altered, unsafe, of a newer
+    schema or of an unknown family.
     """
     limit = None if budget is None else bytes_of(budget)
-    return Model(bundles.read(name_or_path, progress=progress), threads, target, None, trust_engines, limit)
+    return Model(read(name_or_path, progress=progress), threads, target, None, trust_engines, limit)

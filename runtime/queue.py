@@ -1,4 +1,4 @@
-"""One model for many callers: requests wait their turn in a bounded queue, for threads and for asyncio.
+"""Share one model among many callers: requests wait in a bounded queue, from threads or asyncio.
 
 with segue.open("emoji") as model, segue.ModelQueue(model, limit=16) as queue:
     future = queue.submit(segue.Request("a red heart"))  # from any thread
@@ -31,30 +31,30 @@ T = TypeVar("T")
 
 
 class CancelToken:
-    """A switch for `cancel=`: any thread may throw it, and what it was given to stops before its next network call."""
+    """A switch for `cancel=`: any thread may call `cancel`, and the work stops before its next network call."""
 
     def __init__(self) -> None:
-        self._thrown = threading.Event()
+        self._cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """Throw the switch; there is no way back."""
-        self._thrown.set()
+        """Cancel for good."""
+        self._cancelled.set()
 
     def __call__(self) -> bool:
-        """Return whether it was thrown."""
-        return self._thrown.is_set()
+        """Return whether `cancel` was called."""
+        return self._cancelled.is_set()
 
 
 class ModelQueue(Closing):
-    """Has the callers of one model wait their turn, first come first served. The model stays its owner's to close.
+    """Queues the requests of many callers of one model, first come, first served. The owner closes the model.
 
-    `limit` requests at most are accepted and not finished; one more raises BusyError at once, so that a caller can
-    tell its user instead of waiting without end. One thread does the work.
+    At most `limit` requests are unfinished; one more raises BusyError at once, so that a caller need not wait without
+    end. One thread does the work.
     """
 
     def __init__(self, model: Model, limit: int = 16) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise UsageError(f"limit = {limit!r} is no whole number from 1 up. Give the most requests to accept.")
+            raise UsageError(f"limit must be a whole number of 1 or more, got {limit!r}.", "Choose such a number.")
         self.model, self.limit = model, limit
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Future, Callable[[Model], Any]]] = deque()
@@ -64,7 +64,7 @@ class ModelQueue(Closing):
         self._thread.start()
 
     def __len__(self) -> int:
-        """Return how many requests are accepted and not finished."""
+        """Return how many requests are unfinished."""
         with self._changed:
             return len(self._tokens)
 
@@ -73,36 +73,36 @@ class ModelQueue(Closing):
     ) -> Future[Result]:
         """Accept a request for pictures and return its future; `on_step` is called in the queue's thread.
 
-        `future.cancel()` takes back a request that still waits, `cancel` also stops one that runs: then `result()`
-        raises Cancelled. Raises BusyError when `limit` is reached, UsageError after `close`; what `Model.render` raises
-        comes out of `result()`.
+        `future.cancel()` withdraws a waiting request. `cancel` also stops a running one; then `result()` raises
+        Cancelled. Raises BusyError if `limit` is reached, UsageError after `close`. `result()` raises the errors of
+        `Model.render`.
         """
         token = cancel or CancelToken()
         return self.do(lambda model: model.render(request, on_step=on_step, cancel=token), token)
 
     def do(self, work: Callable[[Model], T], cancel: CancelToken | None = None) -> Future[T]:
-        """Accept anything to be done with the model, `work(model)`, and return its future; as `submit` does.
+        """Accept any work with the model, `work(model)`, and return its future, as `submit` does.
 
-        `cancel` is the token that `work` asks itself; it is thrown when the queue is closed.
+        `work` itself must ask the token `cancel`; closing the queue cancels it.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
-                raise UsageError("the queue was closed and takes no more requests. Make another one.")
+                raise UsageError("the queue was closed and accepts no more requests.", "Make another queue.")
             if len(self._tokens) >= self.limit:
                 raise BusyError(
-                    f"{len(self._tokens)} requests are waiting or running, and the queue takes {self.limit}. "
-                    "Try again when one has finished, or make the queue with a larger limit."
+                    f"{len(self._tokens)} requests are waiting or running, and the limit of the queue is {self.limit}.",
+                    "Try again when one has finished, or make the queue with a larger limit.",
                 )
             self._tokens[future] = cancel or CancelToken()
             self._waiting.append((future, work))
             self._changed.notify()
-        # a request that is taken back leaves its place at once, not when its turn comes
+        # a withdrawn request frees its place at once, not at its turn
         future.add_done_callback(self._forget)
         return future
 
     async def render(self, request: Request, *, on_step: OnStep | None = None) -> Result:
-        """Await a request's pictures. A task that is cancelled stops the request before its next network call."""
+        """Await a request's pictures. Cancelling the task stops the request before its next network call."""
         token = CancelToken()
         future = self.submit(request, on_step=on_step, cancel=token)
         try:
@@ -116,14 +116,14 @@ class ModelQueue(Closing):
     ) -> AsyncIterator[np.ndarray]:
         """Yield a video's frames, uint8 [n, height, width, 3], segment by segment.
 
-        At most `ahead` segments are made before they are asked for, so that memory stays bounded for a slow reader.
+        At most `ahead` segments are made in advance, so that memory stays bounded for a slow reader.
         Leaving the loop stops the request before its next network call.
         """
         token, loop = CancelToken(), asyncio.get_running_loop()
         made: asyncio.Queue[np.ndarray | None] = asyncio.Queue()
         room = threading.Semaphore(max(ahead, 1))
 
-        def hand(frames: np.ndarray | None) -> None:
+        def give(frames: np.ndarray | None) -> None:
             with contextlib.suppress(RuntimeError):  # the reader's loop is closed
                 loop.call_soon_threadsafe(made.put_nowait, frames)
 
@@ -132,14 +132,14 @@ class ModelQueue(Closing):
                 while True:
                     while not room.acquire(timeout=0.1):
                         if token():
-                            raise Cancelled("the reader of the frames has left. Ask again for the whole video.")
+                            raise Cancelled("the reader of the frames has stopped.", "Ask again for the whole video.")
                     frames = next(video, None)
                     if frames is None:
                         return
-                    hand(frames)
+                    give(frames)
 
         future = self.do(work, token)
-        future.add_done_callback(lambda _: hand(None))
+        future.add_done_callback(lambda _: give(None))
         try:
             while (frames := await made.get()) is not None:
                 room.release()
@@ -149,7 +149,7 @@ class ModelQueue(Closing):
             token.cancel()
 
     def close(self) -> None:
-        """Stop what runs before its next network call, take back what waits, and end the thread."""
+        """Stop the running request before its next network call, cancel waiting ones, and end the thread."""
         with self._changed:
             self._closed = True
             waiting = [future for future, _ in self._waiting]
@@ -159,16 +159,18 @@ class ModelQueue(Closing):
         for token in tokens:
             token.cancel()
         for future in waiting:
-            if future.set_running_or_notify_cancel():  # else its owner has taken it back already
+            if future.set_running_or_notify_cancel():  # otherwise its owner has withdrawn it
                 self._forget(future)
-                future.set_exception(Cancelled("the queue was closed before the request had its turn."))
+                future.set_exception(
+                    Cancelled("the queue was closed before the request ran.", "Ask again with another queue.")
+                )
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
     def _forget(self, future: Future) -> None:
         with self._changed:
             self._tokens.pop(future, None)
-            if future.cancelled():  # taken back: what it holds on to goes with it
+            if future.cancelled():  # withdrawn: free its request
                 self._waiting = deque(entry for entry in self._waiting if entry[0] is not future)
 
     def _work(self) -> None:
@@ -184,11 +186,11 @@ class ModelQueue(Closing):
             found, failure = None, None
             try:
                 found = work(self.model)
-            except BaseException as error:  # the future carries it to whoever waits
+            except BaseException as error:  # the future passes it to the caller
                 failure = error
-            self._forget(future)  # before anybody hears of the end: whose next request must find the place free
+            self._forget(future)  # before the result is set: the caller's next request must find a free place
             if failure is None:
                 future.set_result(found)
             else:
                 future.set_exception(failure)
-            del future, work, found, failure  # the next wait may be long
+            del future, work, found, failure  # the next wait may be long; free the results

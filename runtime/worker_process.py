@@ -1,4 +1,4 @@
-"""Processes of one worker each that end with the process which started them, however that ends."""
+"""Worker processes that end when their parent process ends, for whatever reason."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 
 
 def one_worker(begin: Callable[..., None], arguments: tuple[Any, ...]) -> ProcessPoolExecutor:
-    """Return an executor with one process, in which `begin(*arguments)` is called first.
+    """Return an executor with one process, which first calls `begin(*arguments)`.
 
-    The process is spawned, because threads of ONNX Runtime do not survive a fork. Ctrl-C is its parent's to handle.
+    The process is spawned, because threads of ONNX Runtime do not survive a fork. Only the parent handles Ctrl-C.
     """
     executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _attend, (begin, arguments))
-    with _ignoring_interrupts():  # which the process inherits while it imports; `submit` starts it
+    with _ignoring_interrupts():  # the process inherits this while it imports; `submit` starts it
         executor.submit(int)
     return executor
 
 
 @contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # whose alone signals are
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -40,7 +40,7 @@ def _attend(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def watch() -> None:  # a worker holds its own end of the pipe for work, and would wait for ever
+    def watch() -> None:  # a worker holds its own end of the pipe, and would wait forever
         parent.join()
         os._exit(1)
 

@@ -1,432 +1,137 @@
-"""Tiny checkpoints of Stable Diffusion 3 and of SwiftI2V with random weights, in the layout of the real ones."""
+"""Fixtures of all tests: tiny checkpoints and their bundles, each made once for all workers."""
 
 from __future__ import annotations
 
-import json
 import os
-import string
 from pathlib import Path
 
 import pytest
 
+from support.shared import once
+
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # training would take a GPU, where nothing is promised bit for bit
 
-if worker := os.environ.get(
-    "PYTEST_XDIST_WORKER"
-):  # each on a core of its own: threads of two would wait for each other
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each worker: threads of two would wait for each other
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
-COSTLY = ("video_bundle", "sdxl_bundle", "longcat_bundle")  # fixtures that take up to minutes
-T5_TOKENS = 3
-LENGTH = 24
-VIDEO_LENGTH = 12  # text tokens
-CODECS = {
-    "vae": {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1},
-    "detail_vae": {
-        "base_dim": 8, "decoder_base_dim": 8, "z_dim": 6, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1,
-        "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16,
-    },
-}  # fmt: skip
-WORDS = ["a red heart", "beating", "waving hand", "smiling face with sunglasses", "dog", "café"]
+PART = 2**17  # bytes of weights in a part of the fixtures `exported` and `half`
+TESTS = Path(__file__).parent
+FIRST = ("video_bundle", "half", "exported")  # modules that use the costliest of these fixtures begin first
+EARLY = ("docs/test_docs_run.py",)  # modules that take minutes by themselves
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give pytest-xdist its groups: a module stays together, and so do the modules that share a costly fixture."""
+    """Keep each module on one worker, and start with those that take long, so that both workers end together."""
     used: dict[Path, set[str]] = {}
     for item in items:
         used.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        names = used[item.path]
+        place = next((n for n, name in enumerate(FIRST) if name in names), len(FIRST))
+        return item.path.relative_to(TESTS).as_posix() not in EARLY, place
+
+    items.sort(key=rank)
     for item in items:
-        group = next((name for name in COSTLY if name in used[item.path]), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def build(root: Path, *, seed: int = 0, dtype: str = "float32", shard_bytes: int | None = None) -> Path:
-    """Write the checkpoint to the directory `root` and return it; about 1.3 MB, made in a second or two."""
-    import torch
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    torch.manual_seed(seed)
-    parts = {
-        "transformer": SD3Transformer2DModel(
-            sample_size=16, patch_size=2, in_channels=8, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-            joint_attention_dim=48, caption_projection_dim=32, pooled_projection_dim=40, out_channels=8,
-            pos_embed_max_size=16,
-        ),
-        "vae": AutoencoderKL(
-            in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(8, 8, 16, 16), layers_per_block=1,
-            latent_channels=8, norm_num_groups=4, scaling_factor=1.5305, shift_factor=0.0609, sample_size=128,
-            use_quant_conv=False, use_post_quant_conv=False,
-        ),
-    }  # fmt: skip
-    vocabulary = write_tokenizer(root / "tokenizer", pad="<|endoftext|>")
-    write_tokenizer(root / "tokenizer_2", pad="!")
-    for folder, width, projection in (("text_encoder", 16, 16), ("text_encoder_2", 24, 24)):
-        parts[folder] = CLIPTextModelWithProjection(
-            CLIPTextConfig(
-                vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3,
-                num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=projection,
-                bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=1,
-                hidden_act="quick_gelu" if folder == "text_encoder" else "gelu",
-            )
-        )  # fmt: skip
-    for folder, model in parts.items():
-        for parameter in model.parameters():  # zero biases and unit scales would hide a tensor put in the wrong place
-            parameter.data += 0.05 * torch.randn_like(parameter)
-        options = {"max_shard_size": shard_bytes} if shard_bytes else {}
-        model.to(getattr(torch, dtype)).save_pretrained(root / folder, **options)
-    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(root / "scheduler")
-    index = {
-        "_class_name": "StableDiffusion3Pipeline",
-        "_diffusers_version": "0.42.1",
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "text_encoder_3": [None, None],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "tokenizer_3": [None, None],
-        "transformer": ["diffusers", "SD3Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (root / "model_index.json").write_text(json.dumps(index, indent=2))
-    settings = {
-        "t5_tokens": T5_TOKENS,
-        "steps": 4,
-        "guidance": 3.0,
-        "source": "tests",
-        "revision": "1",
-        "licence": "Apache-2.0",
-        "credits": ["nobody"],
-    }
-    (root / "segue.json").write_text(json.dumps(settings))
-    return root
-
-
-def write_tokenizer(folder: Path, pad: str) -> int:
-    """Write a CLIP tokenizer of bytes, three merges and the two special tokens; return the size of its vocabulary."""
-    folder.mkdir(parents=True)
-    # GPT-2's table of printable stand-ins for bytes, in the order of CLIP's vocabulary.
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    units = [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
-    merges = [("r", "e"), ("re", "d</w>"), ("h", "e"), ("a", "r")]
-    words = [*units, *(u + "</w>" for u in units), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
-    assert set(string.ascii_letters) <= set(units)
-    (folder / "vocab.json").write_text(json.dumps({w: n for n, w in enumerate(words)}, ensure_ascii=False))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    special = {
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": pad,
-    }
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return len(words)
-
-
-def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
-    """Write a tiny SwiftI2V checkpoint with random weights to `root` and return it."""
-    import torch
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    from segue.export.families.wan.segment import widened
-    from segue.training.video.text import make_tokenizer
-    from segue.training.video.write import DETAIL, INDEX
-
-    torch.manual_seed(seed)
-    tokenizer = make_tokenizer(WORDS, 60, VIDEO_LENGTH)
-    tokenizer.save_pretrained(root / "tokenizer")
-
-    def transformer(taken: int, given: int) -> WanTransformer3DModel:
-        return WanTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=24, in_channels=taken, out_channels=given, text_dim=16,
-            freq_dim=16, ffn_dim=40, num_layers=2, rope_max_seq_len=64,
-        )  # fmt: skip
-
-    parts = {
-        "text_encoder": UMT5EncoderModel(
-            UMT5Config(
-                vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.0
-            )
-        ),
-        "transformer": transformer(12, 4),
-        **({"transformer_2": transformer(12, 4)} if experts == 2 else {}),
-        "detail_transformer": widened(transformer(6, 6), 6),
-    }
-    for folder, config in CODECS.items():
-        channels = int(config["z_dim"])
-        mean, std = (0.1 * torch.randn(channels)).tolist(), (0.5 + torch.rand(channels)).tolist()
-        parts[folder] = AutoencoderKLWan(**config, latents_mean=mean, latents_std=std)
-    for folder, model in parts.items():
-        for parameter in model.parameters():  # zero biases and unit scales would hide a tensor put in the wrong place
-            parameter.data += 0.05 * torch.randn_like(parameter)
-        model.save_pretrained(root / folder)
-    FlowMatchEulerDiscreteScheduler(shift=5.0).save_pretrained(root / "scheduler")
-    index = INDEX | DETAIL
-    if experts == 2:
-        index |= {"boundary_ratio": 0.9, "transformer_2": ["diffusers", "WanTransformer3DModel"]}
-    (root / "model_index.json").write_text(json.dumps(index, indent=2))
-    video = {
-        "frames": 17, "fps": 12, "size": [128, 64], "scale": 2, "text_tokens": VIDEO_LENGTH, "motion_steps": 3,
-        "motion_guidance": 2.0,
-    }  # fmt: skip
-    settings = {"steps": 2, "guidance": 1.0, "maximum_size": 256, "source": "tests", "video": video}
-    (root / "segue.json").write_text(json.dumps(settings))
-    return root
-
-
-PART = 2**17  # bytes of weights in a part of the fixtures `exported` and `half`
+        video = "video_bundle" in used[item.path]  # a worker that waited for it would waste minutes
+        item.add_marker(pytest.mark.xdist_group("video_bundle" if video else str(item.path)))
 
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory):
-    """Function that builds a tiny checkpoint in a new directory; takes the keywords of `build`."""
-    return lambda **options: build(tmp_path_factory.mktemp("checkpoint"), **options)
+    """Function that builds a tiny SD3 checkpoint in a new directory; takes the keywords of `build_sd3`."""
+    from support.checkpoints import build_sd3
+
+    return lambda **options: build_sd3(tmp_path_factory.mktemp("checkpoint"), **options)
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(make_checkpoint):
+def tiny_checkpoint(tmp_path_factory):
     """Directory of a tiny random SD3 checkpoint in float32. Do not change it."""
-    return make_checkpoint()
+    from support.checkpoints import build_sd3
 
-
-@pytest.fixture(scope="session")
-def exported(tiny_checkpoint, tmp_path_factory):
-    """Directory of the bundle of `tiny_checkpoint`, also in parts, parity checked. Do not change it."""
-    from segue.export.export import export
-
-    bundle = tmp_path_factory.mktemp("exported") / "tiny"
-    export(tiny_checkpoint, bundle, part_bytes=PART)
-    return bundle
-
-
-@pytest.fixture(scope="session")
-def half(tiny_checkpoint, tmp_path_factory):
-    """Directory of the bundle of `tiny_checkpoint` in fp16, also in parts, parity checked. Do not change it."""
-    from segue.export.export import export
-
-    bundle = tmp_path_factory.mktemp("half") / "tiny"
-    export(tiny_checkpoint, bundle, precision="fp16", part_bytes=PART)
-    return bundle
+    return once(tmp_path_factory, "tiny", build_sd3)
 
 
 @pytest.fixture(scope="session")
 def make_video_checkpoint(tmp_path_factory):
     """Function that builds a tiny SwiftI2V checkpoint in a new directory; takes the keywords of `build_video`."""
+    from support.checkpoints import build_video
+
     return lambda **options: build_video(tmp_path_factory.mktemp("video"), **options)
 
 
 @pytest.fixture(scope="session")
-def video_checkpoint(make_video_checkpoint):
+def video_checkpoint(tmp_path_factory):
     """Directory of a tiny random SwiftI2V checkpoint in float32. Do not change it."""
-    return make_video_checkpoint()
+    from support.checkpoints import build_video
 
-
-@pytest.fixture(scope="session")
-def video_bundle(video_checkpoint, tmp_path_factory):
-    """Directory of the bundle of `video_checkpoint`, parity checked. Do not change it."""
-    from segue.export.export import export
-
-    bundle = tmp_path_factory.mktemp("video-bundle") / "tiny"
-    export(video_checkpoint, bundle)
-    return bundle
-
-
-def save_parts(root: Path, parts: dict, index: dict, settings: dict) -> Path:
-    """Write models, whose parameters are moved off zero and one, with model_index.json and segue.json."""
-    import torch
-
-    for folder, model in parts.items():
-        for parameter in model.parameters():  # zero biases and unit scales would hide a tensor put in the wrong place
-            parameter.data += 0.05 * torch.randn_like(parameter)
-        model.save_pretrained(root / folder)
-    (root / "model_index.json").write_text(json.dumps(index | {"_diffusers_version": "0.42.1"}, indent=2))
-    (root / "segue.json").write_text(json.dumps(settings | {"source": "tests"}))
-    return root
-
-
-def tiny_autoencoder(channels: int, **changed):
-    """Return an AutoencoderKL of four levels."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16), layers_per_block=1, latent_channels=channels, norm_num_groups=4,
-        sample_size=128, **changed,
-    )  # fmt: skip
+    return once(tmp_path_factory, "video", build_video)
 
 
 @pytest.fixture(scope="session")
 def sdxl_checkpoint(tmp_path_factory):
     """Directory of a tiny random Stable Diffusion XL checkpoint. Do not change it."""
-    import torch
-    from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from support.checkpoints import build_sdxl
 
-    root = tmp_path_factory.mktemp("sdxl")
-    torch.manual_seed(0)
-    vocabulary = write_tokenizer(root / "tokenizer", pad="<|endoftext|>")
-    write_tokenizer(root / "tokenizer_2", pad="!")
-
-    def text(width: int, kind, act: str):
-        return kind(
-            CLIPTextConfig(
-                vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3,
-                num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=width, hidden_act=act,
-                bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=1,
-            )
-        )  # fmt: skip
-
-    parts = {
-        "text_encoder": text(16, CLIPTextModel, "quick_gelu"),
-        "text_encoder_2": text(24, CLIPTextModelWithProjection, "gelu"),
-        "unet": UNet2DConditionModel(
-            sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), norm_num_groups=4, cross_attention_dim=40,
-            attention_head_dim=(2, 4), use_linear_projection=True, transformer_layers_per_block=(1, 2),
-            addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=72,
-        ),
-        "vae": tiny_autoencoder(4, scaling_factor=0.13025),
-    }  # fmt: skip
-    EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing", steps_offset=1
-    ).save_pretrained(root / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True,
-        "scheduler": ["diffusers", "EulerDiscreteScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
-    return save_parts(root, parts, index, {"steps": 4, "guidance": 1.0})
+    return once(tmp_path_factory, "sdxl", build_sdxl)
 
 
 @pytest.fixture(scope="session")
 def longcat_checkpoint(tmp_path_factory):
     """Directory of a tiny random LongCat-Image checkpoint. Do not change it."""
-    import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, LongCatImageTransformer2DModel
-    from tokenizers import pre_tokenizers
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+    from support.checkpoints import build_longcat
 
-    root = tmp_path_factory.mktemp("longcat")
-    torch.manual_seed(0)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Qwen2Tokenizer(
-        vocab={letter: n for n, letter in enumerate(letters)}, merges=[], pad_token="<|endoftext|>",
-        eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>", "<|im_end|>"], model_max_length=4096,
-    )  # fmt: skip
-    tokenizer.save_pretrained(root / "tokenizer")
-    text = {
-        "vocab_size": len(tokenizer) + 3, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
-    }  # fmt: skip
-    vision = {
-        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
-        "fullatt_block_indexes": [0],
-    }  # fmt: skip
-    parts = {
-        "text_encoder": Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
-        "transformer": LongCatImageTransformer2DModel(
-            in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 6, 6],
-        ),
-        "vae": tiny_autoencoder(
-            4, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
-        ),
-    }  # fmt: skip
-    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15).save_pretrained(
-        root / "scheduler"
-    )
-    index = {
-        "_class_name": "LongCatImagePipeline", "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
-        "tokenizer": ["transformers", "Qwen2Tokenizer"],
-        "transformer": ["diffusers", "LongCatImageTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
-    return save_parts(root, parts, index, {"steps": 4, "guidance": 4.5, "maximum_size": 256})
+    return once(tmp_path_factory, "longcat", build_longcat)
 
 
-def exported_once(checkpoint: Path, tmp_path_factory) -> Path:
-    """Export a checkpoint in its own precision, parity checked, and return the bundle."""
-    from segue.export.export import export
+def bundle_of(factory: pytest.TempPathFactory, name: str, checkpoint: Path, bundle: str = "tiny", **options) -> Path:
+    """Export a checkpoint, parity checked, into the directory `bundle` of the shared directory `name`; return it."""
 
-    bundle = tmp_path_factory.mktemp("bundle") / checkpoint.name
-    export(checkpoint, bundle)
-    return bundle
+    def make(folder: Path) -> None:
+        from segue.export.export import export
+
+        folder.mkdir()
+        export(checkpoint, folder / bundle, **options)
+
+    return once(factory, name, make) / bundle
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_checkpoint, tmp_path_factory):
+    """Directory of the bundle of `tiny_checkpoint`, also in parts, parity checked. Do not change it."""
+    return bundle_of(tmp_path_factory, "exported", tiny_checkpoint, part_bytes=PART)
+
+
+@pytest.fixture(scope="session")
+def half(tiny_checkpoint, tmp_path_factory):
+    """Directory of the bundle of `tiny_checkpoint` in fp16, also in parts, parity checked. Do not change it."""
+    return bundle_of(tmp_path_factory, "half", tiny_checkpoint, precision="fp16", part_bytes=PART)
+
+
+@pytest.fixture(scope="session")
+def video_bundle(video_checkpoint, tmp_path_factory):
+    """Directory of the bundle of `video_checkpoint`, parity checked. Do not change it."""
+    return bundle_of(tmp_path_factory, "video_bundle", video_checkpoint)
 
 
 @pytest.fixture(scope="session")
 def sdxl_bundle(sdxl_checkpoint, tmp_path_factory):
-    """Directory of the bundle of `sdxl_checkpoint`. Do not change it."""
-    return exported_once(sdxl_checkpoint, tmp_path_factory)
+    """Directory of the bundle of `sdxl_checkpoint`, parity checked. Do not change it."""
+    return bundle_of(tmp_path_factory, "sdxl_bundle", sdxl_checkpoint, "sdxl")
 
 
 @pytest.fixture(scope="session")
 def longcat_bundle(longcat_checkpoint, tmp_path_factory):
-    """Directory of the bundle of `longcat_checkpoint`. Do not change it."""
-    return exported_once(longcat_checkpoint, tmp_path_factory)
+    """Directory of the bundle of `longcat_checkpoint`, parity checked. Do not change it."""
+    return bundle_of(tmp_path_factory, "longcat_bundle", longcat_checkpoint, "longcat")
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     """A Certificate of "Somebody (Tests)", signed by an authority that nobody knows. Do not change its files."""
-    import datetime
+    from support.certificates import make_certificate
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    from segue.runtime.media.provenance import Certificate
-
-    folder = tmp_path_factory.mktemp("certificate")
-    root_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-
-    def named(name: str) -> x509.Name:
-        return x509.Name(
-            [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tests")]
-        )
-
-    def usage(**true: bool) -> x509.KeyUsage:
-        names = (
-            "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-            "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
-        )  # fmt: skip
-        return x509.KeyUsage(**{name: name in true for name in names})
-
-    def made(subject: str, key, authority: bool) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(named(subject))
-            .issuer_name(named("An authority"))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=30))
-            .add_extension(x509.BasicConstraints(authority, None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
-        )
-
-    root = made("An authority", root_key, True).add_extension(usage(key_cert_sign=True, crl_sign=True), True)
-    leaf = (
-        made("Somebody", leaf_key, False)
-        .add_extension(usage(digital_signature=True), True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), True)
-    )
-    pem = [one.sign(root_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) for one in (leaf, root)]
-    (folder / "chain.pem").write_bytes(b"".join(pem))
-    private = leaf_key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "key.pem").write_bytes(private)
-    return Certificate(folder / "chain.pem", folder / "key.pem")
+    return make_certificate(tmp_path_factory.mktemp("certificate"))

@@ -1,4 +1,4 @@
-"""Recipes: TOML files whose every key is known. A misspelt key is an error, not a silent default."""
+"""Run a recipe: a TOML file. An unknown key is an error."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from .loop.single import SingleRun
 
 
 def train(path: Path, out: Path, report: Reporter, progress: Progress = silent) -> None:
-    """Run the recipe at `path` into the directory `out`, resuming where a state is there.
+    """Run the recipe at `path` into the directory `out`. Resume if `out` has a state.
 
-    A recipe has the table [loop] and one table that names its task. `progress` takes what is computed before training.
+    A recipe has the table [loop] and the table of one task. `progress` reports the work before training.
     """
     recipe = read_recipe(path)
     tasks = sorted(recipe.keys() - {"loop"})
     if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in RUNS:
-        raise TrainingError(f"{path} needs [loop] and exactly one of {', '.join(RUNS)}; it has {sorted(recipe)}.")
+        raise TrainingError(
+            f"{path} needs [loop] and exactly one of {', '.join(RUNS)}; it has {sorted(recipe)}. Correct it."
+        )
     loop = fill(LoopSpec, recipe["loop"], "loop")
     _check_loop(loop)
     try:
         out.mkdir(parents=True, exist_ok=True)
         check_writable(out / "losses.jsonl")
     except OSError as error:
-        raise OutputError(f"{out} cannot be made: {error.strerror}. Name another place with --out.") from None
+        raise OutputError(f"{out} cannot be created: {error.strerror}. Name another directory with --out.") from None
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # it would write into ours
+    logging.disable_progress_bar()  # they would disturb Segue's
     try:
         training = _built(tasks[0], recipe, loop, progress)
     except BaseException:
-        with contextlib.suppress(OSError):  # a directory with something in it stays
+        with contextlib.suppress(OSError):  # keeps a directory that is not empty
             out.rmdir()
         raise
     with plain_attention(training_device()):
@@ -49,20 +51,20 @@ def _built(task: str, recipe: dict[str, Any], loop: LoopSpec, progress: Progress
     try:
         return RUNS[task](recipe, loop, progress)
     except (OSError, ValueError, TypeError) as error:
-        # What an earlier recipe should have written is missing, or a size does not fit the network.
+        # An earlier recipe's result is missing, or a size does not fit the network.
         raise TrainingError(
-            f"[{task}] cannot be built: {error}. Run the recipes that it starts from first, or mend the recipe."
+            f"[{task}] cannot be built: {error}. Run the recipes that it starts from first, or correct the recipe."
         ) from error
 
 
 def plan(path: Path, world: int) -> list[tuple[str, str]]:
-    """Return what the distillation of the recipe at `path` needs on each of `world` processes, as rows of a table."""
+    """Return the needs of a distillation on each of `world` processes, as rows of a table."""
     from .cdm.plan import described, make_plan
     from .cdm.run import checked_spec
 
     recipe = read_recipe(path)
     if sorted(recipe) != ["cdm", "loop"]:
-        raise TrainingError(f"{path} is no distillation: only those are planned. Run it without --dry-run.")
+        raise TrainingError(f"{path} has no [cdm]: only a distillation has a plan. Run it without --dry-run.")
     loop = fill(LoopSpec, recipe["loop"], "loop")
     _check_loop(loop)
     return described(make_plan(checked_spec(recipe, world), loop, world), world)
@@ -71,13 +73,13 @@ def plan(path: Path, world: int) -> list[tuple[str, str]]:
 def _check_loop(loop: LoopSpec) -> None:
     for name in ("steps", "batch", "learning_rate", "log_every", "save_every", "grid_every"):
         if not getattr(loop, name) > 0:
-            raise TrainingError(f"[loop] {name} = {getattr(loop, name)} must be above 0. Mend the recipe.")
+            raise TrainingError(f"[loop] {name} = {getattr(loop, name)} must be above 0. Correct the recipe.")
     for name in ("beta2", "ema"):
         if not 0 <= getattr(loop, name) < 1:
-            raise TrainingError(f"[loop] {name} = {getattr(loop, name)} must be in [0, 1). Mend the recipe.")
+            raise TrainingError(f"[loop] {name} = {getattr(loop, name)} must be in [0, 1). Correct the recipe.")
     if loop.optimiser not in OPTIMISERS:
         raise TrainingError(
-            f"[loop] optimiser = {loop.optimiser!r} is none of {', '.join(OPTIMISERS)}. Mend the recipe."
+            f"[loop] optimiser = {loop.optimiser!r} must be one of {', '.join(OPTIMISERS)}. Correct the recipe."
         )
 
 

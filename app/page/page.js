@@ -1,10 +1,10 @@
-// The page of segue serve: asks for jobs, follows their events, shows what they make. No library, no build.
+// The page of segue serve: submits jobs, follows their events, shows their results. No library, no build.
 const find = (id) => document.getElementById(id);
 const MIB = 2 ** 20;
 let models = [];
-let shown = null; // the job on the stage
-let source = null; // its events
-let plans = 0; // asked for so far
+let shown = null; // the job that is shown
+let source = null; // the events of that job
+let plans = 0; // number of requested plans
 
 async function call(path, body) {
   const options = body === undefined ? {} : {
@@ -52,12 +52,12 @@ function picture(address, words) {
 function film(address) {
   const player = find("film");
   if (player.getAttribute("src") === address) return;
-  const at = player.hidden ? 0 : player.currentTime; // the finished file goes on where the growing one was
+  const at = player.hidden ? 0 : player.currentTime; // the finished file continues where the growing file was
   find("picture").hidden = true;
   player.hidden = false;
   player.src = address;
   player.currentTime = at;
-  player.play().catch(() => {}); // the reader's settings may forbid it: the controls are there
+  player.play().catch(() => {}); // the browser may forbid autoplay; the controls remain
 }
 
 function show(job) {
@@ -80,7 +80,7 @@ function follow(job) {
     return;
   }
   busy(true);
-  say("waiting for its turn");
+  say("waiting in the queue");
   find("progress").value = 0;
   const words = job.request.prompt || "an animated picture";
   const mine = new EventSource(`v1/jobs/${job.id}/events`);
@@ -104,7 +104,7 @@ function follow(job) {
       try {
         const over = await call(`v1/jobs/${job.id}`);
         history();
-        if (shown.id !== job.id) return; // the reader has asked for another one meanwhile
+        if (shown.id !== job.id) return; // the user has opened another job
         busy(false);
         say(error ? error.message : end);
         shown = over;
@@ -114,9 +114,9 @@ function follow(job) {
       }
     });
   }
-  mine.onerror = () => { // the browser tries again by itself, unless it is closed
+  mine.onerror = () => { // the browser reconnects unless the stream is closed
     if (shown.id !== job.id) return;
-    say(mine.readyState === EventSource.CLOSED ? "the server does not know this job any more" : "the server does not answer; trying again");
+    say(mine.readyState === EventSource.CLOSED ? "the server no longer knows this job; draw again" : "the server does not answer; trying again");
   };
 }
 
@@ -151,7 +151,7 @@ async function history() {
     const words = document.createElement("span");
     const state = document.createElement("small");
     state.textContent = `${job.kind}, ${job.state}`;
-    words.append(job.request.prompt || "(no text)", state);
+    words.append(job.request.prompt || "(no prompt)", state);
     button.append(thumb, words);
     button.addEventListener("click", () => call(`v1/jobs/${job.id}`).then(follow).catch((error) => say(error.message)));
     row.append(button);
@@ -164,7 +164,7 @@ async function plan(body, of) {
   const mine = ++plans;
   try {
     const made = await call("v1/plan", body);
-    if (mine === plans) draw(made, of); // another may have been asked for meanwhile
+    if (mine === plans) draw(made, of); // a later plan may have been requested
   } catch (error) {
     if (mine !== plans) return;
     words.textContent = error.message;
@@ -184,7 +184,7 @@ function draw({ peak, budget, seconds, phases }, of) {
     return made;
   };
   const drawn = [];
-  const least = seconds * 0.04; // a phase of a millisecond is still to be seen
+  const least = seconds * 0.04; // a very short phase stays visible
   const whole = phases.reduce((sum, phase) => sum + Math.max(phase.seconds, least), 0);
   let left = 0;
   for (const [index, phase] of phases.entries()) {

@@ -1,18 +1,16 @@
-"""What a denoiser in 8 bits costs in pictures and bytes, and which engines TensorRT-RTX builds of it.
+"""Cost of a denoiser in 8 bits, in pictures and bytes, and the engines that TensorRT-RTX builds of it.
 
-    python benchmarks/eight_bits.py emoji
+    python benchmarks/engines/eight_bits.py emoji
 
-Quantizes the bundle as w8a8 and as fp8, compares pictures of eight prompts with those of the bundle itself, from the
-same noise, on the processor, and builds the denoiser's engine for each compute capability by itself. Prints and writes
-benchmarks/results/eight_bits.json. Nothing is run on a GPU.
+The script quantizes the bundle as w8a8 and as fp8. It compares pictures of eight prompts with those of the original
+bundle, from the same noise, on the processor. It builds the denoiser's engine for each compute capability separately.
+The results go to benchmarks/results/eight_bits.json. Nothing runs on a GPU.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,14 @@ from segue.runtime.bundle import reader as bundles
 from segue.runtime.bundle.families import family_of
 from segue.runtime.engine_cache.build import BuildRequest, build
 
-RESULTS = Path(__file__).parent / "results/eight_bits.json"
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 CAPABILITIES = (80, 86, 89, 120)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "eight_bits")
     parser.add_argument("bundle")
     options = parser.parse_args()
     opened = bundles.read(options.bundle)
@@ -44,10 +44,8 @@ def main() -> None:
                 "engine": engines(bundles.read(Path(scratch) / kind)),
             }
     results["own weights of the denoiser, bytes"] = weights(opened.manifest)
-    results["versions"] = {name: version(name) for name in ("onnxruntime", "tensorrt-rtx")}
-    text = json.dumps(results, indent=1)
-    print(text)
-    RESULTS.write_text(text + "\n")
+    results |= common.header("onnxruntime", "tensorrt-rtx")
+    common.report(options.out, results)
 
 
 def weights(content: Any) -> int:
@@ -56,14 +54,14 @@ def weights(content: Any) -> int:
 
 
 def engines(opened: bundles.Bundle) -> dict[str, Any]:
-    """Return seconds and bytes of the denoiser's engine for each capability, or why there is none."""
+    """Return seconds and bytes of the denoiser's engine for each capability, or the error."""
     found: dict[str, Any] = {}
     for capability in CAPABILITIES:
         request = BuildRequest("tensorrt-rtx", (capability,), components=(family_of(opened.manifest).denoiser,))
         try:
             (made,) = build(opened, request)
         except EngineError as error:
-            found[f"SM {capability}"] = str(error).partition("run_passes] ")[2][:150] or str(error)[:150]
+            found[f"SM {capability}"] = error.what
         else:
             record = made.entry.record
             found[f"SM {capability}"] = {"seconds": round(record.seconds, 1), "bytes": record.bytes}

@@ -1,31 +1,31 @@
 """Build the engines of a bundle several times, and count the bytes in which they differ.
 
-    python benchmarks/engine_determinism.py [emoji] [--repeats 3] [--sm 89]
+    python benchmarks/engines/engine_determinism.py [emoji] [--repeats 3] [--sm 89]
 
-Each repetition is `segue build` with TensorRT-RTX into an empty cache: a new process for each component, no GPU. Writes
-an entry for each bundle into benchmarks/results/engine_determinism.json: of each component the bytes of its engines,
-how many different engines there were, and for each pair of repetitions how many bytes differ (null where the lengths
-do).
+Each repetition is `segue build` with TensorRT-RTX into an empty cache. Each component has a new process, and none
+needs a GPU. The script writes one entry per bundle to benchmarks/results/engine_determinism.json. For each component
+the entry holds the bytes of its engines and the number of different engines. For each pair of repetitions it holds
+the number of bytes that differ, or null if the lengths differ.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
+import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results/engine_determinism.json"
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "engine_determinism")
     parser.add_argument("bundle", nargs="?", default="emoji")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sm", type=int, default=89)
@@ -33,19 +33,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.environ["XDG_CACHE_HOME"] = directory
         plans = built(options.bundle, options.sm, options.repeats)
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    results = common.load(options.out, {})
     results[options.bundle] = {
         "capability": options.sm,
         "repeats": options.repeats,
         "components": {name: compared(of) for name, of in plans.items()},
-        "versions": {"tensorrt-rtx": version("tensorrt-rtx")},
+        **common.header("tensorrt-rtx"),
     }
     print(json.dumps(results[options.bundle], indent=1))
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    common.write(options.out, results)
 
 
 def built(name: str, capability: int, repeats: int) -> dict[str, list[bytes]]:
-    """Return the bytes of every component's engines, in the order in which they were built."""
+    """Return the bytes of every component's engines, one for each repetition."""
     from segue.runtime.bundle import reader
     from segue.runtime.engine_cache import build, upkeep
 

@@ -1,45 +1,40 @@
-"""A bundle by two of this machine's targets: parity of every component, step and picture, then pictures in turns.
+"""One bundle on two of this machine's targets: parity of every component, step and picture, then pictures in turns.
 
-    python benchmarks/engine_targets.py emoji ort-cpu ort-cuda [--rounds 15] [--size 128x128]
-    python benchmarks/engine_targets.py emoji-motion ort-cpu ort-cuda --rounds 5      # videos of one window
+    python benchmarks/engines/engine_targets.py emoji ort-cpu ort-cuda [--rounds 15] [--size 128x128]
+    python benchmarks/engines/engine_targets.py emoji-motion ort-cpu ort-cuda --rounds 5    # videos of one window
 
-The first target is the baseline of the ratios. Both models are open and warm, and draw the same prompt and seed. For
-each target: seconds until its first picture or video, from opening on, and the median of the later ones. Parity is
-that of `segue verify --engines` (against ort-cpu; exits with 1 beyond its gates). Writes an entry for each bundle and
-machine into benchmarks/results/engine_targets.json.
+The first target is the baseline of the ratios. Both models are open and warm, and draw the same prompt and seed. Each
+target has two times: from opening to its first picture or video, and the median of the later ones. Parity is that of
+`segue verify --engines`, compared with ort-cpu. The exit code is 1 if parity is beyond its gates. The script writes
+one entry per bundle and machine to benchmarks/results/engine_targets.json.
 """
 
-import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 import segue
-from segue.engines.devices import driver
 from segue.engines.targets import find_target
 from segue.runtime.bundle.reader import read_manifest
-from segue.runtime.diagnostics.compare import REFERENCE, compare, told
+from segue.runtime.diagnostics.compare import REFERENCE, as_json, compare
 from segue.runtime.request import Request
+
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
 
 PROMPTS = ("red apple", "pizza", "woman astronaut medium skin tone", "flag japan, twemoji")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "engine_targets", rounds=15)
     parser.add_argument("bundle")
     parser.add_argument("targets", nargs=2)
-    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--size", default=None, help="height x width")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/engine_targets.json")
     options = parser.parse_args()
     size = tuple(int(side) for side in options.size.split("x")) if options.size else None
     content = read_manifest(options.bundle)
@@ -71,7 +66,7 @@ def main() -> int:
             for name, model in list(models.items())[:: 1 if turn % 2 else -1]:
                 started = time.perf_counter()
                 draw(model, turn)
-                if turn > 1:  # the first two find algorithms and fill caches
+                if turn > 1:  # the first two rounds find algorithms and fill caches
                     seconds[name].append(time.perf_counter() - started)
         bundle = next(iter(models.values())).bundle
     finally:
@@ -81,35 +76,25 @@ def main() -> int:
     found = compare(bundle, [t.name for t in others], request(0))
     faults = {c.target: c.faults(bundle) for c in found}
     base, other = (seconds[name] for name in options.targets)
-    ratios = sorted(a / b for a, b in zip(base, other, strict=True))
-    gpus, what = driver(), "picture" if content.video is None else f"video of {content.video.frames} frames"
+    ratios = [a / b for a, b in zip(base, other, strict=True)]
+    what = "picture" if content.video is None else f"video of {content.video.frames} frames"
     entry = {
         "bundle": bundle.manifest.name,
         "targets": options.targets,
         "size": list(size or bundle.manifest.sizes.default),
-        "GPUs": [gpu.name for gpu in gpus.gpus],
-        "driver": gpus.version,
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
         "rounds": options.rounds,
         f"until the first {what} (s)": {name: round(value, 3) for name, value in first.items()},
         f"a {what}, median (s)": {name: round(statistics.median(taken), 4) for name, taken in seconds.items()},
-        f"{options.targets[0]} / {options.targets[1]}": {
-            "median": round(statistics.median(ratios), 2),
-            "lowest": round(ratios[0], 2),
-            "highest": round(ratios[-1], 2),
-        },
-        "parity with ort-cpu": [_rounded(told(c)) for c in found],
+        f"{options.targets[0]} / {options.targets[1]}": common.spread(ratios, 2),
+        "parity with ort-cpu": [_rounded(as_json(c)) for c in found],
         "beyond the gates": faults,
-        "versions": {"segue": version("segue"), "onnxruntime": onnxruntime.__version__},
+        **common.header("segue", "onnxruntime"),
     }
     print(json.dumps(entry, indent=1))
-    kept = json.loads(options.out.read_text()) if options.out.is_file() else []
-    same = ("bundle", "targets", "size", "GPUs", "cores")
-    kept = [one for one in kept if any(one[key] != entry[key] for key in same)]
-    options.out.write_text(json.dumps([*kept, entry], indent=1) + "\n")
-    return 1 if any(faults.values()) else 0
+    common.merge(options.out, entry, same=("bundle", "targets", "size", "GPUs", "cores"))
+    return common.exit_code(
+        *(common.Gate(f"faults of {name}, compared with {REFERENCE}", len(of), 0) for name, of in faults.items())
+    )
 
 
 def _rounded(value: Any) -> Any:

@@ -1,19 +1,19 @@
-"""What sessions of ONNX Runtime take on a GPU: loaded, in a call and after it, beside what was counted of their graphs.
+"""GPU memory of ONNX Runtime's sessions: loaded, in a call and after it, compared with the count of their graphs.
 
-    python benchmarks/gpu_sessions.py BUNDLE COMPONENT:SIDE …     # emoji transformer:16 vae_decoder:64
+    python benchmarks/engines/gpu_sessions.py BUNDLE COMPONENT:SIDE …    # emoji transformer:16 vae_decoder:64
 
-SIDE is in latent pixels. Needs a GPU and onnxruntime-gpu. Each component is loaded twice, as without a budget (its
-arena keeps what it has) and as under one (it shrinks after each call), and called six times; memory is what the driver
-says is in use, asked twice a millisecond, less that before. Loading is timed with ONNX Runtime's constant folding as
-well, which Segue turns off. Writes an entry for the card and the bundle into benchmarks/results/gpu_sessions.json; the
-constants of runtime/turns.py and runtime/plan.py for GPUs are read off it.
+SIDE is in latent pixels. The script needs a GPU and onnxruntime-gpu. It loads each component twice and calls it six
+times: without a budget (the arena keeps its memory) and with one (the arena shrinks after each call). It asks the
+driver for the memory in use twice a millisecond, and subtracts the value from before. It also times loading with ONNX
+Runtime's constant folding, which Segue turns off. The script writes one entry per card and bundle to
+benchmarks/results/gpu_sessions.json. The constants for GPUs in runtime/planning/ come from this file.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,17 +32,18 @@ from segue.runtime.bundle.manifest import Component
 from segue.runtime.bundle.reader import Bundle, read
 from segue.runtime.planning.costs import dims_of
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 MIB = 2**20
 CALLS = 6
 LIMIT = 2**35
-RESULTS = Path(__file__).parent / "results/gpu_sessions.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "gpu_sessions")
     parser.add_argument("bundle")
     parser.add_argument("components", nargs="+")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     bundle, used = read(options.bundle), meter()
     idle = used()
@@ -50,22 +51,23 @@ def main() -> None:
     step = OrtEngine(bundle.path(first.graph), provider=CUDA, settings=cuda_options(None))
     step.run(feeds(first, {"batch": 1, "height": 16, "width": 16}))
     rows, context = [], used() - idle
-    for name, side in (asked.split(":") for asked in options.components):
+    for name, side in (component.split(":") for component in options.components):
         rows.append(row(bundle, name, int(side), used))
         print(json.dumps(rows[-1]), flush=True)
     step.close()
-    found = driver()
     entry = {
-        "bundle": bundle.manifest.name, "GPU": found.gpus[0].name, "driver": found.version,
-        "onnxruntime": onnxruntime().__version__, "context and a step (MiB)": round(context, 1), "rows": rows,
-    }  # fmt: skip
-    kept = json.loads(options.out.read_text()) if options.out.is_file() else []
-    kept = [one for one in kept if (one["bundle"], one["GPU"]) != (entry["bundle"], entry["GPU"])]
-    options.out.write_text(json.dumps([*kept, entry], indent=1) + "\n")
+        "bundle": bundle.manifest.name,
+        "GPU": driver().gpus[0].name,
+        "onnxruntime": onnxruntime().__version__,
+        "context and a step (MiB)": round(context, 1),
+        "rows": rows,
+        **common.header("segue", "onnxruntime"),
+    }
+    common.merge(options.out, entry, same=("bundle", "GPU"))
 
 
 def meter() -> Callable[[], float]:
-    """Return what tells the MiB that are in use on the first GPU."""
+    """Return a function that returns the MiB in use on the first GPU."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -109,7 +111,7 @@ def row(bundle: Bundle, name: str, side: int, used: Callable[[], float]) -> dict
 
 
 def watched(call: Callable[[], Any], used: Callable[[], float]) -> tuple[float, list[float]]:
-    """Return the most that was in use during some calls, and their seconds."""
+    """Return the peak in use during several calls, and the seconds of each."""
     most, over, times = [0.0], threading.Event(), []
 
     def watch() -> None:
@@ -128,7 +130,7 @@ def watched(call: Callable[[], Any], used: Callable[[], float]) -> tuple[float, 
 
 
 def folded(graph: Path) -> dict[str, float]:
-    """Return the seconds that loading takes with constant folding, and the MiB that the host holds more then."""
+    """Return the seconds of loading with constant folding, and the MiB that it adds on the host."""
     ort = onnxruntime()
     preload(ort, CUDA)
     before, began = resident(), time.perf_counter()

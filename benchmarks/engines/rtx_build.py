@@ -1,38 +1,38 @@
 """Build TensorRT-RTX engines without a GPU: of a bundle's components, and of components at full size.
 
-    python benchmarks/rtx_build.py bundle bundles/emoji …                       # fp16 and bf16, SM 80, 86, 89 and 120
-    python benchmarks/rtx_build.py full [sd3/transformer …] [--directory DIR]   # random weights
+    python benchmarks/engines/rtx_build.py bundle bundles/emoji …    # fp16 and bf16, SM 80, 86, 89 and 120
+    python benchmarks/engines/rtx_build.py full [sd3/transformer …] [--directory DIR]    # random weights
 
-A build takes some three times the memory of the weights, and SD3-Medium's transformer (2.03 B) 9 GB in DIR. What a
-machine has not the memory for (`NEEDS` times its weights) is listed as not built. SM 89, fp16, one size: 1024 px.
+A build takes about three times the memory of the weights. SD3-Medium's transformer (2.03 B) takes 9 GB in DIR. The
+script lists a component as not built if the machine has less memory than `NEEDS` times its weights. Components at full
+size are built for SM 89 in fp16, for one size: 1024 px.
 
-Prints and writes to benchmarks/results/rtx_build.json seconds, peak memory of the building process, bytes of engine and
-weights, layers, how many attention layers were fused, and the compute capabilities and shapes that it was built for.
-The engines go to a cache of their own, which is removed.
+For each engine the results hold the seconds, the peak memory of the building process, the bytes of engine and weights,
+the layers, the fused attention layers, the compute capabilities and the shapes. They go to
+benchmarks/results/rtx_build.json. The engines go to a temporary cache.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
+import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
-from random_weights import graphs_of, parameters, write
 
 from segue.export.families.graph import Graph
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results/rtx_build.json"
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+from benchmarks.export.random_weights import graphs_of, parameters, write
+
 CAPABILITIES = (80, 86, 89, 120)  # of bundles
-ALONE = (89,)  # of components at full size
-USUAL = (128, 1)  # latents' side, 1024 pixels, and batch
+FULL_SIZE = (89,)  # capabilities of components at full size
+USUAL = (128, 1)  # side of the latents (1024 pixels) and batch
 RANGE = ((32, 1), USUAL, (192, 2))
-NEEDS = 3.0  # times the weights' bytes
+NEEDS = 3.0  # times the bytes of the weights
 FULL = (
     "sd3/text_encoder", "sd3/text_encoder_2", "sd3/text_encoder_3", "sd3/transformer", "sd3/vae",
     "longcat-image/text_encoder", "longcat-image/transformer", "longcat-image/vae",
@@ -43,12 +43,12 @@ FULL = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "rtx_build")
     parser.add_argument("what", choices=("bundle", "full"))
-    parser.add_argument("names", nargs="*", help="bundles' directories, or components such as sdxl/unet")
+    parser.add_argument("names", nargs="*", help="directories of bundles, or components such as sdxl/unet")
     parser.add_argument("--directory", type=Path)
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    results = common.load(options.out, {})
     for name in options.names or (["bundles/emoji"] if options.what == "bundle" else FULL):
         with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
             os.environ["XDG_CACHE_HOME"] = scratch
@@ -56,13 +56,12 @@ def main() -> None:
                 results.setdefault("bundles", {})[Path(name).name] = of_bundle(Path(name), Path(scratch))
             else:
                 results.setdefault("full", {})[name] = full(name, Path(scratch))
-        results["versions"] = {"tensorrt-rtx": version("tensorrt-rtx")}
-        results["cores"] = os.cpu_count()
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        results |= common.header("tensorrt-rtx")
+        common.write(options.out, results)
 
 
 def of_bundle(source: Path, directory: Path) -> dict[str, Any]:
-    """Build every component of a bundle as it is, and in bf16."""
+    """Build every component of a bundle in its own precision, and in bf16."""
     from segue.export.export import export
     from segue.export.unpack import unpack
     from segue.runtime.bundle import reader
@@ -83,7 +82,7 @@ def of_bundle(source: Path, directory: Path) -> dict[str, Any]:
 
 
 def full(name: str, directory: Path) -> dict[str, Any]:
-    """Build the engines of one component folder with random weights, for SM 89 in fp16; or say what forbids it."""
+    """Build the engines of one component folder with random weights, for SM 89 in fp16, or return why not."""
     from segue.engines.tensorrt.build import Settings
     from segue.engines.tensorrt.child import build_apart
     from segue.errors import EngineError
@@ -91,22 +90,22 @@ def full(name: str, directory: Path) -> dict[str, Any]:
     graphs = graphs_of(name)
     needed = int(NEEDS * 2 * parameters(graphs))
     if needed > (free := psutil.virtual_memory().available):
-        return {"not built": f"it wants up to {needed / 2**30:.0f} GiB of memory, {free / 2**30:.0f} were free"}
-    rows = {}
+        return {"not built": f"it needs up to {needed / 2**30:.0f} GiB of memory, {free / 2**30:.0f} were free"}
+    rows: dict[str, Any] = {}
     for graph, path in zip(graphs, write(graphs, directory), strict=True):
-        asked = RANGE if name == "sd3/transformer" else (USUAL,) * 3
-        ways = [sized(name, graph, side, batch) for side, batch in asked]
-        profile = {port.name: tuple(port.sized(way) for way in ways) for port in graph.inputs}
+        bounds = RANGE if name == "sd3/transformer" else (USUAL,) * 3
+        points = [sized(name, graph, side, batch) for side, batch in bounds]
+        profile = {port.name: tuple(port.sized(point) for point in points) for port in graph.inputs}
         plan = directory / "engine.plan"
         try:
-            built = build_apart(path, Settings("tensorrt-rtx", ALONE, (profile,)), plan)  # type: ignore[arg-type]
+            built = build_apart(path, Settings("tensorrt-rtx", FULL_SIZE, (profile,)), plan)  # type: ignore[arg-type]
         except EngineError as error:
             rows[graph.component] = {"refused": str(error)}
         else:
             rows[graph.component] = {
                 "seconds": round(built.seconds, 1), "peak_bytes": built.peak, "bytes": plan.stat().st_size,
                 "weights": path.with_name("model.safetensors").stat().st_size,
-                "layers": built.layers, "fused": built.fused, "decomposed": built.decomposed, "capabilities": ALONE,
+                "layers": built.layers, "fused": built.fused, "decomposed": built.decomposed, "capabilities": FULL_SIZE,
                 "largest": {port: shapes[2] for port, shapes in profile.items() if "cache" not in port},
             }  # fmt: skip
         print(graph.component, rows[graph.component], flush=True)
@@ -115,11 +114,11 @@ def full(name: str, directory: Path) -> dict[str, Any]:
 
 
 def sized(name: str, graph: Graph, side: int, batch: int) -> dict[str, int]:
-    """Return sizes for a picture of `side` latent pixels; for a stream of a video eight times those of its trial."""
+    """Return the sizes for a picture of `side` latent pixels; for a video, eight times those of its trial."""
     if name.startswith("swifti2v/"):
         return {dim: 8 * size for dim, size in graph.trials[-1].items()}
     plane = 8 * side if graph.component == "vae_encoder" else side
-    text = 333 if name.startswith("sd3/") else 77  # 77 of CLIP beside 256 of T5
+    text = 333 if name.startswith("sd3/") else 77  # 77 of CLIP and 256 of T5
     return {"batch": batch, "height": plane, "width": plane, "length": 77, "text": text}
 
 

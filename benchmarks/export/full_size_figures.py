@@ -1,17 +1,17 @@
-"""Full-size plans, and their figures beside those that were computed without Segue.
+"""Plans of full-size models, and their figures compared with figures that were computed without Segue.
 
-    python benchmarks/full_size_figures.py
+    python benchmarks/export/full_size_figures.py
 
-Plans SD3-Medium with and without T5, LongCat-Image, and SwiftI2V on Wan 2.2 for an RTX 4090 within several budgets, and
-sets tokens, weights, operations and activations of SwiftI2V's plan at 2560 x 1408 px, 81 frames, beside the tables of
-design/swifti2v.md, 5.1 to 5.4 (traced there on meta tensors of the reference code). Nothing is run: these are plans.
-Writes results/full_size_plans.json.
+The script plans SD3-Medium with and without T5, LongCat-Image, and SwiftI2V on Wan 2.2 for an RTX 4090 within several
+budgets. For SwiftI2V at 2560 x 1408 px and 81 frames it compares tokens, weights, operations and activations with
+`TABLE`. The figures of `TABLE` were traced on meta tensors of the reference code. No model runs: these are plans. The
+results go to benchmarks/results/full_size_plans.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,21 @@ from typing import Any
 from segue.errors import BudgetError
 from segue.runtime.bundle.manifest import Manifest
 from segue.runtime.bundle.reader import read_manifest
-from segue.runtime.bundle.segments import SegmentSpec, frame_tokens, latent_frames, window_bound
+from segue.runtime.bundle.segments import latent_frames
 from segue.runtime.planning.costs import dims_of
 from segue.runtime.planning.hardware import published
 from segue.runtime.planning.pictures import Plan, Wanted, plan
 from segue.runtime.planning.videos import WantedVideo, caches_of, plan_video
 
-RESULTS = Path(__file__).parent / "results/full_size_plans.json"
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 GIB, SIZE, STEPS = 2**30, (1408, 2560), 4
 PICTURES = ("sd3-medium", "sd3-medium-without-t5", "longcat-image")
 VIDEOS = ("swifti2v-wan22", "swifti2v-wan22-w8a8")
-# Of a VAE's tile, rows and columns in latent pixels; what does not name one is of the whole plane
+# Rows and columns of a VAE's tile in latent pixels; a figure that names no tile is of the whole plane
 TILES = {"30x52": (30, 52), "32x32": (32, 32)}
-# quantity -> what swifti2v.md has, in the unit of the quantity; of activations its bytes a token
+# quantity -> figure of the reference code, in the unit that the quantity names
 TABLE: dict[str, float] = {
     "tokens, Stage I": 18480, "tokens, a latent frame of Stage II": 3520, "tokens, a window": 17600,
     "weights, text encoder, GB": 11.4, "weights, a Stage I expert, GB": 28.58, "weights, Stage II, GB": 10.00,
@@ -49,6 +51,7 @@ TABLE: dict[str, float] = {
 
 
 def main() -> None:
+    options = common.make_parser(__doc__, "full_size_plans").parse_args()
     content = read_manifest(VIDEOS[0])
     found, rows = figures(content), []
     for name, table in TABLE.items():
@@ -62,7 +65,8 @@ def main() -> None:
     video(content, "rtx4090", 24 * GIB)
     took = time.process_time() - began
     print(f"planning {VIDEOS[0]} takes {took:.2f} s of one processor's time")
-    RESULTS.write_text(json.dumps({"planning_cpu_s": round(took, 2), "figures": rows, "plans": plans}, indent=1) + "\n")
+    results = {"planning_cpu_s": round(took, 2), "figures": rows, "plans": plans}
+    common.write(options.out, results | common.header("segue"))
 
 
 def cases(moving: bool) -> list[tuple[str, int]]:
@@ -72,7 +76,7 @@ def cases(moving: bool) -> list[tuple[str, int]]:
 
 
 def planned(name: str, machine: str, budget: int) -> dict[str, Any]:
-    """Return a plan as a row, or why there is none."""
+    """Return a plan as a row, or the reason if no plan fits."""
     content = read_manifest(name)
     row: dict[str, Any] = {"model": name, "machine": machine, "budget_GiB": budget // GIB}
     try:
@@ -91,7 +95,7 @@ def planned(name: str, machine: str, budget: int) -> dict[str, Any]:
 
 
 def picture(content: Manifest, machine: str, budget: int) -> Plan:
-    """Return the plan of a picture of 1024 x 1024 px in four steps without guidance."""
+    """Return the plan of a 1024 x 1024 px picture in four steps without guidance."""
     return plan(content, Wanted(1024, 1024, STEPS, guided=False), published()[machine], budget)
 
 
@@ -101,8 +105,14 @@ def video(content: Manifest, machine: str, budget: int | None) -> Plan:
     return plan_video(content, WantedVideo(*SIZE, content.video.frames), published()[machine], budget)
 
 
+def tokens(factor: int, patch: int) -> int:
+    """Return the tokens of one latent frame; a latent pixel is `factor` x `factor` pixels."""
+    height, width = (side // factor // patch for side in SIZE)
+    return height * width
+
+
 def figures(content: Manifest) -> dict[str, float]:
-    """Return what the plan of SwiftI2V counts, by the names of TABLE."""
+    """Return the figures of SwiftI2V's plan, by the names of TABLE."""
     assert content.video is not None
     settings, low = content.video, content.video.motion
     latent = latent_frames(settings.frames)
@@ -110,15 +120,15 @@ def figures(content: Manifest) -> dict[str, float]:
     phases = {
         phase.component: phase for phase in plan_video(content, WantedVideo(*SIZE, settings.frames), roomy, None).phases
     }
-    small = [side // settings.scale // low.factor for side in SIZE]
-    a_frame = frame_tokens(*(side // content.latents.factor for side in SIZE), content.latents.patch)
+    a_frame = tokens(content.latents.factor, content.latents.patch)
+    window_frames = 1 + settings.before + settings.targets + settings.after  # the longest window
 
     def weights(component: str) -> float:
         spec = content.components[component]
         return sum(content.files[file].bytes for file in spec.weights) / 1e9
 
     def activations(component: str, tile: tuple[int, int] | None = None, unit: int = 1) -> float:
-        """Return the bytes of a call as the plan has them, without its allowance; `unit` pixels of a latent one."""
+        """Return the planned bytes of a call without its allowance; a latent pixel is `unit` pixels of the input."""
         spec, dims = content.components[component], dims_of(content, component, *SIZE) | {"batch": 1}
         assert spec.cost is not None
         if tile is not None:
@@ -140,9 +150,9 @@ def figures(content: Manifest) -> dict[str, float]:
     )  # fmt: skip
     unit = content.latents.factor
     found = {
-        "tokens, Stage I": latent * frame_tokens(small[0], small[1], low.patch),
+        "tokens, Stage I": latent * tokens(settings.scale * low.factor, low.patch),
         "tokens, a latent frame of Stage II": a_frame,
-        "tokens, a window": a_frame * window_bound(SegmentSpec(settings.targets, settings.before, settings.after)),
+        "tokens, a window": a_frame * window_frames,
         "weights, text encoder, GB": weights("text_encoder"),
         "weights, a Stage I expert, GB": weights("transformer"),
         "weights, Stage II, GB": weights("detail_transformer"),

@@ -1,28 +1,32 @@
-"""Write the plans that ship with Segue: models in their published configurations, without their weights.
+"""Write the plans that ship with Segue: models in their published configurations, without weights.
 
-    python benchmarks/full_size_plans.py [NAME …]
+    python benchmarks/export/full_size_plans.py [NAME …]
 
-Writes bundles/plans/NAME/bundle.json, which `segue plan NAME` reads, with the configurations of
-benchmarks/configs/full_size.json; without a NAME all that ship. Prints what each component has: parameters and parts.
-The one in 8 bits is made of the one in 16, which must be there.
+The script writes bundles/plans/NAME/bundle.json, which `segue plan NAME` reads. Without NAME it writes all of them.
+The configurations are in benchmarks/configs/full_size.json. It prints parameters and parts of each component. The plan
+in 8 bits is made from the plan in 16 bits, which must exist.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from segue.export.checkpoint.read import Settings, VideoSettings
-from segue.export.planned import in_eight_bits, planned
+from segue.export.planned import planned
 from segue.runtime.bundle import bundle_json, manifest
+from segue.runtime.bundle.families import Kind, role_of
 from segue.runtime.bundle.limits import PART_BYTES
 from segue.runtime.bundle.reader import read_manifest
 
-HERE = Path(__file__).parent
-OUT = HERE.parent / "bundles/plans"
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
+OUT = common.ROOT / "bundles/plans"
 STUDENT = (1.0, 0.75, 0.5, 0.25)  # levels of four calls
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
 SD3: dict[str, Any] = {
@@ -63,7 +67,7 @@ PLANS = ("sd3-medium", "sd3-medium-without-t5", "longcat-image", "swifti2v-wan22
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__)
     parser.add_argument("names", nargs="*", choices=[*PLANS, []])
     for name in parser.parse_args().names or PLANS:
         began = time.perf_counter()
@@ -80,8 +84,8 @@ def main() -> None:
 def made(name: str, progress: Any) -> manifest.Manifest:
     """Return the manifest of one of PLANS."""
     if name.endswith(EIGHT):
-        return in_eight_bits(read_manifest(name.removesuffix(EIGHT)), name)
-    configs = json.loads((HERE / "configs/full_size.json").read_text())
+        return with_eight_bits(read_manifest(name.removesuffix(EIGHT)), name)
+    configs = json.loads(common.CONFIGS.read_text())
     if name.startswith("sd3-medium"):
         found, index = dict(configs["sd3"]), dict(SD3)
         if name.endswith("without-t5"):
@@ -101,6 +105,23 @@ def made(name: str, progress: Any) -> manifest.Manifest:
     )  # fmt: skip
     unipc = {"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0, "num_train_timesteps": 1000}
     return planned(name, WAN, found, unipc, settings, "bf16", 2**29, progress)
+
+
+def with_eight_bits(content: manifest.Manifest, name: str) -> manifest.Manifest:
+    """Return the plan `content`, of a model in 16 bits, as `name` with its transformers' weights in 8 (`w8a8`).
+
+    The plan halves all their weights. Biases and norms keep 16 bits in a real model (a thousandth of the bytes), and
+    the matrices have scales (less than that). Activations are counted as before.
+    """
+    components, files = dict(content.components), dict(content.files)
+    for component, spec in content.components.items():
+        if role_of(component).kind is not Kind.DENOISER or not spec.weights:
+            continue
+        parts = tuple(dataclasses.replace(part, bytes=part.bytes // 2) for part in spec.parts)
+        components[component] = dataclasses.replace(spec, precision="w8a8", parts=parts)
+        for file in spec.weights:
+            files[file] = dataclasses.replace(files[file], bytes=files[file].bytes // 2)
+    return dataclasses.replace(content, name=name, components=components, files=files)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,34 @@
-"""SD3-Medium in its published configuration as a bundle with random weights, to be played where there are no others.
+"""SD3-Medium in its published configuration as a bundle with random weights, for machines without the real ones.
 
-    python benchmarks/random_bundle.py graphs DIR [--t5]     # graphs, tokenizers, manifest; with torch (some minutes)
-    python benchmarks/random_bundle.py weights DIR           # weights in fp16 and their hashes; without torch (5 GB)
+    python benchmarks/export/random_bundle.py graphs DIR [--t5]    # graphs, tokenizers, manifest; torch, some minutes
+    python benchmarks/export/random_bundle.py weights DIR          # fp16 weights and their hashes; no torch, 5 GB
 
-In two steps, for graphs are small and can be carried to where the weights are to lie. The pictures are noise; sizes,
-times and memory are those of the real model. The tokenizers are the emoji bundle's.
+The second step may run on another machine, because the graphs are small and easy to copy. The pictures are noise.
+Sizes, times and memory are those of the real model. The tokenizers are those of the emoji bundle.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from segue.runtime.bundle import bundle_json, manifest
 
-HERE = Path(__file__).parent
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 DEVIATION = 0.02
-BLOCK = 2**24  # numbers that are drawn, and then repeated
+BLOCK = 2**24  # random numbers, repeated until the file is full
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__)
     parser.add_argument("what", choices=("graphs", "weights"))
     parser.add_argument("directory", type=Path)
     parser.add_argument("--t5", action="store_true")
@@ -39,13 +41,12 @@ def main() -> None:
 
 def graphs(directory: Path, t5: bool) -> None:
     """Write the graphs, their manifest and tokenizers below `directory`."""
-    from full_size_plans import FLOW, SD3
-
+    from benchmarks.export.full_size_plans import FLOW, SD3
     from segue.export.checkpoint.read import Settings
     from segue.export.planned import planned_at
     from segue.runtime.bundle.limits import PART_BYTES
 
-    configs, index = json.loads((HERE / "configs/full_size.json").read_text())["sd3"], dict(SD3)
+    configs, index = json.loads(common.CONFIGS.read_text())["sd3"], dict(SD3)
     if not t5:
         del configs["text_encoder_3"]
         index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
@@ -56,22 +57,22 @@ def graphs(directory: Path, t5: bool) -> None:
     )  # fmt: skip
     for name in made.tokenizers:
         (directory / name).mkdir()
-        of = "tokenizer_2" if name == "tokenizer_2" else "tokenizer"
-        shutil.copy(HERE.parent / "bundles/emoji" / of / "tokenizer.json", directory / name)
+        source = "tokenizer_2" if name == "tokenizer_2" else "tokenizer"
+        shutil.copy(common.ROOT / "bundles/emoji" / source / "tokenizer.json", directory / name)
     (directory / manifest.FILE_NAME).write_bytes(bundle_json.dump(made))
 
 
 def weights(directory: Path) -> None:
-    """Write the weights that the graphs in `directory` point into, and all hashes into the manifest."""
-    place = directory / manifest.FILE_NAME
-    content = bundle_json.parse(place.read_bytes(), str(place))
+    """Write the weight files of the graphs in `directory`, and all hashes to the manifest."""
+    path = directory / manifest.FILE_NAME
+    content = bundle_json.parse(path.read_bytes(), str(path))
     drawn = DEVIATION * np.random.default_rng(0).standard_normal(BLOCK, np.float32)
     for spec in content.components.values():
         block = drawn.astype(np.float32 if spec.precision == "fp32" else np.float16).tobytes()
         for file in spec.weights:
             left = content.files[file].bytes - 8
             with (directory / file).open("wb") as out:
-                out.write(bytes(8))  # where a header would have its length
+                out.write(bytes(8))  # in place of the length of a header
                 while left:
                     left -= out.write(block[:left])
     files = {}
@@ -79,7 +80,7 @@ def weights(directory: Path) -> None:
         with (directory / name).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         files[name] = dataclasses.replace(old, sha256=digest, bytes=(directory / name).stat().st_size)
-    place.write_bytes(bundle_json.dump(dataclasses.replace(content, files=files)))
+    path.write_bytes(bundle_json.dump(dataclasses.replace(content, files=files)))
 
 
 if __name__ == "__main__":

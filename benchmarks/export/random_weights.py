@@ -1,9 +1,10 @@
-"""Components in their published configurations with random weights in fp16: for benchmarks at full size."""
+"""Components in their published configurations with random weights in fp16, for benchmarks at full size."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from segue.export.families.graph import Graph
 from segue.export.families.registry import families
 from segue.export.graphs import trace
 
-CONFIGS = Path(__file__).parent / "configs/full_size.json"
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 KIND = "fp16"
 
 
 def graphs_of(name: str) -> list[Graph]:
-    """Return the graphs of "FAMILY/FOLDER", as "sd3/transformer", less those without weights."""
+    """Return the graphs of "FAMILY/FOLDER" (for example "sd3/transformer") that have weights."""
     family_name, folder = name.split("/")
     family = next(f for f in families().values() if f.name == family_name)
-    graphs = family.graphs(json.loads(CONFIGS.read_text())[family_name])
+    graphs = family.graphs(json.loads(common.CONFIGS.read_text())[family_name])
     return [graph for graph in graphs if graph.folder == folder and not graph.component.endswith("_step")]
 
 
@@ -38,9 +41,9 @@ def shapes_of(graphs: Sequence[Graph], kind: str = KIND) -> dict[str, tuple[int,
 
 
 def parameters(graphs: Sequence[Graph]) -> int:
-    """Return how many weights their models have, without a trace, which takes minutes for the largest.
+    """Return the number of weights of the graphs' models, without a trace, which can take minutes.
 
-    That is no less than the graphs hold: LongCat-Image's text encoder comes with 1.2 B that its graph leaves out.
+    The graphs may hold fewer: LongCat-Image's text encoder has 1.2 B that its graph leaves out.
     """
     found: dict[str, int] = {}
     with torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
@@ -50,10 +53,10 @@ def parameters(graphs: Sequence[Graph]) -> int:
 
 
 def write(graphs: Sequence[Graph], directory: Path, kind: str = KIND) -> list[Path]:
-    """Write the weights of graphs that share a folder, and the graphs, below `directory`; return where these lie.
+    """Write graphs that share a folder, and their weights, below `directory`; return the paths of the graphs.
 
-    `kind` is fp16 or fp32. Matrices are normal with a deviation of 0.02; what scales is near one, so that activations
-    stay finite.
+    `kind` is fp16 or fp32. Matrices are normal with a deviation of 0.02. Scales are near one, so that activations stay
+    finite.
     """
     folder = directory / graphs[0].folder
     folder.mkdir(parents=True)

@@ -1,38 +1,35 @@
-"""One picture of a bundle in int8 beside the same in its own precision, interleaved.
+"""One picture of an int8 bundle compared with the same picture of the original bundle, in turns.
 
     segue quantize emoji -o runs/emoji-int8
-    python benchmarks/int8_speed.py emoji runs/emoji-int8
+    python benchmarks/runtime/int8_speed.py emoji runs/emoji-int8
 
-Prints seconds (median, lowest, highest) and their ratio, the bytes of both bundles and of the first one's weights in
-fp32, and the pictures' PSNR that the quantized bundle holds; writes benchmarks/results/int8_speed.json.
+The results are seconds (median, lowest, highest) and their ratio, the bytes of both bundles, the bytes of the first
+one in fp32, and the PSNR that the quantized bundle states. They go to benchmarks/results/int8_speed.json.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
+import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import segue
 from segue.runtime.pipeline import Model
 
-RESULTS = Path(__file__).parent / "results/int8_speed.json"
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "int8_speed", rounds=9)
     parser.add_argument("bundle")
     parser.add_argument("quantized")
-    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
     with segue.open(options.bundle) as before, segue.open(options.quantized) as after:
         models = {"before": before, "int8": after}
         seconds: dict[str, list[float]] = {name: [] for name in models}
-        for number in range(options.rounds + 1):  # the first one loads
+        for number in range(options.rounds + 1):  # the first round loads
             for name, model in models.items():
                 taken = one(model, number, options.steps)
                 if number:
@@ -46,15 +43,15 @@ def main() -> None:
         fp32 = sum(n for file, n in whole.items() if file not in weights) + 4 * parameters
     assert small.fidelity is not None
     results = {
-        "picture, s": {name: spread(values) for name, values in seconds.items()},
-        "times as fast": spread(ratios),
+        "picture, s": {name: common.spread(values) for name, values in seconds.items()},
+        "times as fast": common.spread(ratios),
         "bytes": {"before": sum(whole.values()), "fp32": fp32, "int8": sum(f.bytes for f in small.files.values())},
         "psnr": small.fidelity.psnr,
         "steps": options.steps,
-        "onnxruntime": version("onnxruntime"),
+        "onnxruntime": common.version_of("onnxruntime"),
+        **common.header("segue", "onnxruntime"),
     }
-    print(json.dumps(results, indent=1))
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    common.report(options.out, results)
 
 
 def one(model: Model, seed: int, steps: int) -> float:
@@ -62,10 +59,6 @@ def one(model: Model, seed: int, steps: int) -> float:
     started = time.perf_counter()
     model.generate("a red heart", seed=seed, steps=steps, guidance=1.0)
     return time.perf_counter() - started
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {name: round(f(values), 4) for name, f in (("median", statistics.median), ("lowest", min), ("highest", max))}
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
-"""What a picture takes more over HTTP than in Python: both in turn, in this process and against a server of its own.
+"""Time that HTTP adds to a picture: the same picture in this process and from a server process, in turns.
 
-    python benchmarks/server_overhead.py [BUNDLE]
+    python benchmarks/runtime/server_overhead.py [BUNDLE]
 
-Each round draws the same picture by `Model.render` and `encode_png`, and by a job: POST, events until "done", GET of
-the file. Prints, and writes to benchmarks/results/server_overhead.json, quartiles of both and of their difference round
-by round; ends with 1 where the median of the difference is above 20 ms.
+Each round draws one picture by `Model.render` and `encode_png`. It draws the same picture by a job: POST, events until
+"done", GET of the file. The results are the quartiles of both times and of their difference, round by round. They go
+to benchmarks/results/server_overhead.json. The exit code is 1 if the median of the difference is above 20 ms.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -22,13 +20,15 @@ import httpx
 import segue
 from segue.runtime.media.png import encode_png
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 GATE = 0.020  # seconds
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "server_overhead", rounds=40)
     parser.add_argument("bundle", nargs="?", default="emoji")
-    parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
     command = [sys.executable, "-m", "segue", "serve", options.bundle, "--port", "0", "--json", "--data"]
     with (
@@ -45,14 +45,13 @@ def main() -> int:
     results = {
         "bundle": options.bundle,
         "rounds": options.rounds,
-        "bare (ms)": quartiles([here for here, _ in pairs]),
-        "served (ms)": quartiles([there for _, there in pairs]),
-        "difference (ms)": quartiles(differences),
-        "versions": {name: version(name) for name in ("segue", "fastapi", "uvicorn", "onnxruntime")},
+        "bare (ms)": quartiles_ms([here for here, _ in pairs]),
+        "served (ms)": quartiles_ms([there for _, there in pairs]),
+        "difference (ms)": quartiles_ms(differences),
+        **common.header("segue", "fastapi", "uvicorn", "onnxruntime"),
     }
-    print(json.dumps(results, indent=1))
-    (Path(__file__).parent / "results/server_overhead.json").write_text(json.dumps(results, indent=1) + "\n")
-    return 0 if statistics.median(differences) <= GATE else 1
+    common.report(options.out, results)
+    return common.exit_code(common.Gate("median difference (s)", statistics.median(differences), GATE))
 
 
 def bare(model: segue.Model, seed: int) -> float:
@@ -74,9 +73,9 @@ def served(client: httpx.Client, seed: int) -> float:
     return time.perf_counter() - started
 
 
-def quartiles(seconds: list[float]) -> list[float]:
+def quartiles_ms(seconds: list[float]) -> list[float]:
     """Return the quartiles in ms."""
-    return [round(1000 * value, 2) for value in statistics.quantiles(seconds, n=4)]
+    return common.quartiles([1000 * value for value in seconds], 2)
 
 
 if __name__ == "__main__":

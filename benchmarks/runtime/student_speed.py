@@ -1,32 +1,30 @@
-"""How much faster the student renders a picture than its teacher, by the same runtime: both in turns, in one run.
+"""Time per picture of the teacher compared with the student, by the same runtime, in turns.
 
-    python benchmarks/student_speed.py emoji emoji-teacher [--rounds 15]
+    python benchmarks/runtime/student_speed.py emoji emoji-teacher [--rounds 15]
 
-Both models are open and warm, and draw the same prompt and seed at their own default settings. Prints the ratio
-teacher / student of each round with its spread; exits with 1 where the median is below 6. Writes
-benchmarks/results/student_speed.json.
+Both models are open and warm. They draw the same prompt and seed at their own default settings. The results are the
+ratio teacher / student over the rounds (median, lowest, highest) and the seconds of both. They go to
+benchmarks/results/student_speed.json. The exit code is 1 if the median ratio is below 6.
 """
 
-import argparse
-import json
-import os
 import statistics
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import segue
+
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
 
 GATE = 6.0
 PROMPT = "red apple"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "student_speed", rounds=15)
     parser.add_argument("student")
     parser.add_argument("teacher")
-    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     seconds: dict[str, list[float]] = {"student": [], "teacher": []}
     with segue.open(options.student) as student, segue.open(options.teacher) as teacher:
@@ -39,20 +37,18 @@ def main() -> int:
                     seconds[name].append(time.perf_counter() - started)
         samplers = {name: model.bundle.manifest.sampler for name, model in sides}
     ratios = [b / a for a, b in zip(seconds["student"], seconds["teacher"], strict=True)]
+    spread = common.spread(ratios, 2)
     results = {
-        "teacher / student, median": round(statistics.median(ratios), 2),
-        "lowest": round(min(ratios), 2),
-        "highest": round(max(ratios), 2),
+        "teacher / student, median": spread["median"],
+        "lowest": spread["lowest"],
+        "highest": spread["highest"],
         "rounds": options.rounds,
         **{f"{name}, median (s)": round(statistics.median(taken), 3) for name, taken in seconds.items()},
         "calls": {name: s.steps * (2 if s.guidance > 1 else 1) for name, s in samplers.items()},
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "versions": {name: version(name) for name in ("segue", "onnxruntime")},
+        **common.header("segue", "onnxruntime"),
     }
-    print(json.dumps(results, indent=1))
-    (Path(__file__).parent / "results/student_speed.json").write_text(json.dumps(results, indent=1) + "\n")
-    return 0 if results["teacher / student, median"] >= GATE else 1
+    common.report(options.out, results)
+    return common.exit_code(common.Gate("teacher / student, median", spread["median"], GATE, at_least=True))
 
 
 if __name__ == "__main__":

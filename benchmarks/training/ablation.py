@@ -1,12 +1,12 @@
-"""What the scripts of ablations share: their runs, each done once, and the summary beside those of the whole method."""
+"""Code that the ablation scripts share: runs that are done once, and their summary compared with the whole method."""
 
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,18 @@ from segue.training.evaluation.measures import interval
 from segue.training.loop.device import training_device
 from segue.training.recipe import train
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 WHOLE = "whole"
 
 
 def options_of(parser: argparse.ArgumentParser, name: str, variants: list[str], seeds: int) -> argparse.Namespace:
-    """Add the options that every script has, and return the parsed ones; `name` is that of its results."""
+    """Add the options that every ablation has, and return the parsed ones; `name` names the directory of the runs."""
     parser.add_argument("--directory", type=Path, default=Path("runs") / name.replace("_", "-"))
     parser.add_argument("--variants", nargs="+", choices=variants, default=variants)
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / f"results/{name}.json")
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     return options
@@ -36,7 +38,7 @@ def options_of(parser: argparse.ArgumentParser, name: str, variants: list[str], 
 def compared(
     options: argparse.Namespace, scored: Callable[[argparse.Namespace, str, int], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Do every variant with every seed, some processes at a time, and return the summary."""
+    """Run every variant with every seed, `--processes` at a time, and return the summary."""
     jobs = [(options, variant, seed) for seed in range(options.seeds) for variant in options.variants]
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         done = list(pool.map(scored, *zip(*jobs, strict=True)))
@@ -48,7 +50,7 @@ def compared(
         "seeds": options.seeds,
         "longest run (s)": round(max(runs["seconds"] for of in found.values() for runs in of)),
         "device": str(training_device()),
-        "versions": {name: version(name) for name in ("torch", "diffusers")},
+        **common.header("torch", "diffusers"),
     }
 
 
@@ -56,14 +58,14 @@ def done_once(
     options: argparse.Namespace, variant: str, seed: int, recipe: dict[str, Any],
     measure: Callable[[Path], dict[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
-    """Train a run and measure its checkpoint, unless that has been done; return its scores."""
+    """Train a run and measure its checkpoint, if there are no scores yet; return the scores."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.processes))
     out = options.directory / f"{variant.replace(' ', '-')}-{seed}"
     scores = out / "scores.json"
     if not scores.exists():
         out.mkdir(exist_ok=True)
         path = out / "recipe.toml"
-        path.write_text(written(recipe))
+        path.write_text(to_toml(recipe))
         started = time.perf_counter()
         try:
             train(path, out / "run", lambda step, steps, figures: None)
@@ -76,14 +78,7 @@ def done_once(
     return json.loads(scores.read_text())
 
 
-def report(options: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Print the results, and write them to --out."""
-    text = json.dumps(results, indent=1)
-    print(text)
-    options.out.write_text(text + "\n")
-
-
-def written(recipe: dict[str, Any], prefix: str = "") -> str:
+def to_toml(recipe: dict[str, Any], prefix: str = "") -> str:
     """Return nested tables as TOML."""
     lines = []
     for name, value in recipe.items():
@@ -91,12 +86,12 @@ def written(recipe: dict[str, Any], prefix: str = "") -> str:
             lines.append(f"{name} = {json.dumps(value)}")
     for name, value in recipe.items():
         if isinstance(value, dict):
-            lines.append(f"[{prefix}{name}]\n{written(value, f'{prefix}{name}.')}")
+            lines.append(f"[{prefix}{name}]\n{to_toml(value, f'{prefix}{name}.')}")
     return "\n".join(lines)
 
 
 def summary(runs: list[dict[str, Any]], whole: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return mean and interval of every measure, and of its difference to the whole method, seed by seed."""
+    """Return mean and interval of every measure, and of its difference from the whole method, seed by seed."""
     diverged = [run["diverged"] for run in runs if "diverged" in run]
     return {
         "diverged": len(diverged),

@@ -1,19 +1,19 @@
-"""The paper's ablations of CDM on a small teacher: every variant with several training seeds, measured on paired noise.
+"""The paper's ablations of CDM on a small teacher: each variant has several training seeds and the same noise.
 
-    python benchmarks/cdm_ablations.py runs/emoji-small-teacher/checkpoint --conditions runs/emoji-conditions
+    python benchmarks/training/cdm_ablations.py runs/emoji-small-teacher/checkpoint --conditions runs/emoji-conditions
 
 A variant changes keys of one recipe and nothing else. Each run trains, is measured, and leaves its scores below
---directory: what is there already is not done again, so the command goes on where it was stopped. Prints and writes to
-benchmarks/results/cdm_ablations.json the mean over seeds with its 95 % interval, and the same of the difference to the
-whole method, seed by seed. A run that the divergence guard stopped counts as diverged and has no scores.
+--directory. A repeated command skips the runs that have scores, so it continues where it stopped. The results are the
+mean over seeds with its 95 % interval, and the same for the difference from the whole method, seed by seed. They go to
+benchmarks/results/cdm_ablations.json. A run that the divergence guard stopped counts as diverged and has no scores.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from ablation import WHOLE, compared, done_once, options_of, report
 from safetensors.torch import load_file, save_file
 
 from segue.training.evaluation.evaluate import Bench, EvalSpec, Subject, even_schedule
@@ -21,6 +21,10 @@ from segue.training.evaluation.measures import lpips
 from segue.training.loop.device import training_device
 from segue.training.pictures.dataset import Pictures
 from segue.training.pictures.sampling import load_pipeline
+
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+from benchmarks.training.ablation import WHOLE, compared, done_once, options_of
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     WHOLE: {},
@@ -41,7 +45,7 @@ REFERENCES = {"the guided teacher": 3.0, "the teacher without guidance": 1.0}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "cdm_ablations")
     parser.add_argument("teacher", type=Path)
     parser.add_argument("--conditions", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("runs/data/emoji"))
@@ -59,16 +63,16 @@ def main() -> None:
         "rates": [options.learning_rate, options.fake_learning_rate],
         "prompts": options.prompts,
     }
-    report(options, results)
+    common.report(options.out, results)
 
 
 def bench_of(options: argparse.Namespace) -> Bench:
-    """Return the prompts and the networks that measure."""
+    """Return the prompts and the measuring networks."""
     return Bench(Pictures(options.data), options.data, EvalSpec(prompts=options.prompts), training_device())
 
 
 def references(options: argparse.Namespace) -> None:
-    """Draw the teacher's pictures that every run is compared with, once."""
+    """Draw the teacher's pictures once; every run is compared with them."""
     if (options.directory / "references.json").exists():
         return
     bench, teacher = bench_of(options), load_pipeline(options.teacher, training_device())
@@ -90,7 +94,7 @@ def scored(options: argparse.Namespace, variant: str, seed: int) -> dict[str, An
 
 
 def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
-    """Return the recipe of a variant; all share everything but the variant's keys and the seed."""
+    """Return the recipe of a variant; variants differ only in their own keys and the seed."""
     changed = VARIANTS[variant]
     return {
         "cdm": {
@@ -118,7 +122,7 @@ def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str,
 
 
 def measured(options: argparse.Namespace, checkpoint: Path) -> dict[str, float]:
-    """Return the scores of a student on the noise that every other one gets."""
+    """Return the scores of a student; every student gets the same noise."""
     bench, student = bench_of(options), load_pipeline(checkpoint, training_device())
     pictures = bench.draw(Subject("student", student, even_schedule(STEPS, 3.0), 1.0), bench.chosen, 0)
     scores = bench.score(pictures, bench.chosen)

@@ -1,15 +1,15 @@
-"""How each term of a distillation pushes the student's contrast, by noise level, at the last saved state of its run.
+"""How each term of a distillation changes the student's contrast, by noise level, at the last saved state of its run.
 
-    python benchmarks/cdm_forces.py runs/emoji-cdm [--iterations 16]
+    python benchmarks/training/cdm_forces.py runs/emoji-cdm [--iterations 16]
 
-The push of a sample is the part of its normalised direction w Delta along its estimate X, over |X|: above 0 the term
-asks for more contrast, below 0 for less. Where a level is in balance its pushes add up to 0. Prints JSON: means with
-95 % intervals, the number of samples, and the root mean square of the estimates.
+The push of a sample is the part of its normalised direction w Delta along its estimate X, divided by |X|. Above 0 the
+term asks for more contrast, below 0 for less. If a level is in balance, its pushes add up to 0. The script prints JSON:
+means with 95 % intervals, the number of samples, and the root mean square of the estimates.
 """
 
-import argparse
 import itertools
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,11 +24,14 @@ from segue.training.loop.recipe_file import fill
 from segue.training.loop.run import LoopSpec
 from segue.training.loop.state import load_state
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 EDGES = (0.0, 0.3, 0.6, 0.8, 0.97, 1.01)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--iterations", type=int, default=16)
     options = parser.parse_args()
@@ -46,11 +49,8 @@ def main() -> None:
                 for name, pull in pulls.items():
                     pushes[name] += zip(pull.level.tolist(), push(pull), strict=True)
                     sizes[name] += pull.estimate.square().flatten(1).mean(1).sqrt().tolist()
-    print(
-        json.dumps(
-            {"step": saved["step"], "terms": {name: told(pushes[name], sizes[name]) for name in pushes}}, indent=1
-        )
-    )
+    terms = {name: by_level(pushes[name], sizes[name]) for name in pushes}
+    print(json.dumps({"step": saved["step"], "terms": terms}, indent=1))
 
 
 def push(pull: Pull) -> list[float]:
@@ -61,7 +61,7 @@ def push(pull: Pull) -> list[float]:
     return along.tolist()
 
 
-def told(samples: list[tuple[float, float]], sizes: list[float]) -> dict[str, dict[str, object]]:
+def by_level(samples: list[tuple[float, float]], sizes: list[float]) -> dict[str, dict[str, object]]:
     """Return mean push and size of estimates in each range of levels."""
     rows: dict[str, dict[str, object]] = {}
     for low, high in itertools.pairwise(EDGES):

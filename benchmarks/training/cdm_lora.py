@@ -1,18 +1,17 @@
-"""What three networks of a distillation hold in memory: full, and as two adapters on one base.
+"""Memory of the three networks of a distillation: as full networks, and as two adapters on one base.
 
-    python benchmarks/cdm_lora.py bundles/emoji-teacher [--rank 16]
+    python benchmarks/training/cdm_lora.py bundles/emoji-teacher [--rank 16]
 
-Each way is built in a process of its own and does four iterations. Weights are counted by their storage, so what two
-networks share counts once. Writes benchmarks/results/cdm_lora.json.
+Each variant runs four iterations in its own process. Weights are counted by their storage, so shared weights count
+once. The results go to benchmarks/results/cdm_lora.json.
 """
 
-import argparse
-import json
 import resource
+import sys
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from segue.training.cdm.data.conditions import Conditions
 from segue.training.cdm.distil import Distillation
@@ -23,32 +22,33 @@ from segue.training.cdm.spec import CdmSpec
 from segue.training.loop.device import training_device
 from segue.training.loop.run import LoopSpec
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "cdm_lora")
     parser.add_argument("teacher", type=Path)
     parser.add_argument("--conditions", type=Path, default=Path("runs/emoji-conditions"))
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
-    found = {}
+    found: dict[str, Any] = {}
     for name, rank in (("full", 0), ("LoRA", options.rank)):
-        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-            found[name] = alone.submit(measured, options.teacher, options.conditions, rank, options.batch).result()
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found[name] = pool.submit(measured, options.teacher, options.conditions, rank, options.batch).result()
     found |= {
         "weights, LoRA / full": round(found["LoRA"]["weights (bytes)"] / found["full"]["weights (bytes)"], 3),
         "rank": options.rank,
         "batch": options.batch,
         "device": str(training_device()),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "peft")},
+        **common.header("torch", "diffusers", "peft"),
     }
-    text = json.dumps(found, indent=1)
-    print(text)
-    (Path(__file__).parent / "results/cdm_lora.json").write_text(text + "\n")
+    common.report(options.out, found)
 
 
 def measured(teacher: Path, conditions: Path, rank: int, batch: int) -> dict[str, int]:
-    """Distil for four iterations; return the bytes of weights and of saved state, as planned, and the peak."""
+    """Distil for four iterations; return the bytes of weights, the planned bytes, and the peak."""
     family, device = FAMILIES["sd3"], training_device()
     spec = CdmSpec(str(teacher), str(conditions), size=(128, 128), tokens=24, rank=rank)
     loop = LoopSpec(steps=4, batch=batch, learning_rate=1e-4)

@@ -1,20 +1,17 @@
-"""How much the distillation loop adds to its network calls: both timed in turns, in one run.
+"""Time that the distillation loop adds to its network calls: the loop and the bare calls in turns, in one run.
 
-    python benchmarks/cdm_throughput.py bundles/emoji-teacher [--iterations 12] [--batch 32]
+    python benchmarks/training/cdm_throughput.py bundles/emoji-teacher [--iterations 12] [--batch 32]
 
-One side is `Distillation.iterate`; the other makes the same calls of the same networks on the same shapes, without
-draws, losses, optimisers and averages: as many without gradient, as many with a backward pass. The first turn of each
-is not counted. Prints the ratio bare / loop of each pair of iterations (one of them with an update of the student) with
-its spread; the target is 0.85. Writes benchmarks/results/cdm_throughput.json.
+One side is `Distillation.iterate`. The other side makes the same calls of the same networks on the same shapes, as many
+without gradient and as many with a backward pass. It has no draws, losses, optimisers or averages. The first turn of
+each side is not counted. The result is the ratio bare / loop of each pair of iterations (one of the two updates the
+student), with its spread. The target is 0.85. The results go to benchmarks/results/cdm_throughput.json.
 """
 
 import argparse
-import json
-import os
-import statistics
+import sys
 import time
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -30,20 +27,22 @@ from segue.training.cdm.terms import rows_at
 from segue.training.loop.device import plain_attention, training_device
 from segue.training.loop.run import LoopSpec
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "cdm_throughput")
     parser.add_argument("teacher", type=Path)
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--directory", type=Path, default=Path("runs/cdm-throughput"))
     options = parser.parse_args()
     if options.iterations < 2:
-        parser.error("--iterations is below 2")
+        parser.error("--iterations must be 2 or more")
     with plain_attention(training_device()):
         results = compared(built(options), options)
-    print(json.dumps(results, indent=1))
-    (Path(__file__).parent / "results/cdm_throughput.json").write_text(json.dumps(results, indent=1) + "\n")
+    common.report(options.out, results)
 
 
 def compared(training: Distillation, options: argparse.Namespace) -> dict:
@@ -64,16 +63,16 @@ def compared(training: Distillation, options: argparse.Namespace) -> dict:
         if pair:
             ratios.append(taken["bare"] / taken["loop"])
             seconds = {name: seconds[name] + taken[name] for name in seconds}
+    spread = common.spread(ratios, 3)
     return {
-        "bare / loop, median": round(statistics.median(ratios), 3),
-        "lowest": round(min(ratios), 3),
-        "highest": round(max(ratios), 3),
+        "bare / loop, median": spread["median"],
+        "lowest": spread["lowest"],
+        "highest": spread["highest"],
         "pairs of iterations": len(ratios),
         "seconds an iteration, loop": round(seconds["loop"] / len(ratios) / 2, 3),
         "batch": options.batch,
-        "cores": os.cpu_count(),
         "device": str(training.device),
-        "versions": {name: version(name) for name in ("torch", "diffusers")},
+        **common.header("torch", "diffusers"),
     }
 
 
@@ -95,13 +94,13 @@ def built(options: argparse.Namespace) -> Distillation:
 
 
 def wait(device: torch.device) -> None:
-    """Let a GPU finish what it was given."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def inputs(training: Distillation, step: int) -> tuple[Draws, Condition]:
-    """Return the draws of an iteration and some text."""
+    """Return the draws and the text of an iteration."""
     spec, batch = training.spec, training.loop.batch
     draws = draw(spec.schedule, training.shape, training.loop.seed, step, range(batch), batch).to(training.device)
     return draws, {name: t.to(training.device) for name, t in training.kinds[0].empty(batch).items()}

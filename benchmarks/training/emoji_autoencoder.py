@@ -1,12 +1,11 @@
 """Quality of the emoji autoencoder on held-out pictures: PSNR over alpha > 0, reconstruction KID (Lite0).
 
-python benchmarks/emoji_autoencoder.py bundles/emoji --data runs/data/emoji
+    python benchmarks/training/emoji_autoencoder.py bundles/emoji --data runs/data/emoji
 
-Ends with 1 below 27 dB or above a KID of 20.
+The results go to benchmarks/results/emoji_autoencoder.json. The exit code is 1 if the PSNR is below 27 dB or the KID
+above 20.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -18,12 +17,14 @@ from segue.training.metrics.nets import Lite0, Lpips
 from segue.training.metrics.scores import kid, psnr_on_alpha
 from segue.training.pictures.dataset import Pictures
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__, "emoji_autoencoder")
     parser.add_argument("autoencoder", type=Path, help="a directory with vae/")
     parser.add_argument("--data", type=Path, default=Path("runs/data/emoji"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/emoji_autoencoder.json")
     options = parser.parse_args()
     vae = pretrained(AutoencoderKL, options.autoencoder / "vae").eval()
     held = Pictures(options.data, ("held-out name", "held-out combination"))
@@ -46,12 +47,13 @@ def main() -> int:
         "its spread over subsets": round(spread, 1),
         "LPIPS": round(lpips.item(), 4),
         "torch": torch.__version__,
+        **common.header("torch", "diffusers"),
     }
-    print(json.dumps(result, indent=1))
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    passed = psnr >= 27 and distance <= 20
-    print("within the gates" if passed else "OUTSIDE the gates")
-    return 0 if passed else 1
+    common.report(options.out, result)
+    return common.exit_code(
+        common.Gate("PSNR over alpha > 0 (dB)", psnr, 27, at_least=True),
+        common.Gate("reconstruction KID x 1e3", distance, 20),
+    )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """Quality of the emoji bundle, rendered by Segue's runtime at its default 28 steps and guidance.
 
-    python benchmarks/emoji_quality.py emoji-teacher --data runs/data/emoji
+    python benchmarks/training/emoji_quality.py emoji-teacher --data runs/data/emoji
 
-On class-balanced prompts of each split it reports the KID (EfficientNet-Lite0, x 1e3) against the real pictures of the
-same prompts, and the LPIPS to the nearest training picture (memorisation); for 3-D prompts the R@10 of the
-Lite0-to-MiniLM retriever, among the names of that split. Beside each stands what real pictures get. Draws
-docs/emoji-seen.png and docs/emoji-held-out.png, 24 prompts each. Ends with 1 where on training names the KID is above
-60 or R@10 below 0.7 of that of real pictures.
+The prompts of each split are class-balanced. The script reports these figures, and the figure that real pictures get:
+
+- the KID (EfficientNet-Lite0, x 1e3) compared with the real pictures of the same prompts;
+- the LPIPS to the nearest training picture (memorisation);
+- for 3-D prompts, the R@10 of the Lite0-to-MiniLM retriever, among the names of the split.
+
+The results go to benchmarks/results/emoji_quality.json. The script draws emoji-seen.png and emoji-held-out.png in
+docs/images/, 24 prompts each. The exit code is 1 if, on training names, the KID is above 60 or R@10 is below 0.7 of
+that of real pictures.
 """
 
-import argparse
-import json
 import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +33,25 @@ from segue.training.pictures.captions import plain_caption
 from segue.training.pictures.dataset import Pictures
 from segue.training.pictures.text_encoders import picture_features
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 HELD = ("held-out name", "held-out combination")
-ROOT = Path(__file__).parent.parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__, "emoji_quality")
     parser.add_argument("bundle")
-    parser.add_argument("--data", type=Path, default=ROOT / "runs/data/emoji")
+    parser.add_argument("--data", type=Path, default=common.ROOT / "runs/data/emoji")
     parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/emoji_quality.json")
-    parser.add_argument("--grids", type=Path, default=ROOT / "docs")
+    parser.add_argument("--grids", type=Path, default=common.IMAGES)
     options = parser.parse_args()
     net = Lite0().to(training_device())
-    results: dict[str, object] = {
-        "prompts": options.prompts,
-        "versions": {n: version(n) for n in ("torch", "onnxruntime")},
-    }
+    results: dict[str, object] = {"prompts": options.prompts}
     train = Pictures(options.data)
     train_features = picture_features(options.data, train)
     with ExitStack() as opened:
-        # Two calls of one thread each make more pictures than one call of two threads.
+        # Two calls with one thread each make more pictures than one call with two threads.
         models = [opened.enter_context(segue.open(options.bundle, threads=1)) for _ in range(os.cpu_count() or 1)]
         manifest = models[0].bundle.manifest
         results["bundle"] = {
@@ -86,12 +85,11 @@ def main() -> int:
             if split == HELD[0]:
                 save_grid(made_held, held, every, options.grids / "emoji-held-out.png")
         save_grid(made, train, seen, options.grids / "emoji-seen.png")
-    text = json.dumps(rounded(results), indent=1)
-    print(text)
-    options.out.write_text(text + "\n")
-    passed = seen_scores["KID x 1e3"] <= 60 and seen_found["ratio"] >= 0.7
-    print("within the gates" if passed else "OUTSIDE the gates")
-    return 0 if passed else 1
+    common.report(options.out, rounded(results) | common.header("torch", "onnxruntime"))
+    return common.exit_code(
+        common.Gate("KID x 1e3 on training names", seen_scores["KID x 1e3"], 60),
+        common.Gate("R@10 on training names / that of real pictures", seen_found["ratio"], 0.7, at_least=True),
+    )
 
 
 def chosen_of(pictures: Pictures, count: int, style: str | None = None) -> torch.Tensor:
@@ -103,7 +101,7 @@ def chosen_of(pictures: Pictures, count: int, style: str | None = None) -> torch
 
 
 def rendered(models: list[segue.Model], pictures: Pictures, indices: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Return what the bundle renders for the plain captions, each with its own seed, and the seconds taken."""
+    """Return the pictures of the plain captions, each with its own seed, and the seconds taken."""
 
     def part(which: int) -> list[np.ndarray]:
         mine = list(enumerate(indices.tolist()))[which :: len(models)]
@@ -124,7 +122,7 @@ def score(net: Lite0, real: torch.Tensor, made: torch.Tensor, train: Pictures, t
     return {
         "pictures": len(made),
         "KID x 1e3": distance,
-        # Subsets of 500 drawn from fewer than 500 pictures are all the same one.
+        # All subsets of 500 are the same one if there are no more pictures.
         "its spread over subsets": spread if len(made) > 500 else "n/a",
         "LPIPS to the nearest training picture (median of 200)": nearest(made, made_features, train, train_features),
     }
@@ -136,7 +134,7 @@ def nearest(made: torch.Tensor, made_features: torch.Tensor, train: Pictures, tr
 
 
 class Retrieval:
-    """R@10 of picture to name for 3-D prompts; the retriever has seen the other two styles of training names only."""
+    """R@10 of picture to name for 3-D prompts; the retriever has seen only the other two styles of training names."""
 
     def __init__(self, train: Pictures, features: torch.Tensor) -> None:
         names = embed_names([row.name for row in train.rows])
@@ -146,7 +144,7 @@ class Retrieval:
     def scores(
         self, net: Lite0, models: list[segue.Model], pictures: Pictures, features: torch.Tensor, count: int
     ) -> dict:
-        """Return R@10 of up to `count` rendered and of the real pictures, among their own names, and their ratio."""
+        """Return R@10 of up to `count` rendered and real pictures, among their own names, and the ratio."""
         chosen = chosen_of(pictures, min(count, sum(row.style == "3d" for row in pictures.rows)), "3d")
         made, _ = rendered(models, pictures, chosen)
         wanted = [pictures.rows[i].name for i in chosen.tolist()]
@@ -162,14 +160,14 @@ class Retrieval:
 
 
 def rounded(value: Any) -> Any:
-    """Return figures with three digits behind the point; the gates have seen all of them."""
+    """Return figures rounded to three digits; the gates see unrounded figures."""
     if isinstance(value, dict):
         return {name: rounded(part) for name, part in value.items()}
     return round(value, 3) if isinstance(value, float) else value
 
 
 def save_grid(made: torch.Tensor, pictures: Pictures, chosen: torch.Tensor, path: Path) -> None:
-    """Write the first 24 rendered pictures as four rows of six, and their prompts beside it as text."""
+    """Write the first 24 rendered pictures as four rows of six, and their prompts as text beside the file."""
     tiles = [((p + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy() for p in made[:24]]
     rows = [np.concatenate(tiles[i : i + 6], axis=1) for i in range(0, 24, 6)]
     Image.fromarray(np.concatenate(rows)).save(path)

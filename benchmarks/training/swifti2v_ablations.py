@@ -1,23 +1,23 @@
-"""Ablations of SwiftI2V's Stage II on a small network: every variant with several training seeds, on the same clips.
+"""Ablations of SwiftI2V's Stage II on a small network: each variant has several training seeds and the same clips.
 
-    python benchmarks/swifti2v_ablations.py runs/emoji-motion/checkpoint --codec runs/emoji-detail-codec
+    python benchmarks/training/swifti2v_ablations.py runs/emoji-motion/checkpoint --codec runs/emoji-detail-codec
 
-A variant changes keys of one recipe and nothing else; "one shot" makes all latent frames of the window in one segment.
-MemoryUse-out clips are drawn from their first frame, once along the clip's own motion scaled down and once along that of
-Stage I, in four steps. Each run trains, is measured, and leaves its scores below --directory: what is there already is
-not done again, so the command goes on where it was stopped. Prints and writes to
-benchmarks/results/swifti2v_ablations.json the mean over seeds with its 95 % interval, and the same of the difference
-to the whole method, seed by seed.
+A variant changes keys of one recipe and nothing else. "one shot" makes all latent frames of the window in one segment.
+The script draws held-out clips from their first frame in four steps. It draws each clip twice: along its own motion,
+scaled down, and along that of Stage I. Each run trains, is measured, and leaves its scores below --directory. A
+repeated command skips the runs that have scores, so it continues where it stopped. The results are the mean over seeds
+with its 95 % interval, and the same for the difference from the whole method, seed by seed. They go to
+benchmarks/results/swifti2v_ablations.json.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ablation import WHOLE, compared, done_once, options_of, report
 from safetensors.torch import load_file, save_file
 
 from segue.runtime.bundle.segments import SegmentSpec
@@ -36,6 +36,10 @@ from segue.training.video.detail import Detail
 from segue.training.video.spec import DetailSpec
 from segue.training.video.windows import generate
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+from benchmarks.training.ablation import WHOLE, compared, done_once, options_of
+
 VARIANTS: dict[str, dict[str, Any]] = {
     WHOLE: {},
     "no neighbours": {"before": 0},
@@ -52,24 +56,24 @@ LEVELS = [1.0, 0.75, 0.5, 0.25]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__, "swifti2v_ablations")
     parser.add_argument("motion", type=Path, help="Stage I's checkpoint")
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--text", type=Path, default=Path("runs/emoji-clip-text"))
     parser.add_argument("--data", type=Path, default=Path("runs/data/emoji-clips"))
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--clips", type=int, default=48, help="held-out ones that are measured")
+    parser.add_argument("--clips", type=int, default=48, help="held-out clips to measure")
     parser.add_argument("--train", type=int, default=600, help="clips to train on, drawn from all")
     options = options_of(parser, "swifti2v_ablations", list(VARIANTS), seeds=3)
     prepare(options)
-    some(options)
+    training_clips(options)
     results = compared(options, scored) | {"steps": options.steps, "batch": options.batch, "clips": options.clips}
-    report(options, results)
+    common.report(options.out, results)
 
 
-def some(options: argparse.Namespace) -> Path:
-    """Return a directory with all held-out clips and `--train` of the others, drawn balanced, as links."""
+def training_clips(options: argparse.Namespace) -> Path:
+    """Return a directory with links to all held-out clips and to `--train` of the others, drawn balanced."""
     out = options.directory / f"clips-{options.train}"
     if not out.exists():
         content = json.loads((options.data / "clips.json").read_text())
@@ -86,27 +90,28 @@ def some(options: argparse.Namespace) -> Path:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the held-out clips' references once: along their own motion, and along that of Stage I."""
+    """Make the references of the held-out clips once: along their own motion and along Stage I's."""
     out = options.directory / "held-out.safetensors"
     if out.exists():
         return
-    device, said = training_device(), stage_of(options.motion)
+    device, stage = training_device(), stage_of(options.motion)
     clips, codec = Clips(options.data, HELD_OUT), FrozenCodec(options.codec, device)
-    model = MotionModel(options.motion, said["text_tokens"], device)
+    model = MotionModel(options.motion, stage["text_tokens"], device)
     where = places(clips, 1)
     chosen = torch.randperm(len(where), generator=torch.Generator().manual_seed(0))[: options.clips]
     kept: dict[str, list[torch.Tensor]] = {"frames": [], TRUE: [], MADE: []}
     for batch in chosen.split(8):
-        truth = where.videos(clips, batch, said["frames"])
+        truth = where.videos(clips, batch, stage["frames"])
         frames = ((truth.cpu() + 1) * 127.5).round().byte().movedim(1, -1)
-        low, image = scaled(truth, said["scale"]), truth[:, :, 0]
+        low, image = scaled(truth, stage["scale"]), truth[:, :, 0]
         captions = where.names(clips, batch)
         grey = torch.cat([low[:, :, :1], torch.zeros_like(low[:, :, 1:])], 2)
         given = model.codec.encode(grey)
-        schedule = custom_schedule([1 - i / said["motion_steps"] for i in range(said["motion_steps"])], 5.0, 1000)
+        steps = stage["motion_steps"]
+        schedule = custom_schedule([1 - i / steps for i in range(steps)], 5.0, 1000)
         levels = torch.from_numpy(schedule.sigmas).to(given)[:, None].expand(-1, len(batch))
         noise = Noise(0, batch.tolist())(tuple(given.shape[1:]), MOTION_NOISE).to(given)
-        made = model.denoise(noise, given, captions, levels, said["motion_guidance"])
+        made = model.denoise(noise, given, captions, levels, stage["motion_guidance"])
         kept["frames"].append(frames)
         kept[TRUE].append(codec.encode(spliced(low, image)).cpu())
         kept[MADE].append(codec.encode(spliced(model.codec.decode(made).clamp(-1, 1), image)).cpu())
@@ -116,7 +121,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def stage_of(motion: Path) -> dict[str, Any]:
-    """Return what Stage I's checkpoint says of its videos."""
+    """Return the video settings of Stage I's checkpoint."""
     return json.loads((motion / "segue.json").read_text())["video"]
 
 
@@ -129,10 +134,10 @@ def scored(options: argparse.Namespace, variant: str, seed: int) -> dict[str, An
 
 
 def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
-    """Return the recipe of a variant; all share everything but the variant's keys and the seed."""
+    """Return the recipe of a variant; variants differ only in their own keys and the seed."""
     return {
         "detail": {
-            "data": str(some(options)),
+            "data": str(training_clips(options)),
             "windows": 1,
             "codec": str(options.codec),
             "text": str(options.text),
@@ -159,7 +164,7 @@ def recipe_of(options: argparse.Namespace, variant: str, seed: int) -> dict[str,
 
 
 def measure(options: argparse.Namespace, table: dict[str, Any], checkpoint: Path, seed: int) -> dict[str, float]:
-    """Return the scores of a Stage II on the noise that every other one gets."""
+    """Return the scores of a Stage II; every run gets the same noise."""
     task = Detail(fill(DetailSpec, table, "detail"), seed)
     task.transformer.load_state_dict(
         {
@@ -171,16 +176,16 @@ def measure(options: argparse.Namespace, table: dict[str, Any], checkpoint: Path
     device, spec = training_device(), task.spec
     codec = FrozenCodec(options.codec, device)
     held = load_file(options.directory / "held-out.safetensors")
-    said = json.loads((options.directory / "held-out.json").read_text())
+    clips = json.loads((options.directory / "held-out.json").read_text())
     schedule = custom_schedule(LEVELS, spec.shift, 1000)
-    seams = SegmentSpec(3, 1, 0)  # of all alike, so that those of one shot are the control
+    seams = SegmentSpec(3, 1, 0)  # the same for all variants, so that one shot is the control
     found: dict[str, list[float]] = {}
     with torch.no_grad(), plain_attention(device):
-        for way in (TRUE, MADE):
-            for rows in torch.arange(len(said["names"])).split(8):
-                reference = held[way][rows].to(device)
-                text = task.text([said["names"][i] for i in rows])
-                noise = Noise(0, [said["numbers"][i] for i in rows])(tuple(reference.shape[1:]), DETAIL_NOISE).to(
+        for motion in (TRUE, MADE):
+            for rows in torch.arange(len(clips["names"])).split(8):
+                reference = held[motion][rows].to(device)
+                text = task.text([clips["names"][i] for i in rows])
+                noise = Noise(0, [clips["numbers"][i] for i in rows])(tuple(reference.shape[1:]), DETAIL_NOISE).to(
                     device
                 )
                 made = generate(
@@ -191,8 +196,8 @@ def measure(options: argparse.Namespace, table: dict[str, Any], checkpoint: Path
                 truth = pixels(held["frames"][rows]).transpose(1, 2)
                 far = lpips(videos[:, 1:].flatten(0, 1), truth[:, 1:].flatten(0, 1)).unflatten(0, (len(rows), -1))
                 for video, true, distances in zip(videos, truth, far.tolist(), strict=True):
-                    for name, value in measured(video, true, distances, seams, way == TRUE).items():
-                        found.setdefault(f"{name}, {way}", []).append(value)
+                    for name, value in measured(video, true, distances, seams, motion == TRUE).items():
+                        found.setdefault(f"{name}, {motion}", []).append(value)
     parameters = sum(p.numel() for p in task.transformer.parameters())
     return {name: float(np.mean(values)) for name, values in found.items()} | {"parameters": parameters}
 

@@ -1,11 +1,11 @@
 """A contact sheet of held-out clips: the input, Stage I, SwiftI2V and the truth, every eighth frame.
 
-    python benchmarks/swifti2v_sheet.py runs/emoji-detail/checkpoint
+    python benchmarks/training/swifti2v_sheet.py runs/emoji-detail/checkpoint
 
-Writes docs/emoji-motion.png and, beside it, docs/emoji-motion.txt with the clips' names.
+The script writes docs/images/emoji-motion.png, and the clips' names to emoji-motion.txt beside it.
 """
 
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -18,14 +18,17 @@ from segue.training.loop.device import training_device
 from segue.training.video.clips.dataset import Clips, scaled
 from segue.training.video.clips.places import places
 
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks import common
+
 CLIPS, SIDE, STEP = 12, 72, 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.make_parser(__doc__)
     parser.add_argument("model", type=Path, help="a checkpoint with both stages, or a bundle")
     parser.add_argument("--data", type=Path, default=Path("runs/data/emoji-clips"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs/emoji-motion.png")
+    parser.add_argument("--out", type=Path, default=common.IMAGES / "emoji-motion.png")
     options = parser.parse_args()
     model, clips = VideoModel(options.model, training_device()), Clips(options.data, HELD_OUT)
     frames, scale = model.settings.frames, model.settings.scale

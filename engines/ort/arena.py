@@ -1,7 +1,7 @@
-"""One arena of ONNX Runtime for all engines of the process that work on the processor.
+"""One ONNX Runtime arena, shared by all engines of this process that run on the processor.
 
-Each session would have its own, which grows by doubling and keeps what it grew to: a model of several components then
-holds the peaks of all of them. One arena that grows by what is asked for holds the peak of the largest.
+By default each session has its own arena, which grows by doubling and never shrinks. A model of several components then
+holds the sum of their peaks. One shared arena that grows by the requested size holds only the largest peak.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _SAME_AS_REQUESTED = 1  # of arena_extend_strategy; the default doubles
 
 
 def share(onnxruntime: Any, options: Any) -> None:
-    """Have a session made with `options` take its memory from the shared arena."""
+    """Let the session of `options` take its memory from the shared arena."""
     _register(onnxruntime)
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 
 def shrink(onnxruntime: Any) -> None:
-    """Give back what the arena holds and nobody uses; does nothing where no session shares it."""
+    """Return the unused memory of the arena to the system; does nothing if no session shares it."""
     if _register.cache_info().currsize:
         import numpy as np
 
@@ -32,9 +32,9 @@ def shrink(onnxruntime: Any) -> None:
 
 
 def take(onnxruntime: Any, user: Hashable) -> None:
-    """Have what follows be the work of `user`, an engine at some shapes; what another one's left is given back.
+    """Hand the arena to `user`, an engine at some shapes. If the user changes, the arena shrinks first.
 
-    The arena's regions are not joined, so smaller ones of earlier shapes would serve nobody and stay.
+    The arena never joins its regions, so small regions of earlier shapes would stay unused.
     """
     global _user
     if user != _user:
@@ -50,7 +50,7 @@ def _register(onnxruntime: Any) -> None:
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    heap.return_large()  # regions are large, and are to go when they are given back
+    heap.return_large()  # regions are large; free returns them to the system
     config = onnxruntime.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED})
     onnxruntime.create_and_register_allocator(memory, config)
 
@@ -67,7 +67,7 @@ def _smallest_session(onnxruntime: Any) -> Any:
 def _identity() -> bytes:
     """Return an ONNX model, y = Identity(x), as protobuf (onnx.proto's field numbers)."""
     node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Identity")
-    # float32 [0]: an output of any bytes would lie in a region of the arena, and keep that from being given back
+    # float32 [0]: an output with bytes would lie in a region of the arena and keep it alive
     tensor = b"\x08\x01" + _field(2, _field(1, b"\x08\x00"))
     x, y = (_field(1, name) + _field(2, _field(1, tensor)) for name in (b"x", b"y"))
     graph = _field(1, node) + _field(2, b"identity") + _field(11, x) + _field(12, y)

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or by another of its providers."""
+"""ONNX Runtime, on the CPU or with another provider."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .load import onnxruntime as import_onnxruntime
 from .providers import CPU, CUDA, choose
 
 MAX_THREADS = 256
-_SILENT = 4  # ONNX Runtime's FATAL: whatever it would log as an error also arrives as an exception
+_SILENT = 4  # ONNX Runtime's FATAL: each error that it logs also arrives as an exception
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -40,7 +40,7 @@ def check_threads(threads: int | None) -> None:
     """Raise UsageError unless `threads` is None or a whole number from 1 to MAX_THREADS."""
     whole = isinstance(threads, int) and not isinstance(threads, bool)
     if threads is not None and not (whole and 1 <= threads <= MAX_THREADS):
-        raise UsageError(f"threads = {threads!r} is no whole number from 1 to {MAX_THREADS}. Or leave it out.")
+        raise UsageError(f"threads must be from 1 to {MAX_THREADS}, got {threads!r}. Leave it out for one per core.")
 
 
 class OrtResident(Resident):
@@ -55,22 +55,23 @@ class OrtResident(Resident):
         return np.array(self.value.numpy())
 
     def close(self) -> None:
-        """Let go of the value; ONNX Runtime frees it with its last owner."""
+        """Drop the value; ONNX Runtime frees it with its last owner."""
         self.value = None
 
 
 class OrtEngine(Closing):
-    """An `Engine` that runs an ONNX file by one of ONNX Runtime's providers.
+    """An `Engine` that runs an ONNX file with one of ONNX Runtime's providers.
 
-    `threads` is the number of threads of one call (None: `default_threads()`), `settings` are the provider's options
-    (`ort_providers.provider_options`). The file's external data is read from its own directory; check that it stays
-    there (`runtime.bundle` does) before making an engine of it. On the processor its memory is that of one arena for
-    all engines; without `pooled` every array of a call is allocated and freed by itself, which with `heap.give_back`
-    holds no more than is needed. On a GPU each engine has an arena of its own, which without `pooled` shrinks after
-    every call.
+    `threads` is the number of threads of one call (None: `default_threads()`). `settings` are the provider's options
+    (`providers.provider_options`). ONNX Runtime reads the file's external data from the file's directory. First check
+    that the data stays there, as `runtime.bundle.reader` does.
 
-    Raises BundleError when ONNX Runtime cannot load the graph, BudgetError when memory runs out, UsageError for a
-    wrong number of threads, EngineError where ONNX Runtime would quietly run it by another provider.
+    On the processor all engines share one arena. Without `pooled` each array of a call is allocated and freed by
+    itself; with `heap.give_back` the process then holds only the memory in use. On a GPU each engine has its own arena,
+    and without `pooled` it shrinks after every call.
+
+    Raises BundleError if ONNX Runtime cannot load the graph, BudgetError if memory runs out, UsageError for a wrong
+    number of threads, and EngineError if ONNX Runtime would silently use another provider.
     """
 
     def __init__(
@@ -89,9 +90,9 @@ class OrtEngine(Closing):
             chosen = choose(onnxruntime, options, provider, settings or {})
             if self._shares:
                 arena.share(onnxruntime, options)
-            if provider == CUDA:  # weights beside the arena: what stays must not lie between what comes and goes
+            if provider == CUDA:  # weights outside the arena: they must not fragment it
                 options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-            # Without a fallback: it would go on by another provider when one fails, and say so on standard output
+            # Without a fallback: if a provider fails, ONNX Runtime would print to stdout and use another one
             self._session: Any = onnxruntime.InferenceSession(
                 os.fspath(graph),
                 options,
@@ -101,22 +102,22 @@ class OrtEngine(Closing):
             )
         except SegueError:
             raise
-        except Exception as error:  # the bindings raise a dozen unrelated types, all derived from Exception alone
+        except Exception as error:  # the bindings raise a dozen types, all derived only from Exception
             if ran_out(error):
                 raise _no_memory(f"{self._where} was loaded", error) from error
             what = f"ONNX Runtime {onnxruntime.__version__} cannot load {self._where}"
             if provider != CPU:
                 raise EngineError(
-                    f"{what} by {provider}: {_first_line(error)} Run segue doctor to see what is missing, or use the "
+                    f"{what} with {provider}: {_first_line(error)} Run segue doctor to see what is missing, or use the "
                     "target ort-cpu."
                 ) from error
             raise BundleError(
                 f"{what}: {_first_line(error)} Run segue verify on the bundle, or export it again."
             ) from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        if self.providers[:1] != (provider,):  # what is compiled in says nothing about what loads
+        if self.providers[:1] != (provider,):  # a provider that is compiled in may still not load
             raise EngineError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot run {self._where} by {provider}; it would by "
+                f"ONNX Runtime {onnxruntime.__version__} cannot run {self._where} with {provider}; it would use "
                 f"{self.providers[0]}. Run segue doctor to see what is missing, or use the target ort-cpu."
             )
         self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
@@ -124,7 +125,7 @@ class OrtEngine(Closing):
 
     @property
     def device_bytes(self) -> int | None:
-        """Return None: ONNX Runtime does not tell what one session holds, and on the processor all share one arena."""
+        """Return None: ONNX Runtime does not report the memory of one session."""
         return None
 
     def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class OrtEngine(Closing):
         except Exception as error:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in fitted.items())
             if ran_out(error):
-                raise _no_memory(f"{self._where} worked on {shapes}", error) from error
+                raise _no_memory(f"{self._where} ran on {shapes}", error) from error
             raise SegueError(
                 f"ONNX Runtime failed in {self._where} on {shapes}: {_first_line(error)} Run segue verify on the "
                 "bundle."
@@ -195,10 +196,10 @@ class OrtEngine(Closing):
     def _spec(self, value: Any) -> TensorSpec:
         if value.type not in _DTYPES:
             raise BundleError(
-                f"{self._where} has {value.name} of type {value.type}, which the CPU cannot take from numpy. "
+                f"{self._where} has {value.name} of type {value.type}, which numpy cannot feed. "
                 "Export the bundle again with --precision fp16 or fp32."
             )
-        # ONNX Runtime gives None for a dimension without a name; each is free on its own
+        # ONNX Runtime gives None for a dimension without a name; each such dimension is free
         shape = tuple(f"{value.name}_{i}" if dim is None else dim for i, dim in enumerate(value.shape))
         return TensorSpec(value.name, _DTYPES[value.type], shape)
 
@@ -210,11 +211,11 @@ def _options(onnxruntime: Any, threads: int, pooled: bool) -> Any:
     options.log_severity_level = _SILENT
     options.use_deterministic_compute = True
     options.enable_cpu_mem_arena = options.enable_mem_pattern = pooled
-    # One component runs at a time: threads of the others must not burn the cores while they wait for their turn
+    # One component runs at a time: waiting threads of the others must not spin
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads >= default_threads() * 2:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without this a flatbuffer in ONNX Runtime's own format would pass unread by our external-data check
+    # Without this, a flatbuffer in ONNX Runtime's own format would bypass our external-data check
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 

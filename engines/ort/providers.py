@@ -1,4 +1,4 @@
-"""ONNX Runtime's providers: what each wants to be told, and how the one that comes as a plugin is registered."""
+"""ONNX Runtime's providers: the options of each, and the registration of the plugin."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from ..base import Profile
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-RTX = "NvTensorRTRTXExecutionProvider"  # a plugin; it is registered once a process
+RTX = "NvTensorRTRTXExecutionProvider"  # a plugin, registered once in a process
 _REGISTERING = threading.Lock()
 COMPILING = {TENSORRT: "trt", RTX: "nv"}  # build engines when a graph is loaded; the prefix of their options
-# Algorithms chosen by rule: what is timed at the first call differs from run to run, and so would pictures. An arena
-# that grows by what is asked for holds what is needed, and not the next power of two
+# Algorithms are chosen by rule, because timed choices differ from run to run and so would pictures. The arena grows by
+# the requested size, not to the next power of two
 _CUDA = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
 def provider_options(provider: str, profile: Profile, precision: str, wide: bool = False) -> dict[str, str]:
     """Return the options of a provider for a graph whose inputs have shapes within `profile`.
 
-    Engines that TensorRT's provider would keep on disk are loaded without a check of ours, so it keeps none. Its
-    networks are weakly typed: a graph of fp16 runs in fp32 unless it may use fp16, and then it may do so everywhere.
-    A `wide` graph, which computes in fp32 in places, may not. Raises EngineError for "fp8", which it does not do.
+    TensorRT's provider keeps no engines on disk, because it would load them without our checks. Its networks are weakly
+    typed: an fp16 graph runs in fp32 unless fp16 is enabled, and then fp16 may be used everywhere. So fp16 is off for a
+    `wide` graph, which computes partly in fp32. Raises EngineError for "fp8", which this provider does not support.
     """
     prefix = COMPILING.get(provider)
     if prefix is None:
@@ -43,7 +43,7 @@ def provider_options(provider: str, profile: Profile, precision: str, wide: bool
     if provider == TENSORRT:
         if precision == "fp8":
             raise EngineError(
-                "the target ort-tensorrt does not run fp8. Use the target tensorrt, tensorrt-rtx or ort-rtx."
+                "the target ort-tensorrt does not support fp8. Use the target tensorrt, tensorrt-rtx or ort-rtx."
             )
         kinds = {"fp16": ("fp16", "w8a8"), "bf16": ("bf16",), "int8": ("w8a8",)}
         found |= {f"trt_{kind}_enable": str(int(precision in of and not wide)) for kind, of in kinds.items()}
@@ -51,14 +51,14 @@ def provider_options(provider: str, profile: Profile, precision: str, wide: bool
 
 
 def cuda_options(limit: int | None) -> dict[str, str]:
-    """Return the options of CUDA's provider; a session's weights and arrays take no more than `limit` bytes there."""
+    """Return the options of CUDA's provider; `limit` bounds the bytes of a session's weights and arrays."""
     return _CUDA if limit is None else _CUDA | {"gpu_mem_limit": str(limit), "cudnn_conv_use_max_workspace": "0"}
 
 
 def preload(onnxruntime: Any, provider: str) -> None:
-    """Load the libraries that a provider needs from where pip puts them, which is on no loader's path; never raises."""
+    """Load a provider's libraries from pip's folders, which are on no loader's path; never raises."""
     if provider != CPU and hasattr(onnxruntime, "preload_dlls"):
-        # The session says whether it went well; this prints what is missing, into the answers of --json
+        # The session reports failures; preload_dlls would print them into the output of --json
         with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
     if provider == TENSORRT:
@@ -70,8 +70,8 @@ def choose(onnxruntime: Any, options: Any, provider: str, settings: Mapping[str,
     """Return the list of providers for a session, or put a plugin's devices into its `options`."""
     if provider != RTX and provider not in onnxruntime.get_available_providers():
         raise MissingDependencyError(
-            f"onnxruntime {onnxruntime.__version__} is built without {provider}. Run segue doctor: it says what to "
-            "install."
+            f"onnxruntime {onnxruntime.__version__} is built without {provider}. Run segue doctor to see what "
+            "to install."
         )
     preload(onnxruntime, provider)
     if provider == RTX:
@@ -81,9 +81,9 @@ def choose(onnxruntime: Any, options: Any, provider: str, settings: Mapping[str,
 
 
 def rtx_devices(onnxruntime: Any) -> list[Any]:
-    """Return the GPU that the RTX plugin runs on, registered if need be.
+    """Return the GPU that the RTX plugin runs on; registers the plugin first.
 
-    Raises EngineError where there is none or the plugin does not load, MissingDependencyError without it.
+    Raises EngineError without a supported GPU or if the plugin does not load, MissingDependencyError without it.
     """
 
     def known() -> list[Any]:

@@ -1,7 +1,7 @@
-"""Building an engine of an ONNX graph with TensorRT-RTX, which needs neither a GPU nor its driver, or with TensorRT.
+"""Build an engine of an ONNX graph with TensorRT-RTX, which needs neither a GPU nor its driver, or with TensorRT.
 
-Both have the same interface and take strongly typed networks alone: the precision is the graph's own. The
-engine's bytes go to a file as they are made. No plugin is ever loaded.
+Both have the same interface. Networks are strongly typed, so the graph decides the precision. The builder writes the
+engine's bytes straight to a file. Segue never loads a plugin.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from .. import targets
 from ..base import Profile
 
 CAPABILITIES = (75, 80, 86, 89, 120, 121)  # of TensorRT-RTX 1.7: tenfold compute capabilities; none for 90 (Hopper)
-PROBE = 64  # tokens of the attention that is tried
+PROBE = 64  # tokens of the attention layer that is tried
 _SEVERITIES = ("internal error", "error", "warning", "info", "verbose")
 
 Report = Callable[[str, int, int], None]  # phase, steps done and to do
-Hear = Callable[[str], None]  # a line that the builder says, from whatever thread it says it
+Hear = Callable[[str], None]  # gets each line of the builder's log, from any thread
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides an engine's bytes beside its graph and weights.
+    """Everything besides graph and weights that decides an engine's bytes.
 
-    `capabilities` are tenfold compute capabilities, such as 89 for an RTX 4090; TensorRT takes none: it builds for the
-    GPU at hand. `workspace` bounds scratch memory in bytes (None: no bound). With `streaming` weights may stay in host
-    memory at run time.
+    `capabilities` are tenfold compute capabilities, such as 89 for an RTX 4090. TensorRT takes none, because it builds
+    for this machine's GPU. `workspace` bounds scratch memory in bytes (None: no bound). With `streaming` weights may
+    stay in host memory at run time.
     """
 
     target: str
@@ -50,16 +50,16 @@ class Settings:
                     f"once; got {list(self.capabilities)}. Write 89 for an RTX 4090, 120 for an RTX 5090."
                 )
         elif self.capabilities:
-            raise UsageError("TensorRT builds for the GPU at hand alone. Leave the compute capability out.")
+            raise UsageError("TensorRT builds only for this machine's GPU. Leave the compute capability out.")
         if self.workspace is not None and self.workspace < 1:
-            raise UsageError(f"a workspace of {self.workspace} bytes is too small. Name 1 byte or more.")
+            raise UsageError(f"workspace must be 1 byte or more, got {self.workspace}. Leave it out for no bound.")
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build gave: seconds, layers, attention layers by whether the target has a fused kernel, the builder's log.
+    """The result of a build: seconds, layers, attention layers with and without a fused kernel, the builder's log.
 
-    `peak` is the most memory in bytes that the building process ever had; 0 where the system does not say.
+    `peak` is the peak memory of the building process in bytes; 0 if the system does not report it.
     """
 
     seconds: float
@@ -78,10 +78,10 @@ def build(
     cancel: Callable[[], bool] | None = None,
     hear: Hear = lambda line: None,
 ) -> Built:
-    """Write the engine of the ONNX file `graph`, whose external data lies beside it, to `out`.
+    """Write the engine of the ONNX file `graph` to `out`. The graph's external data lies beside it.
 
-    Raises EngineError with the builder's log for a graph that it does not take, Cancelled once `cancel()` returns true,
-    MissingDependencyError without the target's package, OSError of writing.
+    Raises EngineError, with the builder's log, if the builder rejects the graph; Cancelled once `cancel()` returns
+    true; MissingDependencyError without the target's package; OSError if writing fails.
     """
     trt = targets.load(targets.find_target(settings.target))
     started = time.perf_counter()
@@ -93,7 +93,7 @@ def build(
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         what = "; ".join(f"{e.node_operator() or 'graph'}: {e.desc()}" for e in errors[:3]) or logger.last()
         raise EngineError(
-            f"{_named(trt)} does not take the graph {graph}: {what}. Use the target ort-cuda for it, or report it.",
+            f"{_named(trt)} does not accept the graph {graph}: {what}. Use the target ort-cuda for it, or report it.",
             log=logger.lines,
         )
     config = builder.create_builder_config()
@@ -107,11 +107,11 @@ def build(
     if writer.error is not None:
         raise writer.error
     if watch.stopped:
-        raise Cancelled("building the engine was cancelled. Start again when you like.")
+        raise Cancelled("building the engine was cancelled. Start again at any time.")
     if not done:
         raise EngineError(
             f"{_named(trt)} could not build an engine of {graph} for {_capability_names(settings)}: {logger.last()} "
-            "Free memory or change what the message names; the target ort-cuda needs no engine.",
+            "Free memory, or use the target ort-cuda, which needs no engine.",
             log=logger.lines,
         )
     seconds = time.perf_counter() - started
@@ -122,11 +122,11 @@ def build(
 def has_fused_attention(target: str, dtype: str, head: int, capabilities: tuple[int, ...]) -> bool:
     """Return whether the target has one kernel for attention of this dtype and head size on these GPUs, without a mask.
 
-    Found out by building that layer alone, for a tenth of a second; remembered in this process. Whether the builder
-    uses it in a whole graph it does not say without a GPU.
+    Builds only that layer, which takes a tenth of a second; this process remembers the result. Without a GPU the
+    builder does not report whether it uses the kernel in a whole graph.
     """
     trt = targets.load(targets.find_target(target))
-    logger = make_logger(trt)  # has to outlive the builder
+    logger = make_logger(trt)  # must outlive the builder
     builder = trt.Builder(logger)
     network = builder.create_network(_flags(trt))
     shape = (1, 2, PROBE, head)
@@ -152,7 +152,7 @@ def _configure(trt: Any, config: Any, builder: Any, network: Any, settings: Sett
     for shapes in settings.profiles:
         profile = builder.create_optimization_profile()
         if set(shapes) != set(names):
-            raise UsageError(f"a profile names {sorted(shapes)}; the graph takes {sorted(names)}. Name these.")
+            raise UsageError(f"a profile names {sorted(shapes)}; the graph takes {sorted(names)}. Name exactly these.")
         for name, (smallest, usual, largest) in shapes.items():
             profile.set_shape(name, smallest, usual, largest)
         config.add_optimization_profile(profile)
@@ -166,7 +166,7 @@ def _capabilities(trt: Any, config: Any, capabilities: tuple[int, ...]) -> None:
 
 
 def _attention(trt: Any, network: Any) -> list[tuple[str, int]]:
-    """Let each attention layer be taken apart where it has no fused kernel; return their dtypes and head sizes."""
+    """Let the builder decompose attention layers without a fused kernel; return dtype and head size of each layer."""
     found = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -187,13 +187,13 @@ def _capability_names(settings: Settings) -> str:
 
 
 def make_logger(trt: Any, hear: Hear = lambda line: None) -> Any:
-    """Return a logger of the target's that prints nothing: `lines` are what it heard, `last()` is the last error.
+    """Return a logger of the target that prints nothing: `lines` has the log, `last()` is the last error.
 
-    `hear(line)` is called with each line at once; it must not raise, for the builder's own frames lie between.
+    It calls `hear(line)` with each line at once. `hear` must not raise, because an exception would cross the builder.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
-        """Keeps what the builder says; it may say it from threads of its own."""
+        """Keeps the builder's log; the builder may call it from its own threads."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -207,16 +207,16 @@ def make_logger(trt: Any, hear: Hear = lambda line: None) -> Any:
 
         def last(self) -> str:
             errors = [line for line in self.lines if "error: " in line[:16]]
-            # without a driver the builder ends each failure with a complaint about that, which is not why
+            # without a driver the builder ends each failure with a complaint about the driver, which is not the cause
             errors = [line for line in errors if "driver version is insufficient" not in line] or errors
-            return errors[-1].partition(": ")[2][:400] if errors else "it gives no reason."
+            return errors[-1].partition(": ")[2][:400] if errors else "the builder gives no reason."
 
     return Log()
 
 
 def _watch(trt: Any, report: Report | None, cancel: Callable[[], bool] | None) -> Any:
     class Watch(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Passes the steps of the builder's outermost phase on, and stops it."""
+        """Reports the steps of the builder's outermost phase, and stops the builder."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -243,7 +243,7 @@ def _watch(trt: Any, report: Report | None, cancel: Callable[[], bool] | None) -
 
 def _writer(trt: Any, out: BinaryIO) -> Any:
     class Writer(trt.IStreamWriter):  # type: ignore[misc, name-defined]
-        """Writes to `out`; an exception must not pass through the builder's own frames, so it is kept."""
+        """Writes to `out`. It keeps an exception, because an exception must not cross the builder."""
 
         def __init__(self) -> None:
             trt.IStreamWriter.__init__(self)

@@ -1,4 +1,4 @@
-"""What a run asks of the GPU, recorded once and replayed: the driver's own work between kernels falls away."""
+"""Record the GPU work of a run once and replay it. This saves the driver's work between kernels."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from typing import Any
 from ...errors import SegueError
 from ..base import Closing
 
-KEPT = 4  # recordings; a loop whose buffers take turns has two
+KEPT = 4  # recordings; a loop with alternating buffers has two
 
 
 class CudaGraph(Closing):
-    """Recordings of one execution context. `did(result)` unpacks what a call of CUDA gave, or raises its error."""
+    """Recordings of one execution context. `did(result)` unpacks the result of a CUDA call, or raises its error."""
 
     def __init__(self, cuda: Any, stream: int, did: Callable[[tuple[Any, ...]], Any]) -> None:
         self._cuda, self._stream, self._did = cuda, stream, did
         self._shapes: Hashable = None
-        self._recorded: dict[Hashable, Any] = {}  # by addresses; None where nothing is recorded yet
+        self._recorded: dict[Hashable, Any] = {}  # by addresses; None if nothing is recorded yet
         self._refused = False  # some engines cannot be captured; the first attempt tells
 
     def run(self, shapes: Hashable, addresses: Hashable, execute: Callable[[], None]) -> None:
-        """Do what `execute` puts on the stream, replayed where shapes and addresses are those of an earlier call.
+        """Run `execute` on the stream, or replay it if an earlier call had the same shapes and addresses.
 
-        The first call with them is not recorded, for TensorRT sets up what it needs in it; the second one is. Other
-        shapes make all recordings void. Where `execute` raises SegueError while it is recorded, it is done plainly from
-        then on.
+        The first call with them is not recorded, because TensorRT does its setup in it; the second call is. Other
+        shapes void all recordings. If `execute` raises SegueError during recording, later calls run without recording.
         """
         if shapes != self._shapes or (addresses not in self._recorded and len(self._recorded) == KEPT):
             self.close()
@@ -51,7 +50,7 @@ class CudaGraph(Closing):
         self._shapes = None
 
     def _record(self, execute: Callable[[], None]) -> Any:
-        """Return a recording of `execute`; None where it cannot be captured, which is remembered."""
+        """Return a recording of `execute`, or None if it cannot be captured; later calls do not try again."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         graph = None
         try:

@@ -1,4 +1,4 @@
-"""Running an engine of TensorRT or TensorRT-RTX on a GPU, with buffers and scratch memory of our own."""
+"""Run an engine of TensorRT or TensorRT-RTX on a GPU, with buffers and scratch memory of our own."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .cuda_graph import CudaGraph
 from .scratch import Scratch
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool", "UINT8": "uint8"}
-_TURN = "\n"  # in no name of a tensor: what marks the buffers of kept outputs
+_TURN = "\n"  # marks the buffers of kept outputs; no tensor's name has it
 Fetch = Callable[[np.ndarray, int], None]  # fills the array from an address on the device
 
 
 class TrtResident(Resident):
-    """Device memory; `free` gives it back, None where an engine owns it."""
+    """Device memory; `free` returns it to the system, None if an engine owns it."""
 
     def __init__(
         self, address: int, shape: tuple[int, ...], dtype: np.dtype, fetch: Fetch, free: Callable[[], None] | None
@@ -47,14 +47,13 @@ class TrtResident(Resident):
 
 
 class TensorRtEngine(Closing):
-    """An `Engine` of a plan, whose bytes were checked by the caller (`runtime.engine_cache`).
+    """An `Engine` of a plan. The caller checks the plan's bytes first (`runtime.engine_cache`).
 
-    `weights` is the device memory in bytes that weights may take, where the plan can stream them (None: all of them).
-    Each run picks the tightest of the plan's profiles that has room for the shapes fed. What a run asks of the GPU is
-    recorded as a CUDA graph and replayed where shapes and addresses are those of the run before. What it works with
-    lies in `scratch`, which is shared with engines that run at other times (None: its own).
+    `weights` bounds the device memory of weights in bytes, if the plan can stream them (None: no bound). Each run picks
+    the tightest profile that fits the fed shapes. Runs are recorded as CUDA graphs and replayed for the same shapes and
+    addresses. `scratch` holds working memory, shared with engines that run at other times (None: its own).
 
-    Raises EngineError without a GPU, and for a plan that this machine's version or GPU does not take;
+    Raises EngineError without a GPU, and for a plan that does not fit this machine's version or GPU. Raises
     MissingDependencyError without the target's package or cuda-python.
     """
 
@@ -69,11 +68,11 @@ class TensorRtEngine(Closing):
         self._streamed = 0  # bytes of weights that stay in host memory
         self._own = Scratch() if scratch is None else None
         self._scratch: Scratch = scratch or self._own  # type: ignore[assignment]
-        self._works = 0  # bytes of it that the run before took, and where they were
+        self._works = 0  # bytes of scratch that the run before used, and their address
         self._placed = 0
         self._turn = 0  # kept outputs have two buffers each, written in turn
         found = devices.driver()
-        if not found.gpus:  # the deserialiser may end the process then
+        if not found.gpus:  # without a GPU the deserialiser may end the process
             raise EngineError(f"{self._where} needs a GPU: {found.why}. Use the target ort-cpu here.")
         self._trt = trt = targets.load(targets.find_target(target))
         self._cuda = _cuda()
@@ -82,7 +81,7 @@ class TensorRtEngine(Closing):
         try:
             with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 self._engine = self._runtime.deserialize_cuda_engine(data)
-        except (OSError, ValueError) as error:  # it was removed meanwhile, or is empty
+        except (OSError, ValueError) as error:  # the file was removed meanwhile, or is empty
             raise EngineError(f"{self._where} cannot be read: {error}. Run segue build again.") from None
         if self._engine is None:
             raise EngineError(
@@ -98,7 +97,7 @@ class TensorRtEngine(Closing):
     def _prepare(self, weights: int | None) -> None:
         trt, engine = self._trt, self._engine
         rtx = self._trt.__name__ == "tensorrt_rtx"
-        streams = weights is not None and weights < engine.streamable_weights_size  # which cannot be captured
+        streams = weights is not None and weights < engine.streamable_weights_size  # not captured
         if weights is not None and engine.streamable_weights_size:
             engine.weight_streaming_budget_v2 = min(weights, engine.streamable_weights_size)
             self._streamed = engine.streamable_weights_size - engine.weight_streaming_budget_v2
@@ -111,8 +110,8 @@ class TensorRtEngine(Closing):
             self._context = engine.create_execution_context(config)
         else:
             self._context = engine.create_execution_context(ours)
-        self._must(self._context is not None, "no execution context could be made")
-        # Not a stream that waits for the default one: no other thread may use that while such a stream is captured
+        self._must(self._context is not None, "it could not make an execution context")
+        # Not a stream that waits for the default stream, which no other thread may use during a capture
         flag = self._cuda.cudaStreamNonBlocking
         self._stream = self._did(self._cuda.cudaStreamCreateWithFlags(flag))
         if not rtx and not streams:
@@ -124,10 +123,9 @@ class TensorRtEngine(Closing):
 
     @property
     def device_bytes(self) -> int | None:
-        """Return the device memory of weights, buffers and what it takes of the scratch; None where TensorRT does not
-        tell that of weights.
+        """Return the device memory of weights, buffers and used scratch; None if TensorRT does not report the weights.
 
-        Not in it are kernels, recorded graphs and whatever else driver and TensorRT take for themselves.
+        Kernels, recorded graphs and other memory of the driver and TensorRT are not counted.
         """
         if self._engine is None:
             return 0
@@ -138,7 +136,7 @@ class TensorRtEngine(Closing):
         return sum(size for _, size in self._buffers.values())
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Return whether one of the plan's profiles has room for inputs of these shapes."""
+        """Return whether one of the plan's profiles fits inputs of these shapes."""
         return bool(self._profiles(shapes))
 
     def run(self, feeds: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Any]:
@@ -147,14 +145,12 @@ class TensorRtEngine(Closing):
         fitted = fit_feeds(self.inputs, feeds, self._where)
         cuda, context, stream = self._cuda, self._context, int(self._stream)
         profile = self._profile({name: array.shape for name, array in fitted.items()})
-        if profile != self._chosen:  # again for the same one would void what is recorded
-            self._must(
-                context.set_optimization_profile_async(profile, stream), f"profile {profile} could not be chosen"
-            )
+        if profile != self._chosen:  # setting the same profile again would void the recordings
+            self._must(context.set_optimization_profile_async(profile, stream), f"it could not set profile {profile}")
             self._chosen = profile
         addresses = {}
         shapes = {name: tuple(array.shape) for name, array in fitted.items()}
-        changed = (profile, shapes) != self._shaped  # what is told again voids what is recorded
+        changed = (profile, shapes) != self._shaped  # setting the same shapes again would void the recordings
         self._shaped = None
         for name, array in fitted.items():
             if changed:
@@ -247,12 +243,12 @@ class TensorRtEngine(Closing):
         if dtype not in _DTYPES:
             raise EngineError(f"{self._where} has {name} as {dtype}, which numpy cannot feed. Export the bundle again.")
         if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
-            raise EngineError(f"{self._where} wants {name} in host memory, which Segue does not do. Report it.")
+            raise EngineError(f"{self._where} wants {name} in host memory, which Segue does not support. Report it.")
         shape = tuple(f"{name}_{i}" if d < 0 else int(d) for i, d in enumerate(self._engine.get_tensor_shape(name)))
         return TensorSpec(name, _DTYPES[dtype], shape)
 
     def _profiles(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
-        """Return the numbers of the profiles with room for all the shapes, and how large their largest inputs are."""
+        """Return the numbers of the profiles that fit all the shapes, each with the size of its largest inputs."""
         sizes: dict[int, int] = {}
         for index in range(self._engine.num_optimization_profiles):
             limits = {name: self._engine.get_tensor_profile_shape(name, index) for name in shapes}
@@ -261,7 +257,7 @@ class TensorRtEngine(Closing):
         return sizes
 
     def _profile(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """Return the number of the tightest profile that has room for all the shapes."""
+        """Return the number of the tightest profile that fits all the shapes."""
         sizes = self._profiles(shapes)
         if not sizes:
             raise EngineError(
@@ -272,7 +268,7 @@ class TensorRtEngine(Closing):
 
     def _room(self, name: str, size: int) -> int:
         """Return the address of a device buffer of at least `size` bytes, kept under `name` for the next call."""
-        size = max(size, 1)  # an address is wanted for nothing, too
+        size = max(size, 1)  # zero bytes need an address, too
         address, have = self._buffers.get(name, (0, 0))
         if have < size:
             if have:
@@ -290,18 +286,18 @@ class TensorRtEngine(Closing):
             )
 
     def _did(self, result: tuple[Any, ...]) -> Any:
-        """Return what a call of CUDA gave; raises SegueError where it failed."""
+        """Return the result of a CUDA call; raises SegueError if it failed."""
         status, *values = result
         if int(status) != 0:
             raise SegueError(
                 f"CUDA failed in {self._where}: {status!r}, with {self._held()} bytes in its buffers. "
-                "If memory ran out, ask for a smaller size."
+                "If memory ran out, choose a smaller size."
             )
         return values[0] if values else None
 
 
 def covers(limits: tuple[Any, Any, Any], shape: tuple[int, ...]) -> bool:
-    """Return whether a profile's smallest and largest shape of an input have `shape` between them."""
+    """Return whether `shape` lies between a profile's smallest and largest shape of an input."""
     lowest, _, highest = limits
     return len(lowest) == len(shape) and all(
         low <= side <= high for low, side, high in zip(lowest, shape, highest, strict=True)
@@ -313,6 +309,6 @@ def _cuda() -> Any:
         from cuda.bindings import runtime
     except ImportError:
         raise MissingDependencyError(
-            "running engines needs cuda-python, which is not installed. Run: pip install cuda-python"
+            "engines need cuda-python, which is not installed. Run: pip install cuda-python"
         ) from None
     return runtime

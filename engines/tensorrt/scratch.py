@@ -1,4 +1,4 @@
-"""Device memory for what engines work with, shared by those that run one at a time."""
+"""Scratch memory on the device, shared by engines that run one at a time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..base import Closing
 
 
 class Scratch(Closing):
-    """One buffer of device memory, as large as the engine that wants most has asked for.
+    """One buffer of device memory, as large as the largest request so far.
 
-    Who shares it must have ended its work on the device before another engine asks.
+    An engine must have ended its work on the device before another engine asks.
     """
 
     def __init__(self) -> None:
@@ -21,8 +21,8 @@ class Scratch(Closing):
         self._cuda: Any = None
 
     def room(self, size: int, cuda: Any, did: Callable[[tuple[Any, ...]], Any]) -> int:
-        """Return the address of at least `size` bytes, which another call may move; raises what `did` does."""
-        size = max(size, 1)  # an address is wanted for nothing, too
+        """Return the address of at least `size` bytes. Another call may move it. Raises the errors of `did`."""
+        size = max(size, 1)  # zero bytes need an address, too
         if size > self.size:
             self.close()
             self._address, self._cuda = int(did(cuda.cudaMalloc(size))), cuda

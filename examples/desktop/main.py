@@ -1,8 +1,8 @@
-"""A window that draws: prompt, progress, picture, and a video of it where a bundle makes one.
+"""A window that draws a picture of a prompt, and animates it if there is a bundle for videos.
 
     python examples/desktop/main.py [PICTURES_BUNDLE [VIDEOS_BUNDLE]]
 
-The runtime works in a thread of its own; the window hears of it by Qt's signals, which cross threads safely.
+The runtime works in its own thread. It reports to the window by Qt signals, which cross threads safely.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from PySide6.QtWidgets import (
 
 import segue
 
-SIDE = 384  # of the picture on the screen
+SIDE = 384  # pixels of the picture on the screen
 
 
 class Signals(QObject):
-    """What the worker thread tells the window."""
+    """The reports of the worker thread to the window."""
 
     progress = Signal(int, int)
     frames = Signal(object)
@@ -43,14 +43,14 @@ class Signals(QObject):
 
 
 class Window(QWidget):
-    """Asks a ModelQueue for pictures and videos, and shows what comes."""
+    """Requests pictures and videos from a ModelQueue and shows them."""
 
     def __init__(self, pictures: segue.ModelQueue, videos: segue.ModelQueue | None) -> None:
         super().__init__()
         self.setWindowTitle("Segue")
         self.pictures, self.videos = pictures, videos
         self.image: np.ndarray | None = None
-        self.origin: dict = {}  # of the picture: what it was asked with, and by which bundle it was drawn
+        self.origin: dict = {}  # metadata of the picture: its request and its bundle
         self.film: list[np.ndarray] = []
         self.token: segue.CancelToken | None = None
 
@@ -93,7 +93,7 @@ class Window(QWidget):
         self.begin(token, lambda: self.pictures.submit(request, on_step=on_step, cancel=token))
 
     def animate(self) -> None:
-        """Make a video of the picture; its frames are played from the first segment on."""
+        """Make a video of the picture and play its frames from the first segment."""
         assert self.videos is not None
         assert self.image is not None
         token, image, words = segue.CancelToken(), self.image, self.prompt.text()
@@ -111,7 +111,7 @@ class Window(QWidget):
         self.begin(token, lambda: videos.do(work, token))
 
     def begin(self, token: segue.CancelToken, submit: Callable[[], Future]) -> None:
-        """Hand work to a queue and have its end told to the window."""
+        """Give work to a queue; the window gets its result or failure."""
         try:
             future = submit()
         except segue.SegueError as error:
@@ -124,16 +124,16 @@ class Window(QWidget):
         future.add_done_callback(self.ended)
 
     def ended(self, future: Future) -> None:
-        """Hear of the end of work, in the worker's thread."""
+        """Report the end of work; it runs in the worker's thread."""
         try:
             self.signals.done.emit(future.result())
         except CancelledError:
             self.signals.failed.emit("Cancelled.")
-        except Exception as error:  # also a defect must not leave the window waiting
+        except Exception as error:  # a bug must not leave the window waiting
             self.signals.failed.emit(str(error))
 
     def cancel(self) -> None:
-        """Stop what runs before its next network call."""
+        """Stop the work before its next network call."""
         if self.token is not None:
             self.token.cancel()
 
@@ -143,7 +143,7 @@ class Window(QWidget):
         self.progress.setValue(done)
 
     def show_result(self, result: segue.Result | None) -> None:
-        """Show a picture; a video has been shown while it was made."""
+        """Show a picture. A video was already shown while it was made."""
         if result is not None:
             self.clock.stop()
             self.image, self.origin = result.images[0], result.metadata[0]
@@ -153,7 +153,7 @@ class Window(QWidget):
         self.show_progress(1, 1)
 
     def show_failure(self, text: str) -> None:
-        """Say what went wrong; of a video that was stopped the picture stays."""
+        """Show what went wrong. After a stopped video the picture stays."""
         self.clock.stop()
         if self.image is not None:
             self.paint(self.image)
@@ -162,7 +162,7 @@ class Window(QWidget):
         self.status.setText(text)
 
     def show_next_frame(self) -> None:
-        """Paint the next frame of the video; the first again after the last."""
+        """Paint the next frame of the video; after the last frame, the first."""
         if self.film:
             self.paint(self.film[self.shown % len(self.film)])
             self.shown += 1
@@ -178,14 +178,14 @@ class Window(QWidget):
         self.picture.setPixmap(whole)
 
     def busy(self, working: bool) -> None:
-        """Enable what can be done now."""
+        """Enable the buttons that can be used now."""
         self.draw.setEnabled(not working)
         self.stop.setEnabled(working)
         self.play.setEnabled(not working and self.image is not None)
         self.keep.setEnabled(not working and self.image is not None)
 
     def save(self) -> None:
-        """Write the picture where the user says."""
+        """Write the picture to a file of the user's choice."""
         path, _ = QFileDialog.getSaveFileName(self, "Save picture", "picture.png", "PNG (*.png)")
         if path and self.image is not None:
             try:
@@ -200,7 +200,7 @@ def main(arguments: list[str]) -> int:
     names = arguments[1:3] or ["emoji", "emoji-motion"]
     try:
         models = [segue.open(name) for name in names]
-    except segue.SegueError as error:  # a program without a console has no other place for it
+    except segue.SegueError as error:  # a program without a console can show it only here
         QMessageBox.critical(None, "Segue", str(error))
         return error.exit_code
     queues = [segue.ModelQueue(model) for model in models]

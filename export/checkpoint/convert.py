@@ -1,8 +1,8 @@
-"""Put weight files into a bundle: unchanged, or converted tensor by tensor. Files are read in pieces, never mapped.
+"""Copy weight files into a bundle, unchanged or converted tensor by tensor. Files are read in pieces, never mapped.
 
-A file that keeps its precision shares its blocks with the checkpoint's where the file system can (FICLONE on btrfs,
-xfs, bcachefs), else it is copied. Never a hard link or a symlink: onnx, onnx-ir and polygraphy refuse external data
-whose link count is above 1, and ONNX Runtime refuses a link that leaves the directory.
+An unchanged file shares its blocks with the checkpoint's file if the file system can (FICLONE on btrfs, xfs,
+bcachefs); else it is copied. It is never a hard link or symlink: onnx, onnx-ir and polygraphy refuse external data with
+a link count above 1, and ONNX Runtime refuses a link that leaves the directory.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MAXIMA = {"F16": 65504.0, "BF16": 2.0**127 * (2 - 2**-7), "F32": float(np.finfo(
 
 
 def place(source: Path, target: Path, count: Callable[[int], None] = lambda n: None) -> str:
-    """Make `target` a file of its own with the content of `source`; return its sha256. `count` is told bytes done.
+    """Copy `source` to the new file `target`; return its sha256. `count` gets the bytes done.
 
-    The hash is of what `target` holds, whatever becomes of `source` meanwhile. Raises OSError, with the file's name
-    where `source` cannot be read.
+    The hash is of the content of `target`, even if `source` changes meanwhile. Raises OSError, with the file's name if
+    `source` cannot be read.
     """
     with source.open("rb") as reader, target.open("x+b") as writer:
         shared = _share_blocks(reader, writer)
@@ -54,8 +54,8 @@ def digest(path: Path) -> str:
 def convert(source: Path, target: Path, precision: str, count: Callable[[int], None] = lambda n: None) -> str:
     """Write the safetensors file `source` to `target` with every floating tensor in `precision`; return its sha256.
 
-    `precision` is "fp32", "fp16" or "bf16"; other tensors stay as they are. Names and order are kept, metadata is
-    "format": "pt" as transformers wants it. Raises CheckpointError for a finite value beyond the range of `precision`,
+    `precision` is "fp32", "fp16" or "bf16"; other tensors are unchanged. Names and order are kept, and the metadata is
+    "format": "pt", which transformers needs. Raises CheckpointError for a finite value beyond the range of `precision`,
     and for float8; OSError as `place` does.
     """
     table = headers.read(source, source.name)
@@ -104,7 +104,7 @@ def read_tensor(path: Path, tensor: headers.Tensor) -> np.ndarray:
     """Return a floating tensor of the safetensors file at `path`, float32; raises CheckpointError for other dtypes."""
     if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
         raise CheckpointError(
-            f"{path} holds {tensor.name!r} in {tensor.dtype}, no floating type. Fetch the file again."
+            f"{path} holds {tensor.name!r} in {tensor.dtype}, which is no floating type. Fetch the file again."
         )
     with path.open("rb") as file:
         file.seek(tensor.offset)

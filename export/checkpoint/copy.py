@@ -1,4 +1,4 @@
-"""The files of a checkpoint in the directory of a bundle, weights converted where that is asked for."""
+"""Copy a checkpoint's files into a bundle, with converted weights on request."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from . import headers, read
 def copy(
     found: read.Checkpoint, target: Path, wanted: Mapping[str, str], progress: Callable[[str, int, int], None]
 ) -> dict[str, manifest.File]:
-    """Put the checkpoint's files into `target`, each folder's weights as `wanted`; return them with their hashes.
+    """Copy the checkpoint's files to `target`, each folder's weights in the precision `wanted`; return their hashes.
 
-    `progress` takes the file, and the bytes done and of all.
+    `progress` gets the file, the bytes done and the total.
     """
     heavy = {file for part in found.parts.values() for file in part.weights}
     with headers.reading(found.root):
@@ -52,7 +52,7 @@ def _names_dtype(file: str, found: read.Checkpoint) -> bool:
 
 
 def _with_dtype(path: Path, file: str, kind: str, found: read.Checkpoint) -> bytes:
-    """Return a config or shard index with what it says of the dtype brought up to date with converted weights."""
+    """Return a config or shard index whose dtype entries fit the converted weights."""
     table: dict[str, Any] = read.read_json(path, found.root)
     word = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}[kind]
     for key in ("dtype", "torch_dtype"):

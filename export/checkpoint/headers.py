@@ -1,4 +1,4 @@
-"""Read a safetensors header, and nothing else of the file, trusting none of it.
+"""Read only the header of a safetensors file, and trust none of it.
 
 Format: 8 bytes little-endian header length, that many bytes of JSON, then the tensors back to back.
 Source: https://github.com/huggingface/safetensors (README, "Format").
@@ -26,7 +26,7 @@ ITEM_BYTES = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: file (as the caller names it), offset and length in bytes, safetensors dtype, shape."""
+    """The place of one tensor: file (as the caller names it), offset and length in bytes, safetensors dtype, shape."""
 
     name: str
     file: str
@@ -39,9 +39,8 @@ class Tensor:
 def read(path: Path, file: str) -> dict[str, Tensor]:
     """Return the tensors of the safetensors file at `path` by name, in file order; they name their file `file`.
 
-    Raises CheckpointError where the header is malformed: lengths that lie, overlaps, holes, offsets beyond the file,
-    sizes that do not fit the shape, unknown dtypes, a name given twice, a header above 100 MB; and for a file that
-    cannot be read.
+    Raises CheckpointError for a file that cannot be read, and for a malformed header: wrong lengths, overlaps, holes,
+    offsets beyond the file, sizes that do not fit the shape, unknown dtypes, a name given twice, a header above 100 MB.
     """
     with reading(path), path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -72,7 +71,7 @@ def read(path: Path, file: str) -> dict[str, Tensor]:
 
 @contextmanager
 def reading(place: Path, kind: type[SegueError] = CheckpointError) -> Iterator[None]:
-    """Raise `kind` for an OSError that names `place`, or a file below it: a source that cannot be read."""
+    """Turn an OSError that names `place`, or a file below it, into a `kind`."""
     try:
         yield
     except OSError as error:
@@ -105,7 +104,7 @@ def _tensor(name: str, entry: Any, file: str, start: int) -> Tensor:
         raise _broken(file, f"tensor {name!r} has shape {str(shape)[:60]} and offsets {str(offsets)[:60]}")
     begin, end = offsets
     if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise _broken(file, f"tensor {name!r} of shape {shape} in {dtype} is said to take {end - begin} bytes")
+        raise _broken(file, f"tensor {name!r} of shape {shape} in {dtype} claims {end - begin} bytes")
     return Tensor(name, file, start + begin, end - begin, dtype, tuple(shape))
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint by its name on the Hugging Face hub, fetched at one commit: what its index names, and no pickles."""
+"""Fetch a checkpoint from the Hugging Face hub at one commit: the files that its index names, and no pickles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIANTS = ("*.fp16*", "*.bf16*", "*.fp32*", "*.non_ema*", "*.ema*")  # of the s
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a checkpoint came from: the hub's name of it, and the commit."""
+    """The source of a checkpoint: its name on the hub, and the commit."""
 
     name: str
     commit: str
@@ -27,21 +27,21 @@ class Origin:
 def locate(checkpoint: str) -> tuple[Path, Origin | None]:
     """Return the directory of a checkpoint, given a path or hf:NAME/MODEL[@REVISION], and its origin on the hub.
 
-    What the hub gives lies in its own cache. Raises CheckpointError where the hub cannot be reached, has no such model
+    Fetched files lie in the hub library's cache. Raises CheckpointError if the hub cannot be reached, has no such model
     or does not let this user read it.
     """
     if not checkpoint.startswith(PREFIX):
         return Path(checkpoint), None
     found = PATTERN.fullmatch(checkpoint.removeprefix(PREFIX))
     if found is None:
-        raise CheckpointError(f"{checkpoint!r} names no model of the hub. Write hf:ORGANISATION/MODEL[@REVISION].")
+        raise CheckpointError(f"{checkpoint!r} is not a name of the hub. Write hf:ORGANISATION/MODEL[@REVISION].")
     name, revision = found.groups()
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     try:
         commit = HfApi().model_info(name, revision=revision).sha
         if not commit:
-            raise ValueError("the hub names no commit")
+            raise ValueError("the hub returned no commit")
         index = json.loads(Path(hf_hub_download(name, "model_index.json", revision=commit)).read_text(encoding="utf-8"))
         parts = [part for part, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[0]]
         wanted = [*ROOT, *(f"{part}/{pattern}" for part in parts for pattern in OF_A_PART)]
@@ -49,7 +49,7 @@ def locate(checkpoint: str) -> tuple[Path, Origin | None]:
     except Exception as error:  # the hub's own errors, its HTTP client's and the disk's have no common base
         what = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{checkpoint!r} cannot be had from the hub: {what[:300]}. Look at its name and at the network; where the "
-            "model's licence has to be accepted, do that and log in (hf auth login). Or name a directory."
+            f"{checkpoint!r} cannot be fetched from the hub: {what[:300]}. Check its name and the network. If the "
+            "model's licence must be accepted, accept it and log in (hf auth login). Or give a directory."
         ) from None
     return Path(directory), Origin(name, commit)

@@ -1,8 +1,8 @@
-"""Merge LoRA files at export: the weights that they change go into a patch file, the checkpoint's own stay as they are.
+"""Merge LoRA files at export. Changed weights go into a patch file; the checkpoint's own weights stay unchanged.
 
 W' = W + scale alpha / rank B A (Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1), in
-float32, one weight at a time. Names are those of diffusers' and peft's files: COMPONENT.MODULE.lora_A.weight, or
-lora.down.weight in older ones, with MODULE.alpha or diffusers' metadata beside them.
+float32, one weight at a time. Files use the names of diffusers and peft: COMPONENT.MODULE.lora_A.weight, or
+lora.down.weight in older files, with MODULE.alpha or diffusers' metadata.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METADATA = "lora_adapter_metadata"
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file and how strongly it is merged."""
+    """A LoRA file and the scale at which it is merged."""
 
     path: Path
     scale: float = 1.0
@@ -46,8 +46,8 @@ def merge(
 ) -> dict[str, str]:
     """Write a patch file for each component that the files change; return them by folder, relative to `bundle`.
 
-    `parts` are the tensors in the bundle at `bundle` by folder, `kinds` the precision of each. Raises CheckpointError
-    for a file that is no LoRA of these components, for shapes that do not fit, and for what is no linear layer.
+    `parts` are the bundle's tensors by folder, `kinds` the precision of each folder. Raises CheckpointError for a file
+    that is no LoRA of these components, for shapes that do not fit, and for layers that are not linear.
     """
     changes: dict[str, dict[str, list[_Change]]] = {}
     for lora in loras:
@@ -66,8 +66,8 @@ def merge(
                 merged = _merged(bundle, tensor, of[tensor.name])
                 if not np.isfinite(merged).all() or np.abs(merged).max() > convert.MAXIMA[dtype]:
                     raise CheckpointError(
-                        f"{of[tensor.name][0].path} makes {tensor.name!r} larger than {kinds[folder]} holds. Lower its "
-                        "factor, or export with --precision fp32."
+                        f"{of[tensor.name][0].path} makes {tensor.name!r} larger than {kinds[folder]} can hold. "
+                        "Lower its scale, or export with --precision fp32."
                     )
                 out.write(convert.pack(merged, dtype))
         written[folder] = file
@@ -83,9 +83,9 @@ def _merged(bundle: Path, tensor: Tensor, changes: Sequence[_Change]) -> np.ndar
 
 
 def _read(lora: Lora, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[str, str], _Change]:
-    """Return what a file changes, by the component's folder and the weight's name."""
+    """Return the changes of a file, by the component's folder and the weight's name."""
     table = headers.read(lora.path, lora.path.name)
-    said = _metadata(lora.path)
+    alphas = _metadata(lora.path)
     found: dict[tuple[str, str], _Change] = {}
     used: set[str] = set()
     for name, down in table.items():
@@ -99,17 +99,17 @@ def _read(lora: Lora, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[s
         if target is None or up is None:
             raise CheckpointError(
                 f"{lora.path} changes {stem!r}, which {'has no second half' if target else 'the checkpoint lacks'}. "
-                "Name a LoRA file of this model, in diffusers' format."
+                "Choose a LoRA file of this model, in diffusers' format."
             )
         if len(target.shape) != 2 or (up.shape[:1], down.shape[1:]) != (target.shape[:1], target.shape[1:]) or (
             up.shape[1:] != down.shape[:1]
         ):  # fmt: skip
             raise CheckpointError(
                 f"{lora.path} has {list(up.shape)} by {list(down.shape)} for {stem!r}, a weight of "
-                f"{list(target.shape)}; linear layers are merged. Name a LoRA file of this model."
+                f"{list(target.shape)}; only linear layers can be merged. Choose a LoRA file of this model."
             )
         rank = down.shape[0]
-        alpha = said.get(folder, float(rank))
+        alpha = alphas.get(folder, float(rank))
         if f"{stem}.alpha" in table:
             alpha = float(convert.read_tensor(lora.path, table[f"{stem}.alpha"]).reshape(-1)[0])
             used.add(f"{stem}.alpha")
@@ -125,25 +125,25 @@ def _read(lora: Lora, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[s
 
 
 def _weight(tensors: Mapping[str, Tensor], module: str) -> Tensor | None:
-    """Return a module's weight; CLIP's text model has a prefix in checkpoints of transformers 4 and none from 5 on."""
+    """Return a module's weight. Checkpoints of transformers 4 have a prefix in CLIP's text model, those of 5 do not."""
     bare = module.removeprefix("text_model.")
     names = (f"{module}.weight", f"{bare}.weight", f"text_model.{bare}.weight")
     return next((tensors[name] for name in names if name in tensors), None)
 
 
 def _metadata(path: Path) -> dict[str, float]:
-    """Return the alpha that diffusers wrote for each component, where one holds for all its layers."""
+    """Return the alpha that diffusers wrote for each component, if it holds for all layers."""
     with headers.reading(path), path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         table = json.loads(file.read(length))
     try:
-        said: dict[str, Any] = json.loads((table.get("__metadata__") or {}).get(METADATA, "{}"))
-        if any(said.get(key) for key in said if key.endswith((".alpha_pattern", ".rank_pattern"))):
-            raise ValueError("it has a pattern of its own for some layers")
-        if any(said.get(key) for key in said if key.endswith((".use_dora", ".use_rslora"))):
+        metadata: dict[str, Any] = json.loads((table.get("__metadata__") or {}).get(METADATA, "{}"))
+        if any(metadata.get(key) for key in metadata if key.endswith((".alpha_pattern", ".rank_pattern"))):
+            raise ValueError("some layers have their own pattern")
+        if any(metadata.get(key) for key in metadata if key.endswith((".use_dora", ".use_rslora"))):
             raise ValueError("it is a DoRA or a rank-stabilised LoRA")
-        return {key.removesuffix(".lora_alpha"): float(v) for key, v in said.items() if key.endswith(".lora_alpha")}
+        return {key.removesuffix(".lora_alpha"): float(v) for key, v in metadata.items() if key.endswith(".lora_alpha")}
     except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(
-            f"the metadata of {path} cannot be followed: {error}. Fuse it with diffusers, and export the result."
+            f"the metadata of {path} is not supported: {error}. Fuse it with diffusers and export the result."
         ) from None

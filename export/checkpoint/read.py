@@ -1,17 +1,19 @@
-"""Read a diffusers checkpoint directory: its index, configs and tensor tables, without reading a weight."""
+"""Read a diffusers checkpoint directory: index, configs and tensor tables, but no weights."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import stat
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import BundleError, CheckpointError
 from ...runtime.bundle.bundle_json import check_path
+from ...runtime.bundle.families import Family
 from ...runtime.bundle.limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MIN_FPS
+from ...runtime.storage import typed_json
 from . import headers
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
@@ -19,13 +21,14 @@ TEXTS = (".json", ".txt", ".md", ".model")
 STEMS = ("diffusion_pytorch_model", "model")
 WITHOUT_T5 = "text_encoder_3=None, tokenizer_3=None"
 MAX_JSON = 64 * 2**20
-# segue.json's numbers, from and to, as the manifest takes them.
+# The ranges of segue.json's numbers, as in the manifest
 RANGES: dict[str, tuple[float, float]] = {
     "t5_tokens": (0, MAX_TOKENS), "steps": (1, MAX_STEPS), "guidance": (0, 10**6), "maximum_size": (1, MAX_SIDE),
     "frames": (5, MAX_FRAMES), "fps": (MIN_FPS, MAX_FPS), "scale": (1, 64), "text_tokens": (2, MAX_TOKENS),
     "targets": (1, MAX_FRAMES), "before": (0, MAX_FRAMES), "after": (0, MAX_FRAMES), "motion_steps": (1, MAX_STEPS),
     "motion_guidance": (0, 10**6),
 }  # fmt: skip
+WANTED = {"size": "[height, width]"}
 PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
@@ -41,10 +44,10 @@ class Part:
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """What `segue.json` says of a video model in its table "video"; the defaults are SwiftI2V's on Wan 2.2.
+    """The table "video" of `segue.json`; the defaults are SwiftI2V's on Wan 2.2.
 
-    `frames` video frames are a window, `size` is the default (height, width), Stage I's sides are smaller by `scale`;
-    `targets`, `before` and `after` are a segment's. What begins with `motion_` is of Stage I's sampler.
+    A window has `frames` video frames, `size` is the default (height, width), and Stage I's sides are smaller by
+    `scale`. A segment has `targets`, `before` and `after`. Fields that begin with `motion_` are of Stage I's sampler.
     """
 
     frames: int = 81
@@ -62,16 +65,16 @@ class VideoSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a diffusers checkpoint does not say; read from the optional `segue.json` at its root.
+    """Facts that a diffusers checkpoint lacks, from the optional `segue.json` at its root.
 
-    The defaults are those of Stable Diffusion 3: 256 zero tokens for the absent T5, 28 steps, guidance 7.
-    `sigmas` are the levels of a few-step student before the shift, as many as `steps`; empty means the default grid.
-    `maximum_size` bounds the side of a picture in pixels, None means as far as the positional table reaches.
+    The defaults are those of Stable Diffusion 3: 256 zero tokens for the absent T5, 28 steps, guidance 7. `sigmas` are
+    the levels of a few-step student before the shift, as many as `steps`; empty means the default grid. `maximum_size`
+    bounds a picture's side in pixels; None means the reach of the positional table.
     """
 
     t5_tokens: int = 256
-    steps: int = 28
-    guidance: float = 7.0
+    steps: int = Family.steps
+    guidance: float = Family.guidance
     sigmas: tuple[float, ...] = field(default=())
     source: str = "unknown"
     revision: str = "unknown"
@@ -83,7 +86,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint directory: index, parts that hold weights, settings, and the files that make it up."""
+    """A checkpoint directory: its index, parts with weights, settings and files."""
 
     root: Path
     index: dict[str, Any]
@@ -98,7 +101,7 @@ class Checkpoint:
 
 
 def read_index(root: Path) -> dict[str, Any]:
-    """Return the model_index.json of the checkpoint at `root`; raises CheckpointError where it is no checkpoint."""
+    """Return the model_index.json of the checkpoint at `root`; raises CheckpointError if it is no checkpoint."""
     with headers.reading(root):
         if not root.is_dir():
             raise CheckpointError(_no_directory(root))
@@ -106,10 +109,10 @@ def read_index(root: Path) -> dict[str, Any]:
 
 
 def read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
-    """Return the checkpoint at `root`, whose weights lie in `folders`.
+    """Return the checkpoint at `root`, with the weights of `folders`.
 
     Raises CheckpointError for a path that is no diffusers checkpoint, pickled weights, malformed files, files that
-    cannot be read, and names that a bundle does not carry.
+    cannot be read, and file names that a bundle does not allow.
     """
     with headers.reading(root):
         found = _read(root, folders)
@@ -144,7 +147,7 @@ def _read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
 
 
 def read_part(root: Path, folder: str) -> Part:
-    """Return one component folder of the checkpoint or bundle at `root`: config, and the headers of its weights."""
+    """Return one component folder of the checkpoint or bundle at `root`: its config and the headers of its weights."""
     directory = root / folder
     weights: tuple[str, ...] = ()
     for stem in STEMS:
@@ -169,21 +172,21 @@ def read_part(root: Path, folder: str) -> Part:
 
 
 def precision(part: Part) -> str:
-    """Return "fp32", "fp16" or "bf16", what all floating tensors of `part` are in.
+    """Return the precision of all floating tensors of `part`: "fp32", "fp16" or "bf16".
 
-    Raises CheckpointError where they differ, and for other dtypes.
+    Raises CheckpointError if they differ, and for other dtypes.
     """
     kinds = sorted({t.dtype for t in part.tensors.values() if t.dtype.startswith(("F", "BF"))})
     if len(kinds) != 1 or kinds[0] not in PRECISIONS:
         raise CheckpointError(
-            f"The tensors of {part.folder} are in {' and '.join(kinds) or 'no floating dtype'}; a graph takes one of "
-            f"{', '.join(PRECISIONS)}. Convert while exporting: --precision fp16 or --precision fp32."
+            f"The tensors of {part.folder} are in {' and '.join(kinds) or 'no floating dtype'}; a graph needs one of "
+            f"{', '.join(PRECISIONS)}. Convert at export: --precision fp16 or --precision fp32."
         )
     return PRECISIONS[kinds[0]]
 
 
 def read_json(path: Path, root: Path) -> dict[str, Any]:
-    """Return the JSON object at `path`, a file of the checkpoint at `root`; CheckpointError where there is none."""
+    """Return the JSON object at `path`, a file of the checkpoint at `root`; raises CheckpointError without one."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -195,7 +198,7 @@ def read_json(path: Path, root: Path) -> dict[str, Any]:
             raise ValueError("not an object")
     except FileNotFoundError:
         raise CheckpointError(
-            f"{root} is no diffusers checkpoint: it has no {path.relative_to(root)}. Name a directory written by "
+            f"{root} is no diffusers checkpoint: it has no {path.relative_to(root)}. Give a directory written by "
             "save_pretrained, with model_index.json at its root."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -210,7 +213,7 @@ def _shards(root: Path, folder: str, name: str) -> tuple[str, ...]:
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(
                 f"{folder}/{name} names the shard {str(shard)[:80]!r}, which is no safetensors file of its directory. "
-                "Do not use this checkpoint; fetch it again."
+                "Fetch the checkpoint again from a source that you trust."
             )
     for shard in sorted(set(shards)):
         if not (root / folder / shard).is_file():
@@ -219,7 +222,7 @@ def _shards(root: Path, folder: str, name: str) -> tuple[str, ...]:
 
 
 def _carried(path: Path) -> bool:
-    """Say whether a file beside the weights goes into the bundle: configs, tokenizers, cards, licences."""
+    """Return whether a file beside the weights goes into the bundle: configs, tokenizers, cards, licences."""
     name = path.name
     if name.startswith(".") or path.stat().st_size > MAX_JSON or name == "bundle.json":
         return False
@@ -232,54 +235,28 @@ def _settings(root: Path) -> Settings:
     path = root / "segue.json"
     if not path.exists():
         return Settings()
-    table = read_json(path, root)
-    if table.get("maximum_size", 0) is None:
-        del table["maximum_size"]
-    video = table.pop("video", {})
-    if not isinstance(video, dict):
-        raise CheckpointError(f"{path}: video is {video!r}, which should be a table. Correct it.")
-    said = VideoSettings(**_checked(video, VideoSettings, path))
-    return Settings(**_checked(table, Settings, path), video=said)
+    try:
+        settings: Settings = typed_json.build(Settings, read_json(path, root), str(path))
+    except typed_json.Malformed as error:
+        raise CheckpointError(_malformed(error, path)) from None
+    for table in (settings, settings.video):
+        for name, (least, most) in RANGES.items():
+            value = getattr(table, name, None)
+            if value is not None and not least <= value <= most:
+                raise CheckpointError(
+                    f"{path}: {name} must be from {least} to {most}, got {str(value)[:40]}. Correct it."
+                )
+    if not all(1 <= side <= MAX_SIDE for side in settings.video.size):
+        raise CheckpointError(f"{path}: size must be from 1 to {MAX_SIDE}, got {settings.video.size}. Correct it.")
+    return settings
 
 
-def _checked(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
-    """Return a table of segue.json as arguments of the dataclass `kind`; raises CheckpointError."""
-    known = {f.name: str(f.type) for f in fields(kind)}
-    found: dict[str, Any] = {}
-    for name, value in table.items():
-        if name not in known or name == "video":
-            raise CheckpointError(f"{path} has the unknown key {name!r}. Remove it or correct its name.")
-        if not _fits(value, known[name]):
-            raise CheckpointError(f"{path}: {name} is {value!r}, of the wrong type. Correct it.")
-        if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
-            least, most = RANGES[name]
-            raise CheckpointError(f"{path}: {name} is {str(value)[:40]}, not between {least} and {most}. Correct it.")
-        if known[name].startswith("tuple[float"):
-            found[name] = tuple(_level(level, path) for level in value)
-        elif known[name].startswith("tuple[int"):
-            found[name] = _sides(value, path)
-        else:
-            found[name] = tuple(str(part) for part in value) if isinstance(value, list) else value
-    return found
-
-
-def _fits(value: object, kind: str) -> bool:
-    """Say whether a value of JSON may stand for a field whose type is written so."""
-    kinds: dict[str, Any] = {"int": int, "int | None": int, "float": (int, float), "str": str}
-    accepted = list if kind.startswith("tuple") else kinds[kind]
-    return isinstance(value, accepted) and not isinstance(value, bool)
-
-
-def _sides(value: list[Any], path: Path) -> tuple[int, int]:
-    if len(value) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in value):
-        raise CheckpointError(f"{path}: size is {str(value)[:40]}, which should be [height, width]. Correct it.")
-    return value[0], value[1]
-
-
-def _level(level: Any, path: Path) -> float:
-    if not isinstance(level, int | float) or isinstance(level, bool):
-        raise CheckpointError(f"{path}: sigmas holds {level!r}, which is no number. Correct it.")
-    return float(level)
+def _malformed(error: typed_json.Malformed, path: Path) -> str:
+    if error.unknown:
+        return f"{path} has the unknown key {error.unknown[0]!r}. Remove it or correct its name."
+    name = error.where.rpartition(":")[2]
+    expected = "a table" if is_dataclass(error.kind) else WANTED.get(name, error.expected)
+    return f"{path}: {name} must be {expected}, got {str(error.value)[:80]}. Correct it."
 
 
 def _no_directory(root: Path) -> str:
@@ -288,7 +265,7 @@ def _no_directory(root: Path) -> str:
             f"{root} is a file; a checkpoint is a directory. Convert it: diffusers' StableDiffusion3Pipeline"
             f".from_single_file({str(root)!r}, {WITHOUT_T5}).save_pretrained('converted'). Then export converted."
         )
-    return f"There is no checkpoint at {root}. Name a directory written by diffusers' save_pretrained."
+    return f"There is no checkpoint at {root}. Give a directory written by diffusers' save_pretrained."
 
 
 def _no_weights(root: Path, folder: str) -> str:
@@ -300,7 +277,7 @@ def _no_weights(root: Path, folder: str) -> str:
             f"P.from_pretrained({str(root)!r}, use_safetensors=False, {WITHOUT_T5}).save_pretrained('converted')"
         )
         return (
-            f"{folder} has its weights only as {pickled[0]}, a pickle, and a pickle can run code when it is opened. "
+            f"{folder} has its weights only as {pickled[0]}, a pickle, and opening a pickle can run code. "
             f"Convert it once, in a place you trust: python -c {shlex.quote(code)} Then export converted."
         )
     found = ", ".join(sorted(p.name for p in directory.glob("*.safetensors"))) or "none"

@@ -1,4 +1,4 @@
-"""A tokenizers file for the runtime, proven to give the ids that diffusers' pipeline gets from transformers."""
+"""Write a tokenizers file for the runtime, and check that it gives the same ids as transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...errors import CheckpointError
 from ...runtime.bundle.manifest import Template
 
 FILE = "tokenizer.json"
-OWN_FILE = "segue_tokenizer.json"  # where the checkpoint ships a tokenizer.json that gives other ids
+OWN_FILE = "segue_tokenizer.json"  # if the checkpoint's tokenizer.json gives other ids
 PROBES = (
     "", "a red heart", "A  Photo of\ta CAT,\nsitting!", "it's 2024's café — naïve", "日本語 🦊🎉",
     "hello!!! !world ! a", "<|startoftext|> odd <|endoftext|> tokens", "x" * 300, "word " * 200,
@@ -35,20 +35,19 @@ def write(
 ) -> Written:
     """Make sure that the bundle at `bundle` has a tokenizers file for the tokenizer in `folder`, of class `kind`.
 
-    `length` is the length in tokens that prompts are padded to; None takes the tokenizer's own model_max_length (SD3's
-    pipeline pads both encoders' prompts to the first tokenizer's). With a `template` prompts get no
-    begin and end token. Raises CheckpointError for a tokenizer that cannot
-    be loaded, and where no file gives transformers' ids on the probes.
+    Prompts are padded to `length` tokens; None takes the tokenizer's model_max_length (SD3's pipeline pads both CLIP
+    prompts to the length of the first tokenizer). With a `template` prompts get no begin and end token. Raises
+    CheckpointError for a tokenizer that cannot be loaded, and if no file gives transformers' ids on the probes.
     """
     import transformers
     from tokenizers import Tokenizer
 
     try:
         reference = getattr(transformers, kind).from_pretrained(str(bundle / folder), local_files_only=True)
-    except Exception as error:  # the library raises many kinds, among them a bare Exception from Rust
+    except Exception as error:  # the library raises many types, even a bare Exception from Rust
         raise CheckpointError(
-            f"The tokenizer in {folder} cannot be loaded ({str(error)[:200]}). It needs tokenizer.json, or the "
-            "files of its vocabulary; fetch them again."
+            f"The tokenizer in {folder} cannot be loaded ({str(error)[:200]}). It needs tokenizer.json, or its "
+            "vocabulary files. Fetch them again."
         ) from None
     length = length or reference.model_max_length
     if length > 10_000:
@@ -92,7 +91,7 @@ def write(
     table = json.loads(backend.to_str(pretty=False))
     merges = table["model"].get("merges")
     if merges and not any(" " in part for pair in merges for part in pair):
-        table["model"]["merges"] = [" ".join(pair) for pair in merges]  # an eighth of the file less
+        table["model"]["merges"] = [" ".join(pair) for pair in merges]  # makes the file an eighth smaller
     shipped.write_text(json.dumps(table, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     if not agrees(shipped):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What a precision costs, in pictures or frames: a bundle beside its weights computed in fp32, from the same noise."""
+"""Compare the pictures or frames of a bundle with those of its weights in fp32, from the same noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ParityError
 from ...runtime.bundle import manifest
 from ...runtime.bundle.segments import COMPRESSION
-from ...runtime.differences import psnr
+from ...runtime.diagnostics.difference import psnr
 from ...runtime.media.read_image import waves
 from ...runtime.pipeline import Model, open_model
 from ...runtime.planning import memory
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from ..checkpoint.lora import Lora
 
 PROMPTS = ("a red heart", "a dog", "pizza", "a house with a garden", "the moon", "a green tree", "a ship", "a clock")
-GATES = {"fp16": 35.0, "bf16": 20.0}  # dB, of pictures beside the checkpoint's in fp32
+GATES = {"fp16": 35.0, "bf16": 20.0}  # dB, of pictures compared with the checkpoint's in fp32
 FULL = "the checkpoint in fp32"
 MOST = 100.0  # dB, of equal pictures
 
 
-def near(before: Path, after: Path, prompts: Sequence[str], told: Callable[[int], None] = lambda done: None) -> float:
+def near(before: Path, after: Path, prompts: Sequence[str], report: Callable[[int], None] = lambda n: None) -> float:
     """Return the PSNR in dB between the pictures of two bundles from the same noise, over all pixels; at most MOST.
 
-    Bundles of videos make a short clip of each prompt instead, of one segment at the smallest size, both stages. `told`
-    gets the number of pictures or clips that `after` has drawn before each.
+    A video bundle makes a short clip of each prompt instead: one segment at the smallest size, both stages. `report`
+    gets the number of pictures or clips that `after` has drawn so far.
     """
     drawn = []
     for number, path in enumerate((before, after)):
@@ -42,7 +42,7 @@ def near(before: Path, after: Path, prompts: Sequence[str], told: Callable[[int]
             for done, picture in enumerate(_drawn(model, prompts)):
                 pictures.append(picture)
                 if number:
-                    told(done)
+                    report(done)
             drawn.append(np.stack(pictures))
     return min(psnr(drawn[1], drawn[0]), MOST)
 
@@ -51,11 +51,11 @@ def beside_full(
     source: Path, made: Path, content: manifest.Manifest, loras: Sequence[Lora] = (), pictures: int = 2,
     note: Callable[[str], None] = lambda text: None,
 ) -> manifest.Fidelity | None:  # fmt: skip
-    """Return how near what the bundle at `made` draws is to what its checkpoint `source` draws in fp32.
+    """Compare the pictures of the bundle at `made` with those of its checkpoint `source` in fp32.
 
-    Both run on the processor: bf16 by a twin in fp32 that has the weights of bf16. Nothing is measured of a bundle
-    whose graphs are in fp32 (for there weights keep all their bits), where memory does not do, and for weights that
-    came in bf16 (whose twin has nothing rounded); `note` is told of the latter two. Raises ParityError below the gate.
+    Both run on the processor; a bf16 bundle runs as an fp32 copy of its bf16 weights. Returns None for a bundle in
+    fp32 (its weights keep all their bits), without enough memory, and for weights that came in bf16 (nothing was
+    rounded); `note` gets the latter two. Raises ParityError below the gate.
     """
     kinds = {component.precision for component in content.components.values()}
     precision = next((kind for kind in ("bf16", "fp16") if kind in kinds), None)
@@ -63,7 +63,7 @@ def beside_full(
     if precision is None:
         return None
     if memory.available() < BASE_BYTES + parameters * BYTES_PER_PARAMETER["fp32"]:
-        note(f"what {precision} costs in pictures is not measured: memory")
+        note(f"the pictures in {precision} are not compared with fp32: not enough memory")
         return None
     from .fp32_twin import write_bundle
 
@@ -73,11 +73,11 @@ def beside_full(
             drawn = write_bundle(made, content, Path(scratch) / "twin")
         found = near(full, drawn, PROMPTS[:pictures])
     if precision == "bf16" and found == MOST:
-        note("what bf16 costs in pictures is not measured: the weights came so, and no processor computes in it")
+        note("the pictures in bf16 are not compared with fp32: the weights came in bf16, which no processor runs")
         return None
     if found < GATES[precision]:
         raise ParityError(
-            f"No bundle was made: pictures in {precision} are at {found:.1f} dB to those in fp32, below the gate of "
+            f"No bundle was made: pictures in {precision} have {found:.1f} dB compared with fp32, below the gate of "
             f"{GATES[precision]:g}. Export with --precision fp32, or without the check: --no-parity."
         )
     return manifest.Fidelity(FULL, pictures, found, GATES[precision])

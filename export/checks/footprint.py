@@ -1,7 +1,7 @@
-"""Measure what ONNX Runtime on a processor holds of each component, in a child process, as the planner needs to know.
+"""Measure the memory that ONNX Runtime takes on a processor for each component, in a child process, for the planner.
 
-Loading and calls are measured by the kernel's high-water mark of resident memory. So it is done on Linux alone, with
-glibc, and for what fits into the free memory.
+The measure is the kernel's high-water mark of resident memory. So it works only on Linux with glibc, and for components
+that fit into the free memory.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...engines.json_child import ask
 from ...errors import ParityError
 from ...runtime.bundle.manifest import Component, Manifest, Part
 from ...runtime.bundle.polynomial import Footprint, Polynomial
 from ...runtime.bundle.shapes import default_range, dimensions, sized
 from ...runtime.planning import memory
 from ..graphs.cost_model import fit, terms_of, trials
+from .child import run_check
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER
 
-MOST_FLOPS = 5e11  # of a call that is tried; some ten seconds on one core
-LEAST = 2**20  # bytes that a call is said to need; pages come and go by nearly as much
+MOST_FLOPS = 5e11  # of a call that is tried; about ten seconds on one core
+LEAST = 2**20  # least bytes that a call is recorded with; pages vary by nearly as much
 WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8a8": 1, "fp8": 1}  # bytes of a weight
-UNTRIED = frozenset({"bf16", "w8a8", "fp8"})  # what ONNX Runtime's CPU does not run
+UNTRIED = frozenset({"bf16", "w8a8", "fp8"})  # ONNX Runtime's CPU does not run these
 
 
 def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None] = lambda text: None) -> Manifest:
-    """Return the manifest of the directory `bundle` with the footprints of those components that can be measured.
+    """Return the manifest of the directory `bundle` with the footprint of each component that can be measured.
 
-    `warn` is told of a measurement that failed: nothing else depends on it, and the planner goes by what was counted.
+    `warn` gets the error of a failed measurement. Then the planner uses the counted costs instead.
     """
     tried = {name: _tried(content, name) for name, spec in content.components.items() if _can_be(spec, spec.parameters)}
     pieces = {
@@ -45,7 +45,7 @@ def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None]
     ]
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in (*content.components, *pieces)}
     try:
-        ask("footprint_child", {"graphs": requests}, lambda values: answers[values.pop("name")].append(values))
+        run_check("footprint_child", {"graphs": requests}, lambda values: answers[values.pop("name")].append(values))
     except ParityError as error:
         warn(f"memory was not measured: {error}")
     components = {
@@ -60,7 +60,7 @@ def with_footprints(bundle: Path, content: Manifest, warn: Callable[[str], None]
 
 
 def _asked(bundle: Path, spec: Component, name: str, tried: list[dict[str, int]]) -> dict[str, Any]:
-    """Return what the child is asked of a component."""
+    """Return the request for one component."""
     return {
         "name": name,
         "graph": str(bundle / spec.graph),
@@ -73,7 +73,7 @@ def _asked(bundle: Path, spec: Component, name: str, tried: list[dict[str, int]]
 def _weighed(
     spec: Component, tried: list[dict[str, int]], own: list[dict[str, Any]], answers: dict[str, list[dict[str, Any]]]
 ) -> tuple[Part, ...]:
-    """Return the parts of a component with what was measured of them, if anything was."""
+    """Return the parts of a component with their measured memory, if any."""
     made, count = [], len(spec.parts)
     calls = own[1 + len(tried) :]  # part after part, for one size after another
     for number, part in enumerate(spec.parts):
@@ -105,7 +105,7 @@ def _can_be(spec: Component, parameters: int) -> bool:
 
 
 def _tried(content: Manifest, name: str) -> list[dict[str, int]]:
-    """Return the sizes to call a component at; the first call of all fills caches."""
+    """Return the sizes to call a component at; the first call fills caches."""
     spec = content.components[name]
     assert spec.cost is not None
     usual = {base: three[1] for base, three in dimensions(content, name, default_range(content)).items()}

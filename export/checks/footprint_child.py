@@ -1,4 +1,4 @@
-"""The child process of `footprint`: load graphs one after another, call each at some shapes, and say what that took."""
+"""The child process of `footprint`: load each graph, call it at some shapes, and report the memory that it takes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident(what: str) -> int:
-    """Return the bytes of a line of the kernel's account of this process: "VmRSS", or "VmHWM" for the most so far."""
+    """Return the bytes of a line of /proc/self/status: "VmRSS", or "VmHWM" for the peak so far."""
     return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(f"{what}:"))
 
 
 def start_again() -> int:
-    """Have the most so far begin at what is resident now, and return that."""
+    """Reset the peak to the memory that is resident now, and return that."""
     heap.trim()
     RESET.write_text("5")
     return resident("VmRSS")
 
 
 def measure(graph: Path, shapes: list[dict[str, Any]], tell: Any) -> None:
-    """Tell what loading takes, then what each call does."""
+    """Report the memory of loading, then of each call."""
     before = start_again()
     with OrtEngine(graph, threads=1, pooled=False) as engine:
         loading = resident("VmHWM") - before
@@ -40,7 +40,7 @@ def measure(graph: Path, shapes: list[dict[str, Any]], tell: Any) -> None:
 
 
 def measure_parts(parts: list[dict[str, Any]], outputs: list[str], shapes: list[dict[str, Any]], tell: Any) -> None:
-    """Run a graph in parts at some shapes, and tell of each part in turn what its call takes, what crosses included."""
+    """Run a graph in parts at some shapes; report each part's memory, values between parts included."""
     for each in shapes:
         values: dict[str, np.ndarray] = {name: np.ones(*given) for name, given in each.items()}
         for number, part in enumerate(parts):
@@ -59,14 +59,14 @@ def main() -> None:
     for number, each in enumerate(request["graphs"]):
         graph = Path(each["graph"])
         if not number:
-            with OrtEngine(graph, threads=1, pooled=False):  # the library's own pages come with the first session
+            with OrtEngine(graph, threads=1, pooled=False):  # the first session maps the library's own pages
                 pass
 
-        def told(values: dict[str, Any], name: str = each["name"]) -> None:
+        def answer(values: dict[str, Any], name: str = each["name"]) -> None:
             tell({"name": name, **values})
 
-        measure(graph, each["shapes"], told)
-        measure_parts(each["parts"], each["outputs"], each["shapes"], told)
+        measure(graph, each["shapes"], answer)
+        measure_parts(each["parts"], each["outputs"], each["shapes"], answer)
 
 
 if __name__ == "__main__":

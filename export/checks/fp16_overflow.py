@@ -1,7 +1,7 @@
-"""Find the parts of a checkpoint that overflow half precision, before it is converted to that.
+"""Find the parts of a checkpoint that overflow half precision, before they are converted to it.
 
-Each part is run once in float16 by PyTorch, in a child process, with the inputs of its parity check. Where a layer
-gives infinity or no number the part stays in float32. Other inputs may reach further: what passes is not proven to fit.
+A child process runs each part once in float16 with PyTorch, on the inputs of its parity check. If a layer gives
+infinity or NaN, the part stays in float32. Other inputs may reach further: a part that passes is not proven to fit.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...engines.json_child import answering, ask
+from ...engines.json_child import answering
 from ...runtime.planning import memory
 from ..checkpoint import read
 from ..families.graph import Graph
 from ..families.registry import find
+from .child import run_check
 from .parity import BASE_BYTES
 
 BYTES_PER_PARAMETER = 8  # in float32 as loaded, in float16 beside it, and room
 
 
 def overflowing(source: Path, parameters: Mapping[str, int]) -> tuple[dict[str, str], set[str]]:
-    """Return which folders of the checkpoint `source` overflow float16, with what was found, and which were left out.
+    """Return the folders of the checkpoint `source` that overflow float16, with reasons, and the unchecked folders.
 
-    `parameters` has how many weights each folder to look at holds. Memory may not do for all of them. Raises
-    ParityError where the check itself fails.
+    `parameters` has the number of weights of each folder to check. A folder that does not fit into memory stays
+    unchecked. Raises ParityError if the check itself fails.
     """
     found: dict[str, str] = {}
     left = set(parameters)
 
-    def keep(said: dict[str, Any]) -> None:
-        left.discard(said["folder"])
-        if said["layer"]:
-            found.setdefault(said["folder"], f"{said['layer']} gives values beyond float16's range")
+    def keep(result: dict[str, Any]) -> None:
+        left.discard(result["folder"])
+        if result["layer"]:
+            found.setdefault(result["folder"], f"{result['layer']} gives values beyond float16's range")
 
     if parameters:
-        ask("ranges", {"source": str(source), "parameters": dict(parameters)}, keep)
+        run_check("fp16_overflow", {"source": str(source), "parameters": dict(parameters)}, keep)
     return found, left
 
 
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def first_overflow(graph: Graph, source: Path) -> str:
-    """Return the name of the first layer that gives infinity or no number in float16; empty if none does."""
+    """Return the name of the first layer that gives infinity or NaN in float16; empty if none does."""
     model = graph.narrow(graph.load(str(source / graph.folder)).eval())
     wrong: list[str] = []
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""A bundle, or a component of it, once more in float32: to compare with, and where a processor lacks its precision."""
+"""Write a bundle, or one of its components, again in float32: to compare with, and because CPUs do not run bf16."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..graphs import trace
 
 
 def apply_patch(model: torch.nn.Module, graph: Graph, folder: Path) -> None:
-    """Put the weights that LoRA files changed, where a bundle's folder has some, into the model that PyTorch loaded."""
+    """Load the weights that LoRA files changed, if the folder has any, into the model that PyTorch loaded."""
     if graph.weighted and (folder / PATCH).is_file():
         known = model.state_dict().keys()
         named = {name: name for name in known} | {graph.alias(name): name for name in known}
@@ -44,9 +44,9 @@ def write_bundle(
 ) -> Path:
     """Write the bundle directory `bundle`, of manifest `content`, again in float32 to the new directory `out`.
 
-    Returns `out`. Its weights are those of the checkpoint `weights`, with `loras` merged, or else the bundle's own with
-    what LoRA files changed; narrower ones are widened. It has what rendering on a processor takes, so no Euler steps.
-    Raises CheckpointError where there are no weights that the models' classes accept.
+    Returns `out`. Its weights come from the checkpoint `weights`, with `loras` merged, or else from the bundle with its
+    LoRA patches; narrower weights are widened. It has no graphs of Euler steps, because a processor needs none. Raises
+    CheckpointError if the models' classes do not accept the weights.
     """
     out.mkdir()
     family = find(read.read_index(bundle).get("_class_name"))
@@ -79,12 +79,12 @@ def write_bundle(
 
 
 def widened(ports: tuple[manifest.TensorSpec, ...]) -> tuple[manifest.TensorSpec, ...]:
-    """Return ports that take and give float32 in place of narrower floats."""
+    """Return the ports with float32 in place of narrower floats."""
     return tuple(dataclasses.replace(p, dtype="float32" if p.dtype.startswith("float") else p.dtype) for p in ports)
 
 
 def _widen(source: Path, folder: str, out: Path, patched: bool = True) -> dict[str, headers.Tensor]:
-    """Write the weights of a folder under `out` in float32, and return them; `patched` adds what LoRA files changed."""
+    """Write the weights of a folder under `out` in float32, and return them; `patched` adds the LoRA patch."""
     (out / folder).mkdir(exist_ok=True)
     tensors: dict[str, headers.Tensor] = {}
     patch = f"{folder}/{PATCH}"

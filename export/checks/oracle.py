@@ -1,4 +1,4 @@
-"""The oracle: the same request through diffusers' own pipeline and through the exported bundle.
+"""The oracle: run the same request through diffusers' own pipeline and through the exported bundle.
 
 Both get the same initial latents, prompts, steps and guidance. diffusers computes in float32, from the bundle's own
 weight files, whatever the bundle's precision.
@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
+from ...runtime.bundle.families import family_of
 from ...runtime.bundle.manifest import Manifest
-from ...runtime.differences import psnr, relative_l2
+from ...runtime.diagnostics.difference import psnr, relative_l2
 from ...runtime.pipeline import open_model
 from ...runtime.request import Request
 from ...runtime.sampling.noise import philox_normal
 from ..checkpoint.lora import PATCH
 from ..checkpoint.read import read_index
+from ..families.registry import families
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def compare(bundle: Path, cases: Sequence[Case], threads: int | None = None) -> 
     import torch
 
     if any(bundle.glob(f"*/{PATCH}")):
-        raise UsageError(f"{bundle} has LoRA files merged, which diffusers would leave out. Compare one without.")
+        raise UsageError(f"{bundle} has merged LoRA files, which diffusers would leave out. Compare one without.")
     pipeline = load_pipeline(bundle)
     with open_model(bundle, threads) as model, torch.no_grad():
         manifest = model.bundle.manifest
@@ -78,10 +80,11 @@ def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
     """Return the final latents of diffusers' pipeline, [1, channels, height, width]."""
     options: dict[str, Any] = {"sigmas": list(case.sigmas)} if case.sigmas else {}
     height, width = case.size
-    if manifest.family == "sd3":
+    packs = hasattr(pipeline, "_pack_latents")  # LongCat-Image's does
+    if family_of(manifest).zero_tokens:
         options["max_sequence_length"] = manifest.t5_tokens
-    elif manifest.family == "longcat-image":
-        options["enable_prompt_rewrite"] = False  # by a language model, which is not part of drawing
+    if packs:
+        options["enable_prompt_rewrite"] = False  # a language model, which does not draw
         noise = pipeline._pack_latents(noise, *noise.shape)
     latents = pipeline(
         prompt=case.prompt,
@@ -94,7 +97,7 @@ def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
         output_type="latent",
         **options,
     ).images
-    if manifest.family == "longcat-image":
+    if packs:
         latents = pipeline._unpack_latents(latents, height, width, manifest.latents.factor)
     return latents
 
@@ -105,9 +108,8 @@ def load_pipeline(checkpoint: Path) -> Any:
     import torch
 
     name = str(read_index(checkpoint)["_class_name"])
-    optional = {
-        "StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3"), "LongCatImagePipeline": ("text_processor",),
-    }.get(name, ())  # fmt: skip
+    family = families().get(name)
+    optional = family.row.drops if family else ()
     pipeline = getattr(diffusers, name).from_pretrained(
         checkpoint,
         **{part: None for part in optional if not (checkpoint / part).is_dir()},

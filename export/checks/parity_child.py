@@ -54,11 +54,11 @@ def main() -> None:
 
 
 def _compare(graph: Graph, bundle: Path, path: Path, dtype: str, gate: float, note: str) -> list[Parity]:
-    """Compare at each trial; PyTorch's model is gone before ONNX Runtime's is loaded."""
+    """Compare at each trial; PyTorch's model is freed before ONNX Runtime's is loaded."""
     feeds = []
     for sizes in graph.trials:
         rng = np.random.default_rng(int.from_bytes(os.urandom(8), "little"))
-        # Both sides get the numbers that the graph's own dtype can hold.
+        # Both sides get numbers that the graph's dtype can hold.
         drawn = graph.feed(rng, sizes)
         weight_like = {p.name for p in graph.inputs if p.dtype == "weight"}
         feeds.append({k: v.astype(dtype) if k in weight_like else v for k, v in drawn.items()})

@@ -1,4 +1,4 @@
-"""What every family states about a checkpoint: sampler, latents, sizes."""
+"""The facts that every family reads from a checkpoint: sampler, latents, sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...runtime.bundle.manifest import Latents, Sampler, Sizes, Video
 
 @dataclass(frozen=True)
 class Facts:
-    """What the manifest says of a checkpoint beside its graphs."""
+    """The manifest's facts about a checkpoint, besides its graphs."""
 
     sampler: Sampler
     latents: Latents

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import CheckpointError
 
-# Settings of FlowMatchEulerDiscreteScheduler that the runtime's sampler knows only in this state.
+# The runtime's sampler supports these settings of FlowMatchEulerDiscreteScheduler only with these values
 NEUTRAL = {
     "use_dynamic_shifting": False,
     "use_karras_sigmas": False,
@@ -28,7 +28,7 @@ def check_classes(index: dict[str, Any], classes: Mapping[str, str]) -> None:
         if found not in (wanted, wanted + "Fast" if wanted.endswith("Tokenizer") else wanted):
             raise CheckpointError(
                 f"model_index.json gives {name} as {found!r}; Segue exports {wanted}. "
-                "Name a checkpoint with that component."
+                "Choose a checkpoint with that class."
             )
 
 
@@ -37,23 +37,23 @@ def class_of(index: dict[str, Any], name: str) -> str | None:
     entry = index.get(name) or [None, None]
     if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(e, str | None) for e in entry):
         raise CheckpointError(
-            f"model_index.json gives {name} as {str(entry)[:80]!r}, no library and class. Fetch the file again."
+            f"model_index.json gives {name} as {str(entry)[:80]!r}, not [library, class]. Fetch the file again."
         )
     return entry[1]
 
 
 def plain_scheduler(scheduler: dict[str, Any]) -> None:
-    """Raise CheckpointError for settings that change the noise levels in a way that the runtime does not follow."""
+    """Raise CheckpointError for settings that change the noise levels in a way that the runtime does not support."""
     for key, neutral in NEUTRAL.items():
         if scheduler.get(key, neutral) not in (neutral, None):
             raise CheckpointError(
-                f"scheduler_config.json sets {key} to {scheduler[key]!r}, which the runtime's sampler does not follow. "
+                f"scheduler_config.json sets {key} to {scheduler[key]!r}, which the sampler does not support. "
                 f"Export a checkpoint whose scheduler has {key}: {json.dumps(neutral)}."
             )
 
 
 def unusable(error: Exception) -> CheckpointError:
-    """Return what to raise where a config.json lacks a key or holds what its class does not take."""
+    """Return the error for a config.json that lacks a key, or has a value that its class does not take."""
     return CheckpointError(
         f"A config.json of the checkpoint cannot be used: {type(error).__name__} {error}. "
         "Save the checkpoint again with diffusers' save_pretrained."

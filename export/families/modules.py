@@ -10,15 +10,13 @@ import torch
 
 from .graph import WEIGHT, Graph, Port
 
-# Opsets, on the evidence in docs/export.md: 23 has attention as one operator; 20 runs the autoencoder a fifth faster.
+# Opsets (docs/evidence/export.md): 23 has attention as one operator; 20 runs the autoencoder a fifth faster
 FUSED_ATTENTION = 23
-
-
 PLAIN = 20
 
 
 class Wrapper(torch.nn.Module):
-    """A model as the attribute `model`, so that its parameters carry the checkpoint's names after `model.`."""
+    """Holds a model as the attribute `model`, so that its parameters have the checkpoint's names after `model.`."""
 
     model: Any
 
@@ -29,7 +27,7 @@ class Wrapper(torch.nn.Module):
 
 class _TextEncoder(Wrapper):
     def forward(self, input_ids):  # type: ignore[no-untyped-def]
-        # Positions are given, so that the graph does not need CLIP's own `position_ids`, a buffer no file holds.
+        # With explicit positions the graph does not need CLIP's `position_ids`, a buffer that no file holds
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         result = self.model(input_ids, position_ids=positions, output_hidden_states=True)
         return result.hidden_states[-2], result.text_embeds
@@ -92,7 +90,7 @@ def text_encoder(folder: str, config: dict[str, Any]) -> Graph:
 
 
 class _Wide(torch.nn.Linear):
-    """A linear layer that computes in float32, whatever its weight is stored in."""
+    """A linear layer that computes in float32, whatever the dtype of its weight."""
 
     def forward(self, states):  # type: ignore[no-untyped-def]
         return torch.nn.functional.linear(states.float(), self.weight.float())
@@ -101,7 +99,7 @@ class _Wide(torch.nn.Linear):
 def widen_outputs(model: Any) -> Any:
     """Let the last layers of T5's feed-forward blocks, `wo`, compute in float32; return the model.
 
-    What they add to overflows fp16, and transformers keeps them in float32 as well.
+    The residual stream overflows fp16, and transformers also keeps these layers in float32.
     """
     for block in list(model.modules()):
         if hasattr(block, "wo"):
@@ -156,7 +154,7 @@ def autoencoder(config: dict[str, Any]) -> tuple[Graph, Graph]:
 
     def build(drop: tuple[str, ...]) -> torch.nn.Module:
         model = AutoencoderKL.from_config(config)
-        for name in drop:  # half of the model is not part of this graph
+        for name in drop:  # this graph has only half of the model
             delattr(model, name)
         return model
 
@@ -165,7 +163,7 @@ def autoencoder(config: dict[str, Any]) -> tuple[Graph, Graph]:
 
     def feed(name: str, port_channels: int):  # type: ignore[no-untyped-def]
         def draw(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-            return {name: _normal(rng, (sizes["batch"], port_channels, sizes["height"], sizes["width"]))}
+            return {name: normal(rng, (sizes["batch"], port_channels, sizes["height"], sizes["width"]))}
 
         return draw
 
@@ -211,5 +209,6 @@ def autoencoder(config: dict[str, Any]) -> tuple[Graph, Graph]:
     return decoder, encoder
 
 
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Return float32 numbers of a normal distribution."""
     return rng.standard_normal(shape, dtype=np.float32)

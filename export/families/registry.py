@@ -1,76 +1,90 @@
-"""What differs between the families of models that Segue exports."""
+"""The families of models that Segue exports, by the pipeline of diffusers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
+from ...runtime.bundle import families as table
+from ...runtime.bundle.families import SECOND_EXPERT, T5, tokenizer_of
 from ...runtime.bundle.manifest import Template
 from .base import Facts
 
 if TYPE_CHECKING:
-    from ..checkpoint.read import Checkpoint
+    from ..checkpoint.read import Checkpoint, Settings
     from .graph import Graph
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family: its name in bundles, the module of its graphs, the folders with weights, and what reads them.
+    """One family: its row in the table of families, the package of its graphs, and the folders with weights.
 
-    `template` and `tokens` are set where prompts are encoded inside a text of the pipeline's own.
+    `template` and `tokens` are set if the pipeline encodes a prompt inside a text of its own.
     """
 
-    name: str
-    module: str
+    row: table.Family
+    package: str
     folders: tuple[str, ...]
-    optional: tuple[str, ...]  # folders that a checkpoint may have
     tokenizers: Mapping[str, str]  # folder, which a checkpoint may lack -> class of transformers
     check: Callable[[dict[str, Any]], None]  # of a model_index.json; raises CheckpointError
     facts: Callable[[Checkpoint], Facts]
+    optional: tuple[str, ...] = ()  # folders that a checkpoint may have
     template: Template | None = None
     tokens: int | None = None
 
+    @property
+    def name(self) -> str:
+        """Return the family's name in bundles."""
+        return self.row.name
+
+    def tokens_of(self, settings: Settings, folder: str) -> int | None:
+        """Return to how many tokens a prompt is padded; None if the text encoder's own length decides."""
+        if folder == tokenizer_of(T5):
+            return settings.t5_tokens
+        return settings.video.text_tokens if self.row.moving else self.tokens
+
     def graphs(self, configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
-        """Return the graphs of the checkpoint with those config.json files, by folder; imports torch."""
+        """Return the graphs of a checkpoint; `configs` holds its config.json files by folder. Imports torch."""
         from importlib import import_module
 
-        graphs: tuple[Graph, ...] = import_module(f".{self.module}.graphs", __package__).graphs(configs)
+        graphs: tuple[Graph, ...] = import_module(f"{self.package}.graphs").graphs(configs)
         return graphs
 
 
 def find(pipeline: object) -> Family:
-    """Return the family of checkpoints whose model_index.json names this `_class_name`; raises CheckpointError."""
+    """Return the family of checkpoints of the diffusers pipeline `pipeline`; raises CheckpointError if unknown."""
     known = families()
     if pipeline not in known:
         raise CheckpointError(
             f"The checkpoint is of {str(pipeline)[:80]!r}; Segue exports {', '.join(known)}. "
-            "Name a checkpoint of one of these pipelines."
+            "Choose a checkpoint of one of these pipelines."
         )
     return known[str(pipeline)]
 
 
 def families() -> dict[str, Family]:
-    """Return the families by the pipelines of diffusers that they are checkpoints of."""
+    """Return the families by `_class_name`, the pipeline of diffusers that a model_index.json names."""
     from .longcat import facts as longcat_facts
     from .sd3 import facts as sd3_facts
     from .sdxl import facts as sdxl_facts
     from .wan import facts as wan_facts
 
-    clip = dict.fromkeys(("tokenizer", "tokenizer_2"), "CLIPTokenizer")
-    three = {**clip, "tokenizer_3": "T5Tokenizer"}
+    clip, t5 = "CLIPTokenizer", "T5Tokenizer"
     return {
-        sd3_facts.PIPELINE: Family(
-            "sd3", "sd3", sd3_facts.FOLDERS, (sd3_facts.T5,), three, sd3_facts.check, sd3_facts.facts
+        sd3_facts.PIPELINE: _family("sd3", sd3_facts, (clip, clip, t5), optional=(T5,)),
+        longcat_facts.PIPELINE: _family(
+            "longcat-image", longcat_facts, ("Qwen2Tokenizer",), template=longcat_facts.TEMPLATE,
+            tokens=longcat_facts.TOKENS,
         ),
-        longcat_facts.PIPELINE: Family(
-            "longcat-image", "longcat", longcat_facts.FOLDERS, (), {"tokenizer": "Qwen2Tokenizer"}, longcat_facts.check,
-            longcat_facts.facts, longcat_facts.TEMPLATE, longcat_facts.TOKENS,
-        ),
-        sdxl_facts.PIPELINE: Family("sdxl", "sdxl", sdxl_facts.FOLDERS, (), clip, sdxl_facts.check, sdxl_facts.facts),
-        wan_facts.PIPELINE: Family(
-            "swifti2v", "wan", wan_facts.FOLDERS, (wan_facts.SECOND_EXPERT,), {"tokenizer": "T5Tokenizer"},
-            wan_facts.check, wan_facts.facts,
-        ),
+        sdxl_facts.PIPELINE: _family("sdxl", sdxl_facts, (clip, clip)),
+        wan_facts.PIPELINE: _family("swifti2v", wan_facts, (t5,), optional=(SECOND_EXPERT,)),
     }  # fmt: skip
+
+
+def _family(name: str, facts: Any, tokenizers: Sequence[str], **others: Any) -> Family:
+    """Return the family of that name in the table; `tokenizers` gives the class of each of its tokenizers, in order."""
+    row = table.FAMILIES[name]
+    classes = dict(zip(row.tokenizers.values(), tokenizers, strict=True))
+    return Family(row, facts.__package__, facts.FOLDERS, classes, facts.check, facts.facts, **others)

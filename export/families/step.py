@@ -1,7 +1,7 @@
-"""One Euler step as a graph of its own, so that latents stay on the device between a denoiser's calls.
+"""One Euler step as a separate graph, so that latents stay on the device between a denoiser's calls.
 
-The formulas are those of `runtime/sampler.py`, which the processor runs; `tests/runtime/test_resident.py` holds the two
-together.
+The processor runs the same formulas in `runtime/sampling/schedule.py`; `tests/runtime/test_device_loop.py` compares
+both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .graph import WEIGHT, Graph, Port
 
 
 class _Step(torch.nn.Module):
-    """Takes `latents` and what the denoiser made of them; see `euler_step`."""
+    """Takes `latents` and the denoiser's output; see `with_step`."""
 
     def __init__(self, patch: int, free: tuple[str, ...]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Step(torch.nn.Module):
 
 
 class _Typed(torch.nn.Module):
-    """Gives what a denoiser sees in the denoiser's own dtype."""
+    """Returns the denoiser's next input in the denoiser's dtype."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -60,13 +60,13 @@ class _Typed(torch.nn.Module):
 def with_step(
     denoiser: Graph, *, patch: int = 0, exploding: bool = False, windows: bool = False
 ) -> tuple[Graph, Graph]:
-    """Return `denoiser`, whose first input are latents, and the graph of the Euler step after its calls.
+    """Return `denoiser`, whose first input is latents, and the graph of the Euler step that follows each call.
 
     latents float32 [1, channels, ...], made [batch, first channels of these, ...], guidance and change (sigma_next -
-    sigma) float32 [1] -> after, float32 as latents, and seen [batch, channels, ...] for the next call. Where made has a
-    batch of two it is guided: without the prompt, with it; with `patch` as LongCat-Image's pipeline does it. An
+    sigma) float32 [1] -> after, float32 as latents, and seen [batch, channels, ...] for the next call. If made has a
+    batch of two, without and with the prompt, the step applies guidance; `patch` selects LongCat-Image's guidance. An
     `exploding` schedule takes `scale` float32 [1] for seen; `windows` take noisy float32 [frames], 1 for frames that
-    move and 0 for others.
+    change and 0 for others.
     """
     latents, output = denoiser.inputs[0], denoiser.outputs[0]
     whole: tuple[int | str, ...] = (1, *latents.shape[1:])

@@ -1,9 +1,9 @@
-"""What one call of a graph costs at given sizes: floating-point operations, live activations, bytes of weights.
+"""Compute the cost of one call of a graph at given sizes: floating-point operations, activations, bytes of weights.
 
-Every value's shape is followed through the graph node by node, those of shape arithmetic by their numbers; no weight is
-read. Activations are those of a backend that frees a value after its last use, works in place where an elementwise
-operator's input ends with it, and moves nothing to reshape: ONNX Runtime's way. FLOPs count a multiplication with its
-addition as two, and matrix products, convolutions and attention alone.
+The walk infers every value's shape node by node, and computes shape arithmetic; it reads no weights. Activations are
+counted as ONNX Runtime holds them: it frees a value after its last use, reuses the input of an elementwise operator
+that is its last use, and reshapes without a copy. FLOPs count matrix products, convolutions and attention only, and a
+multiplication with its addition as two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ...errors import CheckpointError
 
-SMALL = 4096  # numbers of a value that is followed by its content
+SMALL = 4096  # most numbers of a value whose content is computed
 ALIASES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 IN_PLACE = frozenset(
     {"Add", "Sub", "Mul", "Div", "Relu", "Sigmoid", "Tanh", "Gelu", "Erf", "Sqrt", "Neg", "Exp", "Pow", "Clip", "Cast",
@@ -34,7 +34,7 @@ FLOAT = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLO
 class Cost:
     """One call of a graph. `activations` are the most bytes alive at one time, inputs and outputs included.
 
-    `float_bytes` is what each float was counted as: ONNX Runtime's CPU computes fp16 in fp32.
+    `float_bytes` is the counted size of each float: ONNX Runtime's CPU computes fp16 in fp32.
     """
 
     flops: int
@@ -47,15 +47,15 @@ class Cost:
 def cost(path: Path, sizes: Mapping[str, int], float_bytes: int | None = None, scores: bool = True) -> Cost:
     """Return the cost of the ONNX file at `path` with its free dimensions set by `sizes`.
 
-    `float_bytes` counts every float as so many bytes (None: as the graph has it). With `scores` an Attention holds the
-    products of queries and keys, as ONNX Runtime's CPU kernel does and fused ones do not. Raises CheckpointError for a
-    dimension that `sizes` lacks, and where a shape cannot be followed.
+    `float_bytes` is the size of every float (None: by the graph's dtypes). With `scores` an Attention holds the
+    products of queries and keys, as ONNX Runtime's CPU kernel does; fused kernels do not. Raises CheckpointError for a
+    dimension that `sizes` lacks, and if a shape cannot be inferred.
     """
     return Walk(onnx.load(path, load_external_data=False), sizes, path).cost(float_bytes, scores)
 
 
 class Walk:
-    """A graph's shapes at given sizes, found once; `types` by value, `numbers` of the small integer ones."""
+    """A graph's shapes at given sizes: `types` by value, and `numbers` of the small integer values."""
 
     def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, int], path: Path) -> None:
         self.graph, self.path = model.graph, path
@@ -84,7 +84,7 @@ class Walk:
             if dim.dim_param:
                 if dim.dim_param not in sizes:
                     raise CheckpointError(
-                        f"{self.path} has the free dimension {dim.dim_param!r}, and no size is given for it. Give one."
+                        f"{self.path} has the free dimension {dim.dim_param!r} without a size. Give one."
                     )
                 dim.dim_value = sizes[dim.dim_param]
         return _known(kind)
@@ -98,13 +98,13 @@ class Walk:
             array = np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
             return self._hold(node.output[0], array)
         if known and (names or node.op_type in ("Constant", "ConstantOfShape")) and self._small(node):
-            with np.errstate(all="ignore"):  # both branches of a Where are computed, log of 0 among them
+            with np.errstate(all="ignore"):  # both branches of a Where are computed, for example a log of 0
                 made = ReferenceEvaluator(node).run(None, {name: self.numbers[name] for name in names})
             for name, array in zip(node.output, made, strict=True):
                 self._hold(name, np.asarray(array))
             return None
         schema = defs.get_schema(node.op_type, self.versions.get(node.domain, 1), node.domain)
-        # A network repeats its layers: what an operator makes of the same types and numbers is asked once
+        # A network repeats its layers, so results are cached by operator, types and numbers
         key = (
             node.op_type, node.domain, tuple(map(bool, node.input)),
             tuple(a.SerializeToString() for a in node.attribute),
@@ -121,13 +121,13 @@ class Walk:
                 continue
             if found is None or any(not d.HasField("dim_value") for d in found.tensor_type.shape.dim):
                 raise CheckpointError(
-                    f"the shape of {name!r}, which {node.op_type} makes in {self.path}, cannot be followed. Report it."
+                    f"the shape of {name!r}, made by {node.op_type} in {self.path}, cannot be inferred. Report it."
                 )
             self.types[name] = _known(found)
         return None
 
     def _as_typed(self, name: str) -> onnx.TensorProto:
-        """Return a value's numbers in its type here, which is float16 for bfloat16 ones."""
+        """Return a value's numbers in its type, with float16 for bfloat16."""
         kind = helper.tensor_dtype_to_np_dtype(self.types[name].tensor_type.elem_type)
         return numpy_helper.from_array(self.numbers[name].astype(kind), name)
 
@@ -154,7 +154,7 @@ class Walk:
         return tuple(d.dim_value for d in self.types[name].tensor_type.shape.dim)
 
     def bytes(self, name: str, float_bytes: int | None) -> int:
-        """Return the bytes of a value, every float counted as so many."""
+        """Return the bytes of a value, with floats of `float_bytes`."""
         kind = self.types[name].tensor_type.elem_type
         width = helper.tensor_dtype_to_np_dtype(kind).itemsize
         if float_bytes is not None and kind in FLOAT:
@@ -168,7 +168,7 @@ class Walk:
             last |= dict.fromkeys(filter(None, node.input), index)
         end = len(self.graph.node)
         last |= {value.name: end for value in self.graph.output}
-        owner: dict[str, str] = {}  # a value -> the buffer that it lives in
+        owner: dict[str, str] = {}  # a value -> its buffer
         users: dict[str, int] = {}  # a buffer -> the last use of any value in it
         ending: dict[int, list[str]] = {}  # a node -> buffers that may end with it, unless a later value took them over
         alive: dict[str, int] = {}
@@ -209,7 +209,7 @@ class Walk:
         self, node: onnx.NodeProto, name: str, index: int, owner: Mapping[str, str], users: Mapping[str, int],
         alive: Mapping[str, int], float_bytes: int | None,
     ) -> str | None:  # fmt: skip
-        """Return the buffer of an input that ends here and has the output's bytes."""
+        """Return the buffer of an input that has its last use here and the output's size."""
         for taken in filter(None, node.input):
             buffer = owner.get(taken)
             if buffer is None or buffer not in alive or users[buffer] != index:
@@ -250,7 +250,7 @@ class Walk:
 
 
 def _known(kind: onnx.TypeProto) -> onnx.TypeProto:
-    """Return a type with float16 in place of bfloat16, which is as wide: not all schemas of an opset know that."""
+    """Return a type with float16 for bfloat16, which is as wide: some schemas of an opset lack bfloat16."""
     if kind.tensor_type.elem_type == onnx.TensorProto.BFLOAT16:
         kind.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     return kind

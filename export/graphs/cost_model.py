@@ -1,4 +1,4 @@
-"""Fit what a component costs as polynomials of its dimensions, by walking its graph at some sizes."""
+"""Fit a component's costs as polynomials of its dimensions, by walking its graph at some sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXACT = 1e-9
 def cost_model(bundle: Path, content: Manifest, component: str) -> CostModel:
     """Return the polynomials of a component whose graph lies in the directory `bundle`.
 
-    Raises CheckpointError where a shape cannot be followed.
+    Raises CheckpointError if a shape cannot be inferred.
     """
     spec = content.components[component]
     free = {part for port in spec.inputs for part in port.shape if isinstance(part, str)}
@@ -46,12 +46,12 @@ def cost_model(bundle: Path, content: Manifest, component: str) -> CostModel:
 
 
 def fit(samples: list[tuple[Mapping[str, int], int]], terms: list[tuple[str, ...]]) -> Polynomial:
-    """Return the polynomial of `terms`, products of dimensions, whose largest relative error is least."""
+    """Return the polynomial of `terms`, products of dimensions, with the smallest largest relative error."""
     from scipy.optimize import linprog
 
     matrix = np.array([[np.prod([sizes[n] for n in term], initial=1) for term in terms] for sizes, _ in samples], float)
     values = np.array([max(value, 1) for _, value in samples], float)
-    scale = matrix.max(0) / values.max()  # a solver's tolerances are for numbers near one
+    scale = matrix.max(0) / values.max()  # the solver's tolerances suit numbers near one
     relative, error = matrix / scale / values[:, None], np.ones((len(values), 1))
     found = linprog(  # of coefficients and the error, the error: relative x coefficients lies within 1 -+ error
         [*np.zeros(len(terms)), 1],
@@ -65,9 +65,9 @@ def fit(samples: list[tuple[Mapping[str, int], int]], terms: list[tuple[str, ...
 
 
 def terms_of(named: set[str]) -> list[tuple[str, ...]]:
-    """Return the products that a transformer's or a convolution's cost is made of.
+    """Return the products of dimensions in the cost of a transformer or a convolution.
 
-    Tokens are the product of what is spatial; they and the text's tokens attend to one another, so there are squares.
+    Tokens are the product of the spatial dimensions. They and the text's tokens attend to each other, hence squares.
     """
     space = tuple(name for name in SPATIAL if name in named)
     text = tuple(name for name in TEXTUAL if name in named)
@@ -80,7 +80,7 @@ def terms_of(named: set[str]) -> list[tuple[str, ...]]:
 
 
 def trials(content: Manifest, component: str, named: set[str]) -> list[dict[str, int]]:
-    """Return the sizes to walk the graph at: squares and one oblong, for each batch, of frames the least and most."""
+    """Return the sizes to walk the graph at: squares and one oblong, for each batch and the least and most frames."""
     found = dimensions(content, component, default_range(content))
     smallest, _, largest = found["height"]
     between = smallest + (largest - smallest) // (2 * STEP) * STEP

@@ -1,7 +1,7 @@
-"""Cut a graph into parts that run one after another, so that one part's weights at a time need be in memory.
+"""Cut a graph into parts that run in sequence, so that only one part's weights are in memory at a time.
 
-A transformer is narrow between its blocks: hardly more than the hidden states crosses. Cuts are where the fewest values
-cross, of a part as large as may be, whatever the architecture calls its blocks.
+Few values besides the hidden states cross between the blocks of a transformer. Each part is as large as allowed and
+ends where the fewest values cross, whatever the architecture calls its blocks.
 """
 
 from __future__ import annotations
@@ -20,18 +20,15 @@ from .cost import Walk
 
 NESTED = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-UNSURE = 1000  # values that a value counts as where a part could not tell whether to round it
+UNSURE = 1000  # the weight of a value that a part could not know whether to round
 
 
 def cut(graph: Path, sizes: Mapping[str, int], most: int) -> tuple[Part, ...]:
     """Write the graph at `graph` as parts of at most `most` bytes of weights beside it, and return them in order.
 
-    Where a single node has more, so has its part.
-
-    `sizes` are of its free dimensions, any that it takes. None are written, and () returned, where one would be all or
-    where nodes have graphs of their own.
-    A part's file is named in the manifest as the graph is, in its folder. Raises CheckpointError where a shape cannot
-    be followed.
+    If a single node has more, its part has more, too. `sizes` are any valid sizes of its free dimensions. Returns ()
+    and writes nothing if one part would be the whole graph, or if nodes contain graphs. The manifest names a part's
+    file like the graph, relative to the bundle. Raises CheckpointError if a shape cannot be inferred.
     """
     model = ir.load(graph)
     nodes, weights = list(model.graph), _weights(model.graph)
@@ -53,7 +50,7 @@ def cut(graph: Path, sizes: Mapping[str, int], most: int) -> tuple[Part, ...]:
 
 
 def parts_of(root: Path, content: Manifest, component: str, most: int) -> tuple[Part, ...]:
-    """Cut the graph of a component of the bundle that is being made at `root`; see `cut`."""
+    """Cut the graph of a component of the new bundle at `root`; see `cut`."""
     spec = content.components[component]
     dims = {base: three[0] for base, three in dimensions(content, component, default_range(content)).items()}
     free = {size for port in spec.inputs for size in port.shape if isinstance(size, str)}
@@ -61,13 +58,13 @@ def parts_of(root: Path, content: Manifest, component: str, most: int) -> tuple[
 
 
 def _weights(graph: ir.Graph) -> dict[str, int]:
-    """Return the bytes of each initializer that lies in a file."""
+    """Return the bytes of each initializer in a file."""
     stored = graph.initializers.items()
     return {name: v.const_value.nbytes for name, v in stored if isinstance(v.const_value, ir.ExternalTensor)}
 
 
 def _type(graph: ir.Graph, walk: Walk) -> None:
-    """Give what flows inside its dtype and its number of dimensions, which inputs of parts need."""
+    """Set dtype and number of dimensions of the inner values, which inputs of parts need."""
     for node in graph:
         for value in node.outputs:
             found = walk.types.get(value.name or "")
@@ -77,9 +74,9 @@ def _type(graph: ir.Graph, walk: Walk) -> None:
 
 
 def _borders(nodes: Sequence[ir.Node], weights: Mapping[str, int], most: int) -> list[int]:
-    """Return the places in `nodes` before which to cut, each part as near to `most` bytes as is narrow."""
+    """Return the places in `nodes` to cut before: narrow ones, for parts of nearly `most` bytes."""
     seen: set[str] = set()
-    sums = [0]  # bytes of weights that are met before each place
+    sums = [0]  # bytes of weights before each place
     for node in nodes:
         new = {v.name for v in node.inputs if v is not None and v.name in weights} - seen
         seen |= {name for name in new if name}
@@ -96,7 +93,7 @@ def _borders(nodes: Sequence[ir.Node], weights: Mapping[str, int], most: int) ->
 
 
 def _widths(nodes: Sequence[ir.Node]) -> list[int]:
-    """Return how many values cross the place before each node, one that is rounded for some of its uses as `UNSURE`."""
+    """Return how many values cross before each node; a value that only some uses round counts as `UNSURE`."""
     changes = [0] * (len(nodes) + 1)
     places = {node: place for place, node in enumerate(nodes)}
     for place, node in enumerate(nodes):
@@ -116,7 +113,7 @@ def _last_use(value: ir.Value, places: Mapping[ir.Node, int], end: int) -> int:
 
 
 def _crossing(nodes: Sequence[ir.Node], border: int) -> list[ir.Value]:
-    """Return what is made before `border` and used from it on, outputs of the graph among them."""
+    """Return the values made before `border` and used from it on, outputs of the graph included."""
     later = {value for node in nodes[border:] for value in node.inputs if value is not None}
     made = [value for node in nodes[:border] for value in node.outputs]
     return [value for value in made if value in later or value.is_graph_output()]
@@ -125,13 +122,13 @@ def _crossing(nodes: Sequence[ir.Node], border: int) -> list[ir.Value]:
 def _part(
     model: ir.Model, nodes: Sequence[ir.Node], between: Sequence[int], lower: set[ir.Value], upper: Sequence[ir.Value]
 ) -> ir.Model:
-    """Return the nodes between two places as a model; what only passes by it is left to the caller."""
+    """Return the nodes between two places as a model. The caller keeps the values that only pass by."""
     inside = nodes[slice(*between)]
     made = {value for node in inside for value in node.outputs}
     used = {value for node in inside for value in node.inputs if value is not None}
     inputs = [value for value in [*model.graph.inputs, *_ordered(lower, nodes)] if value in used]
     graph = ir.convenience.extract(model.graph, inputs, [value for value in upper if value in made])
-    for name in sorted(graph.initializers):  # they come as of a set
+    for name in sorted(graph.initializers):  # their order is that of a set
         graph.initializers[name] = graph.initializers.pop(name)
     kept = [*model.graph.inputs, *model.graph.outputs, *filter(_is_rounded, (*lower, *upper))]
     _widen(graph, {value.name for value in kept})
@@ -145,19 +142,20 @@ def _is_narrowed(value: ir.Value) -> bool:
 
 
 def _is_rounded(value: ir.Value) -> bool:
-    """Return whether the graph itself narrows a value and widens it again, which ONNX Runtime leaves as it is.
+    """Return whether the graph itself narrows a value and widens it again, which ONNX Runtime keeps.
 
-    For other uses it widens it for itself, and leaves out both.
+    For other uses ONNX Runtime inserts its own widening, and removes both casts.
     """
     return _is_narrowed(value) and all(use.node.op_type == "Cast" for use in value.uses())
 
 
 def _widen(graph: ir.Graph, own: set[str | None]) -> None:
-    """Have halves cross from part to part as float32, all but `own`, whose dtype stays as it is.
+    """Let halves cross between parts as float32, except `own`, whose dtype does not change.
 
-    ONNX Runtime's CPU computes most operators on halves in float32, leaves out what narrows between two of these, and
-    takes those in between along. A part must round where the whole graph does, so what crosses is negated on either
-    side, by an operator of that kind, widened, and given another axis: nothing is left out right before an output.
+    ONNX Runtime's CPU computes most operators on halves in float32, and removes the narrowing between two such
+    operators, with the operators in between. A part must round where the whole graph rounds. So a crossing value is
+    negated on either side (an operator of that kind), widened, and given another axis: nothing right before an output
+    is removed.
     """
     axes = ir.Value(name="part_axes", const_value=ir.tensor([0], name="part_axes"))
     axes.dtype = ir.DataType.INT64
@@ -182,7 +180,7 @@ def _widen(graph: ir.Graph, own: set[str | None]) -> None:
 
 
 def _chain(value: ir.Value, name: str | None, *steps: tuple[str, ir.Value | ir.DataType | None]) -> list[ir.Node]:
-    """Return nodes one after another on `value`, each with a second input or, for a Cast, the dtype to cast to."""
+    """Return a chain of nodes on `value`, each with a second input or, for a Cast, the target dtype."""
     nodes = []
     for number, (operator, how) in enumerate(steps):
         cast = {"to": how.value} if isinstance(how, ir.DataType) else {}

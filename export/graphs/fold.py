@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 
 def fold_transposes(model: ir.Model) -> None:
-    """Put transposed weights in place of weights that the graph transposes: the quantizer looks for constants."""
+    """Replace weights that the graph transposes by transposed weights, because the quantizer looks for constants."""
     graph = model.graph
     for node in list(graph):
         value = node.inputs[0] if node.op_type == "Transpose" else None

@@ -1,9 +1,8 @@
 """Trace a graph without its weights, and point its initialisers into safetensors files.
 
-The model is built under FakeTensorMode: every tensor has a shape and a dtype and no memory. While the graph is
-simplified its weights stand as graph inputs, so that no rule can look at a weight's value or fold it into a constant
-(onnxscript's optimiser otherwise transposes weights into the graph, and opens the weight files to look for biases of
-zeros).
+The model is built under FakeTensorMode: every tensor has a shape and a dtype but no memory. During simplification the
+weights are graph inputs, so that no rule can read a weight or fold it into a constant. Otherwise onnxscript's optimiser
+would transpose weights into the graph, and open the weight files to look for zero biases.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 @dataclass(frozen=True)
 class Written:
-    """What a graph's initialisers point at: files relative to the bundle, and the tensors used.
+    """The targets of a graph's initialisers: files relative to the bundle, and the tensors used.
 
-    `parameters` counts the elements of what was learned, which leaves out buffers such as the positional table.
-    `buffers` is the one of the files that was added for buffers that the checkpoint lacks, if any.
+    `parameters` counts the elements of learned tensors, without buffers such as the positional table. `buffers` is the
+    file that was added for buffers that the checkpoint lacks, if any.
     """
 
     files: tuple[str, ...]
@@ -55,13 +54,13 @@ class Written:
 def trace(graph: Graph, kind: str) -> ir.Model:
     """Return `graph` as an ONNX model in `kind` (fp32, fp16, bf16); its weights are trailing inputs, `model.NAME`.
 
-    No weight is made or read. Raises CheckpointError where the model's own class does not accept the config.
+    No weight is made or read. Raises CheckpointError if the model's class does not accept the config.
     """
     dtype = TORCH[kind]
     with _quiet(), torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         try:
             model = graph.build().eval()
-        except Exception as error:  # a config can fail anywhere in its class
+        except Exception as error:  # a config can fail anywhere in the class
             raise CheckpointError(
                 f"The config of {graph.folder} does not make a model ({type(error).__name__}: {error}). "
                 "Save the checkpoint again with the diffusers version that Segue names in its [export] extra."
@@ -115,8 +114,8 @@ def write(graph: Graph, kind: str, tensors: dict[str, Tensor], path: Path) -> Wr
     absent = [n for n, value in computed.items() if value is None]
     if absent:
         raise CheckpointError(
-            f"{graph.folder} needs the tensor {absent[0]!r}, and none of its files holds it. The weights and "
-            "config.json do not belong together, or a shard is missing; fetch the checkpoint again."
+            f"{graph.folder} needs the tensor {absent[0]!r}, and none of its files has it. The weights and "
+            "config.json do not belong together, or a shard is missing. Fetch the checkpoint again."
         )
     buffers = None
     if computed:
@@ -133,7 +132,7 @@ def write(graph: Graph, kind: str, tensors: dict[str, Tensor], path: Path) -> Wr
 def attach(model: ir.Model, tensors: Mapping[str, Tensor], graph: Graph, kind: str) -> Written:
     """Turn the weights of a traced `model` into initialisers that point at `tensors`, by file, offset and length.
 
-    Raises CheckpointError where a stored tensor's shape or dtype is not the model's.
+    Raises CheckpointError if a stored tensor has another shape or dtype than the model.
     """
     used = {}
     parameters = 0
@@ -144,7 +143,7 @@ def attach(model: ir.Model, tensors: Mapping[str, Tensor], graph: Graph, kind: s
         if tensor.shape != shape or tensor.dtype != kept:
             raise CheckpointError(
                 f"{tensor.file} holds {name!r} as {tensor.dtype} {list(tensor.shape)}; {graph.folder}/config.json "
-                f"makes a model with {STORED[kind]} {list(shape)}. The two do not belong together; fetch them again."
+                f"makes a model with {STORED[kind]} {list(shape)}. The two do not belong together. Fetch them again."
             )
         assert value.dtype is not None
         model.graph.inputs.remove(value)
@@ -163,7 +162,7 @@ def _weights(model: ir.Model) -> dict[str, ir.Value]:
 
 
 def _as_taken(module: torch.nn.Module, free: tuple[Free, ...]) -> tuple[Free | tuple[Free, ...], ...]:
-    """Return the free dimensions of positional arguments as torch.export wants them: those of `*args` as one tuple."""
+    """Return the free dimensions of positional arguments for torch.export, with those of `*args` as one tuple."""
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     plain = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(free)
     return (*free[:plain], free[plain:]) if plain < len(free) else free
@@ -181,7 +180,7 @@ def _retype(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def _border(module: torch.nn.Module, graph: Graph, dtype: torch.dtype) -> None:
-    """Let a module take and give floats that numpy has, whatever its own dtype."""
+    """Give a bf16 module float32 inputs and outputs, because numpy has no bf16."""
     if dtype != torch.bfloat16:
         return
     inner = [port.dtype == WEIGHT for port in graph.inputs]
@@ -212,10 +211,10 @@ def _weights_to_inputs(model: ir.Model, graph: Graph) -> None:
 
 
 def _simplify(model: ir.Model) -> None:
-    """Fold what is constant, drop what does nothing, share what is equal.
+    """Fold constants, drop operators without effect, share equal values.
 
-    onnxscript.optimizer.optimize_ir reaches nearly the same graph through 50 rewrite rules, which took 25 s for
-    SD3-Medium's 7,000 nodes against 1 s here (see docs/export.md).
+    onnxscript.optimizer.optimize_ir makes nearly the same graph with 50 rewrite rules. For SD3-Medium's 7,000 nodes it
+    took 25 s, compared with 1 s here (see docs/design/export.md).
     """
     from onnxscript.optimizer import fold_constants
     from onnxscript.rewriter import RewritePass
@@ -238,7 +237,7 @@ def _simplify(model: ir.Model) -> None:
 
 
 def _split_plainly(model: ir.Model) -> None:
-    """Replace SplitToSequence, of which elements are taken one by one, by Split: engines have no sequences."""
+    """Replace a SplitToSequence whose elements are all taken by number by a Split: engines have no sequences."""
     for node in list(model.graph.all_nodes()):
         if node.op_type != "SplitToSequence":
             continue
@@ -266,7 +265,7 @@ def _number(value: ir.Value | None) -> int | None:
 
 
 def _length(sizes: ir.Value | None) -> int | None:
-    """Return how many numbers a vector holds: by its shape, or as many as are joined, which torch does one by one."""
+    """Return the length of a vector: from its shape, or by the inputs of its Concat (torch joins single numbers)."""
     if sizes is None:
         return None
     if sizes.shape is not None and isinstance(sizes.shape[0], int):
@@ -276,7 +275,7 @@ def _length(sizes: ir.Value | None) -> int | None:
 
 
 def _sign(model: ir.Model, graph: Graph) -> None:
-    """Name the model and its free dimensions, drop unused weights and the shapes of what flows inside."""
+    """Name the model and its free dimensions; drop unused weights and the shapes of inner values."""
     model.producer_name, model.producer_version = "segue", ""
     model.graph.name = graph.component
     outputs = set(model.graph.outputs)
@@ -298,7 +297,7 @@ def _sign(model: ir.Model, graph: Graph) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what torch and transformers say about themselves while they trace."""
+    """Silence the messages of torch, transformers and diffusers during a trace."""
     loggers = [logging.getLogger(n) for n in ("torch.onnx", "transformers", "diffusers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,7 @@
-"""How far the components of a quantized bundle are from the same weights computed in fp32, on the same inputs.
+"""Compare the components of a quantized bundle with the same weights in fp32, on the same inputs.
 
-Inputs are those of the first and the last call while pictures are drawn in fp32: what ranges of 8 bits cost depends on
-what flows through them. Components that a picture does not call, encoders of pictures, get random ones.
+The inputs come from the first and the last call while pictures are drawn in fp32, because the error of 8-bit ranges
+depends on the values. Components that a picture does not call, such as the encoder, get random inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...runtime.pipeline import Model
 from ...runtime.request import Request
 from ..families.graph import Graph
 
-# Relative L2: rounding to 8 bits costs some hundredths (docs/engines.md), a wrong scale most of the signal
+# Relative L2: rounding to 8 bits costs some hundredths (docs/evidence/engines.md), a wrong scale most of the signal
 GATES = {"int8": 0.25, "w8a8": 0.25, "fp8": 0.25}
 DRAWN = "against its weights in fp32, inputs of a picture"
 RANDOM = "against its weights in fp32, random inputs"
@@ -62,7 +62,7 @@ def check(
                 if not far.relative_l2 <= gate:
                     raise ParityError(
                         f"No bundle was made: {name} in {precision} differs from its weights in fp32 by "
-                        f"{far.relative_l2:.3g} (relative L2) at {shapes}; the gate is {gate:g}. Use the bundle as it "
-                        "is, or another --kind."
+                        f"{far.relative_l2:.3g} (relative L2) at {shapes}; the gate is {gate:g}. Use the bundle "
+                        "unquantized, or choose another --kind."
                     )
     return tuple(results)

@@ -1,8 +1,8 @@
-"""Static quantization of a denoiser for GPUs: its matrices and what they are multiplied with in int8 or float8.
+"""Static quantization of a denoiser for GPUs: its matrices and their inputs in int8 or float8.
 
-The graph gets pairs of QuantizeLinear and DequantizeLinear, which TensorRT and TensorRT-RTX turn into products of int8
+The graph gets pairs of QuantizeLinear and DequantizeLinear. TensorRT and TensorRT-RTX turn them into products of int8
 (W8A8) or E4M3 numbers. Scales of activations come from calibration: the largest magnitudes while prompts are rendered.
-Weights are scaled by output channel in int8, as a whole in float8.
+Weights have a scale per output channel in int8, and one scale in float8.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Feeds = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Kind:
-    """A number format of 8 bits: its ONNX and numpy types, the largest value used, whether weights have many scales."""
+    """A number format of 8 bits: its ONNX and numpy types, its largest value, and whether each channel has a scale."""
 
     onnx: ir.DataType
     numpy: np.dtype
@@ -43,20 +43,20 @@ KINDS = {
 
 
 def calibration_feeds(bundle: Bundle, component: str, prompts: Sequence[str], scratch: Path) -> Iterator[Feeds]:
-    """Draw `prompts`; return what `component` was given on the way, each call of every picture, for one pass.
+    """Draw `prompts`; yield the inputs of `component` in each call of every picture, once.
 
-    Each call waits in a file in `scratch`, which goes as it is passed, so that memory holds one of them: 224 of
-    SD3-Medium's, of 28 steps at 1024 pixels, are half a gigabyte of latents. A file has its prompt's states as well,
-    which all calls of a picture share in memory: some 3 GB of files with T5.
+    Each call is a file in `scratch`, deleted once it is read, so that memory holds one call at a time. The 224 calls of
+    SD3-Medium, with 28 steps at 1024 pixels, have half a gigabyte of latents. Each file also repeats the states of its
+    prompt: with T5 the files take about 3 GB.
     """
     files: list[Path] = []
 
     def keep(name: str, feeds: Feeds, made: Feeds) -> None:
         if name == component:
             files.append(scratch / f"call_{len(files)}.npz")
-            np.savez(files[-1], **feeds)  # type: ignore[arg-type]  # its stub knows of no names
+            np.savez(files[-1], **feeds)  # type: ignore[arg-type]  # its stub has no named arrays
 
-    with Model(bundle, on_call=keep) as model:  # before the first is given: two networks at once are larger than calls
+    with Model(bundle, on_call=keep) as model:  # before the first yield: two networks would not fit
         for _ in model.pictures(Request(list(prompts))):
             pass
     return map(_taken, files)
@@ -70,7 +70,7 @@ def _taken(file: Path) -> Feeds:
 
 
 def largest_inputs(graph: Path, feeds: Iterable[Feeds], scratch: Path) -> dict[str, float]:
-    """Return the largest magnitude of what each matrix of the ONNX file `graph` is multiplied with, over `feeds`."""
+    """Return the largest magnitude of each matrix's input in the ONNX file `graph`, over `feeds`."""
     model = ir.external_data.load_to_model(ir.load(graph))
     names = list(dict.fromkeys(str(node.inputs[0].name) for node in _products(model)))  # type: ignore[union-attr]
     values = {value.name: value for node in model.graph for value in (*node.inputs, *node.outputs) if value}
@@ -95,13 +95,13 @@ def largest_inputs(graph: Path, feeds: Iterable[Feeds], scratch: Path) -> dict[s
 
 
 def quantize_products(model: ir.Model, largest: Mapping[str, float], kind: Kind) -> int:
-    """Quantize the matrices of `model`, in place, and what they are multiplied with; return how many there are.
+    """Quantize the matrices of `model` and their inputs, in place; return the number of matrices.
 
-    `largest` is that of `largest_inputs`. The weights have to be in memory.
+    `largest` is the result of `largest_inputs`. The weights must be in memory.
     """
     fold_transposes(model)
     done: dict[str, ir.Value] = {}
-    weights: dict[tuple[ir.Value, int], ir.Value] = {}  # one may be multiplied with twice
+    weights: dict[tuple[ir.Value, int], ir.Value] = {}  # one may be multiplied twice
     products = list(_products(model))
     for node in products:
         given, weight = node.inputs[0], node.inputs[1]
@@ -136,7 +136,7 @@ def _products(model: ir.Model) -> list[ir.Node]:
 
 
 def _quantized(model: ir.Model, node: ir.Node, given: ir.Value, scale: np.ndarray, kind: Kind) -> ir.Value:
-    """Return `given` after it went through the number format, before `node`."""
+    """Return `given`, quantized and dequantized before `node`."""
     name = str(given.name)
     parts = [_constant(model, f"{name}_scale", scale), _constant(model, f"{name}_zero", np.zeros((), kind.numpy))]
     narrow = ir.node("QuantizeLinear", [given, *parts])
@@ -147,13 +147,13 @@ def _quantized(model: ir.Model, node: ir.Node, given: ir.Value, scale: np.ndarra
 
 
 def _output_axis(node: ir.Node) -> int:
-    """Return the axis of a product's weight that its output channels are on."""
+    """Return the axis of the output channels of a product's weight."""
     transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int() == 1
     return 0 if transposed else 1
 
 
 def _narrow(model: ir.Model, node: ir.Node, weight: ir.Value, axis: int, kind: Kind) -> ir.Value:
-    """Return a weight, before `node`, out of a constant of 8 bits; its output channels are on `axis`."""
+    """Return a weight from a constant of 8 bits, before `node`; its output channels are on `axis`."""
     assert weight.const_value is not None
     array, name = weight.const_value.numpy().astype(np.float32), f"{weight.name}_{axis}"
     most = np.abs(array).max(axis=1 - axis) if kind.by_channel else np.abs(array).max()

@@ -1,9 +1,9 @@
-"""Make of a bundle one whose large matrices have 8 bits: for processors (int8), or for GPUs (w8a8, fp8; see `qdq`).
+"""Quantize the large matrices of a bundle to 8 bits: for processors (int8), or for GPUs (w8a8, fp8; see `qdq`).
 
-For processors with dot products of bytes (VNNI) all components become int8: weights per output channel, activations at
-each call from their own range (ONNX Runtime's dynamic quantization: DynamicQuantizeLinear and MatMulInteger), embedding
-tables as a whole. Of autoencoders the weights alone are int8, and ONNX Runtime widens them when it loads the graph:
-convolutions of bytes would be slower, and coarser. For GPUs the denoiser alone changes.
+On processors with dot products of bytes (VNNI) all components become int8. Weights have a scale per output channel,
+embedding tables one scale. Activations get a scale at each call from their range (ONNX Runtime's dynamic quantization:
+DynamicQuantizeLinear and MatMulInteger). In autoencoders only the weights are int8, and ONNX Runtime widens them when
+it loads the graph: convolutions of bytes would be slower and coarser. For GPUs only the denoiser changes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..graphs.fold import fold_transposes
 from . import parity as quantized_parity
 from .qdq import KINDS, Kind, calibration_feeds, largest_inputs, quantize_products
 
-GATE = 30.0  # dB of the pictures against those of the bundle it is made from, computed in fp32
+GATE = 30.0  # dB of the pictures compared with those of the source bundle in fp32
 CALIBRATION = ("a blue bird", "a face that laughs", "a cup of tea", "a flag", "a car", "a tall tower", "rain", "a cat")
 INT8 = "int8"
 OPERATORS = ["MatMul", "Gather"]
@@ -46,7 +46,7 @@ STORED = {
     ir.DataType.INT32: "I32", ir.DataType.BOOL: "BOOL", ir.DataType.FLOAT16: "F16",
     ir.DataType.FLOAT8E4M3FN: "F8_E4M3",
 }  # fmt: skip
-Progress = Callable[[str, int, int], None]  # what is done, steps done and to do
+Progress = Callable[[str, int, int], None]  # the current work, steps done, all steps
 
 
 def quantize(
@@ -58,17 +58,18 @@ def quantize(
     gate: float = GATE,
     progress: Progress = lambda what, done, total: None,
 ) -> manifest.Manifest:
-    """Write the bundle directory `source`, quantized as `kind` says, to the new directory `out`; return its manifest.
+    """Write the bundle directory `source`, quantized to `kind`, to the new directory `out`; return its manifest.
 
-    What is quantized is compared with the source's weights computed in fp32: each component on the same inputs
-    (`quantized_parity`), and pictures of `prompts` from the same noise. Both go into the manifest, and so does how near
-    the source's own pictures are to its checkpoint's in fp32, where that was measured. For "w8a8" and "fp8" other
-    prompts than those, `CALIBRATION`, give the ranges of activations. Raises UsageError for an unknown kind,
-    BundleError for a bundle that is quantized already or draws videos, ParityError where a component is beyond its gate
-    or the pictures are below `gate` dB, OutputError for `out`.
+    The result is compared with the source's weights in fp32: each component on the same inputs (`quantize.parity`), and
+    pictures of `prompts` from the same noise. Both results go into the manifest. So does the source's own fidelity to
+    its checkpoint in fp32, if it was measured. For "w8a8" and "fp8" the prompts of `CALIBRATION` give the ranges of
+    activations.
+
+    Raises UsageError for an unknown kind, BundleError for a bundle that is quantized already or draws videos,
+    ParityError for a component beyond its gate or pictures below `gate` dB, OutputError for `out`.
     """
     if kind not in QUANTIZED:
-        raise UsageError(f"there is no kind {kind!r}. Choose one of {', '.join(QUANTIZED)}.")
+        raise UsageError(f"unknown kind {kind!r}. Choose one of {', '.join(QUANTIZED)}.")
     opened = bundles.read(source)
     content = opened.manifest
     if kind == INT8:  # a processor does the Euler step in numpy, so graphs without weights are left out
@@ -76,14 +77,14 @@ def quantize(
     already = [c.precision for c in content.components.values() if c.precision in QUANTIZED]
     if content.video is not None or already:
         raise BundleError(
-            f"the bundle {content.name!r} {'draws videos' if content.video else f'is in {already[0]} already'}; it is "
-            "not quantized. Name a bundle that draws pictures, in fp16 or fp32."
+            f"the bundle {content.name!r} {'draws videos' if content.video else f'is in {already[0]} already'}, "
+            "and Segue does not quantize it. Choose a bundle that draws pictures, in fp16 or fp32."
         )
     chosen = list(content.components) if kind == INT8 else [family_of(content).denoiser]
     narrow = [name for name in chosen if content.components[name].precision == "bf16"]
     if narrow:
         raise BundleError(
-            f"{', '.join(narrow)} of {content.name!r} are in bf16, which the processor cannot compare with. Export "
+            f"{', '.join(narrow)} of {content.name!r} are in bf16, which the processor does not run. Export "
             "with --precision fp16 first."
         )
     kept = [tokenizer.file for tokenizer in content.tokenizers.values()]
@@ -135,8 +136,8 @@ def quantize(
             found = near(full, new.path, prompts, lambda n: progress("drawing", total - len(prompts) + n, total))
             if found < gate:
                 raise ParityError(
-                    f"No bundle was made: pictures in {kind} are at {found:.1f} dB to those of {content.name!r} in "
-                    f"fp32, below the gate of {gate:g}. Use the bundle as it is."
+                    f"No bundle was made: pictures in {kind} have {found:.1f} dB compared with {content.name!r} in "
+                    f"fp32, below the gate of {gate:g}. Use the bundle unquantized."
                 )
             beside = manifest.Fidelity(f"{opened.digest} in fp32", len(prompts), found, gate, content.fidelity)
         made = dataclasses.replace(with_footprints(new.path, made), parity=parity, fidelity=beside)
@@ -146,7 +147,7 @@ def quantize(
 
 
 def _narrowed(bundle: bundles.Bundle, name: str, kind: str, full: Path, scratch: Path) -> ir.Model:
-    """Return the graph of a component with 8 bits, weights in memory; `full` is the bundle in fp32."""
+    """Return the graph of a component in 8 bits, its weights in memory; `full` is the bundle in fp32."""
     spec = bundle.manifest.components[name]
     if kind != INT8:
         return _static(bundle, name, KINDS[kind], scratch)
@@ -156,7 +157,7 @@ def _narrowed(bundle: bundles.Bundle, name: str, kind: str, full: Path, scratch:
 
 
 def _in_parts(made: manifest.Manifest, source: manifest.Manifest, root: Path) -> manifest.Manifest:
-    """Return the manifest with what `source` has in parts cut again, into parts of no more bytes than those."""
+    """Return the manifest with the components that `source` has in parts cut again, into parts no larger."""
     components, files = dict(made.components), dict(made.files)
     for name, spec in made.components.items():
         if before := source.components[name].parts:
@@ -182,14 +183,14 @@ def _static(bundle: bundles.Bundle, name: str, kind: Kind, scratch: Path) -> ir.
 
 
 def _component(spec: manifest.Component, weights: str, kind: str) -> manifest.Component:
-    """Return the entry of a quantized component; one of `_dynamic` takes and gives float32 now."""
+    """Return the entry of a quantized component. The inputs and outputs of `_dynamic` are float32."""
     if kind == INT8 and not _convolves(spec.graph):
         spec = dataclasses.replace(spec, inputs=widened(spec.inputs), outputs=widened(spec.outputs))
     return dataclasses.replace(spec, weights=(weights,), precision=kind, parts=())
 
 
 def _dynamic(twin: Path, scratch: Path) -> ir.Model:
-    """Return the float32 graph at `twin` with matrices and tables in int8, quantized by ONNX Runtime's own tool."""
+    """Return the float32 graph at `twin` with matrices and tables in int8, quantized by ONNX Runtime's tool."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = ir.load(twin)
@@ -204,7 +205,7 @@ def _dynamic(twin: Path, scratch: Path) -> ir.Model:
 
 
 def _narrow(model: ir.Model) -> ir.Model:
-    """Return a graph with its large weights in int8, each widened again by a DequantizeLinear of its own."""
+    """Return a graph with its large weights in int8, each widened by its own DequantizeLinear."""
     graph = ir.external_data.load_to_model(model).graph
     for name, value in list(graph.initializers.items()):
         held = value.const_value
@@ -229,7 +230,7 @@ def _narrow(model: ir.Model) -> ir.Model:
 
 
 def _save(model: ir.Model, graph: Path, weights: Path) -> None:
-    """Write a graph, and the safetensors file of its initializers above SMALL, which it points into."""
+    """Write a graph, and a safetensors file with its initializers above SMALL."""
     initializers = model.graph.initializers
     arrays = {n: v.const_value for n, v in initializers.items() if v.const_value and v.const_value.nbytes > trace.SMALL}
     head = headers.encode([(n, STORED[a.dtype], tuple(a.shape.numpy()), a.nbytes) for n, a in arrays.items()])
@@ -248,7 +249,7 @@ def _save(model: ir.Model, graph: Path, weights: Path) -> None:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Silence the advice to fold shapes first, which export did."""
+    """Silence the advice to fold shapes first, because export did."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

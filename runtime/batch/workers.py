@@ -1,7 +1,7 @@
-"""Has workers do jobs: processes of this machine, or actors of a Ray cluster. A worker that dies is replaced.
+"""Run the jobs of a batch in workers: processes of this machine, or actors of a Ray cluster.
 
-Every worker opens the bundle itself, and so verifies its files; it refuses one that is not the caller's. What a worker
-makes comes back as bytes, so that nodes need no common disk.
+A worker that dies is replaced. Every worker opens the bundle itself, so it verifies the files, and it refuses a bundle
+that differs from the caller's. A result comes back as bytes, so that nodes need no shared disk.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..pipeline import Model, open_model
 from ..worker_process import one_worker
 from .jobs import BatchJob, Ledger, Made, make, packed
 
-ATTEMPTS = 3  # of one job, when workers die under it or fail for reasons of their own
+ATTEMPTS = 3  # of one job, if its workers die or fail
 PATIENCE = 120  # seconds without any worker
-MOST_WORKERS = 61  # Windows waits for no more processes at once
+MOST_WORKERS = 61  # Windows can wait for at most this many processes
 OnResult = Callable[[dict[str, Any]], None]
 
 
 class Workers(Protocol):
-    """Something that does jobs."""
+    """A pool that runs jobs."""
 
     def idle(self) -> bool:
         """Return whether a worker is free for a job now."""
@@ -39,7 +39,7 @@ class Workers(Protocol):
         ...
 
     def lost(self, error: BaseException) -> bool:
-        """Return whether `error` means that a worker died, and have another one in its place."""
+        """Return whether `error` means that a worker died; if so, replace it."""
         ...
 
     def close(self) -> None:
@@ -48,12 +48,12 @@ class Workers(Protocol):
 
 
 def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_result: OnResult) -> Counter[str]:
-    """Have `workers` do the jobs, none of which is done yet; return how many are "done" and "failed".
+    """Run the jobs in `workers`; return how many are "done" and "failed". No job may be done already.
 
-    Each result is in the ledger when `on_result` is told. A job under which a worker died is done again, elsewhere
-    where there is another one, three times in all.
+    `on_result` is called after the result is in the ledger. If a worker dies, its job runs again, in another worker if
+    possible, at most three times in total.
     """
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     waiting = deque(jobs)
     running: dict[Future[Made], BatchJob] = {}
     attempts: Counter[str] = Counter()
@@ -65,14 +65,14 @@ def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_res
             try:
                 running[workers.submit(packed(job))] = job
             except UsageError as refusal:
-                told["failed"] += 1
+                counts["failed"] += 1
                 on_result(ledger.failed(job, refusal, attempts[job.name]))
         if running:
             since = time.monotonic()
         elif time.monotonic() - since > PATIENCE:
             raise SegueError(
-                f"no worker has come for {PATIENCE} s. See to the cluster, then run the same command again: what is "
-                "done stays done."
+                f"no worker has started for {PATIENCE} s.",
+                "Check the cluster, then run the same command again: finished jobs stay finished.",
             )
         else:
             time.sleep(0.1)
@@ -83,15 +83,15 @@ def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_res
             if error is None:
                 row = ledger.done(job, future.result(), attempts[job.name])
             elif isinstance(error, BundleError | MissingDependencyError):
-                raise error  # it is every job's
+                raise error  # every job would fail
             elif attempts[job.name] < ATTEMPTS and not isinstance(error, UsageError | BudgetError):
-                waiting.append(job)  # another worker, or a later time, may have what this one had not
+                waiting.append(job)  # another worker, or a later attempt, may succeed
                 continue
             else:
                 row = ledger.failed(job, error, attempts[job.name])
-            told[row["state"]] += 1
+            counts[row["state"]] += 1
             on_result(row)
-    return told
+    return counts
 
 
 class LocalWorkers:
@@ -99,17 +99,17 @@ class LocalWorkers:
 
     def __init__(self, bundle: str, digest: str, count: int, threads: int | None = None, target: str = DEFAULT) -> None:
         if not 1 <= count <= MOST_WORKERS:
-            raise UsageError(f"{count} workers are none, or too many. Ask for 1 to {MOST_WORKERS}.")
+            raise UsageError(f"workers must be between 1 and {MOST_WORKERS}, got {count}.", "Choose another number.")
         self._arguments = (bundle, digest, threads or max(1, default_threads() // count), target)
-        # An executor each: a process that dies breaks its executor, and so its own job and no other
+        # One executor per process: a process that dies breaks only its own executor and job
         self._slots = [_Slot(one_worker(_begin, self._arguments)) for _ in range(count)]
 
     def idle(self) -> bool:
-        """Return whether a process has nothing to do."""
+        """Return whether a process is free."""
         return any(slot.idle for slot in self._slots)
 
     def submit(self, job: BatchJob) -> Future[Made]:
-        """Start a job in a process that is free; in a new one where that has died."""
+        """Start a job in a free process; in a new one if that process has died."""
         slot = next(slot for slot in self._slots if slot.idle)
         try:
             slot.future = slot.pool.submit(_work, job)
@@ -119,7 +119,7 @@ class LocalWorkers:
         return slot.future
 
     def lost(self, error: BaseException) -> bool:
-        """Return whether the process died; the next job of its place begins another one."""
+        """Return whether the process died; the next job in its slot starts another one."""
         return isinstance(error, BrokenExecutor)
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class _Slot:
         return self.future is None or self.future.done()
 
 
-_arguments: tuple[Any, ...] = ()  # of this process, where it is one of LocalWorkers
+_arguments: tuple[Any, ...] = ()  # of this process, if it is one of LocalWorkers
 _model: Model | None = None
 
 
@@ -149,64 +149,66 @@ def _begin(*arguments: Any) -> None:
 
 def _work(job: BatchJob) -> Made:
     global _model
-    if _model is None:  # opened by the first job, so that what is wrong with the bundle comes back as it is
+    if _model is None:  # opened by the first job, so that errors of the bundle reach the caller
         _model = opened(*_arguments)
     return make(_model, job)
 
 
 def opened(bundle: str, digest: str, threads: int | None, target: str) -> Model:
-    """Return the bundle opened by a worker; raises BundleError where it is not the one with that digest."""
+    """Return the model of a worker; raises BundleError if its bundle does not have that digest."""
     model = open_model(bundle, threads, target=target)
     if model.bundle.digest != digest:
         model.close()
         raise BundleError(
-            f"{bundle} is another bundle here ({model.bundle.digest[:12]}) than where the jobs come from "
-            f"({digest[:12]}). Copy the same one to every node."
+            f"{bundle} on this node is another bundle ({model.bundle.digest[:12]}) than the caller's ({digest[:12]}).",
+            "Copy the same bundle to every node.",
         )
     return model
 
 
 class RayWorkers:
-    """Actors of a Ray cluster: one for each GPU where `target` runs on one, else for each `cores` processor cores."""
+    """Actors of a Ray cluster: one per GPU if `target` runs on GPUs, else one per `cores` processor cores."""
 
     def __init__(self, address: str, bundle: str, digest: str, cores: int = 1, target: str = DEFAULT) -> None:
         try:
             import ray
         except ImportError:
             raise MissingDependencyError(
-                "--ray needs ray, which is not installed. Run, in a clone of Segue: pip install '.[ray]'"
+                "--ray needs ray, which is not installed.", "Run, in a clone of Segue: pip install '.[ray]'"
             ) from None
         self._ray = ray
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         except ConnectionError as error:
-            raise UsageError(f"no Ray cluster at {address!r}: {error}. Start one with: ray start --head") from None
+            raise UsageError(
+                f"there is no Ray cluster at {address!r}: {error}.", "Start one with: ray start --head"
+            ) from None
         resources, on_gpu = ray.cluster_resources(), find_target(target).device != "cpu"
         count = int(resources.get("GPU", 0)) if on_gpu else int(resources.get("CPU", 0)) // cores
         if not count:
             ray.shutdown()
             raise UsageError(
-                f"the cluster at {address!r} has no room for {target}. Add nodes, or take another --target."
+                f"the cluster at {address!r} has no room for {target}.", "Add nodes, or use another --target."
             )
         options = {"num_gpus": 1} if on_gpu else {"num_cpus": cores}
         self._actor: Any = ray.remote(**options)(_Actor)  # type: ignore[call-overload]
         self._place = (str(Path(bundle).resolve()) if Path(bundle).exists() else bundle, digest, cores, target)
         self._free: deque[Any] = deque()
-        self._alive: set[Any] = set()  # actors that come, wait or work; callbacks change it in other threads
-        self._had: dict[str, Any] = {}  # the actor that a job was with
+        self._alive: set[Any] = set()  # actors that start, wait or work; callbacks change it in other threads
+        self._had: dict[str, Any] = {}  # the last actor of a job
         self._fault: BaseException | None = None
         self._starts_left = 4 * count
         for _ in range(count):
             self._start()
 
     def idle(self) -> bool:
-        """Return whether an actor that has opened the bundle has nothing to do; raise what keeps all from it."""
+        """Return whether an actor has opened the bundle and is free; raise the error if no actor could open it."""
         if self._fault is not None and not self._alive:
             raise self._fault
         return bool(self._free)
 
     def submit(self, job: BatchJob) -> Future[Made]:
-        """Start a job with an actor that is free."""
+        """Start a job in a free actor."""
         others = (one for one in self._free if one is not self._had.get(job.name))
         actor, after = next(others, self._free[0]), Future[Made]()
         self._free.remove(actor)
@@ -229,16 +231,16 @@ class RayWorkers:
         return after
 
     def lost(self, error: BaseException) -> bool:
-        """Return whether an actor, its node or what it made was lost, which any error but the job's own tells."""
+        """Return whether an actor, its node or its result was lost: any error of Ray except the job's own."""
         errors = self._ray.exceptions
         return isinstance(error, errors.RayError) and not isinstance(error, errors.RayTaskError)
 
     def close(self) -> None:
-        """Leave the cluster, which ends this program's actors."""
+        """Leave the cluster; this ends the program's actors."""
         self._ray.shutdown()
 
     def _start(self) -> None:
-        """Have an actor come where the cluster has room for one; it is given jobs when it is there."""
+        """Start an actor; it gets jobs as soon as it has opened the bundle."""
 
         def there(ended: Future) -> None:
             error = ended.exception()
@@ -257,7 +259,7 @@ class RayWorkers:
             actor = self._actor.remote(*self._place)
             self._alive.add(actor)
             actor.ready.remote().future().add_done_callback(there)
-        except Exception as error:  # in a callback nobody would hear of it
+        except Exception as error:  # an error in a callback would be lost
             self._fault = error
             self._alive.discard(actor)
 
@@ -267,7 +269,7 @@ class _Actor:
         self.arguments = arguments
 
     def ready(self) -> None:
-        """Open the bundle; here and not before, so that what is wrong with it comes back as it is."""
+        """Open the bundle; not in `__init__`, so that its errors reach the caller."""
         self.model = opened(*self.arguments)
 
     def make(self, job: BatchJob) -> Made:
@@ -275,6 +277,6 @@ class _Actor:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return Segue's own error where that is what Ray has wrapped."""
+    """Return Segue's own error if Ray wrapped one, else `error`."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, SegueError) else error

@@ -1,4 +1,4 @@
-"""The numbers of bundle.json within the ranges that an export writes, so that nothing behind them stumbles."""
+"""Check that the numbers of bundle.json are in the ranges that an export writes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _TINY = 1e-6
 
 
-def check(manifest: Manifest, where: str) -> None:
-    """Raise BundleError for numbers that no export writes and that arithmetic or memory would stumble over."""
+def check_numbers(manifest: Manifest, where: str) -> None:
+    """Raise BundleError for numbers that no export writes; they would break arithmetic or exhaust memory."""
     sampler, latents, sizes = manifest.sampler, manifest.latents, manifest.sizes
     ranges: dict[str, tuple[float, float, float]] = {  # lowest, value, highest
         "sampler.shift": (_TINY, sampler.shift, 1e6),
@@ -39,7 +39,7 @@ def check(manifest: Manifest, where: str) -> None:
     if manifest.video is not None:
         ranges |= _sampler_ranges("video.motion.sampler", manifest.video.motion.sampler)
     for name, tokenizer in manifest.tokenizers.items():
-        ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # the begin and the end token at least
+        ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # at least the begin and the end token
         ranges[f"tokenizers.{name}.pad_id"] = (0, tokenizer.pad_id, 2**31 - 1)
     for name, component in manifest.components.items():
         for what in ("flops", "activations", "widened") if component.cost is not None else ():
@@ -65,30 +65,32 @@ def check(manifest: Manifest, where: str) -> None:
     for name, (lowest, value, highest) in ranges.items():
         if not lowest <= value <= highest:
             raise BundleError(
-                f"{where} has {name} = {str(value)[:40]}, which must be from {lowest:g} to {highest:g}. "
-                "Export the bundle again."
+                f"{where} has {name} = {str(value)[:40]}, which must be from {lowest:g} to {highest:g}.",
+                "Export the bundle again.",
             )
     for of in (sampler, *([manifest.video.motion.sampler] if manifest.video else [])):
         levels = of.sigmas
         falling = all(a > b for a, b in itertools.pairwise((*levels, 0.0)))
         if levels and not (len(levels) == of.steps and levels[0] <= 1 and falling):
             raise BundleError(
-                f"{where} has sampler.sigmas = {str(levels)[:80]}, which should be {of.steps} levels that fall within "
-                "(0, 1]. Export the bundle again."
+                f"{where} has sampler.sigmas = {str(levels)[:80]}, which must be {of.steps} levels that fall within "
+                "(0, 1].",
+                "Export the bundle again.",
             )
     unit = latents.factor * latents.patch
     if manifest.video is not None:
         unit = math.lcm(unit, manifest.video.scale * manifest.video.motion.factor * manifest.video.motion.patch)
     if sizes.multiple % unit or any(s % sizes.multiple for s in (sizes.minimum, sizes.maximum, *sizes.default)):
         raise BundleError(
-            f"{where} has sizes {sizes} that are no multiples of {sizes.multiple}, or of the {unit} pixels of one "
-            "patch. Export the bundle again."
+            f"{where} has sizes {sizes} that are not multiples of {sizes.multiple}, or of the {unit} pixels of one "
+            "patch.",
+            "Export the bundle again.",
         )
     if not all(sizes.minimum <= side <= sizes.maximum for side in sizes.default):
-        raise BundleError(f"{where} has a default size outside its own range: {sizes}. Export the bundle again.")
+        raise BundleError(f"{where} has a default size outside its own range: {sizes}.", "Export the bundle again.")
 
 
-_MOST_TERMS, _MOST_FACTORS = 256, 16  # of a polynomial; the export's have a tenth of it
+_MOST_TERMS, _MOST_FACTORS = 256, 16  # of a polynomial; an export writes a tenth of this
 
 
 def _check_polynomial(found: Polynomial, name: str, where: str) -> None:
@@ -97,8 +99,9 @@ def _check_polynomial(found: Polynomial, name: str, where: str) -> None:
     whole = whole and all(known.issuperset(term) and len(term) <= _MOST_FACTORS for term in found.terms)
     if not whole or not 0 <= found.error < 1 or not all(0 <= c <= 2**60 for c in found.coefficients):
         raise BundleError(
-            f"{where} has {name} = {str(found)[:80]}, which is no polynomial of {', '.join(sorted(known))} with "
-            "coefficients of 0 or more and an error below 1. Export the bundle again."
+            f"{where} has {name} = {str(found)[:80]}, which is not a polynomial of {', '.join(sorted(known))} "
+            "with coefficients of 0 or more and an error below 1.",
+            "Export the bundle again.",
         )
 
 

@@ -1,9 +1,9 @@
-"""Where an ONNX file's external data points to, read from the protobuf wire format before any ONNX parser sees it.
+"""Read the external-data references of an ONNX file from the protobuf wire format, before any ONNX parser runs.
 
 A `TensorProto` may name a file, an offset and a length; ONNX Runtime opens that file while it loads the graph. This
-reader visits every tensor of a model (initialisers, sparse ones, tensors in attributes, in subgraphs, in functions and
-in training graphs) and nothing else. It is bounded: nesting is limited, every length is checked against the message
-that it lies in, and payloads that hold no tensor are stepped over.
+reader visits only the tensors of a model: initialisers, sparse ones, and tensors in attributes, subgraphs, functions
+and training graphs. It is bounded: nesting is limited, every length must fit into its message, and payloads without
+tensors are skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...errors import BundleError
 MAX_DEPTH = 100  # protobuf's own limit
 MAX_BYTES = 2**28  # a graph without its weights has a few MB
 
-# Which fields of which message hold messages that may contain tensors: {message: {field: (kind, may it repeat)}}
+# The fields whose messages may contain tensors: {message: {field: (kind, may repeat)}}
 _MESSAGES: dict[str, dict[int, tuple[str, bool]]] = {
     "Model": {7: ("Graph", False), 20: ("Training", True), 25: ("Function", True)},
     "Training": {1: ("Graph", False), 2: ("Graph", False)},
@@ -39,7 +39,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class ExternalData:
-    """One tensor's reference: its name, the file as written, and the bytes [offset, offset + length) of it.
+    """One tensor's reference: its name, the file as written, and the bytes [offset, offset + length) of that file.
 
     `length` None means up to the end of the file.
     """
@@ -53,8 +53,7 @@ class ExternalData:
 def external_data(model: bytes, where: str) -> list[ExternalData]:
     """Return every external-data reference of the serialised ModelProto `model`; `where` names it in messages.
 
-    Raises BundleError for anything that is not well-formed, and for a tensor whose reference is incomplete or
-    ambiguous.
+    Raises BundleError for a malformed file, and for a tensor whose reference is incomplete or ambiguous.
     """
     if len(model) > MAX_BYTES:
         raise _refuse(
@@ -76,7 +75,7 @@ def external_data(model: bytes, where: str) -> list[ExternalData]:
             if field not in nested:
                 continue
             child, repeats = nested[field]
-            # A parser merges repeated occurrences of a single field, so each alone could look harmless
+            # A parser merges repeated occurrences of a single field, so each one could look harmless
             if wire != _BYTES or (field in seen and not repeats):
                 raise _refuse(where, f"field {field} of a {kind} message has a wrong type or occurs twice")
             seen.add(field)
@@ -147,7 +146,7 @@ def _fields(model: bytes, start: int, end: int, where: str) -> Iterator[tuple[in
 
 
 def _varint(model: bytes, at: int, end: int, where: str) -> tuple[int, int]:
-    if at < end and model[at] < 0x80:  # nearly all are one byte long, and a large graph has a million
+    if at < end and model[at] < 0x80:  # nearly all have one byte, and a large graph has a million
         return model[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
@@ -162,4 +161,4 @@ def _varint(model: bytes, at: int, end: int, where: str) -> tuple[int, int]:
 
 
 def _refuse(where: str, reason: str) -> BundleError:
-    return BundleError(f"{where} is no safe ONNX file: {reason}. Do not use this bundle; export it again.")
+    return BundleError(f"{where} is not a safe ONNX file: {reason}.", "Do not use this bundle; export it again.")

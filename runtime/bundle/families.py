@@ -1,7 +1,7 @@
-"""The table of families: what a bundle of each holds, and what each of its components is for.
+"""The table of families: the content of a bundle of each family, and the role of each component.
 
-This is the only place that knows families and components by name. A new family of pictures is a row of `FAMILIES` here,
-a row in `runtime/pictures/families.py` (how its prompts are encoded), and a folder in `export/families/`.
+Only this module knows families and components by name. A new family of pictures needs a row of `FAMILIES` here, a row
+in `runtime/pictures/families.py` (how its prompts are encoded), and a folder in `export/families/`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Role:
-    """What one component is for.
+    """The role of one component.
 
     `expert` numbers the denoisers that share one loop. `half` is "first" or "next" for the two graphs of a streaming
     autoencoder. `step` marks the graph of guidance and Euler step that follows a denoiser. `leaves`: a video's loop
@@ -64,7 +64,6 @@ class Role:
         return self.kind is Kind.DENOISER and self.stage is not Stage.DETAIL
 
 
-HALVES = ("encoder_first", "encoder_next", "decoder_first", "decoder_next")
 _ROLES = {
     TEXT_ENCODER: Role(Kind.TEXT, leaves=True),
     "text_encoder_2": Role(Kind.TEXT),
@@ -85,7 +84,7 @@ _ROLES = {
 
 
 def role_of(component: str) -> Role:
-    """Return what the component of that name is for; `Kind.OTHER` if no family has such a component."""
+    """Return the role of the component of that name; `Kind.OTHER` if no family has such a component."""
     role = _ROLES.get(component.removesuffix(STEP), Role(Kind.OTHER))
     return replace(role, step=True) if component.endswith(STEP) else role
 
@@ -94,11 +93,11 @@ def role_of(component: str) -> Role:
 class Family:
     """One family of models.
 
-    `components` are those that every bundle of the family holds, in the order in which a request uses them; `optional`
-    ones may be absent. `tokenizers` names the tokenizer of each text encoder. The `denoiser` gives `output`, d latents
-    / d sigma. `sampler` is the manifest's `Sampler.kind`, and `grid` the levels of a request that names none:
-    "diffusers" (shifted twice), "linear" (1 to 1 / steps) or "betas" (of a network that predicts noise). `steps` and
-    `guidance` are the defaults of a checkpoint that states none. `zero_tokens`: zeros stand for an absent T5.
+    A bundle holds all `components`, in the order in which a request uses them; `optional` ones may be absent.
+    `tokenizers` names the tokenizer of each text encoder. The `denoiser` gives `output`, d latents / d sigma. `sampler`
+    is the manifest's `Sampler.kind`. `grid` gives the levels of a request without its own: "diffusers" (shifted twice),
+    "linear" (1 to 1 / steps) or "betas" (of a network that predicts noise). `steps` and `guidance` are the defaults of
+    a checkpoint that states none. `zero_tokens`: zeros replace an absent T5.
     """
 
     name: str
@@ -171,22 +170,25 @@ def check(content: Manifest, target: Target) -> None:
     if family is None or other:
         raise BundleError(
             f"the bundle {content.name!r} is of family {content.family!r} with sampler "
-            f"{(other or [content.sampler.kind])[0]!r}; this Segue renders {_known()}. Use a newer Segue."
+            f"{(other or [content.sampler.kind])[0]!r}; this Segue renders {_known()}.",
+            "Use a newer Segue.",
         )
     if content.video is not None and not family.moving:
-        raise BundleError(f"the bundle {content.name!r} of family {content.family} has a table video. Export it again.")
+        raise BundleError(
+            f"the bundle {content.name!r} of the picture family {content.family} has a table video.", "Export it again."
+        )
     components = family.present(content)
     missing = [name for name in components if name not in content.components]
     missing += [name for name in family.tokenizers_of(content) if name not in content.tokenizers]
     if family.moving and content.video is None:
         missing.append("video")
     if missing:
-        raise BundleError(f"the bundle {content.name!r} lacks {', '.join(missing)}. Export it again.")
+        raise BundleError(f"the bundle {content.name!r} lacks {', '.join(missing)}.", "Export it again.")
     for name in components:
         if content.components[name].precision == "bf16" and target.device == "cpu":
             raise BundleError(
-                f"{name} of the bundle {content.name!r} is in bf16, which ONNX Runtime's CPU cannot run. "
-                "Export it again with --precision fp16 or fp32."
+                f"{name} of the bundle {content.name!r} is in bf16, which ONNX Runtime cannot run on a processor.",
+                "Export it again with --precision fp16 or fp32.",
             )
     if not family.moving:
         joint_width(content)
@@ -200,7 +202,8 @@ def joint_width(content: Manifest) -> int:
             return spec.shape[2]
     raise BundleError(
         f"the {name} of the bundle {content.name!r} has no input encoder_hidden_states [batch, text, width] of fixed "
-        "width. Export it again."
+        "width.",
+        "Export it again.",
     )
 
 

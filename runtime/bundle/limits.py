@@ -1,12 +1,12 @@
-"""The largest numbers that a request or a bundle may hold; each is far above any use and keeps arithmetic bounded."""
+"""The largest numbers in a request or a bundle. Each is far above any use and keeps arithmetic bounded."""
 
 MAX_STEPS = 1000  # network calls a picture
 MAX_COUNT = 4096  # pictures a request
-MAX_TEXT = 100_000  # characters of a prompt; far above any tokenizer's limit, below that of a PNG text chunk
+MAX_TEXT = 100_000  # characters of a prompt: above any tokenizer's limit, below that of a PNG text chunk
 MAX_TOKENS = 10_000
 MAX_SIDE = 16_384  # pixels
 MAX_FRAMES = 1_000_000  # of a video, and of any run of latent frames
 MIN_FPS, MAX_FPS = 0.01, 1000  # of a video
 MAX_WIDTH = 2**16  # any fixed dimension of a graph's inputs and outputs
-QUANTIZED = ("int8", "w8a8", "fp8")  # precisions whose large matrices have 8 bits: the first for processors
-PART_BYTES = 2**28  # weights of a part of a graph, unless an export is told otherwise
+QUANTIZED = ("int8", "w8a8", "fp8")  # precisions whose large matrices have 8 bits; the first one is for processors
+PART_BYTES = 2**28  # weights of a part of a graph: the default of an export

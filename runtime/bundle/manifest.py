@@ -1,8 +1,8 @@
 """`bundle.json` as frozen dataclasses: the whole contract between export and runtime.
 
-A bundle is a diffusers checkpoint directory, file for file under its own names, plus one ONNX graph for each component
-beside the weights that it points into, `tokenizer.json` files and `bundle.json`. Because the checkpoint's files keep
-their names, a bundle is itself loadable by diffusers, and unpacking is copying.
+A bundle is a diffusers checkpoint directory plus one ONNX graph for each component, `tokenizer.json` files and
+`bundle.json`. A graph points into the weights beside it. The checkpoint's files keep their names, so diffusers can load
+a bundle, and unpacking is copying.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .polynomial import CostModel, Footprint, Polynomial
 SCHEMA = 1
 FILE_NAME = "bundle.json"
 MAX_BYTES = 16 * 2**20  # bundle.json itself
-STEP = "_step"  # what the name of the graph of guidance and Euler step has behind its denoiser's
+STEP = "_step"  # suffix of the graph of guidance and Euler step, behind its denoiser's name
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of the bundle. `origin` says whether it belongs to the checkpoint (and so to `segue unpack`)."""
+    """One file of the bundle. `origin`: it belongs to the checkpoint, and `segue unpack` copies it."""
 
     sha256: str
     bytes: int
@@ -29,10 +29,10 @@ class File:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a component's graph: the file, and the names of what it takes, inputs or what earlier parts made.
+    """A part of a component's graph: the file, and the names of its inputs, which may be outputs of earlier parts.
 
-    `bytes` are those of its weights; `loading` and `loaded` are as in `Footprint`, 0 where they were not measured, and
-    so is `working`, what later parts want of earlier ones included, None where it was not.
+    `bytes` is the size of its weights. `loading`, `loaded` and `working` are as in `Footprint`; 0, 0 and None mean not
+    measured. `working` includes the outputs of earlier parts that later parts need.
     """
 
     graph: str
@@ -45,30 +45,30 @@ class Part:
 
 @dataclass(frozen=True)
 class Component:
-    """One graph: its file, the weight files that its initialisers point into, its precision and its signature."""
+    """One graph: its file, the weight files of its initialisers, its precision and its signature."""
 
     graph: str
     weights: tuple[str, ...]
-    precision: str  # "fp32", "fp16", "bf16", or of the large matrices "int8", "w8a8" or "fp8"
+    precision: str  # "fp32", "fp16", "bf16"; or "int8", "w8a8", "fp8" for the large matrices
     parameters: int
     opset: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    cost: CostModel | None = None  # bundles of before it was counted have none
-    footprint: Footprint | None = None  # where it was measured
-    parts: tuple[Part, ...] = ()  # the same graph in pieces, to be run one after another
+    cost: CostModel | None = None  # None in older bundles
+    footprint: Footprint | None = None  # None if it was not measured
+    parts: tuple[Part, ...] = ()  # the same graph in parts that run one after another
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        """Return the files of the graph, whole and in pieces."""
+        """Return the files of the whole graph and of its parts."""
         return (self.graph, *(part.graph for part in self.parts))
 
 
 @dataclass(frozen=True)
 class Template:
-    """Texts that a prompt is encoded between; what stands in quotation marks goes in character by character.
+    """The texts before and after a prompt. Quoted text in the prompt is encoded character by character.
 
-    `tokens` is how many the two texts have together.
+    `tokens` is the number of tokens of both texts together.
     """
 
     before: str
@@ -78,9 +78,9 @@ class Template:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizers file, the length in tokens that prompts are padded or cut to, and the token id of the padding.
+    """A tokenizers file, the length in tokens of a padded or cut prompt, and the token id of the padding.
 
-    With a `template` the length is that of the prompt alone, which has no begin and end token of its own.
+    With a `template` the length is that of the prompt only, without begin and end token.
     """
 
     file: str
@@ -99,7 +99,7 @@ class TokenShift:
 
 @dataclass(frozen=True)
 class NoisePrediction:
-    """How a network that predicts noise was trained and is sampled, see `sampler.exploding_schedule`."""
+    """Training and sampling of a network that predicts noise, see `schedule.exploding_schedule`."""
 
     betas: tuple[float, float]
     spacing: str  # "trailing", "leading" or "linspace"
@@ -110,15 +110,15 @@ class NoisePrediction:
 class Sampler:
     """Euler steps: the static shift of the noise levels, and the defaults of a request.
 
-    `token_shift` stands in place of the shift; `noise` is there for the kind "euler" alone.
+    `token_shift` replaces the shift. Only the kind "euler" has `noise`.
     """
 
-    kind: str  # "flow-match-euler", or "euler" of a network that predicts noise
+    kind: str  # "flow-match-euler"; "euler" for a network that predicts noise
     shift: float
     train_timesteps: int  # the network's time input is sigma times this
     steps: int
     guidance: float
-    sigmas: tuple[float, ...] = ()  # levels of a few-step student, before the shift; empty: diffusers' default grid
+    sigmas: tuple[float, ...] = ()  # levels of a few-step student before the shift; empty: diffusers' default grid
     token_shift: TokenShift | None = None
     noise: NoisePrediction | None = None
 
@@ -146,7 +146,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Motion:
-    """Stage I of a video: its latents, normalised as (x - mean) / std a channel, and how it is sampled."""
+    """Stage I of a video: its latents, normalised as (x - mean) / std for each channel, and its sampler."""
 
     channels: int
     factor: int
@@ -158,11 +158,11 @@ class Motion:
 
 @dataclass(frozen=True)
 class Video:
-    """What makes a bundle draw videos (SwiftI2V); the manifest's own sampler and latents are then Stage II's.
+    """The tables of a bundle for videos (SwiftI2V). The manifest's own sampler and latents belong to Stage II.
 
-    `frames` video frames are a window, the length that Stage I is made for; its sides are those of the video divided by
-    `scale`. `targets`, `before` and `after` are a segment's, see `segments.SegmentSpec`. `mean` and `std` normalise the
-    latents of Stage II.
+    `frames` video frames are a window, the length that Stage I was trained for; it draws at the video's size divided by
+    `scale`. `targets`, `before` and `after` describe a segment, see `segments.SegmentSpec`. `mean` and `std` normalise
+    the latents of Stage II.
     """
 
     frames: int
@@ -178,9 +178,9 @@ class Video:
 
 @dataclass(frozen=True)
 class Parity:
-    """One comparison of a component in ONNX Runtime with PyTorch, on fresh random inputs of the shapes named.
+    """One comparison of a component in ONNX Runtime with PyTorch, on fresh random inputs of these shapes.
 
-    What was quantized is compared with the same weights in fp32, in ONNX Runtime; the note says on which inputs.
+    A quantized component is compared with the same weights in fp32, in ONNX Runtime; the note names the inputs.
     """
 
     component: str
@@ -193,12 +193,12 @@ class Parity:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What a bundle draws beside the same computed in fp32, from the same noise, on the processor.
+    """The pixels of a bundle compared with those of the same weights in fp32, from the same noise, on the processor.
 
-    `against` is "the checkpoint in fp32" for what export wrote, and for a quantized bundle the sha256 of the one that
-    it was made from, followed by " in fp32": that one's weights, as they are, computed in fp32. `psnr` in dB over all
-    pixels of `pictures` pictures or clips; a bundle below `gate` is not made. `source` is what the bundle that a
-    quantized one was made from says of itself.
+    `against` names the reference. For an exported bundle it is "the checkpoint in fp32". For a quantized bundle it is
+    the sha256 of its source bundle, followed by " in fp32": the weights of that bundle, computed in fp32. `psnr` is in
+    dB over all pixels of `pictures` pictures or clips; no bundle below `gate` is made. `source` is the fidelity of a
+    quantized bundle's source.
     """
 
     against: str
@@ -210,7 +210,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Merged:
-    """A LoRA file that was merged at export: its name, its sha256, and the factor."""
+    """A LoRA file that was merged at export: its name, its sha256, and its factor."""
 
     file: str
     sha256: str
@@ -219,7 +219,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the weights come from, under which licence, what exported them, and what was merged into them."""
+    """The source of the weights, their licence and credits, the exporter, and the merged LoRA files."""
 
     source: str
     revision: str
@@ -241,17 +241,17 @@ class Manifest:
     sampler: Sampler
     latents: Latents
     sizes: Sizes
-    t5_tokens: int  # zero tokens that stand for the absent T5 (SD3 without T5: 256; the emoji miniature: 0)
+    t5_tokens: int  # zero tokens in place of an absent T5 (SD3 without T5: 256; the emoji miniature: 0)
     provenance: Provenance
     files: dict[str, File]
     parity: tuple[Parity, ...] = field(default=())
     video: Video | None = None
-    zero_negative: bool = False  # an empty negative text is zeros in place of the encoders' states (SDXL)
+    zero_negative: bool = False  # an empty negative prompt gives zeros in place of the encoders' states (SDXL)
     fidelity: Fidelity | None = None
-    islands: dict[str, str] = field(default_factory=dict)  # folder kept in fp32 in a bundle of fp16 -> why
+    islands: dict[str, str] = field(default_factory=dict)  # folder that stays in fp32 in an fp16 bundle -> reason
     engines: dict[str, str] = field(default_factory=dict)  # directory below engines/ -> sha256 of its engine.json
 
 
 def step_of(denoiser: str) -> str:
-    """Return the name of the component that does the Euler step after a call of `denoiser`."""
+    """Return the name of the component that computes the Euler step after a call of `denoiser`."""
     return f"{denoiser}{STEP}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Polynomial:
-    """A sum of products of dimensions, each with a coefficient that is not negative, so it grows with every one.
+    """A sum of products of dimensions. No coefficient is negative, so the sum grows with every dimension.
 
-    `error` is how far below the true value it was at worst where it was fitted, as a share of that value.
+    `error` is the largest share by which it was below the true value at the fitted points.
     """
 
     terms: tuple[tuple[str, ...], ...]
@@ -19,18 +19,18 @@ class Polynomial:
     error: float
 
     def at(self, sizes: Mapping[str, int]) -> float:
-        """Return the value at `sizes`, raised by the error, so that it is no less than the true one was."""
+        """Return the value at `sizes`, raised by the error, so that it is at least the true value."""
         products = (math.prod(sizes[name] for name in term) for term in self.terms)
         return sum(c * p for c, p in zip(self.coefficients, products, strict=True)) / (1 - self.error)
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """What one call of a component costs at the sizes of its dimensions, weights left out.
+    """The cost of one call of a component at the sizes of its dimensions, without weights.
 
-    `flops` are operations, a multiplication and its addition being two. `activations` are bytes that live at one time,
-    inputs and outputs included: with attention as one kernel and floats as the graph has them; `widened` is the same on
-    a processor, where ONNX Runtime computes fp16 in fp32 and holds the products of queries and keys.
+    `flops` are operations; a multiplication with its addition counts as two. `activations` are the bytes that live at
+    one time, with inputs and outputs; attention is one kernel, and floats have the graph's types. `widened` is the same
+    on a processor: ONNX Runtime computes fp16 in fp32 there, and holds the products of queries and keys.
     """
 
     flops: Polynomial
@@ -40,10 +40,10 @@ class CostModel:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a process holds for a component in ONNX Runtime on a processor, as measured when it was exported.
+    """Bytes that a process holds for a component in ONNX Runtime on a processor, measured at export.
 
-    `loading` at most while it is loaded, `loaded` from then on, `working` at most beside that in a call: one thread, no
-    arena, freed memory given back (`engines/heap.py`).
+    `loading` is the peak while it is loaded, `loaded` the bytes afterwards, and `working` the additional peak of a
+    call. Measured with one thread, without an arena, and with freed memory returned (`engines/heap.py`).
     """
 
     loading: int

@@ -1,8 +1,8 @@
-"""Opening a bundle: nothing of it is parsed before its place and its sha256 are checked.
+"""Open a bundle. No file of it is parsed before its path and its sha256 are checked.
 
-Links: a symbolic link anywhere below the bundle's directory is refused, because ONNX Runtime refuses one that leaves it
-and because what it points to may change unnoticed. Hard links are allowed: they cannot be told from the original, and
-installers such as uv make them.
+A symbolic link below the bundle's directory is refused, because ONNX Runtime refuses links that leave the directory,
+and because a link's target may change unnoticed. Hard links are allowed: they look like the original, and installers
+such as uv make them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...errors import BundleError, UsageError
 from ..storage import verified
 from . import bundle_json, external_data, manifest
 
-Progress = Callable[[str, int, int], None]  # the file being hashed, bytes done and bytes in all
+Progress = Callable[[str, int, int], None]  # the current file, bytes hashed, bytes in total
 
 _CHUNK = 2**20
 
@@ -27,7 +27,7 @@ _CHUNK = 2**20
 class Bundle:
     """An opened, verified bundle: its real directory, its manifest, and the sha256 of its bundle.json (hex).
 
-    `keys` tells each file as it was when it was verified (see `verified.key`).
+    `keys` identifies each file as it was when it was verified (see `verified.key`).
     """
 
     directory: Path
@@ -36,13 +36,13 @@ class Bundle:
     keys: Mapping[str, str]
 
     def path(self, name: str) -> Path:
-        """Return where the file `name` of the manifest lies."""
+        """Return the path of the file `name` of the manifest."""
         return self.directory / name
 
     def check_unchanged(self, *names: str) -> None:
-        """Raise BundleError unless these files of the manifest are still those that were verified.
+        """Raise BundleError if these files of the manifest have changed since they were verified.
 
-        Files are read again long after the bundle was opened: call this right before.
+        Call it right before a file is read again, which may be long after the bundle was opened.
         """
         for name in names:
             path = self.path(name)
@@ -51,7 +51,7 @@ class Bundle:
             except OSError:
                 now = ""
             if now != self.keys[name]:
-                raise BundleError(f"{path} was changed since the bundle was opened. Open the bundle again.")
+                raise BundleError(f"{path} was changed since the bundle was opened.", "Open the bundle again.")
 
 
 def shipped() -> dict[str, Path]:
@@ -63,7 +63,7 @@ def shipped() -> dict[str, Path]:
 
 
 def plans() -> dict[str, Path]:
-    """Return the directories of models that ship as a plan alone, a bundle.json without its files, by name."""
+    """Return the directories of models that ship only as a plan (a bundle.json without its files), by name."""
     from importlib.resources import files
 
     root = Path(str(files("segue.bundles"))) / "plans"
@@ -73,8 +73,8 @@ def plans() -> dict[str, Path]:
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the directory of a bundle, given the name of a shipped one or a path.
 
-    A shipped name always means the shipped bundle, whatever lies in the working directory: write `./emoji` for a
-    directory of that name. Raises UsageError for a name that is neither, BundleError for a directory that is no bundle.
+    A shipped name always means the shipped bundle: write `./emoji` for a directory of that name. Raises UsageError for
+    an unknown name, BundleError for a directory that is not a bundle.
     """
     known = shipped()
     if isinstance(name_or_path, str) and name_or_path in known:
@@ -84,28 +84,28 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         return path
     if path.is_dir():
         raise BundleError(
-            f"the directory {path} has no {manifest.FILE_NAME}, so it is no Segue bundle. "
-            f"Make one of a checkpoint: segue export '{path}' -o BUNDLE"
+            f"the directory {path} has no {manifest.FILE_NAME}, so it is not a Segue bundle.",
+            f"If it is a checkpoint, export it: segue export '{path}' -o BUNDLE",
         )
     if name_or_path in plans():
         raise UsageError(
-            f"{name_or_path!r} ships as a plan alone, for segue plan: what it takes, without its weights. Export its "
-            "checkpoint (segue export) and name the bundle that comes of it."
+            f"{name_or_path!r} ships only as a plan, without weights, for segue plan.",
+            "Export its checkpoint with segue export, and name that bundle.",
         )
     names = ", ".join(known) or "none are installed"
     raise UsageError(
-        f"there is no bundle {os.fspath(name_or_path)!r}: no directory of that path, and no such name among the "
-        f"shipped bundles ({names}). Name one of these, or a directory made by segue export."
+        f"there is no bundle {os.fspath(name_or_path)!r}: it is neither a directory nor a shipped bundle ({names}).",
+        "Name a shipped bundle, or a directory made by segue export.",
     )
 
 
 def read(name_or_path: str | os.PathLike[str], verify_all: bool = False, progress: Progress | None = None) -> Bundle:
     """Open a bundle and verify it.
 
-    Checked at every open: bundle.json, every path, the size of every file, the sha256 of each file that is not a
-    weight file, and where each graph's external data points to. A weight file is hashed once and then remembered (see
-    `verified`); `verify_all` hashes it regardless. `progress(file, done, total)` is told the bytes hashed and
-    to hash. Files that the manifest does not list are ignored. Raises BundleError, or UsageError for an unknown name.
+    Each open checks bundle.json, every path, the size of every file, the sha256 of each file that is not a weight
+    file, and the targets of each graph's external data. A weight file is hashed once and then remembered (see
+    `verified`); `verify_all` always hashes it. `progress(file, done, total)` reports bytes hashed and in total. Files
+    that the manifest does not list are ignored. Raises BundleError, or UsageError for an unknown name.
     """
     directory, data = _manifest_of(name_or_path)
     content = bundle_json.parse(data, str(directory / manifest.FILE_NAME))
@@ -117,10 +117,7 @@ def read(name_or_path: str | os.PathLike[str], verify_all: bool = False, progres
 
 
 def read_manifest(name_or_path: str | os.PathLike[str]) -> manifest.Manifest:
-    """Return what bundle.json says; its other files are not looked at, and need not be there. Raises as `read` does.
-
-    A name may also be that of a plan (`plans`).
-    """
+    """Return the manifest of a bundle or of a plan (`plans`); the other files may be absent. Raises as `read` does."""
     if isinstance(name_or_path, str) and not (Path(name_or_path) / manifest.FILE_NAME).is_file():
         name_or_path = plans().get(name_or_path, name_or_path)
     directory, data = _manifest_of(name_or_path)
@@ -133,12 +130,13 @@ def _manifest_of(name_or_path: str | os.PathLike[str]) -> tuple[Path, bytes]:
         return directory, b"".join(_chunks(directory / manifest.FILE_NAME, manifest.MAX_BYTES))
     except (OSError, RuntimeError, ValueError) as error:
         raise BundleError(
-            f"the bundle {os.fspath(name_or_path)!r} cannot be read: {error}. Check that the directory is readable."
+            f"the bundle {os.fspath(name_or_path)!r} cannot be read: {error}.",
+            "Check that the directory is readable.",
         ) from None
 
 
 def verify(name_or_path: str | os.PathLike[str], progress: Progress | None = None) -> Bundle:
-    """Open a bundle and hash every file of it, remembered or not; raises as `read` does."""
+    """Open a bundle and hash every file, even remembered ones; raises as `read` does."""
     return read(name_or_path, verify_all=True, progress=progress)
 
 
@@ -149,15 +147,15 @@ def _place(directory: Path, content: manifest.Manifest, name: str) -> os.stat_re
         plain = path.resolve(strict=True) == path
     except FileNotFoundError:
         raise BundleError(
-            f"the file {name} is missing from the bundle {directory}; its sha256 should be "
-            f"{content.files[name].sha256}, and there is none. Fetch or export the bundle again."
+            f"the file {name} (sha256 {content.files[name].sha256}) is missing from the bundle {directory}.",
+            "Fetch or export the bundle again.",
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read: {error}. Check its permissions.") from None
+        raise BundleError(f"{path} cannot be read: {error}.", "Check its permissions.") from None
     if not plain or not stat.S_ISREG(status.st_mode):
         raise BundleError(
-            f"{path} is a link, lies behind one, or is no regular file; links may leave the bundle's directory. "
-            f"Copy the bundle without links: cp -RL '{directory}' COPY"
+            f"{path} is a link, lies behind a link, or is not a regular file. Links may leave the bundle's directory.",
+            f"Copy the bundle without links: cp -RL '{directory}' COPY",
         )
     return status
 
@@ -192,10 +190,10 @@ def _check_files(
                     progress(name, done, total)
             bundle.check_unchanged(name)
         except OSError as error:
-            raise BundleError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
+            raise BundleError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from None
         _check_digest(bundle, name, digest.hexdigest(), statuses[name].st_size)
         for component in components:
-            if name in component.graphs:  # the bytes that were hashed, not the file once more
+            if name in component.graphs:  # the hashed bytes, without reading the file again
                 _check_graph(bundle, component, name, b"".join(parts))
         if name in weights:
             fresh.append((statuses[name], digest.hexdigest()))
@@ -207,43 +205,46 @@ def _check_digest(bundle: Bundle, name: str, found: str, size: int) -> None:
     if found != expected.sha256:
         raise BundleError(
             f"the file {name} of the bundle {bundle.directory} was altered: its sha256 is {found}, "
-            f"{manifest.FILE_NAME} says {expected.sha256}. Fetch or export the bundle again."
+            f"{manifest.FILE_NAME} says {expected.sha256}.",
+            "Fetch or export the bundle again.",
         )
     if size != expected.bytes:
         raise BundleError(
             f"the file {name} of the bundle {bundle.directory} has {size} bytes, {manifest.FILE_NAME} "
-            f"says {expected.bytes} (its sha256 {found} agrees). Export the bundle again."
+            f"says {expected.bytes} (its sha256 {found} agrees).",
+            "Export the bundle again.",
         )
 
 
 def _check_graph(bundle: Bundle, component: manifest.Component, graph: str, data: bytes) -> None:
     where = f"{graph} in {bundle.directory}"
     if not graph.endswith(".onnx"):
-        raise BundleError(f"{where} is no .onnx file. Export the bundle again.")
+        raise BundleError(f"{where} is not an .onnx file.", "Export the bundle again.")
     folder = PurePosixPath(graph).parent
     for reference in external_data.external_data(data, where):
         target = os.path.normpath(folder / reference.location).replace(os.sep, "/")
         if ".." in PurePosixPath(reference.location).parts or target not in component.weights:
             raise BundleError(
                 f"{where} reads its tensor {reference.tensor!r} from {reference.location!r}, which leaves its "
-                f"directory or is not among the component's weights ({', '.join(component.weights) or 'none'}). "
-                "Do not use this bundle; export it again."
+                f"directory or is not among the component's weights ({', '.join(component.weights) or 'none'}).",
+                "Do not use this bundle; export it again.",
             )
         size = bundle.manifest.files[target].bytes
         end = size if reference.length is None else reference.offset + reference.length
         if reference.offset > size or end > size:
             raise BundleError(
                 f"{where} reads its tensor {reference.tensor!r} from bytes {reference.offset} to {end} of {target}, "
-                f"which has {size}. Export the bundle again."
+                f"which has {size}.",
+                "Export the bundle again.",
             )
 
 
 def _chunks(path: Path, limit: int | None) -> Iterator[bytes]:
-    """Yield the file in parts; raises BundleError as soon as it has more than `limit` bytes."""
+    """Yield the file in chunks; raises BundleError as soon as it has more than `limit` bytes."""
     read = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             read += len(chunk)
             if limit is not None and read > limit:
-                raise BundleError(f"{path} is above the limit of {limit} bytes. Export the bundle again.")
+                raise BundleError(f"{path} is above the limit of {limit} bytes.", "Export the bundle again.")
             yield chunk

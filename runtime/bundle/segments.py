@@ -1,8 +1,8 @@
-"""Conditional Segment-wise Generation in integers: which latent frames a segment reads, makes, and how many tokens.
+"""The segments of Conditional Segment-wise Generation: which latent frames each one reads and makes.
 
-Latent frames are counted from 0; frame 0 is the image latent, which is given. The others are made in segments of
-`targets` frames from left to right, each seen together with the image latent and with neighbours (SwiftI2V, arXiv
-2605.06356, project page and figure of CSG). Training, the planner and the runtime all ask here.
+Latent frames are counted from 0. Frame 0 is the image latent, which is given. The others are made in segments of
+`targets` frames from left to right. The network sees a segment together with the image latent and with neighbours
+(SwiftI2V, arXiv 2605.06356, project page and figure of CSG). Training, the planner and the runtime use this module.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ...errors import UsageError
 
 @dataclass(frozen=True)
 class SegmentSpec:
-    """M target frames a segment, N neighbours before them, made already, and neighbours after them, still to come.
+    """The frames of a segment: M targets, N finished neighbours before them, and unfinished neighbours after them.
 
-    The paper's page states M = 3 and N = 1. Its figure has neighbours before alone, its text on both sides.
+    The paper's page states M = 3 and N = 1. Its figure has neighbours only before the targets, its text on both sides.
     """
 
     targets: int = 3
@@ -24,43 +24,43 @@ class SegmentSpec:
     after: int = 0
 
     def __post_init__(self) -> None:
-        """Raise UsageError for numbers that make no segment."""
+        """Raise UsageError for numbers that cannot form a segment."""
         if self.targets < 1 or self.before < 0 or self.after < 0:
             raise UsageError(
-                f"targets = {self.targets}, before = {self.before}, after = {self.after} make no segment. Choose "
-                "targets of 1 or more, and neighbours of 0 or more."
+                f"targets = {self.targets}, before = {self.before}, after = {self.after} cannot form a segment.",
+                "Choose targets of 1 or more, and before and after of 0 or more.",
             )
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment's window of latent frames, by their absolute numbers, which are their temporal positions for RoPE."""
+    """One segment's window of latent frames. A frame's absolute number is its temporal position for RoPE."""
 
-    before: range  # neighbours that are made already
-    targets: range  # what this segment makes
-    after: range  # neighbours that still are the motion reference
+    before: range  # neighbours that are finished
+    targets: range  # the frames that this segment makes
+    after: range  # neighbours that come from the motion reference
 
     @property
     def frames(self) -> tuple[int, ...]:
-        """Return the whole window in its order: the image latent, neighbours before, targets, neighbours after."""
+        """Return the window in order: the image latent, neighbours before, targets, neighbours after."""
         return (0, *self.before, *self.targets, *self.after)
 
     @property
     def noisy(self) -> slice:
-        """Return where the targets stand in the window; every other frame of it is clean, at timestep 0."""
+        """Return the positions of the targets in the window; every other frame is clean, at timestep 0."""
         first = 1 + len(self.before)
         return slice(first, first + len(self.targets))
 
     @property
     def reference(self) -> range:
-        """Return the latent frames that are read from the motion reference."""
+        """Return the latent frames that come from the motion reference."""
         return range(self.targets.start, self.after.stop)
 
 
 def latent_frames(frames: int) -> int:
-    """Return the number T of latent frames of a clip of `frames` video frames, rounded up to a whole one."""
+    """Return the number T of latent frames of a clip of `frames` video frames, rounded up."""
     if frames < 1:
-        raise UsageError(f"a clip of {frames} frames is none. Ask for 1 or more.")
+        raise UsageError(f"a clip must have 1 frame or more, got {frames}.", "Ask for 1 or more.")
     return 1 + -(-(frames - 1) // COMPRESSION)
 
 
@@ -75,7 +75,7 @@ def frames_of(latent: range) -> range:
 
 
 def count_segments(latent: int, spec: SegmentSpec) -> int:
-    """Return how many segments make a clip of `latent` latent frames; none where there is only the image latent."""
+    """Return the number of segments of a clip of `latent` latent frames; 0 for only the image latent."""
     return -(-(latent - 1) // spec.targets)
 
 
@@ -83,8 +83,8 @@ def segment(index: int, latent: int, spec: SegmentSpec) -> Segment:
     """Return the window of segment `index` (from 0) of a clip of `latent` latent frames; the last one may be short."""
     if not 0 <= index < count_segments(latent, spec):
         raise UsageError(
-            f"segment {index} is none of the {count_segments(latent, spec)} that {latent} latent frames have. Choose "
-            "one of those, counted from 0."
+            f"there is no segment {index}: {latent} latent frames have {count_segments(latent, spec)} segments.",
+            "Choose one of them, counted from 0.",
         )
     start = 1 + index * spec.targets
     stop = min(start + spec.targets, latent)
@@ -96,27 +96,9 @@ def segment(index: int, latent: int, spec: SegmentSpec) -> Segment:
 
 
 def window_frames(index: int, latent: int, spec: SegmentSpec) -> int:
-    """Return the latent frames of segment `index`'s window: 1 + min(N, iM) + min(M + after, T - 1 - iM)."""
+    """Return the number of latent frames in the window of segment i: 1 + min(N, iM) + min(M + after, T - 1 - iM)."""
     made = index * spec.targets
     return 1 + min(spec.before, made) + min(spec.targets + spec.after, latent - 1 - made)
 
 
-def window_bound(spec: SegmentSpec) -> int:
-    """Return the most latent frames that any window has, whatever the clip's length: 1 + N + M + after."""
-    return 1 + spec.before + spec.targets + spec.after
-
-
-def frame_tokens(height: int, width: int, patch: int) -> int:
-    """Return the tokens of one latent frame of `height` x `width` latent pixels in patches of `patch` x `patch`.
-
-    A window of f latent frames has f times as many: the sequence length of each network call.
-    """
-    if height % patch or width % patch or min(height, width, patch) < 1:
-        raise UsageError(
-            f"latent frames of {height} x {width} cannot be cut into patches of {patch} x {patch}. Choose a size that "
-            "is a multiple."
-        )
-    return (height // patch) * (width // patch)
-
-
-COMPRESSION = 4  # video frames of a latent frame, but for the first one, which holds one (Wan's autoencoders)
+COMPRESSION = 4  # video frames in a latent frame; the first latent frame holds one (Wan's autoencoders)

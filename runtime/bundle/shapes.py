@@ -1,4 +1,4 @@
-"""The shapes that an engine is built for: for each component, what its free dimensions are at the sizes asked for."""
+"""The profiles of an engine: the free dimensions of each component at the requested sizes."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ Three = tuple[int, int, int]  # the smallest, the usual and the largest
 
 @dataclass(frozen=True)
 class SizeRange:
-    """Pictures or videos from one size to another, tuned for the one between, each (height, width) in pixels."""
+    """A range of sizes, and the usual size to tune for, each (height, width) in pixels."""
 
     smallest: tuple[int, int]
     usual: tuple[int, int]
     largest: tuple[int, int]
 
     def __post_init__(self) -> None:
-        """Raise UsageError where the three are not in order."""
+        """Raise UsageError if the three are not in order."""
         for sides in zip(self.smallest, self.usual, self.largest, strict=True):
             if list(sides) != sorted(sides):
                 raise UsageError(
-                    f"the sizes {self.smallest}, {self.usual}, {self.largest} (height, width) are not in order. "
-                    "Name the smallest, the usual and the largest."
+                    f"the sizes {self.smallest}, {self.usual}, {self.largest} (height, width) are not in order.",
+                    "Name the smallest, the usual and the largest.",
                 )
 
 
 def default_range(content: Manifest) -> SizeRange:
-    """Return the range that the bundle says it can draw."""
+    """Return the range of sizes that the bundle can draw."""
     sizes = content.sizes
     return SizeRange((sizes.minimum,) * 2, sizes.default, (sizes.maximum,) * 2)
 
 
 def profiles(content: Manifest, ranges: Sequence[SizeRange], guided: bool = False) -> dict[str, tuple[Profile, ...]]:
-    """Return for each component one profile for each of `ranges`, those that are equal once.
+    """Return for each component one profile for each of `ranges`, without duplicates.
 
-    Pictures and videos are made one at a time: the batch is 1. Where the bundle has guidance, that of a denoiser is
-    usually 2, and 1 for a request that turns it off; where it has none, `guided` makes room for 2, for requests that
-    turn it on. Raises UsageError for a size that the bundle cannot draw.
+    Pictures and videos are made one at a time, so the batch is 1. Guidance doubles the batch of a denoiser. If the
+    bundle has guidance, the batch is 2, and 1 for a request without guidance. If it has none, `guided` makes room for
+    a request with guidance. Raises UsageError for a size that the bundle cannot draw.
     """
     for wanted in ranges:
         for size in (wanted.smallest, wanted.usual, wanted.largest):
@@ -67,15 +67,16 @@ def _check_size(content: Manifest, size: tuple[int, int]) -> None:
         if side % sizes.multiple or not sizes.minimum <= side <= sizes.maximum:
             raise UsageError(
                 f"the bundle {content.name!r} draws sides of {sizes.minimum} to {sizes.maximum} pixels in multiples of "
-                f"{sizes.multiple}, not {side}. Name such a size."
+                f"{sizes.multiple}, not {side}.",
+                "Name such a size.",
             )
 
 
 def dimensions(content: Manifest, component: str, wanted: SizeRange, guided: bool = True) -> dict[str, Three]:
-    """Return what each base dimension of a component is at the smallest, the usual and the largest size.
+    """Return each base dimension of a component at the smallest, the usual and the largest size.
 
-    These are batch, height, width, length, text and, of videos, frames, each in the component's own unit; a component
-    has some of them, and others that are such a one times or over a number (`sized`). `guided` is that of `profiles`.
+    The base dimensions are batch, height, width, length, text and, for videos, frames, each in the component's own
+    unit. Other dimensions are a multiple or a fraction of one of them (`sized`). `guided` is that of `profiles`.
     """
     dims: dict[str, Three] = {"batch": _batch(content, component, guided)}
     for axis, side in enumerate(("height", "width")):
@@ -102,21 +103,21 @@ def _profile(content: Manifest, component: str, wanted: SizeRange, guided: bool)
 
 
 def sized(part: int | str, dims: Mapping[str, int], component: str) -> int:
-    """Return one dimension: a number, a name of `dims`, or such a name times or over a number, as caches have them."""
+    """Return the size of one dimension: a number, a name of `dims`, or its multiple or fraction (as in caches)."""
     if isinstance(part, int):
         return part
     found = re.fullmatch(r"(\w+?)(?:_(by|over)_(\d+))?", part)
     if found is None or found[1] not in dims:
         raise UsageError(
-            f"the graph of {component} has the free dimension {part!r}, for which Segue knows no size. "
-            "Export the bundle again with this Segue."
+            f"the graph of {component} has the free dimension {part!r}, whose size Segue does not know.",
+            "Export the bundle again with this Segue.",
         )
     size, factor = dims[found[1]], int(found[3] or 1)
     return size // factor if found[2] == "over" else size * factor
 
 
 def guidance_of(content: Manifest, component: str) -> float | None:
-    """Return the bundle's guidance where `component` is what it doubles the batch of; None for other components."""
+    """Return the bundle's guidance if guidance doubles the batch of `component`, else None."""
     if not role_of(component).guided:
         return None
     sampler: Any = content.sampler if content.video is None else content.video.motion.sampler
@@ -131,7 +132,7 @@ def _batch(content: Manifest, component: str, guided: bool) -> Three:
 
 
 def _pixels(content: Manifest, component: str) -> int:
-    """Return how many pixels of the output one unit of the component's height and width stands for."""
+    """Return the output pixels of one unit of the component's height and width."""
     video, latent, role = content.video, content.latents.factor, role_of(component)
     encodes = role.kind is Kind.ENCODER
     if video is None or role.stage is Stage.DETAIL:

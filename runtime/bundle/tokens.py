@@ -1,4 +1,4 @@
-"""From a prompt to tokens, and from what text encoders give to a condition, as diffusers' pipelines have them."""
+"""Turn a prompt into tokens, as diffusers' pipelines do."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class PromptTruncated(UserWarning):
-    """A prompt was longer than the tokenizer's limit; the message names the part that was cut."""
+    """A prompt was longer than the tokenizer's limit; the message names the part that was cut off."""
 
 
 # Pairs of quotation marks, straight and curly; a straight single one inside a word is an apostrophe
 _QUOTED = re.compile(r"'[^']*?'|\"[^\"]*?\"|\u2018[^\u2018\u2019]*?\u2019|\u201c[^\u201c\u201d]*?\u201d")
 _APOSTROPHE = re.compile(r"(?<=[a-zA-Z])'(?=[a-zA-Z])")
-_STAND_IN = "\ue000"  # a private code point for an apostrophe while quotations are looked for
+_STAND_IN = "\ue000"  # a private code point that replaces apostrophes during the search for quotations
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised prompt: `ids` int64 [1, length], and the end of the prompt that did not fit (empty when all did).
+    """A tokenised prompt: `ids` int64 [1, length]; `cut` is the end of the prompt that did not fit, or empty.
 
-    `mask` int64 [1, length] is 1 where a token is no padding. `inner` are the places whose states the network sees.
+    `mask` int64 [1, length] is 0 for padding and 1 for other tokens. The network sees the states of `inner`.
     """
 
     ids: np.ndarray
@@ -41,23 +41,23 @@ class Tokens:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizers file at `path` with its own padding and truncation off; raises BundleError."""
+    """Return the tokenizer of the file at `path`, without its own padding and truncation; raises BundleError."""
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the bindings raise Exception itself
-        raise BundleError(f"{path} is no tokenizers file: {error}. Export the bundle again.") from None
+    except Exception as error:  # the bindings raise the class Exception
+        raise BundleError(f"{path} is not a tokenizers file: {error}.", "Export the bundle again.") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
 
 
 def tokenise(tokenizer: Tokenizer, spec: manifest.Tokenizer, prompt: str) -> Tokens:
-    """Return `prompt` as begin token, words, end token and padding, `spec.length` in all.
+    """Return `prompt` as begin token, words, end token and padding, `spec.length` tokens in total.
 
-    A longer prompt loses its last words, never its end token, as in diffusers. With a template it is the text before,
-    words, padding, and the text after.
+    A longer prompt loses its last words, never its end token, as in diffusers. With a template the order is: the text
+    before, words, padding, the text after.
     """
     if spec.template is not None:
         return _between(tokenizer, spec, spec.template, prompt)
@@ -72,7 +72,7 @@ def tokenise(tokenizer: Tokenizer, spec: manifest.Tokenizer, prompt: str) -> Tok
 
 
 def _between(tokenizer: Tokenizer, spec: manifest.Tokenizer, template: manifest.Template, prompt: str) -> Tokens:
-    """Return a prompt in its template, as LongCat-Image's pipeline does: the padding stands between the two texts."""
+    """Return a prompt in its template, as in LongCat-Image's pipeline: padding follows the prompt."""
 
     def plain(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -96,7 +96,7 @@ def _between(tokenizer: Tokenizer, spec: manifest.Tokenizer, template: manifest.
 
 
 def quotations(prompt: str) -> Iterator[tuple[str, bool]]:
-    """Yield the prompt in parts that are not empty, with whether a part is a quotation, its marks included."""
+    """Yield the prompt in nonempty parts, and whether each part is a quotation (with its marks)."""
     hidden, end = _APOSTROPHE.sub(_STAND_IN, prompt), 0
     for found in _QUOTED.finditer(hidden):
         for start, stop, quoted in ((end, found.start(), False), (found.start(), found.end(), True)):

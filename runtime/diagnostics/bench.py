@@ -1,4 +1,4 @@
-"""How long a bundle takes here: by component, by picture, and as a share of what the machine's arithmetic allows."""
+"""Time a bundle on this machine: per component, per picture, and as a share of the machine's peak."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ..planning.costs import dims_of
 from ..request import Request, prepare
 from ..worker_process import one_worker
 
-MATRIX = 2048  # side of the product that is timed for the peak
+MATRIX = 2048  # side of the matrix product that measures the peak
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Times of one thing in seconds: the median, and the tenth and ninetieth percentile."""
+    """A spread of times in seconds: the median, and the tenth and ninetieth percentile."""
 
     median: float
     low: float
@@ -44,7 +44,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Stage:
-    """One component in one picture: its calls, the time of one call, operations a call and its share of the peak.
+    """One component in one picture: its calls, the time and operations of one call, and its share of the peak.
 
     `device_bytes` is the device memory that it holds after the pictures.
     """
@@ -52,14 +52,14 @@ class Stage:
     component: str
     calls: int
     seconds: Spread
-    flops: float | None  # None where the bundle does not say
-    share: float | None  # None as well where something else than the processor computes
-    device_bytes: int | None  # None where what runs it does not tell, as ONNX Runtime
+    flops: float | None  # None if the bundle does not state it
+    share: float | None  # None also if another device than the processor computes
+    device_bytes: int | None  # None if the engine does not report it, as ONNX Runtime
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured: whole pictures, their stages, the first picture (with loading), the peak in operations/s."""
+    """The measurements: whole pictures, their stages, the first picture (with loading), the peak in operations/s."""
 
     bundle: str
     target: str
@@ -74,20 +74,20 @@ class Bench:
 
 def bench(
     name: str, request: Request, repeats: int = 10, threads: int | None = None, target: str = DEFAULT,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Bench:  # fmt: skip
-    """Render `request`, for one picture, `repeats` times after one that does not count, and time every call.
+    """Render `request`, for one picture, `repeats` times after a first one that does not count; time every call.
 
-    The peak is the best of five fp32 matrix products of numpy in this process, on all its cores, before and after: what
-    a processor reaches, not what its maker says. Raises UsageError for bundles of videos.
+    The peak is the best of five fp32 matrix products of numpy in this process, on all its cores, before and after. It
+    is a measured rate, not the maker's figure. Raises UsageError for bundles of videos.
     """
     from importlib.metadata import version
 
     opened = bundles.read(name)
     if opened.manifest.video is not None:
-        raise UsageError(f"{name} makes videos, and pictures are timed here. Name a bundle that draws pictures.")
+        raise UsageError(f"{name} makes videos; segue bench times pictures.", "Name a bundle that draws pictures.")
     if repeats < 2:
-        raise UsageError(f"repeats = {repeats} shows no spread. Ask for 2 or more.")
+        raise UsageError(f"repeats must be 2 or more, got {repeats}.", "Ask for 2 or more.")
     calls: list[tuple[str, float]] = []
     watch = _watch(calls)
     peak = _peak()
@@ -97,23 +97,23 @@ def bench(
         first = time.perf_counter() - started
         whole, by_component = [], defaultdict(list)
         for number in range(repeats):
-            model.forget()  # a remembered text would leave its encoders out
+            model.forget()  # with a remembered prompt the encoders would not run
             calls.clear()
             calls.append(("", time.perf_counter()))
             model.render(request)
             whole.append(time.perf_counter() - calls[0][1])
             for (_, before), (component, now) in itertools.pairwise(calls):
                 by_component[component].append(now - before)
-            told(number + 1, repeats)
+            report(number + 1, repeats)
         held = {component: model.device_bytes(component) for component in by_component}
     peak = max(peak, _peak())
-    asked, denoiser = prepare(request, opened.manifest), family_of(opened.manifest).denoiser
+    prepared, denoiser = prepare(request, opened.manifest), family_of(opened.manifest).denoiser
     stages = []
     for component, times in by_component.items():
         spread, spec = Spread.of(times), opened.manifest.components[component]
-        dims = dims_of(opened.manifest, component, asked.height, asked.width)
+        dims = dims_of(opened.manifest, component, prepared.height, prepared.width)
         if "batch" in dims:
-            dims["batch"] = 2 if asked.guided and component == denoiser else 1
+            dims["batch"] = 2 if prepared.guided and component == denoiser else 1
         flops = None if spec.cost is None else spec.cost.flops.at(dims)
         share = None if flops is None or target != DEFAULT else flops / spread.median / peak
         stages.append(Stage(component, len(times) // repeats, spread, flops, share, held[component]))
@@ -132,7 +132,7 @@ def _watch(calls: list[tuple[str, float]]) -> OnCall:
 
 
 def _peak() -> float:
-    """Return the fp32 operations a second of numpy's matrix product, the best of five."""
+    """Return the fp32 operations per second of numpy's matrix product, the best of five."""
     one = np.random.default_rng(0).standard_normal((MATRIX, MATRIX), np.float32)
     times = []
     for _ in range(5):
@@ -144,18 +144,18 @@ def _peak() -> float:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that a process of its own drew: uint8 [height, width, 3], seconds, and the most bytes that it held."""
+    """A picture from a separate process: uint8 [height, width, 3], seconds, and the peak of its memory in bytes."""
 
     image: np.ndarray
     seconds: float
     memory: int
 
 
-class Painter:
-    """A bundle in a process of its own, so that its time and memory are its own: what `draw` measures."""
+class BundleProcess:
+    """A bundle in a separate process, so that `draw` measures only its time and memory."""
 
     def __init__(self, bundle: str, threads: int | None, target: str = DEFAULT) -> None:
-        self._pool = one_worker(_open_painter, (bundle, threads, target))
+        self._pool = one_worker(_open_bundle, (bundle, threads, target))
 
     def draw(self, prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None = None) -> Drawn:
         """Draw one picture; `size` is (height, width)."""
@@ -166,18 +166,18 @@ class Painter:
         self._pool.shutdown(cancel_futures=True)
 
 
-_painter: Model | None = None
+_model: Model | None = None
 _idle = 0
 
 
-def _open_painter(bundle: str, threads: int | None, target: str) -> None:
-    global _painter, _idle
+def _open_bundle(bundle: str, threads: int | None, target: str) -> None:
+    global _model, _idle
     _idle = int(psutil.Process().memory_info().rss)
-    _painter = open_model(bundle, threads, target=target)
+    _model = open_model(bundle, threads, target=target)
 
 
 def _paint(prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None) -> Drawn:
-    assert _painter is not None
+    assert _model is not None
     started = time.perf_counter()
-    image = _painter.generate(prompt, seed=seed, size=size, steps=steps)
+    image = _model.generate(prompt, seed=seed, size=size, steps=steps)
     return Drawn(image, time.perf_counter() - started, peak_resident() - _idle)

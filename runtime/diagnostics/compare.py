@@ -1,6 +1,6 @@
-"""The same noise through several targets: how far each is from the first, by component, by step and in the pixels.
+"""Compare targets with `ort-cpu` from the same noise: by component, by step and in the pixels.
 
-Relative L2 is |found - expected| / |expected|, what `ort-cpu` gives being expected.
+Relative L2 is |found - expected| / |expected|; `ort-cpu` gives the expected values.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ from ..bundle.manifest import STEP, Component
 from ..bundle.reader import Bundle
 from ..bundle.shapes import default_range, profiles
 from ..components import Feeds
-from ..differences import psnr
 from ..pipeline import Model
 from ..request import Request
 from ..storage.files import write_whole, writing
 from ..storage.paths import cache_directory
 from ..videos.request import AnimationRequest
-from .difference import Difference, difference
+from .difference import Difference, difference, psnr
 
 REFERENCE = "ort-cpu"
-# Relative L2 that a component's outputs may differ by, by its precision: GPUs multiply fp32 in TF32 and sum in another
-# order; what the processor computes of fp16 is mostly fp32
+# The largest relative L2 of a component's outputs, by precision. GPUs multiply fp32 in TF32 and sum in another order;
+# the processor computes most of fp16 in fp32
 GATES = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1, "w8a8": 1e-1, "fp8": 1e-1}
 PICTURE = 25.0  # dB
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One target beside the reference, for one picture, or one video, of one noise.
+    """One target compared with the reference, for one picture or one video from one noise.
 
-    `components`: how far each component's outputs are, the worst of them, when both get the reference's inputs.
-    `steps`: relative L2 step by step, each side going on with its own: under "picture" of the latents after each step;
-    of a video of what the denoiser gave in each call, under "motion" for Stage I and "detail" for Stage II. `psnr` of
-    the pixels in dB, None where they are equal. Where the target did not run it all, `why` says so, and the rest is
-    empty.
+    `components`: the difference of each component's worst output, if both targets get the reference's inputs. `steps`:
+    relative L2 after each step, if each target goes on with its own values. For a picture, "picture" compares the
+    latents after each step. For a video, "motion" (Stage I) and "detail" (Stage II) compare the denoiser's outputs in
+    each call. `psnr` of the pixels is in dB, None if they are equal. If the target failed, `why` is the reason, and the
+    other fields are empty.
     """
 
     target: str
@@ -55,11 +54,11 @@ class Comparison:
 
     @property
     def growth(self) -> dict[str, float]:
-        """Return the last step's relative L2 over the first one's, of each entry of `steps`; 1 where the first is 0."""
+        """Return the last relative L2 divided by the first, for each entry of `steps`; 1 if the first is 0."""
         return {name: steps[-1] / steps[0] if steps[0] else 1.0 for name, steps in self.steps.items()}
 
     def faults(self, bundle: Bundle) -> list[str]:
-        """Return what is beyond the gates, as texts."""
+        """Return a message for each value beyond its gate."""
         found = [
             f"{name} differs by {far.relative_l2:.1e} (gate {gate:g})"
             for name, far in self.components.items()
@@ -71,7 +70,7 @@ class Comparison:
 
 
 def gate_of(bundle: Bundle, component: str) -> float:
-    """Return the largest relative L2 that a component's outputs may have on any target."""
+    """Return the largest allowed relative L2 of a component's outputs on any target."""
     return GATES[bundle.manifest.components[component].precision]
 
 
@@ -84,17 +83,18 @@ def compare(
 ) -> list[Comparison]:
     """Return the comparison of each of `targets` with the reference, `ort-cpu`.
 
-    `request` is for one picture, or a video where the bundle makes such. With `trust_engines` engines that came with
-    the bundle are run as well. A target that fails does not end the others. Raises UsageError for a bundle in bf16,
-    MissingDependencyError without polygraphy, and what opening and rendering with `ort-cpu` raise.
+    `request` is for one picture, or for a video if the bundle makes videos. With `trust_engines` the bundle's own
+    engines run, too. A target that fails does not stop the others. Raises UsageError for a bundle in bf16,
+    MissingDependencyError without polygraphy, and the errors of opening and rendering with `ort-cpu`.
     """
     if any(component.precision == "bf16" for component in bundle.manifest.components.values()):
         raise UsageError(
-            f"the bundle {bundle.manifest.name!r} is in bf16, which {REFERENCE} cannot run. Compare it in fp16 or fp32."
+            f"the bundle {bundle.manifest.name!r} is in bf16, which {REFERENCE} cannot run.",
+            "Export it in fp16 or fp32 to compare it.",
         )
     progress(REFERENCE, 0, len(targets) + 1)
     calls: dict[str, tuple[Feeds, Feeds]] = {}
-    denoised: dict[str, list[np.ndarray]] = {}  # what each stage of a video has given
+    denoised: dict[str, list[np.ndarray]] = {}  # the denoiser's outputs by stage of a video
 
     def keep(name: str, feeds: Feeds, made: Feeds) -> None:
         calls.setdefault(name, (feeds, made))
@@ -108,9 +108,9 @@ def compare(
     with Model(bundle, target=REFERENCE, on_call=keep) as model:
         expected, before = _drawn(model, request, denoised)
         for name, spec in bundle.manifest.components.items():
-            if not spec.weights:  # an Euler step, which the processor does in numpy
+            if not spec.weights:  # an Euler step, which the processor computes in numpy
                 model.call(name, _invented(spec, calls[name.removesuffix(STEP)]))
-            elif name not in calls:  # nothing that is drawn needs it, as pictures' encoder
+            elif name not in calls:  # rendering does not use it, such as the encoder of pictures
                 model.call(name, _random(bundle, name))
 
     def beside(target: str) -> Comparison:
@@ -131,13 +131,13 @@ def compare(
         progress(target, number + 1, len(targets) + 1)
         try:
             found.append(beside(target))
-        except SegueError as error:  # as where it has no engines yet
+        except SegueError as error:  # for example a target without engines
             found.append(Comparison(target, {}, {}, None, str(error)))
     return found
 
 
 def _random(bundle: Bundle, name: str) -> Feeds:
-    """Return random feeds for a component, of the usual shapes of what the bundle draws."""
+    """Return random feeds for a component, at the bundle's usual size."""
     rng, content = np.random.default_rng(0), bundle.manifest
     shapes = profiles(content, [default_range(content)], guided=False)[name][0]
     ports = content.components[name].inputs
@@ -145,7 +145,7 @@ def _random(bundle: Bundle, name: str) -> Feeds:
 
 
 def _invented(spec: Component, denoised: tuple[Feeds, Feeds]) -> Feeds:
-    """Return feeds for the step after a call of a denoiser: random numbers, of shapes that fit that call."""
+    """Return random feeds for the step after a call of a denoiser, with shapes that fit that call."""
     rng = np.random.default_rng(0)
     seen, made = next(iter(denoised[0].values())), next(iter(denoised[1].values()))
     shapes = {"latents": (1, *seen.shape[1:]), "made": made.shape, "noisy": made.shape[2:3]}
@@ -156,7 +156,7 @@ def _invented(spec: Component, denoised: tuple[Feeds, Feeds]) -> Feeds:
 def _drawn(
     model: Model, request: Request | AnimationRequest, denoised: dict[str, list[np.ndarray]]
 ) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
-    """Return the picture or frames, and the latents after each step, or what was `denoised` meanwhile."""
+    """Return the picture and the latents after each step, or the frames and the denoiser's outputs."""
     denoised.clear()
     if isinstance(request, AnimationRequest):
         frames = np.concatenate(list(model.frames(request)))
@@ -166,8 +166,8 @@ def _drawn(
     return picture.image, {"picture": steps}
 
 
-def told(found: Comparison) -> dict[str, Any]:
-    """Return a comparison as it is stored (JSON types), its growth included."""
+def as_json(found: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON types, with its growth."""
     return {**asdict(found), "growth": found.growth}
 
 
@@ -181,7 +181,7 @@ def store(bundle: Bundle, found: Sequence[Comparison]) -> Path:
             "bundle": bundle.manifest.name,
             "reference": REFERENCE,
             "when": when,
-            "found": [told(c) for c in found],
+            "found": [as_json(c) for c in found],
         }
         write_whole(path, (json.dumps(table, indent=1) + "\n").encode())
     return path

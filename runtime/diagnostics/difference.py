@@ -1,4 +1,4 @@
-"""How far a graph's outputs are from expected ones, by polygraphy's comparison functions, as parity reports have it."""
+"""Measure differences of arrays and pictures. Parity reports use polygraphy's comparison functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...errors import MissingDependencyError
 class Difference:
     """The worst output's relative L2, |expected - found| / |expected|, and the largest absolute difference.
 
-    The largest float stands for NaN, infinity and arrays of other shapes: JSON and `max` do not have those.
+    NaN, infinity and arrays of other shapes become the largest float, because JSON and `max` cannot handle them.
     """
 
     relative_l2: float
@@ -25,10 +25,10 @@ class Difference:
 
 
 def difference(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> Difference:
-    """Return how far the arrays `found` are from those `expected`, of the same names, compared as float32.
+    """Return the difference between the arrays `found` and `expected` of the same names, compared as float32.
 
-    Relative L2 is that of polygraphy's signal-to-noise ratio, the maximum of its `SimpleCompareFunc`. Raises
-    MissingDependencyError where polygraphy is absent.
+    Relative L2 comes from polygraphy's signal-to-noise ratio, the maximum from its `SimpleCompareFunc`. Raises
+    MissingDependencyError if polygraphy is absent.
     """
     comparator, logger = _polygraphy()
     pair = ("expected", "found")
@@ -39,11 +39,25 @@ def difference(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarra
     functions = [comparator.SnrCompareFunc(), comparator.SimpleCompareFunc(check_error_stat="max")]
     with logger.verbosity(logger.CRITICAL), np.errstate(all="ignore"):
         ratios, maxima = comparator.Comparator.compare_accuracy(runs, compare_func=functions)
-    # Where shapes differ polygraphy gives False in place of a measurement; a NaN must not pass as the smaller number.
+    # If shapes differ, polygraphy gives False in place of a measurement. A NaN must not pass as the smaller number.
     return Difference(
         max(_finite(10 ** (-getattr(r, "snr", -np.inf) / 20)) for r in ratios[pair][0].values()),
         max(_finite(getattr(r, "max_absdiff", np.inf)) for r in maxima[pair][0].values()),
     )
+
+
+def relative_l2(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return |found - expected| / |expected| in float64; 0 if both are zeros."""
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    if not difference.any():
+        return 0.0
+    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of uint8 pictures in dB; infinity for equal ones."""
+    error = np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @cache
@@ -53,7 +67,7 @@ def _polygraphy() -> tuple[Any, Any]:
         from polygraphy.logger import G_LOGGER
     except ImportError:
         raise MissingDependencyError(
-            "comparing outputs needs polygraphy, which is not installed. Run: pip install polygraphy"
+            "comparing outputs needs polygraphy, which is not installed.", "Run: pip install polygraphy"
         ) from None
     return comparator, G_LOGGER
 

@@ -1,6 +1,6 @@
-"""What this machine can run a bundle with, and why not, without running anything.
+"""Find out which targets work on this machine, and why others do not, without running anything.
 
-No deserialiser of engines is called: without a driver one can end the process.
+No deserialiser of engines is called, because without a driver it can end the process.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ..storage.paths import cache_directory
 
 OK, NOTE, FAULT = "ok", "note", "fault"
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-# What the CUDA provider of onnxruntime-gpu 1.31.1 loads beside the driver; its wheel is built for CUDA 13, cuDNN 9. The
-# first four are in its ELF header; the last two are not, so that it can load and fail later without them.
+# Libraries that the CUDA provider of onnxruntime-gpu 1.31.1 loads beside the driver; its wheel is built for CUDA 13 and
+# cuDNN 9. The first four are in its ELF header. The last two are not: without them it can load and fail later.
 LIBRARIES = (
     "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcufft.so.12", "libcudnn.so.9",
 )  # fmt: skip
-TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")  # and the TensorRT provider beside those
-PLUGIN_CAPABILITIES = (86, 89, 120, 121)  # of the plugin 0.5 for ONNX Runtime that TensorRT-RTX has
+TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")  # the TensorRT provider needs these, too
+PLUGIN_CAPABILITIES = (86, 89, 120, 121)  # of TensorRT-RTX's plugin 0.5 for ONNX Runtime
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "i8mm")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `state`: "ok", "note" (nothing needs it to be better) or "fault"."""
+    """The result of one check. `state`: "ok", "note" (no action is needed) or "fault"."""
 
     subject: str
     state: str
@@ -50,7 +50,7 @@ class Finding:
 
 
 def examine(bundle: Bundle | None = None) -> list[Finding]:
-    """Return what is found about this machine, and about `bundle` on it; never raises for what is missing."""
+    """Return findings about this machine, and about `bundle` on it; never raises for missing software."""
     driver = devices.driver()
     found = [_processor(), _memory(), _runtimes(), *_driver(driver)]
     usable = {}
@@ -88,7 +88,7 @@ def _runtimes() -> Finding:
     if len(there) == 2:
         return Finding(
             "ONNX Runtime", FAULT, f"{text}: both write into one folder and break each other",
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one that you want",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them",
         )  # fmt: skip
     if not there:
         return Finding("ONNX Runtime", FAULT, "not installed", "pip install onnxruntime")
@@ -99,7 +99,7 @@ def _driver(driver: devices.Driver) -> list[Finding]:
     if not driver.gpus:
         missing = devices.library(devices.cuda_library())
         text = f"none: {driver.why}" + (f"; {missing}" if missing else "")
-        return [Finding("GPU", NOTE, text, "install NVIDIA's driver if the machine has one of its GPUs")]
+        return [Finding("GPU", NOTE, text, "install NVIDIA's driver if the machine has an NVIDIA GPU")]
     return [
         Finding(
             f"GPU {index}", OK,
@@ -115,8 +115,8 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
     try:
         module = targets.load(target)
     except MissingDependencyError as error:
-        return Finding(subject, NOTE, str(error).partition(". Run")[0], install)
-    except Exception as error:  # a library that breaks while it is imported
+        return Finding(subject, NOTE, error.what.removesuffix("."), install)
+    except Exception as error:  # a library that fails during import
         return Finding(subject, FAULT, f"{target.module} cannot be imported: {error}", f"{install} again")
     text = f"{target.module} {getattr(module, '__version__', '')}"
     if target.device == "cpu":
@@ -126,7 +126,7 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
         return Finding(subject, NOTE, f"{text} is built without {target.provider}", install)
     there, missing = _libraries(module, target)
     named = [f"missing {', '.join(missing)}"] * bool(missing) + [f"found {', '.join(there)}"] * bool(there)
-    if not driver.gpus:  # its libraries are named all the same: an image for GPUs is often made on a machine without
+    if not driver.gpus:  # its libraries are still checked: images for GPUs are often made on machines without one
         builds = ["it builds engines here, and runs none"] * (target.name == "tensorrt-rtx")
         return Finding(subject, NOTE, "; ".join([f"{text}, and no GPU", *builds, *named]), install if missing else "")
     if target.compiled and not _has_cuda_python():
@@ -139,15 +139,15 @@ def _target(target: targets.Target, driver: devices.Driver) -> Finding:
         )
     if plugin:
         return _plugin(subject, text, install)
-    # onnxruntime-gpu has TensorRT's provider whether TensorRT is wanted or not
+    # onnxruntime-gpu always contains TensorRT's provider
     absent = NOTE if set(missing) <= set(TENSORRT_LIBRARIES) else FAULT
     return Finding(subject, absent if missing else OK, "; ".join([text, *named]), install if missing else "")
 
 
 def _libraries(module: Any, target: targets.Target) -> tuple[list[str], list[str]]:
-    """Return which libraries that ONNX Runtime's provider loads from outside its package are there, and which are not.
+    """Return the present and the missing libraries that ONNX Runtime's provider loads from outside its package.
 
-    Both are empty for other targets, and where it is not Linux: only there these are the names.
+    Both lists are empty for other targets and on other systems than Linux, where the names differ.
     """
     if target.provider not in (CUDA, TENSORRT) or platform.system() != "Linux":
         return [], []
@@ -158,7 +158,7 @@ def _libraries(module: Any, target: targets.Target) -> tuple[list[str], list[str
 
 
 def _plugin(subject: str, text: str, install: str) -> Finding:
-    """Return whether the plugin for ONNX Runtime that TensorRT-RTX has registers, and sees the GPU."""
+    """Return whether TensorRT-RTX's plugin for ONNX Runtime registers and sees the GPU."""
     try:
         rtx_devices(onnxruntime())
     except SegueError as error:
@@ -167,9 +167,9 @@ def _plugin(subject: str, text: str, install: str) -> Finding:
 
 
 def _has_cuda_python() -> bool:
-    try:  # a folder named cuda is there with other packages of NVIDIA's too
+    try:  # other packages of NVIDIA also bring a folder named cuda
         import_module("cuda.bindings.runtime")
-    except Exception:  # or it is there and does not load
+    except Exception:  # it may also be installed and fail to load
         return False
     return True
 
@@ -197,20 +197,17 @@ def _fit(bundle: Bundle, target: targets.Target, driver: devices.Driver) -> Find
     narrow = [name for name, c in content.components.items() if c.precision == "bf16"] if target.device == "cpu" else []
     if narrow:
         return Finding(
-            subject, FAULT, f"{', '.join(narrow)} in bf16, which the CPU cannot run", "export with --precision fp16"
+            subject, FAULT, f"{', '.join(narrow)} in bf16, which a processor cannot run", "export with --precision fp16"
         )
     if weights > room:
         text = f"{weights / 2**30:.1f} GiB of weights, {room / 2**30:.1f} GiB of memory"
-        return Finding(
-            subject, NOTE, text, "not all components fit at once: render on a machine with more memory, or in int8"
-        )
+        return Finding(subject, NOTE, text, "not all components fit at once: use a machine with more memory, or int8")
     if target.compiled:
         try:
             for name in content.components:
                 find_engine(bundle, name, target, driver.gpus[0].capability)
         except SegueError as error:
-            why, _, what = str(error).rpartition(". Run ")
-            return Finding(subject, NOTE, why, what)
+            return Finding(subject, NOTE, error.what.removesuffix("."), error.advice.removeprefix("Run "))
     return Finding(subject, OK, f"{weights / 2**20:.0f} MiB of weights")
 
 

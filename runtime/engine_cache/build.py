@@ -1,4 +1,4 @@
-"""Building the engines of a bundle's components, one after another, and finding the one that fits a machine."""
+"""Build the engines of a bundle's components, one after another, into the user's cache."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class BuildRequest:
     """What engines are built for.
 
     `capabilities` are tenfold compute capabilities, such as 89 (TensorRT-RTX: at least one; TensorRT: none). Each of
-    `ranges` becomes a profile; none means the bundle's own range. `components` are all of the bundle if None. `budget`
-    bounds weights and the builder's scratch memory of each engine, in bytes: where the weights leave less than a
-    quarter of it, they get half, and the rest of them stays in host memory. `guided` makes room for guidance in a
-    bundle that has none of its own.
+    `ranges` becomes a profile; an empty tuple means the bundle's own range. `components` None means all. `budget`
+    bounds the weights and the builder's scratch memory of each engine, in bytes. If the weights leave less than a
+    quarter of it, they get half, and the other weights stay in host memory. `guided` makes room for guidance in a
+    bundle whose default is no guidance.
     """
 
     target: str
@@ -41,8 +41,11 @@ class BuildRequest:
 
 
 @dataclass(frozen=True)
-class Event:
-    """What is being built: `done` of `total` steps of the builder's `phase`. `before`: seconds that it took last."""
+class BuildEvent:
+    """Progress of one component: `done` of `total` steps of the builder's `phase`.
+
+    `before` is the number of seconds that the last build of the same graph took, None if there was none.
+    """
 
     component: str
     phase: str
@@ -54,26 +57,29 @@ class Event:
 def build(
     bundle: Bundle,
     request: BuildRequest,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: Callable[[BuildEvent], None] = lambda event: None,
     cancel: Callable[[], bool] | None = None,
 ) -> list[Made]:
-    """Return the engines of the components asked for, out of the user's cache or built into it.
+    """Return the engines of the requested components from the user's cache; build those that are absent.
 
-    They stay there together, whatever their size; others give way once, at the end.
+    The cache keeps all of them, whatever their size. Other engines are evicted once, at the end.
 
-    Raises UsageError for a request that the target or the bundle cannot meet, EngineError where the builder refuses a
-    graph, MissingDependencyError without its package, OutputError where the cache cannot be written, Cancelled.
+    Raises UsageError for a request that the target or the bundle cannot meet, EngineError if the builder refuses a
+    graph, MissingDependencyError without its package, OutputError if the cache cannot be written, and Cancelled.
     """
     target, limit = find_target(request.target), upkeep.limit()
     names = chosen(bundle.manifest, request.components)
     if not target.compiled:
-        raise UsageError(f"the target {target.name} runs a bundle's graphs as they are. There is nothing to build.")
+        raise UsageError(
+            f"the target {target.name} runs graphs directly, so there is nothing to build.",
+            f"Render with --target {target.name}.",
+        )
     shapes = profiles(bundle.manifest, request.ranges or (default_range(bundle.manifest),), request.guided)
     wanted = {name: _settings(bundle.manifest, name, request, shapes[name]) for name in names}
     of = {name: fingerprint_of(bundle, name, wanted[name], target) for name in names}
     try:
         return [Made(name, *_one(bundle, name, wanted[name], of[name], on_event, cancel)) for name in names]
-    finally:  # also after a failure: requests that never come to an end would fill the disk
+    finally:  # also after a failure: builds that always fail would fill the disk
         upkeep.evict(limit, {fingerprint.key for fingerprint in of.values()})
 
 
@@ -82,30 +88,30 @@ def _one(
     name: str,
     settings: tensorrt_build.Settings,
     fingerprint: Fingerprint,
-    on_event: Callable[[Event], None],
+    on_event: Callable[[BuildEvent], None],
     cancel: Callable[[], bool] | None,
 ) -> tuple[Entry, bool]:
     spec = bundle.manifest.components[name]
     bundle.check_unchanged(spec.graph, *spec.weights)
     before = last_seconds(fingerprint)
 
-    def tell(phase: str, done: int, total: int) -> None:
-        on_event(Event(name, phase, done, total, before))
+    def report(phase: str, done: int, total: int) -> None:
+        on_event(BuildEvent(name, phase, done, total, before))
 
-    tell("starting", 0, 1)
+    report("starting", 0, 1)
     return store.obtain(
         fingerprint,
         bundle.manifest.name,
         name,
-        lambda out: build_apart(bundle.path(spec.graph), settings, out, tell, cancel),
+        lambda out: build_apart(bundle.path(spec.graph), settings, out, report, cancel),
         datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        lambda: tell("waiting for another process", 0, 1),
+        lambda: report("waiting for another process", 0, 1),
         cancel,
     )
 
 
 def here(target: str) -> tuple[int, ...]:
-    """Return the compute capabilities to build for where none is named: those of the first GPU, none for TensorRT.
+    """Return the compute capabilities to build for by default: those of the first GPU, none for TensorRT.
 
     Raises UsageError for TensorRT-RTX on a machine without a GPU.
     """
@@ -114,19 +120,20 @@ def here(target: str) -> tuple[int, ...]:
     found = devices.driver()
     if not found.gpus:
         raise UsageError(
-            f"no GPU is here ({found.why}), so name one: --sm 89 for an RTX 4090, --sm 120 for an RTX 5090."
+            f"this machine has no GPU ({found.why}). Name one: --sm 89 for an RTX 4090, --sm 120 for an RTX 5090."
         )
     gpu = found.gpus[0]
     if gpu.capability not in tensorrt_build.CAPABILITIES:
         raise UsageError(
-            f"TensorRT-RTX runs on no GPU of compute capability {gpu.capability // 10}.{gpu.capability % 10}, which "
-            f"{gpu.name} has. Use the target ort-cuda here, or name the GPU to build for: --sm 89 for an RTX 4090."
+            f"TensorRT-RTX does not support {gpu.name}, of compute capability {gpu.capability // 10}."
+            f"{gpu.capability % 10}. Use the target ort-cuda here, or name the GPU to build for: --sm 89 for an RTX "
+            "4090."
         )
     return (gpu.capability,)
 
 
 def chosen(content: manifest.Manifest, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the components of these names, all where there are none; raises UsageError for one that is not there."""
+    """Return the components of these names, all if there are no names; raises UsageError for an unknown name."""
     unknown = [name for name in names or () if name not in content.components]
     if unknown:
         raise UsageError(
@@ -149,14 +156,15 @@ def _settings(
 
 
 def fingerprint_of(bundle: Bundle, name: str, settings: tensorrt_build.Settings, target: Target) -> Fingerprint:
-    """Return everything that decides the engine of the component `name`."""
+    """Return all that determines the engine of the component `name`."""
     spec, files = bundle.manifest.components[name], bundle.manifest.files
     gpu = driver = ""
-    if target.name == "tensorrt":  # it tunes kernels on the GPU at hand
+    if target.name == "tensorrt":  # it tunes kernels on this machine's GPU
         found = devices.driver()
         if not found.gpus:
             raise EngineError(
-                f"TensorRT builds on a GPU, and none is here: {found.why}. The target tensorrt-rtx needs none."
+                f"TensorRT builds on a GPU, and this machine has none: {found.why}.",
+                "Use the target tensorrt-rtx, which builds without one.",
             )
         gpu, driver = found.gpus[0].name, found.version
     return Fingerprint(
@@ -177,7 +185,7 @@ def fingerprint_of(bundle: Bundle, name: str, settings: tensorrt_build.Settings,
 
 
 def last_seconds(fingerprint: Fingerprint) -> float | None:
-    """Return how long the newest engine of the same graph and target took to build, if one is kept."""
+    """Return the seconds that the newest kept engine of the same graph and target took; None if there is none."""
     same = [
         entry.record.seconds
         for entry in store.entries(store.root())

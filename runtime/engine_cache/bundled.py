@@ -1,4 +1,4 @@
-"""Engines that travel with a bundle: in its folder `engines`, their records' hashes in its bundle.json."""
+"""Engines in a bundle: its folder `engines` holds them, its bundle.json the hashes of their records."""
 
 from __future__ import annotations
 
@@ -7,40 +7,37 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...errors import BundleError, EngineError
 from ..bundle import bundle_json, manifest
 from ..bundle.reader import Bundle, read_manifest
 from ..storage.directory import NewDirectory
-from ..storage.files import holding, write_whole, writing
+from ..storage.files import write_whole, writing
+from ..storage.lock import holding
 from . import store, upkeep
-from .store import Entry, Record
-
-if TYPE_CHECKING:
-    from .store import Made
+from .store import Entry, Made, Record
 
 FOLDER, LOCK = "engines", ".engines.lock"
 
 
 def put_into(bundle: Bundle, made: Sequence[Made], waiting: Callable[[], None] = lambda: None) -> None:
-    """Copy engines into the bundle's folder `engines`, in place of others of the same components for the same GPUs.
+    """Copy engines into the bundle's folder `engines` and name them in its bundle.json.
 
-    Its bundle.json names them then. That changes the bundle's own hash: a journal of before does not go on with it.
-    One process at a time does so; `waiting()` is called before another one is waited for. Raises OutputError, and
-    BundleError where the bundle became another one since it was opened.
+    A new engine replaces the bundle's older engine for the same component, GPU, system and target. The bundle's own
+    hash changes: an older journal cannot be resumed with it. One process at a time does so; `waiting()` is called
+    before waiting for another one. Raises OutputError, and BundleError if the bundle was changed since it was opened.
     """
     with holding(bundle.directory / LOCK, waiting):
         _put_into(_as_it_is_now(bundle), made)
 
 
 def _as_it_is_now(bundle: Bundle) -> Bundle:
-    """Return the bundle with the engines that others put into it since it was opened."""
+    """Return the bundle with the engines that other processes added since it was opened."""
     now = read_manifest(bundle.directory)
     if dataclasses.replace(now, engines={}) != dataclasses.replace(bundle.manifest, engines={}):
         raise BundleError(
-            f"the bundle {bundle.directory} was changed since it was opened. Run segue build again: what was built "
-            "is kept, where it still fits."
+            f"the bundle {bundle.directory} was changed since it was opened.",
+            "Run segue build again; it keeps the engines that still fit.",
         )
     return dataclasses.replace(bundle, manifest=now)
 
@@ -66,14 +63,14 @@ def _put_into(bundle: Bundle, made: Sequence[Made]) -> None:
 
 
 def _replaces(new: Record, old: Record) -> bool:
-    """Return whether no GPU and no system that can run `old` is without `new`; a newer version or driver replaces."""
+    """Return whether `new` runs on every GPU and system that runs `old`. Version and driver may differ."""
     a, b = new.fingerprint, old.fingerprint
     same = (new.component, a.target, a.system, a.gpu) == (old.component, b.target, b.system, b.gpu)
     return same and set(b.capabilities) <= set(a.capabilities)
 
 
 def within(bundle: Bundle) -> list[Entry]:
-    """Return the engines that came with the bundle, no links, and whose records have the hashes that it names."""
+    """Return the bundle's engines whose records have the hashes in its bundle.json; links are left out."""
     found = []
     place = bundle.directory / FOLDER
     if place.is_symlink():
@@ -88,17 +85,20 @@ def within(bundle: Bundle) -> list[Entry]:
 
 
 def verify_engines(bundle: Bundle) -> int:
-    """Hash the engines that the bundle names and has; return how many. Raises EngineError for one that was altered."""
+    """Hash the engines that bundle.json names and that are present; return how many.
+
+    Raises EngineError for one that was altered.
+    """
     count = 0
     for key, digest in bundle.manifest.engines.items():
         directory = bundle.directory / FOLDER / key
         if not directory.exists():
-            continue  # they may be removed
+            continue  # a user may remove it
         entry = store.read(directory)
         if _digest(directory) != digest:
             raise EngineError(
-                f"the record of the engine {directory} was altered. Remove the directory, or run segue build with "
-                "--into-bundle again."
+                f"the record of the engine {directory} was altered.",
+                "Remove the directory, or run segue build with --into-bundle again.",
             )
         entry.check(again=True)
         count += 1

@@ -12,8 +12,7 @@ from ...engines.tensorrt.engine import covers
 from ...errors import EngineError
 from ..bundle.reader import Bundle
 from ..bundle.shapes import guidance_of
-from . import bundled as bundled_engines
-from . import store as engine_cache
+from . import bundled, store
 from .build import RECIPE
 from .store import Entry
 
@@ -26,19 +25,19 @@ def find_engine(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     trust: bool = False,
 ) -> Entry:
-    """Return the checked engine of a component for a GPU of that capability, the one used last of several.
+    """Return the checked engine of a component for a GPU of that capability; of several, the last one used.
 
-    It has to have room for `shapes`, of the component's inputs, if they are given. Engines of the user's cache come
-    first; those of the bundle are looked at with `trust` alone. Raises EngineError where none fits, which names what
+    If `shapes` of the component's inputs are given, the engine must have room for them. Engines of the user's cache
+    come first; those of the bundle count only with `trust`. Raises EngineError if no engine fits; the error names what
     differs in the nearest one.
     """
-    engine_cache.check_root()
+    store.check_root()
     spec = bundle.manifest.components[name]
     files = bundle.manifest.files
     version, system = load(target).__version__, f"{platform.system()}-{platform.machine()}"
     nearest: list[str] | None = None
-    theirs = bundled_engines.within(bundle) if trust else []
-    for entry in (*reversed(engine_cache.entries(engine_cache.root())), *reversed(theirs)):
+    trusted = bundled.within(bundle) if trust else []
+    for entry in (*reversed(store.entries(store.root())), *reversed(trusted)):
         have = entry.record.fingerprint
         if entry.record.component != name or have.target != target.name:
             continue
@@ -57,7 +56,7 @@ def find_engine(
         if target.name == "tensorrt":
             found = devices.driver()
             here = dataclasses.replace(here, gpu=found.gpus[0].name if found.gpus else "none", driver=found.version)
-        wrong = list(engine_cache.differences(have, here))
+        wrong = list(store.differences(have, here))
         if not wrong and shapes is not None and not any(_covered(profile, shapes) for profile in have.profiles):
             wrong = [f"no profile with room for {', '.join(f'{k} {list(v)}' for k, v in shapes.items())}"]
         if not wrong:
@@ -72,17 +71,17 @@ def find_engine(
             nearest = wrong
     why = f"the nearest has {'; '.join(nearest)}" if nearest else "none was built"
     if bundle.manifest.engines and not trust:
-        why += "; those in the bundle were not looked at, which --trust-engines does"
+        why += "; the bundle's engines were not considered (--trust-engines considers them)"
     options = f" --sm {capability}" if target.name == "tensorrt-rtx" else ""
     guidance = guidance_of(bundle.manifest, name)
     doubled = any(port.shape[:1] == ("batch",) and (shapes or {}).get(port.name, (1,))[0] > 1 for port in spec.inputs)
     if guidance is not None and guidance <= 1 and doubled:
         options += " --guidance"
     raise EngineError(
-        f"there is no {target.name} engine of {name} for the bundle {bundle.manifest.name!r} on this machine: {why}. "
-        f"Run segue build '{bundle.directory}' --target {target.name}{options}"
+        f"there is no {target.name} engine of {name} for the bundle {bundle.manifest.name!r} on this machine: {why}.",
+        f"Run segue build '{bundle.directory}' --target {target.name}{options}",
     )
 
 
-def _covered(profile: Mapping[str, engine_cache.Shapes], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _covered(profile: Mapping[str, store.Shapes], shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return all(name in profile and covers(profile[name], shape) for name, shape in shapes.items())

@@ -1,9 +1,8 @@
-"""Engines on disk: each in a directory that is named by the hash of everything that decides what it computes.
+"""Engines on disk. The name of an engine's directory is the hash of all that determines the engine.
 
-An engine is executable code, so none is trusted because it exists. What it was built from has to hash to its
-directory's name, and its bytes to what its record says, before a deserialiser sees it: that finds damage and mistakes.
-Whom to trust is another matter: the user's own cache is refused where others may write to it, and a bundle's engines
-are left alone unless the user asks for them.
+An engine is executable code. Before a deserialiser reads it, its fingerprint must hash to its directory's name, and its
+bytes to the hash in its record. This finds damage and mistakes. Trust is a separate check: Segue refuses the user's
+cache if others may write to it, and ignores a bundle's engines unless the user asks for them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from ...engines.tensorrt.build import Built
 from ...errors import EngineError
 from ..storage import typed_json, verified
 from ..storage.directory import NewDirectory
-from ..storage.files import holding, write_whole, writing
+from ..storage.files import write_whole, writing
+from ..storage.lock import holding
 from ..storage.paths import cache_directory
 
 SCHEMA = 1
@@ -36,10 +36,10 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that decides an engine. `graph` and `weights` are sha256 (of weights by file).
+    """All that determines an engine. `graph` and `weights` are sha256 (of weights by file).
 
-    `capabilities` are tenfold. `gpu` and `driver` are empty where the target does not tie an engine to them. `recipe`
-    counts changes of how Segue itself builds.
+    `capabilities` are tenfold. `gpu` and `driver` are empty if the target does not tie an engine to them. `recipe` is a
+    version number of Segue's own way to build.
     """
 
     graph: str
@@ -64,7 +64,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Record:
-    """engine.json: what was built of what, the plan's sha256 and bytes, and how the build went."""
+    """engine.json: the sources of an engine, the sha256 and bytes of its plan, and facts about the build."""
 
     schema: int
     fingerprint: Fingerprint
@@ -74,9 +74,9 @@ class Record:
     bytes: int
     seconds: float
     layers: int
-    fused: int  # attention layers for which the target has one kernel
-    decomposed: int  # and those for which it has none
-    peak: int  # the most memory of the process that built it, bytes; 0: not known
+    fused: int  # attention layers that became one kernel
+    decomposed: int  # attention layers that did not
+    peak: int  # peak memory of the building process, bytes; 0: not known
     built: str  # UTC, ISO 8601
 
 
@@ -89,13 +89,13 @@ class Entry:
 
     @property
     def plan(self) -> Path:
-        """Return the file that a deserialiser takes."""
+        """Return the file for the deserialiser."""
         return self.directory / PLAN
 
     def check(self, again: bool = False) -> None:
         """Raise EngineError unless the plan has the bytes of the record.
 
-        It is hashed once and then remembered, as a bundle's weights are; `again` hashes it regardless.
+        The plan is hashed once and then remembered, as a bundle's weights are; `again` always hashes it.
         """
         try:
             status = os.lstat(self.plan)
@@ -105,27 +105,27 @@ class Entry:
             with self.plan.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise EngineError(f"{self.plan} cannot be read: {error}. Run segue build again.") from None
+            raise EngineError(f"{self.plan} cannot be read: {error}.", "Run segue build again.") from None
         if found != self.record.sha256:
             raise EngineError(
-                f"{self.plan} was altered: its sha256 is {found}, {RECORD} says {self.record.sha256}. Run segue build "
-                "again, which replaces it."
+                f"{self.plan} was altered: its sha256 is {found}, {RECORD} says {self.record.sha256}.",
+                "Run segue build again to replace it.",
             )
         verified.remember([(status, found)])
 
     def touch(self) -> None:
-        """Note that the engine was used; the least recently used ones go first."""
+        """Note that the engine was used now; eviction begins with the least recently used one."""
         with contextlib.suppress(OSError):
             os.utime(self.directory / RECORD)
 
 
 def root() -> Path:
-    """Return where the user's engines are; it may not exist."""
+    """Return the directory of the user's engines; it may not exist."""
     return cache_directory() / "engines"
 
 
 def entries(place: Path) -> list[Entry]:
-    """Return the engines below `place`, the least recently used first; what is damaged is left out."""
+    """Return the engines below `place`, the least recently used first; damaged ones are left out."""
     try:
         found = [directory for directory in place.iterdir() if KEY.fullmatch(directory.name)]
     except OSError:
@@ -138,25 +138,25 @@ def entries(place: Path) -> list[Entry]:
 
 
 def read(directory: Path) -> Entry:
-    """Return the engine in `directory`, its plan not yet checked; raises EngineError for a damaged record."""
+    """Return the engine in `directory` without checking its plan; raises EngineError for a damaged record."""
     path = directory / RECORD
     try:
         with path.open("rb") as file:
             data = file.read(MAX_RECORD + 1)
         if len(data) > MAX_RECORD:
-            raise ValueError(f"it is above the limit of {MAX_RECORD} bytes")
+            raise ValueError(f"its record is above the limit of {MAX_RECORD} bytes")
         record: Record = typed_json.build(Record, typed_json.read(data), str(path))
         if record.schema != SCHEMA:
-            raise ValueError(f"it has schema {record.schema}, this Segue reads {SCHEMA}")
+            raise ValueError(f"its record has schema {record.schema}, this Segue reads {SCHEMA}")
         if record.fingerprint.key != directory.name:
-            raise ValueError(f"it is of another engine, {record.fingerprint.key}")
+            raise ValueError(f"its record belongs to another engine, {record.fingerprint.key}")
     except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"the engine {directory} is damaged: {error}. Run segue build again.") from None
+        raise EngineError(f"the engine {directory} is damaged: {error}.", "Run segue build again.") from None
     return Entry(directory, record)
 
 
 def get(fingerprint: Fingerprint) -> Entry | None:
-    """Return the user's engine of that fingerprint, checked; None where there is none, or a damaged one."""
+    """Return the user's checked engine of that fingerprint; None if it is absent or damaged."""
     directory = root() / fingerprint.key
     try:
         entry = read(directory)
@@ -168,7 +168,7 @@ def get(fingerprint: Fingerprint) -> Entry | None:
 
 
 def check_root() -> None:
-    """Raise EngineError where the user's cache of engines is another user's, or others may write to it."""
+    """Raise EngineError if the cache of engines belongs to another user, or if others may write to it."""
     if os.name == "nt":
         return
     try:
@@ -177,8 +177,8 @@ def check_root() -> None:
         return
     if status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise EngineError(
-            f"{root()} belongs to another user, or others may write to it, so its engines could be anyone's. "
-            f"Run: chmod go-w '{root()}', or set XDG_CACHE_HOME to a directory of your own."
+            f"{root()} belongs to another user, or others may write to it, so its engines are not trusted.",
+            f"Run: chmod go-w '{root()}', or set XDG_CACHE_HOME to a directory of your own.",
         )
 
 
@@ -191,12 +191,11 @@ def obtain(
     waiting: Callable[[], None] = lambda: None,
     cancel: Callable[[], bool] | None = None,
 ) -> tuple[Entry, bool]:
-    """Return the user's engine of that fingerprint, and whether it was built now; one process at a time builds it.
+    """Return the user's engine of that fingerprint, and whether it was built now. One process at a time builds it.
 
-    `build` writes a new file. `waiting()` is called before another process is waited for. Raises Cancelled once
-    `cancel()` returns true while it waits, OutputError where the cache cannot be written, and what `build` raises;
-    nothing is left of an engine that was not finished but the log of a builder that gave up, which the error then
-    names.
+    `build` writes a new file. `waiting()` is called before waiting for another process. Raises Cancelled as soon as
+    `cancel()` returns true while it waits, OutputError if the cache cannot be written, and the errors of `build`. An
+    unfinished engine leaves nothing behind, except the log of a builder that failed; the error names that file.
     """
     place = root()
     with writing(place):
@@ -219,14 +218,14 @@ def obtain(
             (new.path / LOG).write_text("".join(f"{line}\n" for line in made.log), encoding="utf-8")
             (new.path / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
             new.commit()
-        with contextlib.suppress(OSError):  # what an earlier try ended with
+        with contextlib.suppress(OSError):  # the log of an earlier attempt
             log.unlink()
         return read(directory), True
 
 
 @contextlib.contextmanager
 def _log_kept(path: Path) -> Iterator[None]:
-    """Write the log of an EngineError to `path`, which the error then ends with; where that fails it stays as it is."""
+    """Write the log of an EngineError to `path` and name that file in the error; if that fails, keep the error."""
     try:
         yield
     except EngineError as error:
@@ -236,11 +235,11 @@ def _log_kept(path: Path) -> Iterator[None]:
             write_whole(path, "".join(f"{line}\n" for line in error.log).encode(errors="replace"))
         except OSError:
             raise error from None
-        raise EngineError(f"{error} Read what the builder said: {path}", log=error.log) from error
+        raise EngineError(error.what, f"{error.advice} Read the builder's log: {path}".strip(), error.log) from error
 
 
 def differences(found: Fingerprint, wanted: Fingerprint) -> Iterator[str]:
-    """Yield, for each field that differs, its name with both values, as "version 1.6.0 instead of 1.7.1"."""
+    """Yield the name of each field that differs and both values, such as "version 1.6.0 instead of 1.7.1"."""
     for field in dataclasses.fields(Fingerprint):
         theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
         if theirs != ours:
@@ -254,7 +253,7 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True)
 class Made:
-    """An engine that is there now, and whether it was built for this request."""
+    """The engine of a component, and whether this request built it (`fresh`)."""
 
     component: str
     entry: Entry

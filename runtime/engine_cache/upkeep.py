@@ -1,4 +1,4 @@
-"""Looking after the user's engines: verifying them, keeping them below a limit, removing them."""
+"""Verify the user's engines, keep them below a limit of bytes, and remove them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ..storage.files import writing
 from ..units import bytes_of
 from .store import KEY, entries, read, root
 
-LIMIT = 64 * 2**30  # bytes of engines that are kept
+LIMIT = 64 * 2**30  # bytes of the engines to keep
 VARIABLE = "SEGUE_ENGINE_CACHE"
 
 
 def limit() -> int:
-    """Return how many bytes of engines are kept: what SEGUE_ENGINE_CACHE says, as "100GiB", or LIMIT.
+    """Return how many bytes of engines to keep: the value of SEGUE_ENGINE_CACHE, such as "100GiB", or else LIMIT.
 
-    Raises UsageError where it says no amount.
+    Raises UsageError if that value is not an amount.
     """
     try:
         return bytes_of(os.environ.get(VARIABLE) or LIMIT)
     except UsageError as error:
-        raise UsageError(f"the environment variable {VARIABLE} cannot be read: {error}") from None
+        raise UsageError(f"the environment variable {VARIABLE} cannot be read: {error.what}", error.advice) from None
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A directory of the cache whose record cannot be read or is of another schema: its size, and what is wrong."""
+    """A directory of the cache whose record cannot be read or has another schema: its size, and the reason."""
 
     directory: Path
     bytes: int
@@ -40,7 +40,7 @@ class Unreadable:
 
 
 def unreadable(place: Path) -> list[Unreadable]:
-    """Return the engines below `place` that `entries` leaves out; they take room all the same."""
+    """Return the engines below `place` that `entries` leaves out; they take up space, too."""
     found = []
     for directory in sorted(place.glob("*")) if place.is_dir() else []:
         if KEY.fullmatch(directory.name) and directory.is_dir():
@@ -60,7 +60,7 @@ def _size(directory: Path) -> int:
 
 
 def verify(place: Path) -> tuple[int, list[str]]:
-    """Hash every engine below `place`; return how many are whole, and of each other one what is wrong with it."""
+    """Hash every engine below `place`; return how many are whole, and a message for each of the others."""
     whole, wrong = 0, []
     for directory in sorted(place.glob("*")) if place.is_dir() else []:
         if KEY.fullmatch(directory.name):
@@ -75,8 +75,8 @@ def verify(place: Path) -> tuple[int, list[str]]:
 def evict(most: int, keep: Collection[str] = ()) -> list[Path]:
     """Remove engines until the rest has at most `most` bytes; return the directories removed.
 
-    Those that cannot be read go first, then the least recently used ones. Those of the keys `keep` stay, whatever
-    their size. Raises OutputError.
+    Unreadable engines go first, then the least recently used ones. Engines whose key is in `keep` stay, whatever their
+    size. Raises OutputError.
     """
     place = root()
     found = [(each.directory, each.bytes) for each in unreadable(place)]
@@ -93,9 +93,9 @@ def evict(most: int, keep: Collection[str] = ()) -> list[Path]:
 
 
 def clear() -> int:
-    """Remove every engine of the user, whole, damaged or begun by a process that died; return how many directories.
+    """Remove every engine of the user: whole, damaged, or begun by a process that died. Return how many directories.
 
-    The logs of builds that failed go as well. Raises OutputError.
+    The logs of failed builds go as well. Raises OutputError.
     """
     place, count = root(), 0
     if not place.is_dir():
@@ -111,13 +111,13 @@ def clear() -> int:
 
 
 def remove(directory: Path) -> None:
-    """Remove an engine: at once for readers, then from the disk. Raises OutputError."""
+    """Remove an engine: hide it from readers in one step, then delete it. Raises OutputError."""
     aside = directory.with_name(f".{directory.name}.old-removed")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(directory, aside)
         shutil.rmtree(aside)
     except FileNotFoundError:
-        return  # another process was faster
+        return  # another process removed it
     except OSError as error:
-        raise OutputError(f"the engine {directory} cannot be removed: {error}. Remove it by hand.") from None
+        raise OutputError(f"the engine {directory} cannot be removed: {error}.", "Remove it by hand.") from None

@@ -1,4 +1,4 @@
-"""PNG files that say how they were made, and what they are called."""
+"""Write and read PNG files with Segue's metadata, and choose their names."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ KEY = "segue"
 def encode_png(image: np.ndarray, metadata: Mapping[str, Any] | None) -> bytes:
     """Return `image`, uint8 [height, width, 3] sRGB, as a PNG.
 
-    `metadata` (JSON types) goes into an iTXt chunk `segue` as JSON, and in the words that other programs read into one
-    named `parameters`; None leaves both out. Raises UsageError for another dtype or shape.
+    `metadata` (JSON types) goes into an iTXt chunk `segue` as JSON, and into a chunk `parameters` as the text that
+    other programs read. None leaves both out. Raises UsageError for another dtype or shape.
     """
     from PIL import Image, PngImagePlugin
 
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UsageError(
-            f"a picture is uint8 [height, width, 3], got {image.dtype} {list(image.shape)}. Convert it first."
+            f"a picture must be uint8 [height, width, 3], got {image.dtype} {list(image.shape)}.", "Convert it first."
         )
     chunks = PngImagePlugin.PngInfo()
     if metadata is not None:
@@ -40,29 +40,29 @@ def encode_png(image: np.ndarray, metadata: Mapping[str, Any] | None) -> bytes:
 
 
 def write_png(path: str | os.PathLike[str], image: np.ndarray, metadata: Mapping[str, Any]) -> None:
-    """Write `image` to `path` as `encode_png` makes it, whole or not at all; raises OutputError when it cannot."""
+    """Write `image` to `path` as `encode_png` makes it, whole or not at all; raises OutputError if it cannot."""
     data = encode_png(image, metadata)
     try:
         write_whole(Path(path), data)
     except OSError as error:
         raise OutputError(
-            f"{os.fspath(path)} cannot be written: {error.strerror}. Name a place where you may write."
+            f"{os.fspath(path)} cannot be written: {error.strerror}.", "Name a place where you may write."
         ) from error
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the metadata that `write_png` put into the PNG at `path`.
+    """Return the metadata of the PNG at `path`, as `write_png` wrote it.
 
-    Raises UsageError when there is no such picture or it has no Segue metadata.
+    Raises UsageError if there is no such picture or it has no Segue metadata.
     """
     table = find_metadata(path)
     if table is None:
-        raise UsageError(f"{path} has no Segue metadata. Name a picture that Segue wrote.")
+        raise UsageError(f"{path} has no Segue metadata.", "Name a picture that Segue wrote.")
     return table
 
 
 def find_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what `read_metadata` does, None for a PNG without; raises UsageError when there is no such picture."""
+    """Return what `read_metadata` does, None for a PNG without metadata; raises UsageError for any other file."""
     from PIL import Image
 
     try:
@@ -72,20 +72,20 @@ def find_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except KeyError:
         return None
     except (OSError, ValueError, SyntaxError, RecursionError) as error:
-        raise UsageError(f"{path} is no readable PNG: {error}. Name a picture that Segue wrote.") from None
+        raise UsageError(f"{path} is not a readable PNG: {error}.", "Name a picture that Segue wrote.") from None
     return table if isinstance(table, dict) else None
 
 
 def picture_paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
-    """Return `count` paths that can be written: `output`, numbered if there are several, else new names of the prompt.
+    """Return `count` writable paths: `output`, numbered if there are several, or new names made from the prompt.
 
-    Raises OutputError when one of them cannot be written, and UsageError when `output` does not end in .png and when no
-    new name is left.
+    Raises OutputError if one of them cannot be written, and UsageError if `output` does not end in .png or if no new
+    name is left.
     """
     if output is None:
         paths = _free_names(prompt, seed, count)
     else:
-        check_png(output)  # for several pictures as well: it may be a directory
+        check_png(output)  # also for several pictures, because it may be a directory
         paths = _numbered(output, count)
     for path in paths:
         check_writable(path)
@@ -93,10 +93,10 @@ def picture_paths(output: Path | None, prompt: str, seed: int, count: int) -> li
 
 
 def check_png(path: Path) -> None:
-    """Raise OutputError unless a file can be made at `path`, UsageError unless its name says that it is a PNG."""
+    """Raise OutputError unless a file can be made at `path`, UsageError unless its name ends in .png."""
     check_writable(path)
     if path.suffix.lower() != ".png":
-        raise UsageError(f"{path} would be a PNG file by another name. Name it {path.name}.png, or another name.png.")
+        raise UsageError(f"{path} must end in .png.", f"Name it {path.name}.png, or another name that ends in .png.")
 
 
 def _numbered(first: Path, count: int) -> list[Path]:
@@ -111,7 +111,7 @@ def _free_names(prompt: str, seed: int, count: int) -> list[Path]:
         paths = _numbered(Path(f"{words}-{seed}{suffix}.png"), count)
         if not any(os.path.lexists(path) for path in paths):
             return paths
-    raise UsageError(f"there are thousands of pictures named {words}-{seed}. Name another one with --output.")
+    raise UsageError(f"thousands of pictures are named {words}-{seed}.", "Choose a name with --output.")
 
 
 def _in_words(metadata: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""Where a picture or video comes from: what its metadata says, and a C2PA manifest signed with the user's certificate.
+"""The origin of a picture or video: its metadata, and a C2PA manifest signed with the user's certificate.
 
-The manifest (C2PA 2.2) says that a trained model made the file (`c2pa.created`, IPTC's trainedAlgorithmicMedia) and
-holds the same facts as the metadata; whoever changes the file afterwards breaks its signature. It needs the c2pa extra.
+The manifest (C2PA 2.2) states that a trained model made the file (`c2pa.created`, IPTC's trainedAlgorithmicMedia) and
+holds the same facts as the metadata. A later change of the file breaks its signature. It needs the c2pa extra.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ ALGORITHMS = ("es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519")
 
 @dataclass(frozen=True)
 class Certificate:
-    """What files are signed with: a PEM chain, the signer's own certificate first, its PKCS#8 key, and the algorithm.
+    """The means to sign files: a PEM chain (the signer's certificate first), its PKCS#8 key, and the algorithm.
 
-    `timestamps` is the address of an RFC 3161 authority, for signatures that outlive the certificate; None asks nobody.
+    `timestamps` is the URL of an RFC 3161 authority, for signatures that outlive the certificate; None uses none.
     """
 
     chain: Path
@@ -38,18 +38,20 @@ class Certificate:
     timestamps: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError where it cannot sign."""
+        """Raise UsageError for an unknown algorithm or an absent file."""
         if self.algorithm not in ALGORITHMS:
-            raise UsageError(f"the algorithm {self.algorithm!r} is none of {', '.join(ALGORITHMS)}. Choose one.")
+            raise UsageError(
+                f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {self.algorithm!r}.", "Choose one."
+            )
         for path in (self.chain, self.key):
             if not path.is_file():
-                raise UsageError(f"{path} is no file. Name a PEM chain and its key.")
+                raise UsageError(f"{path} is not a file.", "Name a PEM chain and its key.")
 
 
-def signed(data: bytes, kind: str, certificate: Certificate, told: Mapping[str, Any] | None) -> bytes:
-    """Return the file `data` of MIME type `kind` with a signed manifest that holds `told`.
+def signed(data: bytes, kind: str, certificate: Certificate, metadata: Mapping[str, Any] | None) -> bytes:
+    """Return the file `data` of MIME type `kind` with a signed manifest that holds `metadata`.
 
-    Raises UsageError where the certificate or key does not serve, MissingDependencyError without c2pa.
+    Raises UsageError if the certificate or key cannot sign, MissingDependencyError without c2pa.
     """
     c2pa = _c2pa()
     assertions = [
@@ -58,8 +60,8 @@ def signed(data: bytes, kind: str, certificate: Certificate, told: Mapping[str, 
             "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": MADE_BY_MODEL}]},
         }
     ]
-    if told is not None:
-        assertions.append({"label": ASSERTION, "data": dict(told)})
+    if metadata is not None:
+        assertions.append({"label": ASSERTION, "data": dict(metadata)})
     claim = {"claim_generator_info": [{"name": "segue", "version": _version()}], "assertions": assertions}
     source, made = io.BytesIO(data), io.BytesIO()
     try:
@@ -72,48 +74,48 @@ def signed(data: bytes, kind: str, certificate: Certificate, told: Mapping[str, 
             builder.sign(signer, kind, source, made)
     except (c2pa.C2paError, OSError, ValueError) as error:
         raise UsageError(
-            f"{certificate.chain} and {certificate.key} cannot sign: {error}. They must be a PEM chain for C2PA "
-            "(digital signature, a leaf that is no authority) and its PKCS#8 key."
+            f"{certificate.chain} and {certificate.key} cannot sign: {error}.",
+            "Name a PEM chain for C2PA (digital signature, a leaf that is not an authority) and its PKCS#8 key.",
         ) from None
     return made.getvalue()
 
 
-def write_picture(path: Path, image: Any, told: Mapping[str, Any] | None, certificate: Certificate | None) -> None:
-    """Write a PNG file as `image.write_png` does, signed where there is a certificate; `told` None leaves it bare."""
-    data = encode_png(image, told)
+def write_picture(path: Path, image: Any, metadata: Mapping[str, Any] | None, certificate: Certificate | None) -> None:
+    """Write a PNG file as `png.write_png` does, signed if there is a certificate; `metadata` None adds no metadata."""
+    data = encode_png(image, metadata)
     if certificate is not None:
-        data = signed(data, MIME[".png"], certificate, told)
+        data = signed(data, MIME[".png"], certificate, metadata)
     with writing(path):
         write_whole(path, data)
 
 
 def check_certificate(certificate: Certificate) -> None:
-    """Raise what `signed` does, by signing a picture of one pixel."""
+    """Raise the errors of `signed`, by signing a picture of one pixel."""
     signed(encode_png(np.zeros((1, 1, 3), np.uint8), None), MIME[".png"], certificate, None)
 
 
-def sign_file(path: Path, certificate: Certificate, told: Mapping[str, Any] | None) -> None:
+def sign_file(path: Path, certificate: Certificate, metadata: Mapping[str, Any] | None) -> None:
     """Put a signed manifest into the PNG or MP4 file at `path`."""
     kind = MIME.get(path.suffix.lower())
     if kind is None:
-        raise UsageError(f"{path} cannot be signed: only {', '.join(MIME)} files can. Choose one of them.")
-    data = signed(path.read_bytes(), kind, certificate, told)
+        raise UsageError(f"{path} cannot be signed: only {', '.join(MIME)} files can.", "Choose one of them.")
+    data = signed(path.read_bytes(), kind, certificate, metadata)
     with writing(path):
         write_whole(path, data)
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return what a PNG or MP4 file says of itself: "metadata" as written, and "signature"; either None if absent.
+    """Return the "metadata" and the "signature" of a PNG or MP4 file; either is None if absent.
 
-    "signature" has "signer", "issuer", "valid" (whether the file is as it was signed; None where c2pa-python is not
-    there to tell) and "why" (the codes of what is wrong). Whether the certificate is to be trusted is not judged.
-    Raises UsageError for what is no such file.
+    "signature" has "signer", "issuer", "valid" (the file is unchanged since it was signed; None without c2pa-python)
+    and "why" (the codes of the failures). It does not say whether to trust the certificate. Raises UsageError for any
+    other file.
     """
     kind = MIME.get(path.suffix.lower())
     if not path.is_file():
-        raise UsageError(f"{path} is not there, or no file. Name a file that Segue wrote.")
+        raise UsageError(f"{path} does not exist, or is not a file.", "Name a file that Segue wrote.")
     if kind is None:
-        raise UsageError(f"{path} is no {' or '.join(MIME)} file: others say nothing of how they were made. Name one.")
+        raise UsageError(f"{path} is not a {' or '.join(MIME)} file; only those hold metadata.", "Name such a file.")
     metadata = find_metadata(path) if kind == MIME[".png"] else _of_video(path)
     return {"metadata": metadata, "signature": _signature(path, kind)}
 
@@ -125,7 +127,7 @@ def _of_video(path: Path) -> dict[str, Any] | None:
         with av.open(str(path)) as container:
             text = container.metadata.get("comment", "")
     except (av.FFmpegError, OSError) as error:
-        raise UsageError(f"{path} is no readable MP4: {error}. Name a video that Segue wrote.") from None
+        raise UsageError(f"{path} is not a readable MP4: {error}.", "Name a video that Segue wrote.") from None
     try:
         table = json.loads(text)[KEY]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -139,7 +141,7 @@ def _signature(path: Path, kind: str) -> dict[str, Any] | None:
         return None
     try:
         c2pa = _c2pa()
-    except MissingDependencyError as error:  # the metadata can be told all the same
+    except MissingDependencyError as error:  # the metadata can still be read
         return {"signer": None, "issuer": None, "valid": None, "why": [str(error)]}
     try:
         with c2pa.Reader(kind, io.BytesIO(data)) as reader:
@@ -159,7 +161,7 @@ def _c2pa() -> Any:
         import c2pa
     except ImportError:
         raise MissingDependencyError(
-            "signatures need c2pa-python, which is not installed. Run, in a clone of Segue: pip install '.[c2pa]'"
+            "signatures need c2pa-python, which is not installed.", "Run, in a clone of Segue: pip install '.[c2pa]'"
         ) from None
     return c2pa
 

@@ -1,4 +1,4 @@
-"""The picture that a video begins with, as its maker saw it: any file that Pillow reads, to sRGB of the asked size."""
+"""Read the first picture of a video: a file that Pillow reads becomes sRGB pixels of the requested size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..bundle.limits import MAX_SIDE
 
 WHITE = (255, 255, 255)
 MAX_PIXELS = 64_000_000
-# None that hands the file to another program, as EPS does
+# No format that runs another program, as EPS does
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
@@ -23,29 +23,30 @@ def read_image(
 ) -> np.ndarray:
     """Return the picture at `path` (or in an open file, called `name` in errors), uint8 [height, width, 3] in sRGB.
 
-    It is turned as its EXIF orientation says, its colours are converted from an embedded profile, what is transparent
-    shows `background`, and of an animation the first frame is taken. Raises UsageError for a file that is absent, no
-    picture, or above 16,384 pixels a side.
+    Its EXIF orientation and its embedded colour profile are applied, transparent pixels show `background`, and an
+    animation gives its first frame. Raises UsageError for a file that is absent, not a picture, or too large (16,384
+    pixels a side, 64 million in total).
     """
-    said = name or path
+    shown = name or path
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if max(picture.size) > MAX_SIDE or picture.width * picture.height > MAX_PIXELS:  # before a pixel is decoded
                 raise UsageError(
-                    f"{said} has {picture.width} x {picture.height} pixels, more than {MAX_SIDE} a side or "
-                    f"{MAX_PIXELS / 1e6:.0f} million. Scale it down."
+                    f"{shown} has {picture.width} x {picture.height} pixels, more than {MAX_SIDE} a side or "
+                    f"{MAX_PIXELS / 1e6:.0f} million.",
+                    "Scale it down.",
                 )
             return as_pixels(picture, background)
     except UsageError:
         raise
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        raise UsageError(f"{said} is no picture that can be read: {error}. Name a PNG, JPEG or WebP file.") from None
+    except Exception as error:  # a damaged file can make Pillow raise any error
+        raise UsageError(f"{shown} cannot be read as a picture: {error}.", "Name a PNG, JPEG or WebP file.") from None
 
 
 def as_pixels(picture: Image.Image, background: tuple[int, int, int] = WHITE) -> np.ndarray:
     """Return a Pillow picture of any mode as `read_image` does."""
     turned = ImageOps.exif_transpose(picture)
-    if turned.mode.startswith(("I", "F")):  # 16 and 32 bits: scaled by the largest value that the mode is used for
+    if turned.mode.startswith(("I", "F")):  # 16 and 32 bits: divide by the mode's largest usual value
         levels = np.asarray(turned, np.float64) / (1.0 if turned.mode == "F" else 65535.0)
         return (np.clip(levels, 0, 1) * 255).round().astype(np.uint8)[..., None].repeat(3, -1)
     profile = turned.info.get("icc_profile")
@@ -59,13 +60,13 @@ def as_pixels(picture: Image.Image, background: tuple[int, int, int] = WHITE) ->
 
 
 def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return `image`, uint8 [h, w, 3], at `height` x `width`: its middle in that shape, by Pillow's Lanczos kernel."""
+    """Return `image`, uint8 [h, w, 3], cropped to its middle and resized to `height` x `width` by Pillow's Lanczos."""
     picture = ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS)
     return np.asarray(picture).copy()
 
 
 def waves(height: int, width: int) -> np.ndarray:
-    """Return a picture to try a bundle with, uint8 [height, width, 3]: grey levels that rise and fall diagonally."""
+    """Return a test picture, uint8 [height, width, 3], whose grey levels rise and fall diagonally."""
     return (np.indices((height, width, 3)).sum(0) * 5 % 256).astype(np.uint8)
 
 
@@ -74,6 +75,6 @@ def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         found = ImageCms.profileToProfile(plain, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or of another kind of colour than the pixels
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for another colour model
         return picture.convert("RGB")
     return found or picture.convert("RGB")

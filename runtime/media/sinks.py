@@ -1,10 +1,10 @@
-"""Frames to files while they are made: MP4, animated WebP, a directory of PNG files, raw bytes.
+"""Write frames while they are made: MP4, animated WebP, a directory of PNG files, or raw bytes.
 
-Each sink has the same signature: it takes a place, frames a second, height and width, and is a context manager that
-gives a function to hand frames to, uint8 [n, height, width, 3] sRGB. `told` (JSON types) is kept in the comment of an
-MP4 and in every PNG file; WebP and raw bytes have no place for it. What is not finished has another name,
-"out.part.mp4" for "out.mp4"; an unfinished MP4 plays up to the frame before the last one handed over, whatever stopped
-the run. Raises OutputError where something cannot be written, UsageError for frames of another kind.
+All sinks have one signature. A sink takes a place, frames per second, height, width and metadata, and is a context
+manager. It returns a function that takes frames, uint8 [n, height, width, 3] sRGB. The metadata (JSON types) goes into
+the comment of an MP4 and into every PNG file; WebP and raw bytes hold none. An unfinished file has another name, such
+as "out.part.mp4" for "out.mp4". An unfinished MP4 plays up to the frame before the last one, whatever stopped the run.
+Sinks raise OutputError if a file cannot be written, UsageError for frames of another dtype or shape.
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ from ..storage.files import writing
 from .png import KEY, encode_png
 
 Write = Callable[[np.ndarray], None]
-Told = Mapping[str, Any] | None
-Sink = Callable[[Path, float, int, int, Told], AbstractContextManager[Write]]
+Metadata = Mapping[str, Any] | None
+Sink = Callable[[Path, float, int, int, Metadata], AbstractContextManager[Write]]
 
-# Each frame is a fragment that is flushed at once, so that a file whose writer was killed still plays.
+# Each frame is a fragment that is flushed at once, so that the file plays even if its writer was killed.
 _FRAGMENTS = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
-# No frame waits in the encoder for later ones. crf 16 is visually lossless for most material.
+# The encoder holds no frame back. crf 16 is visually lossless for most material.
 _H264 = {"crf": "16", "preset": "medium", "tune": "zerolatency"}
 
 
 def find_sink(place: Path) -> Sink:
-    """Return the sink for a place: by its ending, raw bytes on standard output for "-", without ending a directory."""
+    """Return the sink for a place by its suffix: "-" is raw bytes on standard output, no suffix is a directory."""
     if str(place) == "-":
         return raw
     known: dict[str, Sink] = {".mp4": mp4, ".webp": webp, "": png_files}
     if not place.name:
-        raise UsageError(f"{place} is no name for a video. Name a file, or a new directory for PNG files.")
+        raise UsageError(f"{place} is not a name for a video.", "Name a file, or a new directory for PNG files.")
     if place.suffix.lower() not in known:
         raise UsageError(
-            f"{place} ends in {place.suffix}: no kind of video. Name it .mp4 or .webp, name a directory for PNG files, "
-            "or - for raw bytes on standard output."
+            f"{place} ends in {place.suffix}, which is not a video format of Segue.",
+            "Name it .mp4 or .webp, name a directory for PNG files, or - for raw bytes on standard output.",
         )
     return known[place.suffix.lower()]
 
 
 @contextmanager
-def mp4(place: Path, fps: float, height: int, width: int, told: Told = None) -> Iterator[Write]:
-    """Write H.264 in yuv420p, BT.709, limited range; a fragmented file while it grows, a plain one when finished."""
+def mp4(place: Path, fps: float, height: int, width: int, metadata: Metadata = None) -> Iterator[Write]:
+    """Write H.264 in yuv420p, BT.709, limited range: a fragmented file at first, a plain one at the end."""
     if height % 2 or width % 2:
-        raise UsageError(f"H.264 takes even sizes, got {width} x {height}. Choose another size, or .webp.")
+        raise UsageError(f"H.264 needs even sizes, got {width} x {height}.", "Choose another size, or .webp.")
     part = _part(place)
-    with _encoded(part, "mp4", "libx264", _H264, _FRAGMENTS, fps, height, width, told) as write:
+    with _encoded(part, "mp4", "libx264", _H264, _FRAGMENTS, fps, height, width, metadata) as write:
         yield write
     whole = part.with_name(f".{place.name}.whole")
     with writing(place):
         _remuxed(part, whole)
         whole.replace(place)
-    with contextlib.suppress(OSError):  # Windows keeps it for whoever reads it now
+    with contextlib.suppress(OSError):  # Windows keeps a file that is open
         part.unlink()
 
 
 @contextmanager
-def webp(place: Path, fps: float, height: int, width: int, told: Told = None) -> Iterator[Write]:
-    """Write an animation that repeats. Its encoder hands over everything at the end, so it holds the packed frames."""
+def webp(place: Path, fps: float, height: int, width: int, metadata: Metadata = None) -> Iterator[Write]:
+    """Write an animation that repeats. The encoder holds all compressed frames until the end."""
     part = _part(place)
     with _encoded(part, "webp", "libwebp_anim", {"quality": "85"}, {"loop": "0"}, fps, height, width) as write:
         yield write
@@ -76,10 +76,10 @@ def webp(place: Path, fps: float, height: int, width: int, told: Told = None) ->
 
 
 @contextmanager
-def png_files(place: Path, fps: float, height: int, width: int, told: Told = None) -> Iterator[Write]:
+def png_files(place: Path, fps: float, height: int, width: int, metadata: Metadata = None) -> Iterator[Write]:
     """Write `frame-00001.png` and so on into a directory, which must not exist."""
     if place.exists():
-        raise OutputError(f"{place} exists. Remove it, or name another directory for the frames.")
+        raise OutputError(f"{place} exists.", "Remove it, or name another directory for the frames.")
     part, count = _part(place), 0
 
     def write(frames: np.ndarray) -> None:
@@ -87,7 +87,7 @@ def png_files(place: Path, fps: float, height: int, width: int, told: Told = Non
         for frame in _checked(frames, height, width):
             count += 1
             with writing(part):
-                (part / f"frame-{count:05d}.png").write_bytes(encode_png(frame, told))
+                (part / f"frame-{count:05d}.png").write_bytes(encode_png(frame, metadata))
 
     with writing(part):
         shutil.rmtree(part, ignore_errors=True)
@@ -98,8 +98,8 @@ def png_files(place: Path, fps: float, height: int, width: int, told: Told = Non
 
 
 @contextmanager
-def raw(place: Path, fps: float, height: int, width: int, told: Told = None) -> Iterator[Write]:
-    """Write the frames' bytes, RGB, to standard output: `ffmpeg -f rawvideo -pix_fmt rgb24 -s WxH -i -` reads them."""
+def raw(place: Path, fps: float, height: int, width: int, metadata: Metadata = None) -> Iterator[Write]:
+    """Write the frames as RGB bytes to standard output. `ffmpeg -f rawvideo -pix_fmt rgb24 -s WxH -i -` reads them."""
 
     def write(frames: np.ndarray) -> None:
         try:
@@ -107,7 +107,7 @@ def raw(place: Path, fps: float, height: int, width: int, told: Told = None) -> 
             sys.stdout.buffer.flush()
         except OSError as error:
             raise OutputError(
-                f"standard output takes no more frames: {error.strerror}. Keep the program that reads them running."
+                f"standard output was closed: {error.strerror}.", "Keep the program that reads the frames running."
             ) from None
 
     yield write
@@ -123,7 +123,7 @@ def _encoded(
     fps: float,
     height: int,
     width: int,
-    told: Told = None,
+    metadata: Metadata = None,
 ) -> Iterator[Write]:
     from fractions import Fraction
 
@@ -132,8 +132,8 @@ def _encoded(
 
     with writing(part):
         container = av.open(str(part), "w", format=kind, options=muxer)
-    if told is not None:
-        container.metadata["comment"] = json.dumps({KEY: dict(told)}, ensure_ascii=False)
+    if metadata is not None:
+        container.metadata["comment"] = json.dumps({KEY: dict(metadata)}, ensure_ascii=False)
     stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
     stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
@@ -155,7 +155,7 @@ def _encoded(
 
 
 def _remuxed(part: Path, whole: Path) -> None:
-    """Copy the packets of a fragmented MP4 into one with its index in front, which every program can seek in."""
+    """Copy the packets of a fragmented MP4 into one with its index in front, so that every program can seek."""
     import av
 
     with av.open(str(part)) as given, av.open(str(whole), "w", format="mp4", options={"movflags": "faststart"}) as made:
@@ -174,6 +174,7 @@ def _part(place: Path) -> Path:
 def _checked(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     if frames.dtype != np.uint8 or frames.shape[1:] != (height, width, 3):
         raise UsageError(
-            f"frames are uint8 [n, {height}, {width}, 3], got {frames.dtype} {list(frames.shape)}. Convert them first."
+            f"frames must be uint8 [n, {height}, {width}, 3], got {frames.dtype} {list(frames.shape)}.",
+            "Convert them first.",
         )
     return frames

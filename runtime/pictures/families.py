@@ -1,4 +1,4 @@
-"""What differs between the families of models that draw pictures; the loop over steps is the same for all.
+"""The differences between the families of picture models; the loop over steps is the same for all.
 
 Sources: diffusers 0.42.1's StableDiffusion3Pipeline, LongCatImagePipeline and StableDiffusionXLPipeline.
 """
@@ -21,10 +21,10 @@ from ..sampling import schedule
 
 @dataclass(frozen=True)
 class Conditioning:
-    """How one family is told what to draw.
+    """How one family feeds prompts and sizes to its denoiser.
 
-    `encode` gives what the denoiser is told of a prompt, one array [1, ...] for each of its inputs; `beside` what it is
-    told of a picture's (height, width), [1, ...]. `guide` makes one prediction of those without and with the prompt.
+    `encode` returns the denoiser's inputs for a prompt, [1, ...] each, and `beside` those for a picture's (height,
+    width). `guide` combines the negative and the positive prediction into one.
     """
 
     encode: Callable[[Components, Manifest, str, Cancel | None], Feeds]
@@ -33,7 +33,7 @@ class Conditioning:
 
 
 def find(content: Manifest) -> Conditioning:
-    """Return the row of a bundle that draws pictures, which `families.check` has accepted."""
+    """Return the row of a picture bundle that `bundle.families.check` has accepted."""
     return CONDITIONING[content.family]
 
 
@@ -41,10 +41,10 @@ def denoise(
     components: Components, prepared: Prepared, index: int, known: Feeds,
     callback: Callable[[int, np.ndarray], None] | None, cancel: Cancel | None, together: bool = True,
 ) -> np.ndarray:  # fmt: skip
-    """Return the latents of a request's picture of that number, float32 [1, channels, height, width].
+    """Return the latents of picture `index`, float32 [1, channels, height / factor, width / factor].
 
-    `known` is what the denoiser is told at each call, for a batch of two where the request is guided; that is one call,
-    or two where it is not `together`. `callback` is that of `sampler.sample_euler`.
+    `known` holds the denoiser's inputs for all steps, with guidance as a batch of two: one call if `together`, else
+    two. `callback` is that of `sampling.schedule.sample_euler`.
     """
     content = components.bundle.manifest
     of, row = family_of(content), find(content)
@@ -73,7 +73,7 @@ def denoise(
 
 
 def _clip(components: Components, prompt: str, cancel: Cancel | None) -> list[Feeds]:
-    """Return what both of CLIP's encoders make of a prompt."""
+    """Return the outputs of both CLIP encoders for a prompt."""
     return [
         components.run(component, cancel, input_ids=components.tokens(name, prompt).ids)
         for component, name in CLIP.items()
@@ -112,7 +112,7 @@ def _nothing(height: int, width: int) -> Feeds:
 
 
 def _time_ids(height: int, width: int) -> Feeds:
-    """Return SDXL's micro-conditions: the picture's own size, not cropped (Podell et al. 2023, section 2.2)."""
+    """Return SDXL's micro-conditions: the picture's own size without a crop (Podell et al. 2023, section 2.2)."""
     return {"time_ids": np.array([[height, width, 0, 0, height, width]], np.float32)}
 
 
@@ -132,17 +132,17 @@ CONDITIONING = {
 
 
 def join_states(states: Sequence[np.ndarray], joint_width: int, t5_tokens: int) -> np.ndarray:
-    """Join the penultimate states [1, length, width] of text encoders, in order, as Stable Diffusion 3 takes them.
+    """Join the penultimate states [1, length, width] of text encoders, in order, for Stable Diffusion 3.
 
-    They are join_states along the width and padded with zeros to `joint_width`; then come `t5_tokens` zero tokens in place
-    of the absent T5 (Esser et al. 2024, section 4). Raises BundleError when the encoders' widths exceed `joint_width`,
-    which diffusers would crop silently.
+    The states are concatenated along the width and padded with zeros to `joint_width`. Then `t5_tokens` zero tokens
+    stand for the absent T5 (Esser et al. 2024, section 4). Raises BundleError if the encoders' widths together exceed
+    `joint_width`; diffusers would crop them silently.
     """
     hidden = np.concatenate(states, axis=-1)
     missing = joint_width - hidden.shape[-1]
     if missing < 0:
         raise BundleError(
-            f"the text encoders give {hidden.shape[-1]} features a token, the transformer takes {joint_width}. "
-            "Export the bundle again from a checkpoint whose joint_attention_dim holds both."
+            f"the text encoders give {hidden.shape[-1]} features a token, but the denoiser takes only {joint_width}. "
+            "Export the bundle again from a checkpoint with a larger joint_attention_dim."
         )
     return np.pad(hidden, ((0, 0), (0, t5_tokens), (0, missing)))

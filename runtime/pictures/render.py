@@ -28,12 +28,26 @@ REMEMBERED = 64  # prompts whose encoder states stay between requests
 class Picture:
     """One picture: `image` uint8 [height, width, 3], `latents` float32 [channels, height / factor, width / factor].
 
-    `metadata` is as in `Result`.
+    `metadata` holds what is needed to render it again, see `Result`.
     """
 
     image: np.ndarray
     latents: np.ndarray
     metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """All pictures of a request.
+
+    `images` is uint8 [pictures, height, width, 3], sRGB. `latents` is float32 [pictures, channels, height / factor,
+    width / factor], denoised. `metadata` holds for each picture what is needed to render it again (JSON types), except
+    latents that the caller gave.
+    """
+
+    images: np.ndarray
+    latents: np.ndarray
+    metadata: tuple[dict[str, Any], ...]
 
 
 def render(
@@ -42,8 +56,8 @@ def render(
 ) -> Iterator[Picture]:  # fmt: skip
     """Yield each picture of a prepared request as soon as it is done; `plan` is None without a budget.
 
-    `remembered` holds the encoder states of earlier prompts, and is added to. `on_step` and `cancel` are those of
-    `Model.pictures`. Raises what `Components.run` does.
+    `remembered` holds the encoder states of earlier prompts; new ones are added. `on_step` and `cancel` are those of
+    `Model.pictures`. Raises the errors of `Components.run`.
     """
     together, tiling = (True, None) if plan is None else (plan.together, plan.tiling)
     for index, prompt in enumerate(prepared.prompts):
@@ -91,7 +105,7 @@ def decode(components: Components, latents: np.ndarray, cancel: Cancel | None, t
 
 
 def describe(components: Components, prepared: Prepared, index: int) -> dict[str, Any]:
-    """Return what is needed to render picture `index` again (JSON types), except latents that were given."""
+    """Return what is needed to render picture `index` again (JSON types), except latents that the caller gave."""
     bundle = components.bundle
     return {
         "prompt": prepared.prompts[index],
@@ -112,7 +126,7 @@ def describe(components: Components, prepared: Prepared, index: int) -> dict[str
 
 
 def _reporter(on_step: OnStep, prepared: Prepared, index: int) -> Callable[[int, np.ndarray], None]:
-    """Return a callback that counts steps over all pictures and gives `on_step` a read-only view."""
+    """Return a callback that counts steps over all pictures and passes `on_step` a read-only view."""
     steps = prepared.schedule.steps
 
     def report(step: int, latents: np.ndarray) -> None:

@@ -1,1 +1,1 @@
-"""Plan memory before anything is loaded."""
+"""Plan memory before a component is loaded."""

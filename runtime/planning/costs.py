@@ -1,7 +1,7 @@
-"""What one component's work takes: bytes while it loads, from then on and in a call, operations and seconds.
+"""The cost of one component: bytes while it loads, once it is loaded and in a call; operations and seconds.
 
-On a processor bytes are those that were measured at export; without a measurement, and on a GPU, what was counted of
-the graph. A component may be held whole, or loaded part by part in each of its calls (streamed).
+On a processor the bytes come from the export's measurement. Without one, and on a GPU, they are counted from the graph.
+A component is held whole, or each of its calls loads it part by part (streamed).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from ..bundle.manifest import Component, Manifest, Part
 from ..bundle.shapes import SizeRange, dimensions
 from .hardware import CPU, Machine
 
-SPREAD = 1.03  # of what was measured at export: pages, threads
-LEFT = 8 * 2**20  # bytes that parts leave behind between them: what many sessions one after another fragment (5 seen)
-CROSSING = 0.15  # of what a call works with: what crosses between parts where that was not measured (0.09 was)
-# Of what was counted for a GPU: holes between arrays, and the workspace of convolutions (at most 2.3, without them 1.5,
-# measured with ONNX Runtime on an H100)
+SPREAD = 1.03  # factor on the export's measurement: pages, threads
+LEFT = 8 * 2**20  # bytes that fragmentation by the sessions of successive parts leaves behind (5 MiB measured)
+CROSSING = 0.15  # share of a call's working bytes that passes between parts, if not measured (0.09 measured)
+# Factors on the counted bytes of a GPU: holes between arrays, and the workspace of convolutions (measured with ONNX
+# Runtime on an H100: at most 1.5 without convolutions, 2.3 with them)
 WORKSPACE, CONVOLUTIONS = 1.5, 2.4
-SESSION = 132 * 2**20  # bytes of a GPU that each session takes for cuBLAS and cuDNN (130 measured)
+SESSION = 132 * 2**20  # bytes of a GPU that each session takes for cuBLAS and cuDNN (130 MiB measured)
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes that a component takes: at most while it loads, from then on, and beside that in a call."""
+    """Bytes of a component: the peak while it loads, once it is loaded, and in addition during a call."""
 
     loading: int
     loaded: int
@@ -34,9 +34,10 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class Phase:
-    """One component's cost: its calls, the most bytes of the process in it, and seconds by the machine's rates.
+    """One component's phase of a request: its calls, operations and seconds by the machine's rates.
 
-    `own` are the most bytes that the component itself takes, and `session` those that one session of it may ask for.
+    `peak` is the most bytes of the process in the phase, `own` the most bytes of the component itself, and `session`
+    the bytes that one of its sessions may take.
     """
 
     component: str
@@ -50,11 +51,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class ComponentCost:
-    """A component's work for one picture, or one window of a video: its calls, operations a call, bytes of weights.
+    """A component's cost for one picture, or for one window of a video; `flops` are operations a call.
 
-    `parts` are what its parts take where it comes in such, and `first` the bytes of the first one's weights; `coming`
-    is what loads while a part works. `moved` are bytes between host and GPU in each call, beside weights, and `waiting`
-    those that stay on the host between calls.
+    `parts` is the memory of each part, empty if the component has none. `first` is the bytes of the first part's
+    weights, and `coming` the bytes that load while another part works. `moved` is the bytes between host and GPU in
+    each call without weights, and `waiting` the bytes that stay on the host between calls.
     """
 
     held: MemoryUse
@@ -62,7 +63,7 @@ class ComponentCost:
     flops: float
     weights: int
     parts: tuple[MemoryUse, ...] = ()
-    overlapped: bool = False  # weights are read while others are worked with, which takes no time of the processor
+    overlapped: bool = False  # a part's weights load while another part works, at no cost of processor time
     moved: int = 0
     waiting: int = 0
     first: int = 0
@@ -70,53 +71,52 @@ class ComponentCost:
 
     @property
     def peak(self) -> int:
-        """Return the most bytes that it takes at one time."""
+        """Return the most bytes that the component takes at one time."""
         return max(self.held.loading, self.held.loaded + self.held.working)
 
 
 def held(name: str, spec: Component, dims: dict[str, int], machine: Machine, weights: int) -> MemoryUse:
-    """Return what the component `name` takes at the sizes `dims`, its files of weights having `weights` bytes.
-
-    On a processor that is what was measured at export; without it, and on a GPU, what was counted of the graph.
-    """
+    """Return the memory of component `name` at the sizes `dims`; its weight files have `weights` bytes."""
     if machine.kind == CPU and spec.footprint is not None:
-        of = spec.footprint
-        return MemoryUse(int(SPREAD * of.loading), int(SPREAD * of.loaded), int(SPREAD * of.working.at(dims)))
+        measured = spec.footprint
+        return MemoryUse(
+            int(SPREAD * measured.loading), int(SPREAD * measured.loaded), int(SPREAD * measured.working.at(dims))
+        )
     cost = spec.cost
     if machine.kind != CPU:
         more = CONVOLUTIONS if role_of(name).convolutional else WORKSPACE
         loaded = _placed(weights)
         return MemoryUse(loaded, loaded, 0 if cost is None else int(more * cost.activations.at(dims)))
     working = 0 if cost is None else int(cost.widened.at(dims))
-    wide = weights if spec.precision == "int8" else 4 * spec.parameters  # ONNX Runtime computes in fp32, and packs
+    wide = weights if spec.precision == "int8" else 4 * spec.parameters  # ONNX Runtime computes in fp32 and packs
     return MemoryUse(int(1.45 * wide), int(1.2 * wide), int(1.1 * working))
 
 
 def _placed(weights: int) -> int:
-    """Return the bytes of a GPU that a session with so many bytes of weights takes.
+    """Return the bytes of a GPU that a session takes for weights of that size.
 
-    CUDA gives memory in blocks of 2 MiB, which tensors do not fill: a third more was measured of small models, 8 % of
+    CUDA allocates blocks of 2 MiB, and tensors do not fill them. Measured: a third more for small models, 8 % more for
     SD3-Medium's transformer.
     """
     return SESSION + weights + min(weights // 3, 80 * 2**20 + weights // 10)
 
 
 def streamed_cost(cost: ComponentCost, machine: Machine, ahead: bool) -> ComponentCost:
-    """Return a cost in which each call loads the component part by part."""
+    """Return the cost if each call loads the component part by part; `ahead` loads the next part early."""
     following = [part.loading if ahead else 0 for part in cost.parts[1:]]
     called = [part.loaded + part.working + more for part, more in zip(cost.parts, [*following, 0], strict=True)]
-    crossing = int(CROSSING * cost.held.working)  # waits while the first of two parts loads
+    crossing = int(CROSSING * cost.held.working)  # kept while the next part loads
     peak = max(*called, *(part.loading + crossing for part in cost.parts)) + (LEFT if machine.kind == CPU else 0)
     return replace(
-        cost, held=MemoryUse(peak, 0, peak), weights=cost.weights * cost.calls, overlapped=ahead and machine.kind != CPU,
-        coming=max(following, default=0),
+        cost, held=MemoryUse(peak, 0, peak), weights=cost.weights * cost.calls,
+        overlapped=ahead and machine.kind != CPU, coming=max(following, default=0),
     )  # fmt: skip
 
 
 def _held_part(
     part: Part, spec: Component, dims: dict[str, int], machine: Machine, whole: int, beside: int
 ) -> MemoryUse:
-    """Return what a part takes of a component that works with `whole` bytes, `beside` bytes of arrays included."""
+    """Return the memory of one part. The whole component works with `whole` bytes, including `beside` of arrays."""
     if machine.kind != CPU:
         return MemoryUse(_placed(part.bytes), _placed(part.bytes), whole)
     working = int((1 + CROSSING) * whole)
@@ -129,7 +129,7 @@ def _held_part(
 
 
 def dims_of(content: Manifest, name: str, height: int, width: int) -> dict[str, int]:
-    """Return the largest dimensions of a component for a picture or a video of that size in pixels."""
+    """Return a component's largest dimensions for a picture or a video of that size in pixels."""
     size = (height, width)
     return {base: three[2] for base, three in dimensions(content, name, SizeRange(size, size, size)).items()}
 
@@ -137,7 +137,7 @@ def dims_of(content: Manifest, name: str, height: int, width: int) -> dict[str, 
 def cost_of(
     content: Manifest, name: str, dims: dict[str, int], machine: Machine, calls: int, beside: int
 ) -> ComponentCost:
-    """Return a component's cost of so many calls at the sizes `dims`, with `beside` bytes of arrays in each."""
+    """Return the cost of `calls` calls of a component at the sizes `dims`, each with `beside` bytes of arrays."""
     spec = content.components[name]
     weights = sum(content.files[file].bytes for file in spec.weights)
     taken = held(name, spec, dims, machine, weights)
@@ -151,9 +151,9 @@ def cost_of(
 def phases_of(
     costs: dict[str, ComponentCost], keep: tuple[str, ...], count: int, machine: Machine, base: int
 ) -> Iterator[Phase]:
-    """Return the phases of components that take costs, one loaded at a time beside those that are kept.
+    """Yield the phase of each component; one is loaded at a time, in addition to those in `keep`.
 
-    There are `count` rounds, and `base` bytes are there all along.
+    There are `count` rounds, and `base` bytes are always taken.
     """
     before, kept = 0, sum(cost.held.loaded for name, cost in costs.items() if name in keep)
     for name, cost in costs.items():
@@ -166,7 +166,7 @@ def phases_of(
         reading = (1 if stays else count) * cost.weights / machine.loads
         working = flops / machine.flops + count * cost.calls * cost.moved / machine.moves
         seconds = reading + working
-        if cost.overlapped:  # but for each call's first part; and no faster than whole, which need not be streamed
+        if cost.overlapped:  # loading hides behind work, except each call's first part; never faster than held whole
             alone = count * cost.calls * cost.first / machine.loads
             once = count * cost.weights / cost.calls / machine.loads
             seconds = max(alone + max(reading - alone, working), once + working)

@@ -1,4 +1,4 @@
-"""What a model has taken of memory, by the kernel's count, beside what its plan allows."""
+"""The memory that a model has taken, by the kernel's count, and the memory that its plan allows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from ...errors import BudgetError
 from ..units import mebibytes
 from . import memory
 
-RESERVE = 2**20  # bytes that are mapped and not touched
+RESERVE = 2**20  # bytes that are mapped but not touched
 
 
 class Ledger:
-    """Resident bytes of this process beside those that it had when the ledger was opened.
+    """Resident bytes that this process has gained since the ledger was opened.
 
-    With `on_gpu` it is what all processes have taken of the GPU since.
-
-    `planned` is the most that the present request is to take, None where nothing was planned; `loaded` what the process
-    grew by as each component was loaded. Memory that other code of the process takes meanwhile is counted too.
+    With `on_gpu` it counts the GPU memory that all processes have taken since. `planned` is the planned peak of the
+    current request, None without a plan. `loaded` is the growth of the process during each component's load. Memory
+    that other code of the process takes meanwhile counts too.
     """
 
     def __init__(self, on_gpu: bool = False) -> None:
@@ -33,34 +32,35 @@ class Ledger:
 
     @property
     def used(self) -> int:
-        """Return the bytes that are taken now."""
+        """Return the bytes taken now."""
         return max(self._taken() - self._base, 0)
 
     @contextmanager
     def entry(self, component: str) -> Iterator[None]:
-        """Enter what the process grows by in the block as that component's."""
+        """Record the growth of the process in the block as that component's."""
         before = self._taken()
         yield
         self.loaded[component] = max(self._taken() - before, 0)
 
     def require(self, peak: int, host: int = 0) -> None:
-        """Take `peak` bytes as the plan of the request that begins; raises BudgetError where not so many are left.
+        """Set `peak` bytes as the plan of the next request; raises BudgetError if less memory is left.
 
-        `host` are bytes of the host's memory that a request on a GPU takes.
+        `host` is the bytes of host memory that a request on a GPU takes.
         """
         left = self._left()
         room = peak if left is None else self.used + left
         if peak > room:
             why = "the machine's free memory, or a limit of a cgroup, of the address space or of data"
             raise BudgetError(
-                f"up to {mebibytes(peak)} MiB are needed, and {room // 2**20} MiB are left to this process: "
-                f"{'what is free on the GPU' if self._on_gpu else why}. Give a budget of {room // 2**20}MiB, ask for a "
-                "smaller size, or free memory."
+                f"the request needs up to {mebibytes(peak)} MiB, but this process has only {room // 2**20} MiB left "
+                f"({'the free memory of the GPU' if self._on_gpu else why}).",
+                advice=f"Set a budget of {room // 2**20}MiB, choose a smaller size, or free memory.",
             )
         if host > (room := resident() + memory.available()):
             raise BudgetError(
-                f"up to {mebibytes(host)} MiB of the host's memory are needed beside the GPU's, and "
-                f"{room // 2**20} MiB are left to this process. Free memory, or use another machine."
+                f"the request needs up to {mebibytes(host)} MiB of host memory in addition to the GPU's, but this "
+                f"process has only {room // 2**20} MiB left.",
+                advice="Free memory, or use another machine.",
             )
         self.planned = peak
         self._reserve = bytes(RESERVE)
@@ -78,12 +78,12 @@ class Ledger:
         return None if found is None else found.free
 
     def ran_out(self, component: str) -> BudgetError:
-        """Return the error of memory that ran out in the cost of a component."""
-        self._reserve = None  # telling takes some, too
+        """Return the error for memory that ran out during the work of a component."""
+        self._reserve = None  # the report needs memory, too
         held = ", ".join(f"{name} {mebibytes(count)}" for name, count in self.loaded.items()) or "nothing"
-        planned = "not planned" if self.planned is None else f"{mebibytes(self.planned)} MiB were planned"
+        planned = "not planned" if self.planned is None else f"planned: {mebibytes(self.planned)} MiB"
         return BudgetError(
-            f"memory ran out in {component}: {mebibytes(self.used)} MiB were taken since the bundle was opened "
-            f"({planned}), and loaded were, in MiB: {held}. Give a budget, or a smaller one (segue plan says what "
-            "does), ask for a smaller size, or free memory."
+            f"memory ran out in {component}: the model has taken {mebibytes(self.used)} MiB since it was opened "
+            f"({planned}). Loaded, in MiB: {held}.",
+            advice="Set a budget or a smaller one (see segue plan), choose a smaller size, or free memory.",
         )

@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""The memory that this process may still take."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_
 
 
 def available(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
-    """Return the bytes that are free: the least of what the machine, cgroups and limits of this process leave.
+    """Return the free bytes: the minimum over the machine, the cgroups and the limits of this process.
 
-    `own` names this process's cgroup below `cgroups` (version 2), or below its folder `memory` (version 1); each one
-    above it counts too. The page cache counts as free. The limits are those of the address space and of private memory.
+    `own` names this process's cgroup below `cgroups` (version 2) or below `cgroups/memory` (version 1). Parent cgroups
+    count too. The page cache counts as free. The process limits are those of address space and private memory.
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, "Memory Interface Files", and cgroup-v1/memory.html.
     """
     least = min([int(psutil.virtual_memory().available), *limits().values()])
@@ -39,13 +39,13 @@ def _below(root: Path, name: str, files: tuple[str, str, tuple[str, ...]], least
 
 
 def _left(group: Path, files: tuple[str, str, tuple[str, ...]], otherwise: int) -> int:
-    """Return the limit of a cgroup less what it holds beside the page cache; `otherwise` where it has no limit."""
+    """Return a cgroup's limit minus its memory without the page cache; `otherwise` if it has no limit."""
     most, current, cache = files
     try:
         limit = (group / most).read_text().strip()
         held = int((group / current).read_text())
         entries = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        held -= sum(int(entries.get(name, 0)) for name in cache)  # the kernel gives that up before it kills
+        held -= sum(int(entries.get(name, 0)) for name in cache)  # the kernel frees the cache before it kills a process
         return otherwise if limit == "max" else max(int(limit) - held, 0)
     except (OSError, ValueError):  # the root of version 2 has no such files
         return otherwise

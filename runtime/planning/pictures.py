@@ -1,8 +1,8 @@
-"""What pictures take of memory, phase by phase, and how they stay within a budget: decided before anything is loaded.
+"""Plan the memory of pictures, phase by phase, so that they stay within a budget; decided before anything is loaded.
 
-A plan is a pure function of bundle, request, machine and budget. Of all candidates to go about the request it takes the
-fastest that fits, and among equals the one that keeps most for the next request. Every candidate gives the same picture, but
-for tiles of the decoder, which are used where nothing else fits.
+A plan is a pure function of bundle, request, machine and budget. It is the fastest candidate that fits; among equals it
+keeps most for the next request. Every candidate gives the same picture, except with tiles of the decoder. A plan uses
+tiles only if nothing else fits.
 """
 
 from __future__ import annotations
@@ -20,29 +20,27 @@ from ..units import mebibytes
 from .costs import SESSION, ComponentCost, Phase, cost_of, dims_of, phases_of, streamed_cost
 from .hardware import CPU, Machine
 
-RUNTIME = 69 * 2**20  # bytes that come with the libraries and the first session of a process
-# Bytes in memory for each of a tokenizer's file (13.3 of BPE, 36.3 of Unigram measured), and what RUNTIME has of that,
-# which was measured with CLIP's two
+RUNTIME = 69 * 2**20  # bytes of the libraries and the first session of a process
+# Bytes in memory for each byte of a tokenizer's file (measured: 13.3 for BPE, 36.3 for Unigram), and the bytes that
+# RUNTIME includes of that, because it was measured with CLIP's two tokenizers
 TOKENIZER, UNIGRAM, INCLUDED = 14, 38, 31 * 2**20
 THREAD = 2**16  # bytes of each thread of a session (45 kB measured)
-ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps between
-PIXEL = 64  # bytes for each pixel of a picture beside the decoder: tiles, scaled and rounded copies (39 measured)
-HELPS = 0.9  # of what is needed: a size that takes more than that is no help
-WORTH = 0.5  # of the time that loading takes: parts that work for less hide too little of it to be loaded ahead
-# Latent pixels of a tile's side, a quarter of which overlaps: on a processor. Smaller ones show: 39 dB with 16
+ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps
+PIXEL = 64  # bytes of a picture's pixel outside the decoder: tiles, scaled and rounded copies (39 measured)
+HELPS = 0.9  # share of the needed bytes: advice names a smaller size only if it takes no more than this
+WORTH = 0.5  # share of the loading time: parts that work for less are not loaded ahead, because they hide too little
+# Latent pixels of a tile's side on a processor; a quarter overlaps. Smaller tiles are visible: 39 dB with 16
 TILES = (64, 48, 32, 24)
-OVERLAP, LEAST = 8, 24  # latent pixels that tiles overlap by on a GPU, and the shortest side of one
-# Bytes that CUDA, cuBLAS and cuDNN keep on a GPU beside sessions, with the kernels of pictures (565 to 631 MiB measured
-# on an H100) and with those of videos (some 740)
+OVERLAP, LEAST = 8, 24  # latent pixels on a GPU: the overlap of tiles, and a tile's shortest side
+# Bytes of CUDA, cuBLAS and cuDNN on a GPU without sessions: with the kernels of pictures (565 to 631 MiB measured on an
+# H100), and with the kernels of videos (about 740 MiB)
 CONTEXT, VIDEO_CONTEXT = 640 * 2**20, 760 * 2**20
-HOST = (
-    3 * 2**29
-)  # bytes of the host that CUDA's libraries take, and weights on their candidate (0.9 to 1.35 GiB measured)
+HOST = 3 * 2**29  # bytes of the host for CUDA's libraries and for weights in transfer (0.9 to 1.35 GiB measured)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for: `count` pictures of one size in so many steps, with guidance or without."""
+    """The part of a request that memory depends on: `count` pictures of one size."""
 
     height: int  # pixels
     width: int
@@ -53,11 +51,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a request is met: which components stay loaded, how guidance is called, and what the decoder's tiles are.
+    """How a request stays within the memory.
 
-    `together`: the guided and the free prediction in one call. `tiling` is None where the plane is decoded at once.
-    Those `streamed` are loaded part by part in each call, and the value says whether the next part is loaded ahead.
-    `host` are bytes of the host's memory that a plan for a GPU takes as well, 0 on a processor.
+    - `keep`: the components that stay loaded.
+    - `together`: one call makes the negative and the positive prediction.
+    - `tiling`: the decoder's tiles. None: it decodes the plane at once.
+    - `streamed`: the components that each call loads part by part. The value says whether the next part loads ahead.
+    - `host`: bytes of host memory that a plan for a GPU takes in addition; 0 on a processor.
     """
 
     machine: str
@@ -71,29 +71,26 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Return the most bytes beside those of the idle process."""
+        """Return the most bytes in addition to those of the idle process."""
         return max(phase.peak for phase in self.phases)
 
     @property
     def limits(self) -> dict[str, int]:
-        """Return the bytes of weights and arrays that a session of each component may take within the budget.
-
-        Those are its own, and what its phase leaves.
-        """
+        """Return the bytes that a session of each component may take: its own, and what its phase leaves free."""
         if self.budget is None:
             return {}
         return {phase.component: phase.session + max(self.budget - phase.peak, 0) for phase in self.phases}
 
     @property
     def seconds(self) -> float:
-        """Return the time of the request, by the machine's rates."""
+        """Return the time of the request by the machine's rates."""
         return sum(phase.seconds for phase in self.phases)
 
 
 def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Plan:
-    """Return the plan of a bundle that draws pictures; `budget` in bytes; the machine's memory bounds it.
+    """Return the plan of a picture bundle; the limit is `budget` in bytes, and at most the machine's memory.
 
-    Raises BudgetError where no candidate fits; it names the smallest budget for which one does.
+    Raises BudgetError if no candidate fits; it names the smallest budget that suffices.
     """
 
     def candidates(height: int, width: int) -> Iterator[Plan]:
@@ -103,21 +100,13 @@ def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None
 
 
 def unbounded_plan(content: Manifest, wanted: Wanted, machine: Machine) -> Plan:
-    """Return what a request takes without a budget: every component stays loaded, and works on whole planes."""
-    return unbounded_of(_candidates(content, wanted, machine, None), content, machine)
+    """Return the plan without a budget: every component stays loaded and works on whole planes."""
+    return unbounded_candidate(_candidates(content, wanted, machine, None), content, machine)
 
 
-def unbounded_of(candidates: Iterable[Plan], content: Manifest, machine: Machine) -> Plan:
-    """Return the candidate that saves nothing; on a GPU each component's arena keeps what it has worked with."""
-    candidate = max(
-        candidates,
-        key=lambda candidate: (
-            candidate.tiling is None,
-            candidate.together,
-            not candidate.streamed,
-            len(candidate.keep),
-        ),
-    )
+def unbounded_candidate(candidates: Iterable[Plan], content: Manifest, machine: Machine) -> Plan:
+    """Return the candidate that saves nothing; on a GPU each component's arena keeps its working memory."""
+    candidate = max(candidates, key=lambda one: (one.tiling is None, one.together, not one.streamed, len(one.keep)))
     if machine.kind == CPU:
         return candidate
     held, phases = base_of(content, machine) + step_bytes(content, (), machine), []
@@ -131,7 +120,7 @@ def best_plan(
     content: Manifest, candidates: Callable[[int, int], Iterable[Plan]], machine: Machine, budget: int | None,
     size: tuple[int, int],
 ) -> Plan:  # fmt: skip
-    """Return the fastest of the candidates for a height and width, `size`, that fits; raises BudgetError where none does."""
+    """Return the fastest candidate for `size` (height, width) that fits; raises BudgetError if none does."""
     limit, found = limit_of(machine, budget), list(candidates(*size))
     fitting = [candidate for candidate in found if candidate.peak <= limit]
     if not fitting:
@@ -140,41 +129,37 @@ def best_plan(
         smaller = None if half is None else (half, min(candidate.peak for candidate in candidates(*half)))
         raise _infeasible(content, least, machine, limit, size, smaller)
 
-    def costs(candidate: Plan) -> tuple[float, ...]:
-        behind = False in candidate.streamed.values()
-        # What stays loaded costs this request nothing, and the next one may want it
+    def rank(candidate: Plan) -> tuple[float, ...]:
+        not_ahead = False in candidate.streamed.values()
+        # A component that stays loaded costs this request nothing, and the next request may need it
         return (
-            candidate.tiling is not None,
-            round(candidate.seconds, 9),
-            len(candidate.streamed),
-            behind,
-            -len(candidate.keep),
-            candidate.peak,
-        )
+            candidate.tiling is not None, round(candidate.seconds, 9), len(candidate.streamed), not_ahead,
+            -len(candidate.keep), candidate.peak,
+        )  # fmt: skip
 
-    return min(fitting, key=costs)
+    return min(fitting, key=rank)
 
 
 def limit_of(machine: Machine, budget: int | None) -> int:
-    """Return the bytes that a plan may take: the budget, but no more than the machine has."""
+    """Return the bytes that a plan may take: the budget, and at most the machine's memory."""
     return machine.memory if budget is None else min(budget, machine.memory)
 
 
 def base_of(content: Manifest, machine: Machine) -> int:
-    """Return the bytes that are there all along: of libraries, and on a processor of the tokenizers."""
+    """Return the bytes that are always taken: by libraries, and on a processor also by tokenizers."""
     if machine.kind == CPU:
         return RUNTIME + ALLOWANCE + _tokenizers(content)
     return CONTEXT if content.video is None else VIDEO_CONTEXT
 
 
 def step_bytes(content: Manifest, streamed: Collection[str], machine: Machine) -> int:
-    """Return the bytes of the Euler step's graph, which is there on a GPU where its denoiser is not streamed."""
+    """Return the bytes of the Euler step's graph: it is loaded on a GPU if its denoiser is not streamed."""
     denoisers = {name.removesuffix(STEP) for name in content.components if name.endswith(STEP)}
     return SESSION if machine.kind != CPU and denoisers - set(streamed) else 0
 
 
 def host_of(content: Manifest, machine: Machine, arrays: int) -> int:
-    """Return the bytes of the host's memory that a request takes, `arrays` among them, on a GPU; 0 on a processor."""
+    """Return the bytes of host memory of a request on a GPU, including `arrays`; 0 on a processor."""
     return 0 if machine.kind == CPU else HOST + _tokenizers(content) + arrays
 
 
@@ -191,7 +176,7 @@ def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int
     used += [family_of(content).denoiser, families.VAE_DECODER]
     factor = content.latents.factor
     plane = wanted.height // factor, wanted.width // factor
-    # Results, which `Model.render` keeps, and stacks, are the host's; so is torch's noise
+    # The host holds the results, which `Model.render` keeps and stacks, and torch's noise
     pixels, latents = 3 * wanted.height * wanted.width, 4 * content.latents.channels * plane[0] * plane[1]
     results = wanted.count * (2 * pixels + 3 * latents)
     base = base_of(content, machine) + (results if machine.kind == CPU else 0)
@@ -208,9 +193,9 @@ def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int
 
 
 def tilings_of(height: int, width: int, sides: Sequence[int], machine: Machine) -> list[Tiling | None]:
-    """Return the candidates to cut a plane of latents that a plan chooses among: none, and tiles.
+    """Return the tilings of a plane of latents that a plan chooses from; None is the whole plane.
 
-    On a processor squares of `sides`; on a GPU those that compute least anew for their size.
+    They are squares of `sides` on a processor, and on a GPU the tilings that repeat the least work for their size.
     """
     if machine.kind == CPU:
         return [None, *(Tiling(side, side // 4) for side in sides if side < max(height, width))]
@@ -220,10 +205,10 @@ def tilings_of(height: int, width: int, sides: Sequence[int], machine: Machine) 
 def streamings(
     content: Manifest, costs: dict[str, ComponentCost], keep: tuple[str, ...], machine: Machine
 ) -> Iterator[tuple[dict[str, bool], dict[str, ComponentCost]]]:
-    """Yield what may be streamed of the costs, with the costs as they are then.
+    """Yield the components to stream (the value: whether the next part loads ahead), with the costs that follow.
 
-    On a processor that is nothing, or all that is in parts; on a GPU, for each bound on a cost's bytes, what takes more
-    when it is whole.
+    On a processor, nothing is streamed, or every component with parts. On a GPU, each bound on the bytes gives one
+    choice: the components that exceed it when held whole.
     """
     yield {}, costs
     cut = [name for name in costs if content.components[name].parts and name not in keep]
@@ -231,7 +216,7 @@ def streamings(
         yield from _bounded(costs, cut, machine)
         return
     hidden = frozenset(name for name in cut if _is_hidden(costs[name], machine))
-    for ahead in dict.fromkeys((hidden, frozenset[str]())) if cut else ():  # one candidate where nothing is hidden
+    for ahead in dict.fromkeys((hidden, frozenset[str]())) if cut else ():  # one choice if `hidden` is empty
         taken = costs | {name: streamed_cost(costs[name], machine, name in ahead) for name in cut}
         yield {name: name in ahead for name in cut}, taken
 
@@ -239,9 +224,10 @@ def streamings(
 def _bounded(
     costs: dict[str, ComponentCost], cut: list[str], machine: Machine
 ) -> Iterator[tuple[dict[str, bool], dict[str, ComponentCost]]]:
-    """Yield the costs with those of `cut` that exceed a bound streamed, loaded ahead where that does not, by bound.
+    """Yield for each bound on the bytes the components of `cut` that exceed it, to stream, with the costs that follow.
 
-    So whatever the budget, one of these streams what must be and no more.
+    The next part loads ahead if the component then stays within the bound. For every budget, one of these choices
+    streams only the components that must be streamed.
     """
     streams = {name: [streamed_cost(costs[name], machine, ahead) for ahead in (True, False)] for name in cut}
     bounds = {cost.peak for name in cut for cost in (costs[name], *streams[name])}
@@ -253,14 +239,14 @@ def _bounded(
 
 
 def _is_hidden(cost: ComponentCost, machine: Machine) -> bool:
-    """Return whether calls work long enough for loading ahead to be worth its memory; where not, it hardly occurs."""
+    """Return whether calls work long enough that loading ahead is worth its memory."""
     return cost.flops / machine.flops >= WORTH * cost.weights / machine.loads
 
 
 def _cost(
     content: Manifest, name: str, wanted: Wanted, machine: Machine, together: bool, tiling: Tiling | None
 ) -> ComponentCost:
-    """Return one component's work for a picture."""
+    """Return one component's cost for a picture."""
     dims, calls, beside = dims_of(content, name, wanted.height, wanted.width), 1, 0
     if role_of(name).kind is Kind.DENOISER:
         dims["batch"] = 2 if wanted.guided and together else 1
@@ -276,7 +262,7 @@ def _cost(
 
 
 def _half(content: Manifest, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Return half the sides of a picture, None where the bundle does not draw that."""
+    """Return half the sides of a picture; None if the bundle does not draw that size."""
     multiple = content.sizes.multiple
     height, width = (side // 2 // multiple * multiple for side in size)
     return (height, width) if min(height, width) >= max(content.sizes.minimum, multiple) else None
@@ -286,7 +272,7 @@ def _infeasible(
     content: Manifest, least: Plan, machine: Machine, limit: int, size: tuple[int, int],
     smaller: tuple[tuple[int, int], int] | None,
 ) -> BudgetError:  # fmt: skip
-    """Return the error of a request of height and width `size`; `smaller` are those of another, and what it takes."""
+    """Return the error for `size` (height, width); `smaller` is a smaller size and the bytes that it takes."""
     worst = max(least.phases, key=lambda phase: phase.peak)
     spec = content.components[worst.component]
     sixteen = machine.kind == CPU and content.video is None and spec.precision in ("fp32", "fp16", "bf16")
@@ -301,5 +287,7 @@ def _infeasible(
     return BudgetError(
         f"{worst.component} takes {mebibytes(worst.peak)} MiB for {size[1]}x{size[0]} px, which is "
         f"{mebibytes(worst.peak - limit)} MiB above {whose} {limit // 2**20} MiB. The smallest budget that does is "
-        f"{mebibytes(least.peak)} MiB. {knob}."
+        f"{mebibytes(least.peak)} MiB.",
+        advice=f"{knob}.",
+        needed=least.peak,
     )

@@ -1,4 +1,4 @@
-"""A plan as a picture: memory by phase against the budget, as SVG."""
+"""A plan as an SVG picture: the memory of each phase and the budget."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ..units import mebibytes
 from .pictures import Plan
 
 WIDTH, HEIGHT, LEFT, TOP, FOOT = 760, 240, 64, 28, 92
-FAR = 8  # times the peak: a line above would make the bars flat
-LEAST = 0.03  # of the width: a phase of a millisecond is still to be seen
+FAR = 8  # times the peak: a higher line would make the bars flat
+LEAST = 0.03  # share of the width: keeps a phase of a millisecond visible
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#333}rect{fill:#b3261e;opacity:.8}line{stroke:#333}"
     ".budget{stroke-dasharray:6 4}"
@@ -17,9 +17,9 @@ STYLE = (
 
 
 def timeline(plan: Plan, title: str, memory: int) -> str:
-    """Return an SVG with a bar for each phase, as wide as its time (a short one wider) and as high as its peak.
+    """Return an SVG with a bar for each phase: its width is the time (with a minimum), its height the peak.
 
-    A line is the budget, or the machine's `memory` in bytes where there is none and it is not far above.
+    A line shows the budget, or without one the machine's `memory` in bytes. A line far above the bars is left out.
     """
     line = memory if plan.budget is None else plan.budget
     limit = plan.peak if line > FAR * plan.peak else max(plan.peak, line)

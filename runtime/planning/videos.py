@@ -1,8 +1,8 @@
-"""What a video takes of memory, phase by phase, where one component at a time is loaded (`runtime/animation.py`).
+"""Plan the memory of a video, phase by phase, with one component loaded at a time (`runtime/videos/render.py`).
 
-Under a budget a window goes through its stages one after another: text, the image's latents, Stage I, its frames, their
-latents, every segment, and then the decoder. Only the latents of one window wait between them, so nothing grows with
-the number of windows.
+Under a budget the stages of a window run one after another: text, the image's latents, Stage I, its frames, their
+latents, every segment, then the decoder. Only the latents of one window wait between stages, so memory does not grow
+with the number of windows.
 """
 
 from __future__ import annotations
@@ -19,18 +19,25 @@ from ..sampling.motion import experts_of
 from ..sampling.tiles import Tiling, make_tiles
 from .costs import ComponentCost, cost_of, dims_of, phases_of
 from .hardware import CPU, Machine
-from .pictures import THREAD, Plan, base_of, best_plan, host_of, step_bytes, streamings, tilings_of, unbounded_of
+from .pictures import THREAD, Plan, base_of, best_plan, host_of, step_bytes, streamings, tilings_of, unbounded_candidate
 
 PLAIN = 12  # bytes of a pixel in float32
-FRAME = 4 * PLAIN  # of a frame on its candidate to bytes, between calls: as decoded, joined, clipped, scaled
-TILES = (64, 48, 32, 24, 16, 12)  # latent pixels of 16 by 16: smaller ones show, 36 dB with 8 beside 45 with 12
+FRAME = 4 * PLAIN  # bytes of a frame's pixel between calls: decoded, joined, clipped and scaled copies
+TILES = (
+    64,
+    48,
+    32,
+    24,
+    16,
+    12,
+)  # latent pixels, each 16 x 16 pixels. Smaller tiles are visible: 36 dB with 8, 45 with 12
 
 
 @dataclass(frozen=True)
 class WantedVideo:
-    """What is asked for: a video of `frames` frames, 4 k + 1, of one size in pixels.
+    """The part of a request that memory depends on: a video of `frames` frames, 4 k + 1, of one size in pixels.
 
-    `tiling` is the caller's choice; None leaves it to the plan, unless it is `settled` that there are no tiles.
+    `tiling` is the caller's choice. With None the plan chooses, but if `settled` there are no tiles.
     """
 
     height: int
@@ -41,9 +48,9 @@ class WantedVideo:
 
 
 def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Plan:
-    """Return the plan of a bundle that draws videos, as `plan.plan` does for pictures.
+    """Return the plan of a video bundle, like `pictures.plan` for pictures.
 
-    Raises BudgetError where no candidate fits; it names the smallest budget for which one does.
+    Raises BudgetError if no candidate fits; it names the smallest budget that suffices.
     """
 
     def candidates(height: int, width: int) -> Iterator[Plan]:
@@ -53,8 +60,8 @@ def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget:
 
 
 def unbounded_video_plan(content: Manifest, wanted: WantedVideo, machine: Machine) -> Plan:
-    """Return what a video takes without a budget; see `plan.free`."""
-    return unbounded_of(_candidates(content, wanted, machine, None), content, machine)
+    """Return the plan of a video without a budget, like `pictures.unbounded_plan`."""
+    return unbounded_candidate(_candidates(content, wanted, machine, None), content, machine)
 
 
 def _candidates(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Iterator[Plan]:
@@ -78,7 +85,7 @@ def _candidates(content: Manifest, wanted: WantedVideo, machine: Machine, budget
         costs = {name: found[name] for name in order if name in found}
         arrays = _host(content, video, wanted) + max(cost.waiting for cost in costs.values())
         host = host_of(content, machine, arrays)
-        if budget is None:  # what is loaded stays then
+        if budget is None:  # loaded components then stay
             keep = tuple(costs) if machine.kind == CPU else tuple(name for name in costs if not role_of(name).leaves)
             there = base + step_bytes(content, (), machine) + THREAD * machine.threads * len(costs)
             phases = tuple(phases_of(costs, keep, windows, machine, there))
@@ -90,18 +97,18 @@ def _candidates(content: Manifest, wanted: WantedVideo, machine: Machine, budget
 
 
 def _host(content: Manifest, video: Video, wanted: WantedVideo) -> int:
-    """Return the bytes of the arrays that wait between stages: images, small frames, the latents of a window."""
+    """Return the bytes of the arrays that wait between stages: images, Stage I's frames, the latents of a window."""
     pixels, factor = wanted.height * wanted.width, content.latents.factor
     latents = 4 * content.latents.channels * pixels // factor**2 * latent_frames(video.frames)
     small = PLAIN * pixels // video.scale**2 * video.frames
-    waiting = PLAIN * pixels * video_frames(video.targets + 1)  # frames of a segment until it is whole
+    waiting = PLAIN * pixels * video_frames(video.targets + 1)  # frames of a segment until it is complete
     return 2 * PLAIN * pixels + 3 * latents + 2 * small + waiting
 
 
 def _cost(
     content: Manifest, video: Video, name: str, wanted: WantedVideo, machine: Machine, tiling: Tiling | None
 ) -> ComponentCost:
-    """Return one component's work for a window, of which Stage I always makes the whole length."""
+    """Return one component's cost for a window. Stage I always makes the whole length."""
     dims = dims_of(content, name, wanted.height, wanted.width)
     whole, latent = latent_frames(video.frames), latent_frames(min(wanted.frames, video.frames))
     segments = SegmentSpec(video.targets, video.before, video.after)
@@ -120,13 +127,13 @@ def _cost(
         calls = experts_of(video.motion.sampler, _experts(content)).count(role.expert)
     elif role.kind is Kind.DENOISER:
         calls = content.sampler.steps * count
-    elif role.half == "next":  # Stage I decodes the whole window, Stage II what the video shows of it
+    elif role.half == "next":  # Stage I decodes the whole window, Stage II only the part that the video shows
         calls = tiles * ((latent if _is_tiled(role) and role.kind is Kind.DECODER else whole) - 1)
     else:
         calls = tiles
     caches = caches_of(content.components[name], name, dims)
-    if machine.kind != CPU:  # caches of one tile are there; of many, the others wait on the host
-        given = caches if role.half == "next" else 0  # which the caller holds to the call's end
+    if machine.kind != CPU:  # one tile's caches stay on the GPU; with several tiles the other caches wait on the host
+        given = caches if role.half == "next" else 0  # the caller holds them until the call ends
         moved, waiting = (given + caches, tiles * caches) if tiles > 1 else (0, 0)
         cost = replace(cost_of(content, name, dims, machine, calls, given), moved=moved, waiting=waiting)
     else:
@@ -134,7 +141,7 @@ def _cost(
         if _is_tiled(role) and role.kind is Kind.DECODER:
             frames = 1 if role.half == "first" else COMPRESSION
             made = PLAIN * frames * content.latents.factor**2 * dims["height"] * dims["width"]
-        # A call's own caches and pixels were measured in it
+        # The measurement of a call includes its own caches and pixels
         cost = cost_of(content, name, dims, machine, calls, (tiles - 1) * (caches + made))
         if _is_tiled(role) and role.kind is Kind.DECODER:
             between = (FRAME - PLAIN) * wanted.height * wanted.width * video_frames(video.targets + 1)
@@ -142,8 +149,8 @@ def _cost(
     counted = content.components[name].cost
     if role.kind is Kind.DENOISER and not role.guided and counted is not None and count:
         # Windows differ in their number of frames
-        of = [counted.flops.at(dims | {"frames": window_frames(i, latent, segments)}) for i in range(count)]
-        cost = replace(cost, flops=sum(of) / count)
+        flops = [counted.flops.at(dims | {"frames": window_frames(i, latent, segments)}) for i in range(count)]
+        cost = replace(cost, flops=sum(flops) / count)
     return cost
 
 
@@ -156,7 +163,7 @@ def _experts(content: Manifest) -> int:
 
 
 def caches_of(spec: Component, name: str, dims: dict[str, int]) -> int:
-    """Return the bytes of what a stream's graph is given beside pixels or latents."""
+    """Return the bytes of the caches that a streaming graph takes or gives."""
     half = role_of(name).half
     if not half:
         return 0

@@ -1,1 +1,1 @@
-"""Noise, noise levels, segments, tiles: pure functions of arrays."""
+"""Noise, schedules, segments and tiles: pure functions of arrays."""

@@ -1,8 +1,8 @@
 """Conditional Segment-wise Generation (SwiftI2V): the latent frames of a clip of any length, a few at a time.
 
-A segment is denoised from its own noise down to the last level before the next one begins, in a window with the image
-latent and its neighbours, which stay clean. What it made takes the motion reference's place for the segments after it.
-Nothing here grows with the length of the clip.
+Each segment is denoised completely before the next one begins. Its window also holds clean frames: the image latent and
+the segment's neighbours. The finished frames replace the motion reference for the next segments. Memory does not grow
+with the length of the clip.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from ..bundle.segments import Segment, SegmentSpec, count_segments, segment
 from .schedule import Schedule, sample_euler
 
 Velocity = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""velocity(latents [1, 2 channels, frames, height, width], timesteps [1, frames], positions [1, frames]) of a window:
-float32, float32 and int64, to float32 [1, channels, frames, height, width]. The second half of the channels is the
-reference."""
+"""velocity(latents [1, 2 channels, frames, height, width], timesteps [1, frames], positions [1, frames]) of a window.
+They are float32, float32 and int64; the result is float32 [1, channels, frames, height, width]. The second half of the
+channels is the reference."""
 
 Denoise = Callable[[Segment, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""denoise(segment, context, reference, noise) to the segment's targets; `denoise` without its first two arguments."""
+"""denoise(segment, context, reference, noise) returns the segment's targets, like `denoise` below."""
 
 Frames = Callable[[range], np.ndarray]
-"""frames(range of latent frames) gives them, float32 [channels, frames, height, width]."""
+"""frames(range of latent frames) returns them, float32 [channels, frames, height, width]."""
 
 
 def generate(
     denoise: Denoise, image: np.ndarray, reference: Frames, noise: Frames, latent: int, spec: SegmentSpec,
     begin: int = 0, before: np.ndarray | None = None,
 ) -> Iterator[tuple[Segment, np.ndarray]]:  # fmt: skip
-    """Yield each segment of a clip of `latent` latent frames with what it made, float32 [channels, M, height, width].
+    """Yield each segment of a clip of `latent` latent frames with its targets, float32 [channels, M, height, width].
 
-    `image` is the image latent, float32 [channels, 1, height, width]. `reference` is asked for each run of frames once
-    or, where neighbours after the targets are used, twice; both runs rise. `noise` has no order. To go on at segment
-    `begin`, give in `before` the frames that were made last, as many as its window takes or more.
+    `image` is the image latent, float32 [channels, 1, height, width]. `reference` is called with rising ranges; ranges
+    overlap if the window has neighbours after the targets. `noise` may be called in any order. To resume at segment
+    `begin`, pass the latest finished frames as `before`, at least as many as the window takes.
     """
     made = np.zeros((image.shape[0], 0, *image.shape[2:]), np.float32) if before is None else before
     for index in range(begin, count_segments(latent, spec)):
@@ -50,7 +50,7 @@ def denoise(
 ) -> np.ndarray:
     """Return the targets of one segment, float32 [channels, M, height, width].
 
-    `context` holds the clean frames before the targets, `reference` the motion reference of the targets and of the
+    `context` holds the clean frames before the targets. `reference` is the motion reference of the targets and of the
     neighbours after them. A clean frame is its own reference.
     """
     positions = np.array([part.frames], np.int64)
@@ -63,13 +63,13 @@ def denoise(
 
 
 def window(part: Segment, context: np.ndarray, reference: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return what the network sees of a segment: [1, 2 channels, frames, height, width], the reference behind."""
+    """Return the network's input for a segment, [1, 2 channels, frames, height, width]; the reference comes last."""
     shown = np.concatenate([context, targets, reference[:, len(part.targets) :]], 1)
     return np.concatenate([shown, np.concatenate([context, reference], 1)], 0)[None]
 
 
 def timesteps(part: Segment, timestep: np.float32) -> np.ndarray:
-    """Return the timestep of every frame of a segment's window, float32 [1, frames]: 0 for the clean ones."""
+    """Return the timestep of every frame of a segment's window, float32 [1, frames]; 0 for clean frames."""
     found = np.zeros((1, len(part.frames)), np.float32)
     found[:, part.noisy] = timestep
     return found

@@ -1,4 +1,4 @@
-"""Between latents and pictures: the arithmetic on both sides of the autoencoder, as diffusers does it."""
+"""The arithmetic on both sides of the autoencoder, from latents to pictures, as diffusers does it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from ..bundle.manifest import Latents
 
 
 def for_decoder(latents: np.ndarray, spec: Latents) -> np.ndarray:
-    """Return denoised latents (any shape) as the decoder takes them, float32."""
+    """Return denoised latents (any shape) scaled for the decoder, float32."""
     return latents.astype(np.float32) / np.float32(spec.scaling) + np.float32(spec.shift)
 
 
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Return decoded pixels, float [n, 3, height, width] in [-1, 1], as uint8 [n, height, width, 3].
 
-    The scaling is done in the decoder's own dtype, the rounding in float32 and half to even, as in diffusers'
-    VaeImageProcessor. Values outside the range are clipped; NaN gives 0.
+    Like diffusers' VaeImageProcessor it scales in the decoder's dtype and rounds half to even in float32. Values out of
+    range are clipped; NaN gives 0.
     """
     half = pixels.dtype.type(0.5)
     made = np.empty((len(pixels), *pixels.shape[2:], 3), np.uint8)
-    for one, out in zip(pixels, made, strict=True):  # each by itself: copies of a whole segment would be its largest
+    for one, out in zip(
+        pixels, made, strict=True
+    ):  # one at a time: copies of a whole segment would take more than the segment
         levels = np.clip(one * half + half, 0, 1).astype(np.float32) * np.float32(255)
         np.nan_to_num(levels, copy=False, nan=0.0)
         out[...] = levels.round().transpose(1, 2, 0)

@@ -1,15 +1,15 @@
-"""Normal noise that has the same bits on every platform, and a stand-in for torch's CPU generator.
+"""Normal noise with the same bits on every platform, and a stand-in for torch's CPU generator.
 
-**philox** (the default). Word `j` of a stream is word `j % 4` of the Philox 4x32-10 block (Salmon et al. 2011,
-"Parallel Random Numbers: As Easy as 1, 2, 3") whose key is the seed's two 32-bit halves, low first, and whose counter
-is `(j // 4, stream, image, 0)`. A word `x` stands for the probability `(x + 1/2) / 2**32`, and the value is the normal
-quantile of it by Wichura's algorithm AS 241 (PPND16, 1988), computed in float64 and rounded to float32. The quantile
-needs one logarithm, in the tails; libraries disagree on its last bit, so it is computed here from `+ - * /` and
-`sqrt`, which IEEE 754 rounds in one way only. Values lie within ±6.34.
+**philox** (the default). The bits come from Philox 4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as
+1, 2, 3"). The key is the seed's two 32-bit halves, low first. Word `j` of a stream is word `j % 4` of the block with
+counter `(j // 4, stream, image, 0)`. A word `x` means the probability `(x + 1/2) / 2**32`, and the value is its normal
+quantile. Wichura's algorithm AS 241 (PPND16, 1988) computes it in float64, and it is rounded to float32. The tails need
+a logarithm, and libraries disagree on its last bit. This module therefore computes it with `+ - * /` and `sqrt`, which
+IEEE 754 rounds in only one way. Values lie within ±6.34.
 
-**torch**. The values of `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` in float32 on a CPU: the
-same Mersenne Twister words, within 4 units in the last place (torch's vectorised logarithm and cosine are not
-correctly rounded, and differ between processors).
+**torch**. The values of `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` in float32 on a CPU. The
+Mersenne Twister words are the same, and the values agree within 4 units in the last place. Torch does not round its
+vectorised logarithm and cosine correctly, and they differ between processors.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import UsageError
+from ..units import is_whole
 
 KINDS = ("philox", "torch")
 SEED_LIMIT = 2**64
@@ -45,13 +46,14 @@ def philox(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.nd
 def philox_normal(shape: Sequence[int], seed: int, image: int = 0, stream: int = INITIAL) -> np.ndarray:
     """Return standard normal noise, float32 of `shape`, the same on every platform.
 
-    `seed` in [0, 2**64); `image` and `stream` in [0, 2**32) make independent noise of one seed. Raises UsageError.
+    `seed` is in [0, 2**64). `image` and `stream`, in [0, 2**32), give independent noise for one seed. Raises
+    UsageError.
     """
     seed = check_seed(seed)
     count = math.prod(shape)
     blocks = -(-count // 4)
     if blocks > 2**32:
-        raise UsageError(f"noise of shape {list(shape)} has more than 2**34 values. Ask for a smaller size.")
+        raise UsageError(f"noise of shape {list(shape)} has more than 2**34 values. Choose a smaller size.")
     counter = np.zeros((blocks, 4), np.uint32)
     counter[:, 0] = np.arange(blocks, dtype=np.uint32)
     counter[:, 1], counter[:, 2] = stream, image
@@ -64,7 +66,7 @@ def normal_quantile(probability: np.ndarray) -> np.ndarray:
     q = probability - 0.5
     square = 0.180625 - q * q
     central = np.abs(q) <= 0.425
-    # Both branches are computed for all: `square` and `tail` stay in range, so the unused branch is finite
+    # Both branches run for all values: `square` and `tail` stay in range, so the unused branch is finite
     middle = q * _ratio(np.where(central, square, 0.0), _A, _B)
     tail = np.where(q < 0, probability, 1.0 - probability)
     r = np.sqrt(-natural_log(np.where(central, 0.01, tail)))
@@ -74,7 +76,7 @@ def normal_quantile(probability: np.ndarray) -> np.ndarray:
 
 
 def natural_log(x: np.ndarray) -> np.ndarray:
-    """Return the logarithm of positive float64 values (not subnormal), by exactly rounded operations (error 1e-15)."""
+    """Return the logarithm of positive, normal float64 values by exactly rounded operations (error 1e-15)."""
     mantissa, exponent = np.frexp(x)
     low = mantissa < math.sqrt(0.5)
     mantissa = np.where(low, mantissa * 2, mantissa)
@@ -89,13 +91,13 @@ def natural_log(x: np.ndarray) -> np.ndarray:
 
 
 def torch_normal(shape: Sequence[int], seed: int) -> np.ndarray:
-    """Return what `torch.randn` gives in float32 on a CPU for a generator seeded with `seed`, within 4 ulp.
+    """Return the float32 values of `torch.randn` on a CPU for a generator with this seed, within 4 ulp.
 
-    `seed` in [0, 2**64), of which torch uses the low 32 bits. Raises UsageError.
+    `seed` is in [0, 2**64); torch uses its low 32 bits. Raises UsageError.
     """
     seed = check_seed(seed)
     count = math.prod(shape)
-    # torch draws one word a value, and the last 16 values anew when `count` is no multiple of 16
+    # torch draws one word a value, and the last 16 values again if `count` is not a multiple of 16
     words = np.random.RandomState(seed & 0xFFFFFFFF).randint(0, 2**32, max(count + 16, 32), np.uint32)
     if count < 16:
         return _torch_few(words, count).reshape(shape)
@@ -108,16 +110,16 @@ def torch_normal(shape: Sequence[int], seed: int) -> np.ndarray:
 
 
 def check_seed(seed: int) -> int:
-    """Return `seed`; raises UsageError unless it is an integer in [0, 2**64)."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < SEED_LIMIT:
-        raise UsageError(f"seed = {seed!r} is no integer from 0 to 2**64 - 1. Choose one in that range.")
+    """Return `seed`; raises UsageError unless it is a whole number in [0, 2**64)."""
+    if not is_whole(seed) or not 0 <= seed < SEED_LIMIT:
+        raise UsageError(f"seed must be a whole number from 0 to 2**64 - 1, got {seed!r}.")
     return int(seed)
 
 
 def _torch_blocks(words: np.ndarray) -> np.ndarray:
-    """Box–Muller in float32 as ATen's normal_fill does it: in 16 uniforms the first 8 are radii, the rest angles."""
+    """Box–Muller in float32, like ATen's normal_fill: of 16 uniforms the first 8 give radii, the others angles."""
     uniform = ((words & np.uint32(0xFFFFFF)).astype(np.float32) * np.float32(2.0**-24)).reshape(-1, 2, 8)
-    # The angle is rounded to float32 before its cosine is taken; what follows is exact to that rounding
+    # The angle is rounded to float32 before its cosine; the rest is exact to that rounding
     angle = (np.float32(2 * math.pi) * uniform[:, 1]).astype(np.float64)
     log = np.log((np.float32(1) - uniform[:, 0]).astype(np.float64)).astype(np.float32)
     radius = np.sqrt(np.float32(-2) * log)
@@ -126,7 +128,7 @@ def _torch_blocks(words: np.ndarray) -> np.ndarray:
 
 
 def _torch_few(words: np.ndarray, count: int) -> np.ndarray:
-    """Box–Muller in float64 as ATen's normal_distribution does it for fewer than 16 values: pairs, cosine first."""
+    """Box–Muller in float64, like ATen's normal_distribution for fewer than 16 values: pairs, cosine first."""
     wide = (words[0::2].astype(np.uint64) << _HALF) | words[1::2]
     uniform = (wide & np.uint64(2**53 - 1)).astype(np.float64) * 2.0**-53
     radius, angle = np.sqrt(-2 * np.log1p(-uniform[1::2])), 2 * math.pi * uniform[0::2]

@@ -1,8 +1,8 @@
 """The hybrid reference of SwiftI2V: Stage I's motion at Stage II's size, with the input image as its first frame.
 
-The splice is made in pixels, before Stage II's encoder: its first latent frame depends on the first frame alone, so it
-is the image latent exactly, and the caches of the causal encoder carry the sharp frame on (arXiv 2605.06356, figure of
-the method). The kernel is not published; ours is bicubic. Training makes its references by the same function.
+The splice happens in pixels, before Stage II's encoder. The encoder's first latent frame depends only on the first
+frame, so it equals the image latent. The caches of the causal encoder carry the sharp frame on (arXiv 2605.06356,
+figure of the method). The paper does not publish its kernel; this one is bicubic. Training uses the same function.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ...errors import UsageError
 
 
 def hybrid_reference(frames: Iterable[np.ndarray], image: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the reference's frames, float32 [height, width, 3] in [-1, 1], of the size of `image`.
+    """Yield the reference's frames, float32 [height, width, 3] in [-1, 1], in the size of `image`.
 
-    `frames` are Stage I's, `image` is the input image, float32 [height, width, 3] in [-1, 1]; the first of `frames` is
-    that image at low resolution, and gives way to it. One frame is held at a time. Raises UsageError for another shape.
+    `frames` come from Stage I. `image` is the input image, float32 [height, width, 3] in [-1, 1]; it replaces the first
+    of `frames`. Memory holds one frame at a time. Raises UsageError for another shape.
     """
     _check(image)
     for number, frame in enumerate(frames):
@@ -40,5 +40,5 @@ def upsampled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 def _check(frame: np.ndarray) -> None:
     if frame.dtype != np.float32 or frame.ndim != 3 or frame.shape[2] != 3:
         raise UsageError(
-            f"a frame is float32 [height, width, 3], got {frame.dtype} {list(frame.shape)}. Convert it first."
+            f"a frame must be float32 [height, width, 3], got {frame.dtype} {list(frame.shape)}. Convert it first."
         )

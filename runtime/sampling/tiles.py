@@ -1,7 +1,7 @@
-"""A plane in overlapping tiles: where they lie, and how what was made of each becomes one plane again.
+"""Cut a plane into overlapping tiles, and blend the results into one plane.
 
-Where tiles overlap their results are mixed by linear ramps, so that no edge shows; what a network makes near a tile's
-edge still differs from what it makes of the whole plane.
+Linear ramps mix the results in an overlap, so no edge shows. Near a tile's edge a network's result still differs from
+its result for the whole plane.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...errors import UsageError
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of `side` rows and as many columns, or `width`, with `overlap` between neighbours, all in latent pixels."""
+    """Tiles of `side` rows and `width` columns (None: `side`) with `overlap` between neighbours, in latent pixels."""
 
     side: int
     overlap: int
@@ -32,8 +32,8 @@ class Tiling:
         """Raise UsageError for tiles that cannot cover a plane."""
         if not 0 <= self.overlap < min(self.side, self.columns):
             raise UsageError(
-                f"tiles of {self.side} x {self.columns} latent pixels with an overlap of {self.overlap} cannot be "
-                "tiles. Choose an overlap of 0 or more, below the side."
+                f"a tile's overlap must be 0 or more and less than its sides, got {self.overlap} for "
+                f"{self.side} x {self.columns} latent pixels. Choose a smaller overlap or a larger side."
             )
 
 
@@ -51,7 +51,7 @@ class Tile:
 
 
 def make_tiles(height: int, width: int, tiling: Tiling | None) -> list[Tile]:
-    """Return tiles that cover `height` x `width`, row by row; one for no tiling, and where the plane fits into one."""
+    """Return tiles that cover `height` x `width`, row by row; a single one if `tiling` is None or the plane fits."""
     if tiling is None:
         return [Tile(range(height), range(width))]
     across = _spans(width, tiling.columns, tiling.overlap)
@@ -59,10 +59,11 @@ def make_tiles(height: int, width: int, tiling: Tiling | None) -> list[Tile]:
 
 
 def efficient_tilings(height: int, width: int, overlap: int, least: int) -> list[Tiling]:
-    """Return tilings of a plane of `height` x `width` latent pixels of which no other has less in a tile and in all.
+    """Return the Pareto front of tilings for a plane of `height` x `width` latent pixels.
 
-    What all tiles have together, over the plane, is the share that is computed: its redundancy. Sides are multiples of
-    4 from `least` on, or the plane's. A plane that is less than two overlaps high or wide has half of that as overlap.
+    A tiling is on the front if no other has both a smaller tile and fewer pixels in all tiles together. Sides are
+    multiples of 4 from `least` up, or the plane's own. A side of less than two overlaps limits the overlap to half of
+    that side.
     """
     overlap = min(overlap, height // 2, width // 2)
     counts = {
@@ -84,9 +85,9 @@ def efficient_tilings(height: int, width: int, overlap: int, least: int) -> list
 
 
 def blend(parts: Sequence[np.ndarray], tiles: Sequence[Tile], tiling: Tiling | None, factor: int = 1) -> np.ndarray:
-    """Return the plane that `parts` make, each its tile's in `factor` pixels for a latent one, float32.
+    """Return the plane of `parts`, float32, one part a tile and `factor` pixels a latent pixel.
 
-    With a single tile it is that part as it is.
+    A single part comes back unchanged.
     """
     if tiling is None or len(parts) == 1:
         return parts[0]
@@ -105,19 +106,19 @@ def blend(parts: Sequence[np.ndarray], tiles: Sequence[Tile], tiling: Tiling | N
 def apply(
     plane: np.ndarray, tiling: Tiling | None, factor: int, call: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Return what `call` makes of a plane [..., height, width], tile by tile; it gives `factor` pixels for a latent one."""
+    """Call `call` on each tile of a plane [..., height, width]; return the blended result, `factor` times as large."""
     tiles = make_tiles(plane.shape[-2], plane.shape[-1], tiling)
     return blend([call(tile.cut(plane)) for tile in tiles], tiles, tiling, factor)
 
 
 def _spans(length: int, side: int, overlap: int) -> list[range]:
-    """Return runs of at most `side` that cover `length`; the last one ends at its end."""
+    """Return ranges of at most `side` that cover `length`; the last one stops at `length`."""
     starts = list(range(0, max(length - overlap, 1), side - overlap))
     return [range(start, start + min(side, length)) for start in (min(s, max(length - side, 0)) for s in starts)]
 
 
 def _ramp(span: range, length: int, tiling: Tiling, factor: int) -> np.ndarray:
-    """Return the weights along one side of a tile, rising over the overlap where there is a neighbour."""
+    """Return the weights along one side of a tile; they ramp over the overlap with each neighbour."""
     weights = np.ones(factor * len(span), np.float32)
     over = factor * tiling.overlap
     rise = (np.arange(over, dtype=np.float32) + 1) / np.float32(over + 1)

@@ -1,7 +1,8 @@
-"""Make a directory whole or not at all: a temporary sibling, fsync, rename.
+"""Make a directory whole or not at all: fill a temporary directory, fsync, rename.
 
-A killed process leaves a hidden sibling `.NAME.partial-…`, which no reader looks at; the next export to the same
-place removes it. A lock on that directory tells a dead export's leavings from a live one's.
+The temporary directory is a hidden sibling, `.NAME.partial-…`. It holds a lock file beside the content. A killed
+process leaves it behind, and no reader looks at it. The next process that writes to the same place removes it if
+nobody holds its lock.
 """
 
 from __future__ import annotations
@@ -14,22 +15,28 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ...errors import OutputError
+from .lock import try_lock
 
-# What a write raises without naming a file.
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+# Errors of writing that may name no file
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_CONTENT, _LOCK = "content", "lock"  # in the temporary directory
 
 
 class NewDirectory:
-    """A context manager: fill `path`, then `commit()`; leaving without it removes everything.
+    """A context manager: fill `path`, then call `commit()`. Leaving the block without it removes everything.
 
-    With `replace` a target that exists gives way on `commit`, not before. Should the process die just then, the old one
-    is in a hidden sibling `.NAME.old-…`, from where the next one puts it back.
+    With `replace`, `commit` replaces an existing target. If the process dies at that moment, the old directory is in a
+    hidden sibling `.NAME.old-…`, and the next NewDirectory for the same target puts it back.
 
-    Raises OutputError on entering where the target exists (without `replace`) or its parent cannot be written to, and
-    on leaving for an OSError of a write below `path`. Every other OSError, such as that of reading a source, passes as
-    it is.
+    Entering raises OutputError if the target exists (without `replace`) or if its parent cannot be written to. Leaving
+    raises OutputError for an OSError of a write below `path`. Any other OSError, such as one from reading a source,
+    passes unchanged.
     """
 
     path: Path
@@ -37,8 +44,7 @@ class NewDirectory:
     def __init__(self, target: Path, replace: bool = False) -> None:
         self._replace = replace
         self.target = Path(os.path.abspath(target))
-        self._lock: int | None = None
-        self._done = False
+        self._lock: FileLock | None = None
 
     def __enter__(self) -> NewDirectory:
         if self._replace:
@@ -52,12 +58,13 @@ class NewDirectory:
             self.path, self._lock = _make(self.target.parent, prefix)
         except OSError as error:
             raise OutputError(
-                f"{self.target.parent} cannot be written to ({error.strerror}). Choose another place for the output."
+                f"{self.target.parent} cannot be written to ({error.strerror}).",
+                "Choose another place for the output.",
             ) from None
         return self
 
     def commit(self) -> None:
-        """Flush everything to disk and give the directory its name. Raises OutputError where the name is taken."""
+        """Flush everything to disk and give the directory its name. Raises OutputError if the name is taken."""
         try:
             for folder, _, names in os.walk(self.path, topdown=False):
                 for name in names:
@@ -69,21 +76,19 @@ class NewDirectory:
                 _refuse_existing(self.target)
                 os.rename(self.path, self.target)
         except OSError as error:
-            raise OutputError(f"{self.target} cannot be created ({error.strerror}). Choose another output.") from None
-        self._done = True
-        with contextlib.suppress(PermissionError):  # a directory that may be written to and not be read
+            raise OutputError(
+                f"{self.target} cannot be created ({error.strerror}).", "Choose another output."
+            ) from None
+        with contextlib.suppress(PermissionError):  # a directory that may be written but not read
             _flush(str(self.target.parent))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._done:
-            shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
+        _remove(self.path.parent, self._lock)
         if isinstance(error, OSError) and self._is_of_writing(error):
             raise OutputError(
-                f"Writing {self.target} failed ({error}). Free some space or choose another place."
+                f"writing {self.target} failed ({error}).", "Free some space or choose another place."
             ) from error
 
     def _is_of_writing(self, error: OSError) -> bool:
@@ -92,12 +97,15 @@ class NewDirectory:
 
 
 def remove_dead(parent: Path, name: str) -> int:
-    """Remove what killed processes left in `parent` of directories whose names match `name`; return how many."""
-    return sum(_remove_if_dead(leaving) for leaving in parent.glob(f".{name}.partial-*"))
+    """Remove the temporary directories that killed processes left in `parent`; return how many.
+
+    `name` is a pattern for the names of their targets.
+    """
+    return sum(_remove_if_dead(around) for around in parent.glob(f".{name}.partial-*"))
 
 
 def _exchange(new: Path, target: Path) -> None:
-    """Give `new` the name of the directory `target`, which is removed once `new` stands in its place."""
+    """Rename `new` to the existing directory `target`, and then remove the old one."""
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
     try:
         os.rename(target, aside / target.name)
@@ -109,9 +117,9 @@ def _exchange(new: Path, target: Path) -> None:
 
 
 def _put_back(target: Path) -> None:
-    """End an exchange that did not come to its end: `target` is the old directory again, or the new one."""
+    """Finish an interrupted exchange: afterwards `target` is the old directory or the new one."""
     for aside in target.parent.glob(f"{glob.escape(f'.{target.name}.old-')}*"):
-        with contextlib.suppress(OSError):  # it stays then, where it can still be found
+        with contextlib.suppress(OSError):  # then it stays, for the next attempt
             if (aside / target.name).is_dir() and not os.path.lexists(target):
                 os.rename(aside / target.name, target)
             shutil.rmtree(aside)
@@ -119,57 +127,59 @@ def _put_back(target: Path) -> None:
 
 def _refuse_existing(target: Path) -> None:
     if os.path.lexists(target):
-        raise OutputError(f"{target} exists already. Remove it or choose another output.")
+        raise OutputError(f"{target} exists already.", "Remove it or choose another output.")
 
 
-def _make(parent: Path, prefix: str) -> tuple[Path, int | None]:
-    """Return a new directory and its lock, None where the file system has no locks.
+def _make(parent: Path, prefix: str) -> tuple[Path, FileLock | None]:
+    """Make a new temporary directory; return the directory for the content in it, and the lock.
 
-    Until it is locked another process may take it for a dead one's and remove it, holding the lock meanwhile: then
-    another is made.
+    The lock is None if the file system has no locks. Another process may remove the directory before it is locked: then
+    make another one.
     """
     while True:
-        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        around = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = None
         try:
-            lock = _lock(path)
+            lock = _lock(around)
+            content = around / _CONTENT
+            content.mkdir()
+            content.chmod(0o755)
         except (BlockingIOError, FileNotFoundError):
+            if lock is not None:
+                lock.release()
             continue
-        if path.exists():
-            path.chmod(0o755)
-            return path, lock
-        if lock is not None:
-            os.close(lock)
+        return content, lock
 
 
-def _lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock on `path` until it is closed; None where there are no locks.
+def _lock(around: Path) -> FileLock | None:
+    """Return the lock of a temporary directory; None if the file system has no locks.
 
-    Raises BlockingIOError where another process holds it.
+    Raises BlockingIOError if another process holds it, and FileNotFoundError if the directory is absent.
     """
-    if os.name == "nt":
-        return None
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise
+        return try_lock(around / _LOCK)
+    except (BlockingIOError, FileNotFoundError):
+        raise
+    except OSError:
         return None
-    return descriptor
 
 
-def _remove_if_dead(path: Path) -> bool:
+def _remove(around: Path, lock: FileLock | None) -> None:
+    shutil.rmtree(around, ignore_errors=True)
+    if lock is not None:
+        lock.release()
+        if os.name == "nt":  # it keeps a file that is open
+            shutil.rmtree(around, ignore_errors=True)
+
+
+def _remove_if_dead(around: Path) -> bool:
     try:
-        lock = _lock(path)
+        lock = _lock(around)
     except OSError:
         return False
     if lock is None:
         return False
-    shutil.rmtree(path, ignore_errors=True)
-    os.close(lock)
+    _remove(around, lock)
     return True
 
 

@@ -1,8 +1,8 @@
-"""What a long job has finished, on disk, so that it goes on after a crash where it was.
+"""The finished arrays of a long job, on disk, so that a stopped job can be resumed.
 
-A journal is a directory: `job.json` says which job it belongs to, each array that was put is a `.npy` file, and
-`done.jsonl` has a line for each, with its sha256, written after the file is on disk. A last line that was cut off is no
-line, and an array whose bytes have changed counts as not done.
+A journal is a directory. `job.json` describes its job, each array is a `.npy` file, and `done.jsonl` has a line with
+the name and sha256 of each array. A line is written after its file is on disk. A truncated last line is ignored, and an
+array whose bytes have changed counts as not done.
 """
 
 from __future__ import annotations
@@ -13,32 +13,35 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import UsageError
 from .files import write_whole, writing
+from .lock import locked
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _LOCK = "lock"
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 
 
 class Journal:
-    """Arrays by name that outlive the process; `open_journal` makes one, which nobody else can open until `close`."""
+    """Arrays by name that outlive the process. Open one with `open_journal`; until `close` nobody else can open it."""
 
-    def __init__(self, folder: Path, done: dict[str, str], lock: IO[bytes]) -> None:
+    def __init__(self, folder: Path, done: dict[str, str], lock: FileLock) -> None:
         self.folder, self._done, self._lock = folder, done, lock
 
     def __contains__(self, name: str) -> bool:
-        """Return whether `name` was put; its bytes are checked when it is asked for."""
+        """Return whether `name` was put; `get` checks its bytes."""
         return name in self._done
 
     def put(self, name: str, array: np.ndarray) -> None:
-        """Keep `array` as `name`; on disk when this returns. Raises OutputError where it cannot be written."""
+        """Keep `array` as `name`; it is on disk when this returns. Raises OutputError if it cannot be written."""
         assert _NAME.fullmatch(name), name
         data = io.BytesIO()
         np.save(data, array, allow_pickle=False)
@@ -52,7 +55,7 @@ class Journal:
         self._done[name] = digest
 
     def get(self, name: str) -> np.ndarray | None:
-        """Return the array of that name, or None where it was not put or its bytes have changed since."""
+        """Return the array of that name, or None if it was not put or its bytes have changed."""
         if name not in self._done:
             return None
         try:
@@ -65,32 +68,31 @@ class Journal:
         return np.load(io.BytesIO(data), allow_pickle=False)
 
     def forget(self, name: str) -> None:
-        """Remove the file of an array that is not needed again; its line stays, and `get` gives None."""
+        """Remove the file of an array; its line stays, and `get` returns None."""
         with contextlib.suppress(OSError):
             (self.folder / f"{name}.npy").unlink()
 
     def close(self) -> None:
         """Let others open the journal. Closing twice is allowed."""
-        self._lock.close()
-
-    def remove(self) -> None:
-        """Remove the journal: its job is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.close()
+        self._lock.release()
 
 
 def open_journal(folder: Path, job: Mapping[str, Any], resume: bool) -> Journal:
-    """Return the journal of `job` (JSON types) in `folder`, with what is done already if `resume`, else a new one.
+    """Return the journal of `job` (JSON types) in `folder`: the existing one if `resume`, else a new one.
 
-    Raises UsageError where `resume` finds none or one of another job, where another process has it open, and where the
-    directory holds other things; OutputError where it cannot be written.
+    Raises UsageError if `resume` finds no journal or that of another job, if another process has it open, and if the
+    directory holds other files; OutputError if it cannot be written.
     """
     if resume:
         check_job(folder, job)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     _check_own(folder)
-    lock = _locked(folder)
+    with writing(folder):
+        lock = locked(
+            folder / _LOCK,
+            f"{folder} is in use: another process makes this video. Wait for it, or name another output.",
+        )
     try:
         done = _done(folder) if resume else {}
         lines = [json.dumps({"name": name, "sha256": digest}) + "\n" for name, digest in done.items()]
@@ -100,56 +102,38 @@ def open_journal(folder: Path, job: Mapping[str, Any], resume: bool) -> Journal:
                     if path.name != _LOCK:
                         path.unlink()
                 write_whole(folder / "job.json", json.dumps(dict(job), indent=1).encode())
-            write_whole(folder / "done.jsonl", "".join(lines).encode())  # else the next line would follow a cut one
+            write_whole(folder / "done.jsonl", "".join(lines).encode())  # without a truncated last line
     except BaseException:
-        lock.close()
+        lock.release()
         raise
     return Journal(folder, done, lock)
 
 
 def finished(folder: Path) -> int:
-    """Return how many arrays the journal in `folder` holds; 0 where there is none."""
+    """Return how many arrays the journal in `folder` holds; 0 if there is no journal."""
     return len(_done(folder))
 
 
 def _check_own(folder: Path) -> None:
-    """Raise UsageError where a directory holds what no journal does: nothing of others is ever removed."""
+    """Raise UsageError if a directory holds files that no journal has, so that nothing else is ever removed."""
     own = ("job.json", "done.jsonl", _LOCK)
     others = [
         p.name for p in folder.iterdir() if p.name not in own and p.suffix != ".npy" and not p.name.startswith(".")
     ]
     if others:
         raise UsageError(
-            f"{folder} holds {others[0]!r}, which is of no journal. Move that away, or name another directory."
+            f"{folder} holds {others[0]!r}, which no journal has.", "Move it away, or name another directory."
         )
 
 
-def _locked(folder: Path) -> IO[bytes]:
-    """Return the journal's lock file, locked for this process until it is closed (not on Windows)."""
-    with writing(folder):
-        lock = (folder / _LOCK).open("ab")
-    try:
-        import fcntl
-    except ImportError:
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise UsageError(
-            f"{folder} is in use: the same video is being made already. Wait for that, or name another output."
-        ) from None
-    return lock
-
-
 def kept_job(folder: Path) -> dict[str, Any]:
-    """Return the job whose journal `folder` is; raises UsageError where it is none."""
+    """Return the job of the journal in `folder`; raises UsageError if there is no journal."""
     try:
         found = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise UsageError(f"{folder} holds no journal to go on from. Run the command without --resume.")
+        raise UsageError(f"{folder} holds no journal to resume.", "Run the command without --resume.")
     return found
 
 
@@ -161,7 +145,8 @@ def check_job(folder: Path, job: Mapping[str, Any]) -> None:
         key = differing[0]
         raise UsageError(
             f"{folder} is the journal of another job: its {key} is {str(found.get(key))[:80]!r}, yours is "
-            f"{str(wanted.get(key))[:80]!r}. Ask for what it was begun with, or run without --resume to start again."
+            f"{str(wanted.get(key))[:80]!r}.",
+            "Ask for the same video as before, or run without --resume to start again.",
         )
 
 

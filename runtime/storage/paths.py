@@ -8,12 +8,15 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """Return Segue's directory in the user's cache (XDG_CACHE_HOME, or the platform's own place); it may not exist."""
+    """Return Segue's directory in the user's cache (XDG_CACHE_HOME, or the platform's default); it may not exist."""
     return _directory("XDG_CACHE_HOME", "cache", Path("Library/Caches"), Path(".cache"))
 
 
 def data_directory() -> Path:
-    """Return Segue's directory for what cannot be made again (XDG_DATA_HOME, or the platform's); it may not exist."""
+    """Return Segue's directory for data that nothing can recreate (XDG_DATA_HOME, or the platform's default).
+
+    It may not exist.
+    """
     return _directory("XDG_DATA_HOME", "data", Path("Library/Application Support"), Path(".local/share"))
 
 

@@ -1,4 +1,4 @@
-"""JSON into frozen dataclasses, every field and type checked."""
+"""Turn a table of JSON or TOML into a frozen dataclass, and check every field and type."""
 
 from __future__ import annotations
 
@@ -8,6 +8,25 @@ import math
 import types
 import typing
 from typing import Any
+
+
+class Malformed(ValueError):
+    """A value that is not of the expected kind.
+
+    `where` is the place, with ":" before each key and the index of a list in brackets. `kind` is the expected type, or
+    its description. `missing` and `unknown` are the keys that are wrong in a table.
+    """
+
+    def __init__(
+        self, where: str, kind: Any, value: Any, missing: tuple[str, ...] = (), unknown: tuple[str, ...] = ()
+    ) -> None:
+        self.where, self.kind, self.value, self.missing, self.unknown = where, kind, value, missing, unknown
+        super().__init__(f"{where} should be {self.expected}, found {str(value)[:80]!r}")
+
+    @property
+    def expected(self) -> str:
+        """Return the name of the expected type."""
+        return self.kind if isinstance(self.kind, str) else getattr(self.kind, "__name__", str(self.kind))
 
 
 def read(data: bytes) -> Any:
@@ -20,9 +39,9 @@ def _no_constant(text: str) -> float:
 
 
 def build(kind: Any, value: Any, where: str) -> Any:
-    """ComponentCost parsed JSON into `kind`, a dataclass, a tuple, a dict, a union or a scalar, checking every type.
+    """Turn a parsed value into `kind`: a dataclass, a tuple, a dict, a union or a scalar. Check every type.
 
-    Raises ValueError, which names the place below `where`, for unknown, missing and ill-typed fields.
+    Raises Malformed, which names the place below `where`, for unknown, missing and ill-typed fields.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
@@ -33,19 +52,22 @@ def build(kind: Any, value: Any, where: str) -> Any:
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         }
         if not isinstance(value, dict) or not required <= value.keys() <= hints.keys():
-            wrong = (
-                sorted((required - value.keys()) | (value.keys() - hints.keys())) if isinstance(value, dict) else value
+            missing, unknown = (
+                (sorted(required - value.keys()), sorted(value.keys() - hints.keys()))
+                if isinstance(value, dict)
+                else ([], [])
             )
-            raise _malformed(where, getattr(kind, "__name__", str(kind)), wrong)
+            wrong = sorted(missing + unknown) if isinstance(value, dict) else value
+            raise Malformed(where, kind, wrong, tuple(missing), tuple(unknown))
         return kind(**{name: build(hints[name], item, f"{where}:{name}") for name, item in value.items()})  # type: ignore[operator]
     if origin is tuple:
         if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
-            raise _malformed(where, "list", value)
+            raise Malformed(where, list, value)
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
     if origin is dict:
         if not isinstance(value, dict):
-            raise _malformed(where, "object", value)
+            raise Malformed(where, "object", value)
         return {key: build(arguments[1], item, f"{where}:{key}") for key, item in value.items()}
     inner = next((a for a in arguments if dataclasses.is_dataclass(a)), None)
     if origin is types.UnionType and inner is not None and value is not None:
@@ -55,7 +77,7 @@ def build(kind: Any, value: Any, where: str) -> Any:
     if takes_float:
         accepted = (*accepted, int)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-        raise _malformed(where, getattr(kind, "__name__", str(kind)), value)
+        raise Malformed(where, kind, value)
     if not takes_float or value is None:
         return value
     try:
@@ -63,9 +85,5 @@ def build(kind: Any, value: Any, where: str) -> Any:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):  # json reads 1e999 as infinity
-        raise _malformed(where, "a finite float", value)
+        raise Malformed(where, "a finite float", value)
     return number
-
-
-def _malformed(where: str, expected: str, value: Any) -> ValueError:
-    return ValueError(f"{where} should be {expected}, found {str(value)[:80]!r}")

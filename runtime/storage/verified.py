@@ -1,8 +1,7 @@
-"""What was hashed before: large files whose sha256 need not be computed again.
+"""A cache of hashed files, so that large files are hashed once.
 
-`verified.json` in the user's cache directory holds one line for each file that once had the hash its bundle names,
-keyed by (device, inode, size, mtime_ns, ctime_ns, sha256). It only saves time: an absent, corrupt or unwritable cache
-means hashing.
+`verified.json` in the user's cache directory holds one entry for each file whose sha256 was right:
+device-inode-size-mtime_ns-ctime_ns-sha256. It only saves time: without a readable cache every file is hashed.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from .files import write_whole
 from .paths import cache_directory
 
 LIMIT = 4096  # entries kept, newest last
-_RACY_NS = 2 * 10**9  # a file younger than this may change again without a new mtime on a coarse file system
+_RACY_NS = 2 * 10**9  # on a coarse file system a younger file may change again without a new mtime
 
 
 def key(status: os.stat_result, sha256: str) -> str:
     """Return the entry for a file of this status and hash."""
-    changed = status.st_ctime_ns  # which no one can set, unlike the mtime
+    changed = status.st_ctime_ns  # unlike the mtime, no program can set it
     return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{changed}-{sha256}"
 
 
 def load() -> list[str]:
-    """Return the remembered entries, oldest first; empty when there is no readable cache."""
+    """Return the remembered entries, oldest first; empty if there is no readable cache."""
     try:
         path = cache_directory() / "verified.json"
         status = path.stat()
@@ -39,7 +38,7 @@ def load() -> list[str]:
 
 
 def remember(statuses: list[tuple[os.stat_result, str]]) -> None:
-    """Add entries to the cache. Files changed within the last two seconds are not remembered; failures are silent."""
+    """Add entries to the cache, without files changed within the last two seconds. Failures are silent."""
     now = time.time_ns()
     new = [key(status, sha256) for status, sha256 in statuses if abs(now - status.st_mtime_ns) > _RACY_NS]
     if not new:

@@ -1,7 +1,7 @@
-"""A causal autoencoder one latent frame a call: pixels to latents and back, in memory that no clip's length changes.
+"""A causal autoencoder, one latent frame a call. Its memory does not grow with the clip's length.
 
-The graphs `first` and `next` of each half carry the convolutions' caches from call to call (export/families/wan.py).
-Latents are normalised as (x - mean) / std a channel, as Wan's pipelines have them.
+The graphs `first` and `next` of each half pass the convolutions' caches from call to call (export/families/wan/). Each
+channel of the latents is normalised as (x - mean) / std, as in Wan's pipelines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..sampling.tiles import Tile, Tiling, blend, make_tiles
 
 
 class StreamingAutoencoder:
-    """One AutoencoderKLWan of a bundle, by the name of its folder; with `tiling` it sees a plane tile by tile."""
+    """One AutoencoderKLWan of a bundle; `name` is its folder. With `tiling` it works tile by tile."""
 
     def __init__(
         self, components: Components, name: str, mean: tuple[float, ...], std: tuple[float, ...], factor: int,
@@ -30,8 +30,8 @@ class StreamingAutoencoder:
     def encode(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield latents, float32 [channels, 1, h, w], of frames, float32 [height, width, 3] in [-1, 1].
 
-        The first latent is of the first frame alone, each further one of four; frames at the end that make no whole
-        latent are left over.
+        The first latent holds only the first frame, each other latent four frames. Left-over frames at the end are
+        dropped.
         """
         held: list[np.ndarray] = []
         half = _Half(self, "encoder", "pixels", "latents")
@@ -56,7 +56,7 @@ class StreamingAutoencoder:
 
 
 class _Half:
-    """One half of a codec on its way through a clip: every tile has the caches of its last call."""
+    """One half of an autoencoder during a clip: it keeps the caches of each tile's last call."""
 
     def __init__(self, codec: StreamingAutoencoder, half: str, taken: str, given: str) -> None:
         self._codec, self._half, self._taken, self._given = codec, half, taken, given
@@ -64,11 +64,14 @@ class _Half:
 
     @property
     def first(self) -> bool:
-        """Whether no call was made yet."""
+        """Whether the next call is the first one."""
         return not self._caches
 
     def __call__(self, array: np.ndarray, seen: int, made: int) -> np.ndarray:
-        """Return what `array` [channels, frames, ...] becomes, float32; `seen` and `made` are pixels a latent one."""
+        """Run the half on `array` [channels, frames, ...]; returns float32.
+
+        `seen` and `made` are the pixels a latent pixel of the input and of the output.
+        """
         codec = self._codec
         tiles = make_tiles(array.shape[-2] // seen, array.shape[-1] // seen, codec._tiling)
         stage = "first" if self.first else "next"
@@ -82,7 +85,7 @@ class _Half:
         return blend(parts, tiles, codec._tiling, made)
 
     def _kept(self, component: str, tiles: int) -> tuple[str, ...]:
-        """Return the outputs that stay on the device: on a GPU the caches, unless those of many tiles wait there."""
+        """Return the outputs that stay on the device: on a GPU the caches, if there is only one tile."""
         components = self._codec._components
         if not components.stays_on_device(component) or tiles > 1:
             return ()

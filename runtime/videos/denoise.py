@@ -1,4 +1,4 @@
-"""The denoising of SwiftI2V's two stages by a bundle's components: in numpy, or on a GPU with everything kept there."""
+"""The denoising loops of SwiftI2V's two stages: in numpy, or on a GPU with all arrays kept there."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..sampling import csg, motion, schedule
 
 def denoise_motion(
     components: Components, states: np.ndarray, noise: np.ndarray, image: np.ndarray, cancel: Cancel | None,
-    told: Callable[[int, int], None],
+    report: Callable[[int, int], None],
 ) -> np.ndarray:  # fmt: skip
     """Return Stage I's latents of a window, float32 [channels, frames, height, width]; see `motion.generate`.
 
-    `noise` and `image`, the latents of the image followed by grey frames, have that shape. `states` [1 or 2, tokens,
-    width] are those of the prompt, below the negative's where there is guidance. `told(done, total)` is called before
-    each call. The stage is released at the end, and each of two experts when the other one's turn comes. Raises what
-    `Components.run` does.
+    `noise` and `image` have that shape; `image` is the latents of the image followed by grey frames. `states`
+    [1 or 2, tokens, width] holds the prompt's states, with guidance after those of the negative prompt.
+    `report(done, total)` runs before each call. An expert is released when the other one starts, and both at the end.
+    Raises the errors of `Components.run`.
     """
     content = components.bundle.manifest
     assert content.video is not None
@@ -33,8 +33,8 @@ def denoise_motion(
     experts = [names[expert] for expert in motion.experts_of(settings, len(names))]
 
     def before(step: int) -> None:
-        told(step, levels.steps)
-        components.release(*(name for name in names if name != experts[step]))  # levels only fall
+        report(step, levels.steps)
+        components.release(*(name for name in names if name != experts[step]))  # sigmas only fall
 
     def one(step: int, latents: np.ndarray, timestep: np.ndarray) -> np.ndarray:
         before(step)
@@ -63,16 +63,16 @@ def denoise_segment(
 ) -> np.ndarray:  # fmt: skip
     """Return a segment's targets by Stage II, float32 of the shape of `noise`; see `csg.denoise` for the arrays.
 
-    `text` [1, tokens, width] are the prompt's states. Raises what `Components.run` does.
+    `text` [1, tokens, width] holds the prompt's states. Raises the errors of `Components.run`.
     """
     levels = motion.schedule(components.bundle.manifest.sampler)
     if device_loop.can_stay(components, DETAIL):
         noisy = np.zeros(len(part.frames), np.float32)
         noisy[part.noisy] = 1
-        told = {"text": text, "positions": np.array([part.frames], np.int64)}
+        fixed = {"text": text, "positions": np.array([part.frames], np.int64)}
         times = [{"timesteps": csg.timesteps(part, timestep)} for timestep in levels.timesteps]
         loop = device_loop.DeviceLoop(
-            [DETAIL] * levels.steps, step_of(DETAIL), "latents", "velocity", times, told, noisy=noisy,
+            [DETAIL] * levels.steps, step_of(DETAIL), "latents", "velocity", times, fixed, noisy=noisy,
             cancel=cancel,
         )  # fmt: skip
         window = csg.window(part, context, reference, noise)

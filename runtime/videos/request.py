@@ -1,4 +1,4 @@
-"""What a caller of `animate` asks for, and the checks and defaults that turn it into work."""
+"""A request for a video: its checks and its defaults."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from ..bundle.segments import latent_frames, video_frames
 from ..request import check_size, check_text
 from ..sampling import noise
 from ..sampling.tiles import Tiling
+from ..units import whole_number
 
 
 @dataclass(frozen=True, eq=False)
 class AnimationRequest:
-    """A video that is asked for.
+    """A request for a video; None takes the bundle's default.
 
-    `image` is uint8 [height, width, 3] in sRGB; the video begins with its middle in the shape of `size` (height, width;
-    None: the bundle's), as Stage II's autoencoder gives it back. `frames` (None: one window) is rounded up to 4 k + 1.
-    `fps` (None: the bundle's) is the speed that it is meant for, and changes no frame. `tiling` has Stage II's
-    autoencoder work tile by tile, which takes less memory and gives slightly other frames (a tile's edges know nothing
-    of what is beyond them).
+    - `image`: uint8 [height, width, 3] in sRGB. Its middle, cropped to the shape of `size`, is the first frame after a
+      pass through Stage II's autoencoder.
+    - `size`: (height, width) in pixels, or one number for both.
+    - `frames`: rounded up to 4 k + 1. None: one window.
+    - `fps`: the intended speed. It changes no frame.
+    - `tiling`: Stage II's autoencoder works tile by tile. This takes less memory and changes the frames slightly,
+      because a tile does not see past its edges.
     """
 
     image: np.ndarray
@@ -40,7 +43,7 @@ class AnimationRequest:
 
 @dataclass(frozen=True, eq=False)
 class PreparedAnimation:
-    """A request that can be met: whole frames, a possible size, the image at that size as float32 in [-1, 1]."""
+    """A request checked for one bundle; `image` is float32 in [-1, 1] at the video's size."""
 
     image: np.ndarray
     prompt: str
@@ -53,40 +56,39 @@ class PreparedAnimation:
     tiling: Tiling | None
 
     def windows(self, video: Video) -> list[int]:
-        """Return the video frames of each window, the image among them."""
+        """Return the number of frames of each window, including its image."""
         each, left = video.frames - 1, self.frames - 1
         return [min(each, left - start) + 1 for start in range(0, max(left, 1), each)]
 
 
 def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
-    """Return `request` ready for the bundle with that manifest; raises UsageError for whatever cannot be met."""
+    """Return `request` checked for the bundle; raises UsageError if the bundle cannot meet it."""
     from ..media.read_image import fitted
 
     assert content.video is not None
     image = np.asarray(request.image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UsageError(
-            f"image is {image.dtype} {list(image.shape)}, not uint8 [height, width, 3]. Read a file with "
+            f"image must be uint8 [height, width, 3], got {image.dtype} {list(image.shape)}. Read a file with "
             "segue.read_image."
         )
     frames = content.video.frames if request.frames is None else request.frames
-    if isinstance(frames, bool) or not isinstance(frames, int | np.integer) or not 1 <= frames <= MAX_FRAMES:
-        raise UsageError(f"frames = {frames!r} is no whole number from 1 to {MAX_FRAMES}. Try {content.video.frames}.")
+    frames = whole_number("frames", frames, 1, MAX_FRAMES)
     fps = content.video.fps if request.fps is None else request.fps
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not MIN_FPS <= fps <= MAX_FPS:
-        raise UsageError(f"fps = {fps!r} is no number from {MIN_FPS} to {MAX_FPS}. Try {content.video.fps:g}.")
-    for text in (request.prompt, request.negative):
-        check_text(text)
+        raise UsageError(f"fps must be a number from {MIN_FPS} to {MAX_FPS}, got {fps!r}. Try {content.video.fps:g}.")
+    check_text("prompt", request.prompt)
+    check_text("negative", request.negative)
     height, width = check_size(request.size, content.sizes)
     first = fitted(image, height, width).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return PreparedAnimation(
-        first, request.prompt, request.negative, video_frames(latent_frames(int(frames))), float(fps),
+        first, request.prompt, request.negative, video_frames(latent_frames(frames)), float(fps),
         noise.check_seed(request.seed), height, width, request.tiling,
     )  # fmt: skip
 
 
 def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
-    """Return what tells one animation from another, for its journal; `digest` is the bundle's."""
+    """Return the values that identify a video, for its journal; `digest` is the bundle's."""
     import hashlib
 
     return {
@@ -102,16 +104,16 @@ def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
 
 
 def as_begun(prepared: PreparedAnimation, kept: Mapping[str, Any]) -> PreparedAnimation:
-    """Return the animation with the tiles of a journal's job, which a budget of then may have chosen."""
+    """Return the request with the tiles of the journal's job: an earlier budget may have chosen them."""
     sides = kept.get("tiling")
     try:
         return replace(prepared, tiling=None if sides is None else Tiling(*sides))
-    except TypeError:  # it is no job's, which `check_job` tells
+    except TypeError:  # not a job: `check_job` reports it
         return prepared
 
 
 def describe(prepared: PreparedAnimation, content: Manifest, digest: str, target: str) -> dict[str, Any]:
-    """Return what is needed to make the animation again, but for its image (JSON types)."""
+    """Return what is needed to make the video again, except its image (JSON types)."""
     import importlib.metadata
 
     return job(prepared, digest) | {

@@ -1,78 +1,23 @@
-"""A server in this process, and one in a process of its own that can be killed."""
+"""Fixtures of the server's tests: functions that start a server and wait for a job."""
 
-import json
-import subprocess
-import sys
-from contextlib import contextmanager
-
-import httpx
 import pytest
-from fastapi.testclient import TestClient
 
-import segue
-from segue.app.runner import Runner
-from segue.app.server import create_app
-
-
-@contextmanager
-def local(folder, *bundles, limit=16, token=None, **options):
-    """Yield (client, runner) of a server in this process."""
-    models = {}
-    for bundle in bundles:
-        model = segue.open(bundle)
-        name = model.bundle.manifest.name
-        models[name if name not in models else f"{name}-video"] = model
-    with Runner(models, folder, limit) as runner:
-        app = create_app(runner, token, **options)
-        with TestClient(app, base_url="http://127.0.0.1:8421") as client:
-            yield client, runner
-
-
-@contextmanager
-def served(folder, *bundles, queue=16, options=()):
-    """Yield (client, process) of `segue serve` in a process of its own; it is killed at the end."""
-    command = [
-        sys.executable,
-        "-m",
-        "segue",
-        "serve",
-        *map(str, bundles),
-        "--data",
-        str(folder),
-        "--port",
-        "0",
-        "--json",
-    ]
-    process = subprocess.Popen([*command, "--queue", str(queue), *options], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        said = json.loads(process.stdout.readline())
-        assert said["event"] == "serving", said
-        with httpx.Client(base_url=said["address"], timeout=120) as client:
-            yield client, process
-    finally:
-        process.kill()
-        process.wait()
+from support import servers
 
 
 @pytest.fixture(scope="session")
 def start():
-    return served
+    """Function that starts `segue serve` in a process of its own."""
+    return servers.served
 
 
 @pytest.fixture(scope="session")
 def here():
-    return local
-
-
-def wait(client, identifier):
-    """Return a job when it is over, by following its events to the last."""
-    with client.stream("GET", f"/v1/jobs/{identifier}/events") as answer:
-        for _ in answer.iter_lines():
-            pass
-    return client.get(f"/v1/jobs/{identifier}").json()
+    """Function that starts a server in this process."""
+    return servers.local
 
 
 @pytest.fixture(scope="session")
 def finished():
-    return wait
+    """Function that returns a job when it is over."""
+    return servers.wait

@@ -141,12 +141,12 @@ def test_a_plan_is_given_before_anything_is_asked_for(client):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (asked(width=65), "the size 65x64"),
+        (asked(width=65), "size 65x64"),
         ({"kind": "picture", "prompt": "x", "width": 64}, "one is missing"),
         (asked(bundle="other"), "no bundle 'other' of this server"),
         (asked(steps=0), "greater than or equal to 1"),
         (asked(shape=3), "the key shape is unknown; known are kind, bundle, prompt"),
-        (asked(prompt="\ud800"), "no Unicode|unicode|surrogates"),
+        (asked(prompt="\ud800"), "valid Unicode|unicode|surrogates"),
         ({"kind": "video", "image": ""}, "no bundle of this server makes a video"),
     ],
 )
@@ -302,7 +302,7 @@ class TestVideos:
     @pytest.mark.parametrize(
         ("image", "message"),
         [
-            ("§", "no base64"),
+            ("§", "not valid base64"),
             (base64.b64encode(b"text").decode(), "the image that was sent is no picture"),
             (None, "needs one"),
         ],
@@ -387,7 +387,7 @@ def test_pictures_of_kinds_that_run_other_programs_are_refused(tmp_path, kind):
     from segue.runtime.media.read_image import read_image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "picture", kind)
-    with pytest.raises(UsageError, match="is no picture that can be read"):
+    with pytest.raises(UsageError, match="cannot be read as a picture"):
         read_image(tmp_path / "picture")
 
 
@@ -409,7 +409,7 @@ def test_a_job_without_a_kind_is_a_picture(client, finished):
         ),
         ({"prompt": "x", "steps": 10**6}, "steps", "steps = 1000000: "),
         ({"prompt": "x" * 10**6}, "prompt", "xxx...: "),
-        ({}, "prompt", "prompt: Field required. Mend that"),
+        ({}, "prompt", "prompt: Field required. Correct it"),
     ],
 )
 def test_a_body_that_does_not_fit_is_refused_with_the_key_its_value_and_what_to_do(client, body, param, message):
@@ -422,6 +422,6 @@ def test_a_body_that_does_not_fit_is_refused_with_the_key_its_value_and_what_to_
 def test_a_body_that_is_no_json_and_a_name_that_is_no_jobs_are_told_apart(client):
     answer = client.post("/v1/jobs", content=b'{"prompt": ', headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
-    assert "the body is no JSON" in answer.json()["error"]["message"]
+    assert "the body is not valid JSON" in answer.json()["error"]["message"]
     assert client.get("/v1/jobs/nothing").status_code == 404
     assert "there is no job 'nothing'" in client.get("/v1/jobs/nothing").json()["error"]["message"]

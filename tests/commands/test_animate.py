@@ -38,7 +38,7 @@ def test_a_picture_becomes_an_mp4_of_the_frames_that_were_asked_for(video_bundle
     out = tmp_path / "out.mp4"
     done = run(video_bundle, picture, "-o", out, "--frames", 7, "--prompt", "dog")
     assert done.returncode == 0, done.stderr
-    assert b"Warning: 7 frames are not 4k + 1; 9 are made." in done.stderr
+    assert b"Warning: the number of frames must be 4k + 1; 7 was rounded up to 9." in done.stderr
     assert b"9 frames in" in done.stdout
     frames = frames_of(out)
     assert len(frames) == 9
@@ -87,7 +87,7 @@ def test_ctrl_c_says_how_to_go_on(video_bundle, picture, tmp_path):
     assert b"Stopped. Run the same command with --resume" in told.splitlines()[-1]
     assert (tmp_path / ".out.mp4.journal").is_dir()
     again = run(video_bundle, picture, "-o", tmp_path / "out.mp4", "--frames", 5)
-    assert b"finished pieces of an earlier run are dropped; --resume goes on with them" in again.stderr
+    assert b"finished pieces of an earlier run are deleted. Use --resume to continue" in again.stderr
 
 
 def test_a_video_that_is_done_is_not_gone_on_with(video_bundle, picture, tmp_path):
@@ -95,7 +95,7 @@ def test_a_video_that_is_done_is_not_gone_on_with(video_bundle, picture, tmp_pat
     assert run(*wanted).returncode == 0
     done = run(*wanted, "--resume")
     assert done.returncode == 2
-    assert b"Leave --resume out to make it anew" in done.stderr
+    assert b"Leave --resume out to make it again" in done.stderr
 
 
 def test_a_directory_that_is_not_there_is_not_made(video_bundle, picture, tmp_path):
@@ -109,9 +109,9 @@ def test_a_directory_that_is_not_there_is_not_made(video_bundle, picture, tmp_pa
     ("arguments", "message"),
     [
         (("missing.png", "-o", "out.mp4"), b"missing.png is no picture"),
-        (("picture", "-o", "out.avi"), b"no kind of video"),
+        (("picture", "-o", "out.avi"), b"is not a video format"),
         (("picture", "-o", "-", "--resume"), b"Name a file"),
-        (("picture", "-o", "out.mp4", "--resume"), b"no journal to go on from"),
+        (("picture", "-o", "out.mp4", "--resume"), b"no journal to resume"),
         (("picture", "-o", "out.mp4", "--size", "100"), b"multiples of 32"),
     ],
 )

@@ -50,12 +50,12 @@ def test_a_family_that_is_unknown_is_named_with_those_that_are_not(tmp_path: Pat
 
 def test_clips_take_the_place_of_prompts_for_a_video(tmp_path: Path) -> None:
     done = invoke("encode", tmp_path, tmp_path, "-o", tmp_path / "out", "--family", "swifti2v-motion")
-    refused(done, "TrainingError", "says nothing about videos")
+    refused(done, "TrainingError", "has no video settings")
     assert not (tmp_path / "out").exists()
 
 
 def test_networks_that_measure_have_one_place(tmp_path: Path) -> None:
-    refused(invoke("data", "metrics", "-o", tmp_path / "mine"), "UsageError", "leave -o out")
+    refused(invoke("data", "metrics", "-o", tmp_path / "mine"), "UsageError", "Leave -o out")
     assert not list(tmp_path.iterdir())
 
 
@@ -68,7 +68,7 @@ def test_a_video_model_that_does_not_say_how_it_is_sampled_is_refused(tmp_path: 
     (tmp_path / "model/detail_transformer").mkdir(parents=True)
     (tmp_path / "model/detail_transformer/config.json").write_text("{}")
     done = invoke("eval", tmp_path / "model", "-o", tmp_path / "out")
-    refused(done, "TrainingError", "does not say how its video is sampled")
+    refused(done, "TrainingError", "has no video settings")
     assert not (tmp_path / "out").exists()
 
 

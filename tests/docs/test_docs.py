@@ -15,7 +15,7 @@ import pytest
 from segue.cli import cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/desktop/README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/desktop/README.md"]
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|&& |\| |`)((?:\w+=\S+ )*segue [a-z][^`|&#\n]*)", re.MULTILINE)
 
@@ -32,12 +32,14 @@ def commands():
             for text in COMMAND.findall(line if line.startswith("    ") or "`" in line else ""):
                 if "…" in text or len(text.split()) < 3:
                     continue  # named, not written out
-                found.setdefault(text.strip(), f"{page.stem}: {text.strip()}"[:80])
+                found.setdefault(text.strip(), f"{page.parent.name}/{page.stem}: {text.strip()}"[:80])
     return [pytest.param(text, id=name) for text, name in found.items()]
 
 
 def test_the_program_of_the_guide_to_embedding_is_short():
-    (program, *_) = [text for name, text in FENCED.findall((ROOT / "docs/embed.md").read_text()) if name == "python"]
+    (program, *_) = [
+        text for name, text in FENCED.findall((ROOT / "docs/guide/embed.md").read_text()) if name == "python"
+    ]
     assert len([line for line in program.splitlines() if line.strip()]) <= 15
 
 
@@ -59,6 +61,23 @@ def test_links_between_the_documents_lead_somewhere():
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             if not (page.parent / target).exists():
                 wrong.append(f"{page.name}: {target}")
+    assert not wrong
+
+
+def test_paths_that_code_and_pages_name_are_there():
+    named = re.compile(
+        r"(?<![\w./-])(?:docs|tests|benchmarks|runtime|engines|export|training|commands|app)/[\w./-]*\w\.(?:md|py|svg|png|gif|txt|toml)"
+    )
+    wrong = []
+    for path in sorted(p for kind in ("*.py", "*.md", "*.toml", "*.yml") for p in ROOT.rglob(kind)):
+        inside = path.relative_to(ROOT).parts
+        if inside[0] in ("build", "runs", "CHANGELOG.md") or any(part.startswith(".") for part in inside):
+            continue
+        wrong += [
+            f"{path.relative_to(ROOT)}: {name}"
+            for name in named.findall(path.read_text("utf-8"))
+            if not (ROOT / name).exists() and not re.search(r"NAME|FAMILY", name)
+        ]
     assert not wrong
 
 
@@ -84,13 +103,14 @@ def names_in(path):
             used.add(node.attr)
         elif isinstance(node, ast.ImportFrom | ast.Import):
             used.update(part for alias in node.names for part in alias.name.split("."))
-            used.update((getattr(node, "module", "") or "").split("."))
+            if not getattr(node, "level", 0):  # engines/tensorrt/ is a folder of ours
+                used.update((getattr(node, "module", "") or "").split("."))
     return defined, used | defined
 
 
 def listed(heading):
     """Return the names that docs/status.md lists by module below a heading, up to the next one that lists some."""
-    text = (ROOT / "docs/status.md").read_text().partition(heading)[2]
+    text = (ROOT / "docs/evidence/status.md").read_text().partition(heading)[2]
     found = {}
     for item in re.split(r"^- ", re.split(r"\n\n(?!- )", text, maxsplit=1)[0], flags=re.MULTILINE)[1:]:
         path, *names = re.findall(r"`([\w./]+)`", item)
@@ -99,15 +119,15 @@ def listed(heading):
 
 
 def test_what_has_run_on_a_gpu_and_what_never_has_is_listed_by_names_that_the_code_has():
-    run, never = listed("with tiles.\n\n"), listed("Has never run on a GPU:\n\n")
-    assert {"engines/tensorrt.py", "engines/cuda_graph.py"} <= set(never) - set(run)
+    run, never = listed("Has run on a GPU:\n\n"), listed("Has never run on a GPU:\n\n")
+    assert {"engines/tensorrt/engine.py", "engines/tensorrt/cuda_graph.py"} <= set(never) - set(run)
     for path, names in [*run.items(), *never.items()]:
         assert names, path
         assert set(names) <= names_in(ROOT / path)[0], path
     asking = {
         str(path.relative_to(ROOT))
         for folder in ("engines", "runtime", "app")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
         if ON_GPU & names_in(path)[1]
     }
     assert asking <= {*run, *never}
@@ -126,7 +146,7 @@ def test_the_programs_of_the_guides_pass_a_strict_type_check(tmp_path):
     (tmp_path / "segue").symlink_to(ROOT)
     programs = []
     for index, text in enumerate(
-        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/embed.md").read_text(), re.M | re.S)
+        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/guide/embed.md").read_text(), re.M | re.S)
     ):
         programs.append(tmp_path / f"program_{index}.py")
         programs[-1].write_text(text)

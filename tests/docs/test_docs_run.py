@@ -14,20 +14,20 @@ from segue.export.checkpoint.read import Settings
 from segue.runtime.media.png import write_png
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/desktop/README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/desktop/README.md"]
 CODE = re.compile(r"^```(python|sh)\n(.*?)^```$|((?:^    [^\n]*\n)+)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(segue|pip|python|pytest|torchrun|pyinstaller|dist/segue-desktop) ?")
 ELSEWHERE = {  # what no test can run on two cores within minutes, and where it is run instead
     r"pip install .*|pytest": "the environment of the tests; .ci/run runs README's two lines in new ones",
-    r"segue data .*": "fetches gigabytes: tests/training/test_emoji.py, test_clips.py, test_metrics.py",
+    r"segue data .*": "fetches gigabytes: tests/training/data, tests/training/metrics",
     r"segue train (?!.*--dry-run).*|torchrun .*": "hours: tests/training trains small recipes",
-    r"segue (encode|pairs) .*": "half an hour: tests/training/cdm/test_conditions.py, test_pairs.py",
+    r"segue (encode|pairs) .*": "half an hour: tests/training/cdm/data",
     r"segue eval .*": "half an hour, and wants `segue data metrics`: tests/training/evaluation",
-    r"segue compare .*": "wants `segue data metrics`: tests/runtime/test_compare.py",
+    r"segue compare .*": "wants `segue data metrics`: tests/runtime/diagnostics/test_compare.py",
     r"python benchmarks/.*": "hours",
     r"segue (export|render|plan) \S*(runs/|my-emoji).*": "what the training above gives",
-    r"segue build .*--(sm|device) .*|.* --target tensorrt-rtx.*": "minutes: tests/engines/test_tensorrt_build.py",
-    r".* --target ort-cuda|.* --kind fp8|.* --engines": "a GPU's: tests/export/test_qdq.py, runtime/test_compare.py",
+    r"segue build .*--(sm|device) .*|.* --target tensorrt-rtx.*": "minutes: tests/engines/tensorrt/test_build.py",
+    r".* --target ort-cuda|.* --kind fp8|.* --engines": "a GPU's: tests/export/quantize, tests/runtime/diagnostics",
     r"pyinstaller .*|dist/.*|python examples/desktop/.*": "tests/examples/test_desktop.py",
 }
 
@@ -67,7 +67,7 @@ def done():
     return set()
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in WITH_CODE])
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in WITH_CODE])
 def test_the_code_of_a_page_runs(page, folder, done, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # not the user's
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
@@ -101,5 +101,7 @@ def test_every_line_that_is_run_elsewhere_is_in_a_page():
 
 
 def test_the_settings_that_the_page_on_export_shows_are_the_defaults():
-    (shown,) = re.findall(r"^    ({\"t5_tokens.*?}})$", (ROOT / "docs/export.md").read_text(), re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(
+        r"^    ({\"t5_tokens.*?}})$", (ROOT / "docs/guide/export.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     assert json.loads(shown) == json.loads(json.dumps(asdict(Settings())))

@@ -98,7 +98,7 @@ def test_what_fails_is_said_in_the_window(app, window, monkeypatch):
     monkeypatch.setattr(segue, "Request", lambda prompt: plain(prompt, size=17))
     window.ask()
     until(app, window.draw.isEnabled)
-    assert "the size 17x17" in window.status.text()
+    assert "size 17x17" in window.status.text()
 
 
 @pytest.mark.skipif(

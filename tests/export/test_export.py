@@ -201,7 +201,7 @@ def test_unpacking_refuses_links_and_pipes_as_opening_does(exported, tmp_path, m
     shutil.copytree(exported, tmp_path / "bundle")
     (tmp_path / "bundle/vae/config.json").unlink()
     make(tmp_path / "bundle/vae/config.json")
-    with pytest.raises(BundleError, match="is no regular file"):
+    with pytest.raises(BundleError, match="is not a regular file"):
         unpack(tmp_path / "bundle", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
@@ -267,7 +267,7 @@ def test_an_existing_target_is_refused_and_left_alone(tiny_checkpoint, tmp_path)
 
 
 def test_an_unknown_precision_is_refused(tiny_checkpoint, tmp_path):
-    with pytest.raises(UsageError, match="'int3' is unknown"):
+    with pytest.raises(UsageError, match="Unknown precision 'int3'"):
         export(tiny_checkpoint, tmp_path / "out", precision="int3")
 
 

@@ -65,9 +65,9 @@ def copy(video_checkpoint, tmp_path):
         ("transformer/config.json", {"in_channels": 8}, "in_channels 8; the other parts need 12"),
         ("detail_transformer/config.json", {"text_dim": 8}, "text_dim 8; the other parts need 16"),
         ("segue.json", {"guidance": 3.0}, "Stage II runs without guidance"),
-        ("segue.json", {"video": {"size": [64]}}, r"size is \[64\], which should be \[height, width\]"),
+        ("segue.json", {"video": {"size": [64]}}, r"size must be \[height, width\], got \[64\]"),
         ("segue.json", {"video": {"frame": 9}}, "unknown key 'frame'"),
-        ("segue.json", {"video": {"size": [100, 64]}}, "no multiples of 64"),
+        ("segue.json", {"video": {"size": [100, 64]}}, "not multiples of 64"),
     ],
 )
 def test_a_checkpoint_that_is_no_swifti2v_is_refused(copy, tmp_path, file, change, message):

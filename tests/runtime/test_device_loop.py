@@ -14,7 +14,7 @@ from segue.engines.ort.engine import OrtResident
 from segue.errors import Cancelled
 from segue.runtime import device_loop
 from segue.runtime.components import Components
-from segue.runtime.differences import relative_l2
+from segue.runtime.diagnostics.difference import relative_l2
 from segue.runtime.pipeline import open_model
 from segue.runtime.request import Request
 from segue.runtime.sampling.tiles import Tiling

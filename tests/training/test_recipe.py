@@ -13,8 +13,8 @@ from segue.training.recipe import train
     [
         ({"steps": 1, "batch": 1, "learning_rate": 1e-3, "warm_up": 3}, r"no key 'warm_up'.*Known keys.*warmup"),
         ({"steps": 1, "batch": 1}, r"needs the key 'learning_rate'"),
-        ({"steps": "many", "batch": 1, "learning_rate": 1e-3}, r"steps = 'many' should be of type int"),
-        ({"steps": True, "batch": 1, "learning_rate": 1e-3}, r"steps = True should be of type int"),
+        ({"steps": "many", "batch": 1, "learning_rate": 1e-3}, r"steps = 'many' must be of type int"),
+        ({"steps": True, "batch": 1, "learning_rate": 1e-3}, r"steps = True must be of type int"),
     ],
 )
 def test_a_wrong_key_is_named_with_what_would_be_right(table: dict, message: str) -> None:
@@ -72,7 +72,7 @@ def test_a_recipe_without_a_task_says_which_tasks_there_are(tmp_path: Path) -> N
         ("[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\nema = 1.0\n[teacher]\n", r"ema = 1.0 must be in"),
         (
             '[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\noptimiser = "adam"\n[teacher]\n',
-            r"optimiser = 'adam' is none of adamw, muon",
+            r"optimiser = 'adam' must be one of adamw, muon",
         ),
         ("\udcff", "not valid TOML"),
     ],

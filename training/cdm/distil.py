@@ -1,4 +1,4 @@
-"""The CDM iteration on real networks, alone or as one of many processes that share a global batch."""
+"""The CDM iteration on real networks, in one process or in several that share a global batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .terms import Pull, RollOut, fake_term, roll_out, student_pulls, student_te
 
 @dataclass(frozen=True)
 class Place:
-    """Which part of the global batch is this process's."""
+    """This process's share of the global batch."""
 
     rank: int = 0
     world: int = 1
@@ -46,9 +46,9 @@ class Place:
 
 
 class Distillation:
-    """Student, teachers, optimisers and the student's average; one call of `iterate` is one iteration.
+    """Student, teachers, optimisers and the student's average. A call of `iterate` is one iteration.
 
-    Every draw is keyed by (seed, iteration, sample), so `iterate(k)` after a restored state is what it would have been.
+    The key of every draw is (seed, iteration, sample): `iterate(k)` gives the same result after a restored state.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Distillation:
         }
 
     def iterate(self, step: int) -> dict[str, float]:
-        """Do one iteration: the fake teacher learns; each `student_every`-th time the student does too.
+        """Do one iteration: train the fake teacher, and the student each `student_every`-th time.
 
-        Returns the figures to log, the same on every process; "loss" is the fake teacher's, the one whose value means
-        something. Raises TrainingError when the student has diverged, before that iteration has changed a weight.
+        Returns the figures to log, the same in every process. "loss" is the fake teacher's loss: only its value is
+        meaningful. Raises TrainingError if the student has diverged, before the iteration changes a weight.
         """
         spec, rate = self.spec, learning_rate(self.loop, step)
         parts = list(self._parts(step))
@@ -100,17 +100,17 @@ class Distillation:
         return figures
 
     def pulls(self, step: int) -> Iterator[dict[str, Pull]]:
-        """Yield what the student's terms would pull at in the iteration, and change nothing."""
+        """Yield the pulls of the student's terms in the iteration, and change nothing."""
         for part in self._parts(step):
             given = part.draws, part.path, part.text, part.empty
             yield from student_pulls(self._student, self._real, self._fake, *given, self.spec.terms, part.end)
 
     def check(self, step: int) -> None:
-        """Raise TrainingError where the student has diverged in the iterations up to `step`, before they are saved."""
+        """Raise TrainingError if the student diverged up to iteration `step`. A diverged state is never saved."""
         self._size_of_estimates(list(self._parts(step)), step)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return weights of student and fake teacher, the average, and both optimisers' moments."""
+        """Return the weights of student and fake teacher, the average, and both optimisers' moments."""
         found: dict[str, Tensor] = {f"average.{name}": tensor for name, tensor in self.average.items()}
         for role, parameters in self.parameters.items():
             found |= {f"weight.{role}.{name}": p.detach() for name, p in parameters.items()}
@@ -118,16 +118,16 @@ class Distillation:
         return found
 
     def restored(self, steps: int) -> None:
-        """Tell the optimisers how often they have stepped in `steps` iterations."""
+        """Set the optimisers' number of steps after `steps` iterations."""
         set_steps(self.optimisers["fake"], steps)
         set_steps(self.optimisers["student"], updates(self.spec, steps))
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Put the student's averaged weights in place for the time of the block."""
+        """Use the student's averaged weights inside the block."""
         return swapped(self.parameters["student"], self.average)
 
     def _draw(self, step: int) -> list[tuple[Draws, Condition, Tensor | None]]:
-        """Return draws, texts and the teacher's ends of this process's samples of the iteration, `micro` at a time."""
+        """Return draws, texts and the teacher's ends of this process's samples, `micro` at a time."""
         spec, loop = self.spec, self.loop
         mine = self.place.samples(loop.batch)
         size = spec.micro or len(mine)
@@ -146,7 +146,7 @@ class Distillation:
         return drawn
 
     def _parts(self, step: int) -> Iterator[_Part]:
-        """Yield this process's samples of the iteration, rolled out, `micro` at a time."""
+        """Yield this process's samples, rolled out, `micro` at a time."""
         drawn = self._drawn(step)
         total = sum(len(draws.anchor) for draws, *_ in drawn)
         for draws, taken, end in drawn:
@@ -159,7 +159,7 @@ class Distillation:
             yield _Part(here, text, empty, path, None if end is None else end.to(self.device), samples / total)
 
     def _size_of_estimates(self, parts: list[_Part], step: int) -> float:
-        """Return the root mean square of the roll-out's clean estimates; raises TrainingError above the limit."""
+        """Return the root mean square of the clean estimates. Raises TrainingError above the limit."""
         mean = self._mean(torch.stack([p.share * p.path.estimate.square().mean() for p in parts]).sum())
         size = mean.sqrt().item()
         if not size <= self.spec.limit:
@@ -178,8 +178,8 @@ class Distillation:
             fixed, had = ({name: _fixed(name, shape) for name, shape in of.items()} for of in (wanted, found))
             if had != fixed:
                 raise TrainingError(
-                    f"the conditions in {kind.folder} have shapes {found}, but the transformer takes {wanted}, "
-                    "whatever the number of tokens and frames. Write them with segue encode, by this teacher."
+                    f"the conditions in {kind.folder} have shapes {found}, but the transformer takes {wanted} (any "
+                    "number of tokens and frames fits). Write them with segue encode, by this teacher."
                 )
 
     def _fake_losses(self, parts: list[_Part]) -> Iterator[dict[str, Tensor]]:
@@ -195,7 +195,7 @@ class Distillation:
                 yield {name: part.share * term for name, term in terms.items()}
 
     def _update(self, role: str, losses: Iterator[dict[str, Tensor]], rate: float) -> dict[str, float]:
-        """Propagate each loss back as it comes, so that one graph is in memory at a time; then step."""
+        """Propagate each loss back at once, so that memory holds one graph. Then step."""
         optimiser, parameters = self.optimisers[role], list(self.parameters[role].values())
         optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
@@ -219,7 +219,7 @@ class Distillation:
         return {**means, f"gradient norm, {role}": norm.item()}
 
     def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """Average over processes, once for all parts; sharded networks have done so in the backward pass."""
+        """Average over processes, once for all parts. Sharded networks do it in the backward pass."""
         if self.place.world > 1 and not self.spec.shard:
             for p in parameters:
                 if p.grad is not None:
@@ -236,18 +236,18 @@ class Distillation:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some samples of one iteration; `share` is their part of this process's samples."""
+    """Some samples of an iteration. `share` is their fraction of this process's samples."""
 
     draws: Draws
     text: Condition
     empty: Condition
     path: RollOut
-    end: Tensor | None  # where the guided teacher carries the roll-outs' noise, from the pairs
+    end: Tensor | None  # the guided teacher's results for the roll-outs' noise, from the pairs
     share: float
 
 
 def _fixed(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return what is the same in all samples: neither the number of tokens nor that of frames."""
+    """Return the axes that are equal in all samples, without the numbers of tokens and frames."""
     if name in ("states", "positions"):
         return shape[1:]
     return (shape[0], *shape[2:]) if len(shape) == 4 else shape

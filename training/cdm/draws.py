@@ -1,7 +1,7 @@
-"""Everything random of one CDM iteration, drawn for each sample by itself.
+"""Draw the random data of one CDM iteration, sample by sample.
 
-A sample's stream is keyed by (seed, iteration, index of the sample in the global batch), so that any number of
-processes draws the same iteration. The number of roll-out steps belongs to the iteration.
+The key of a sample's stream is (seed, iteration, index in the global batch). Any number of processes therefore draws
+the same iteration. All samples of an iteration have the same number of roll-out steps.
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ from ...runtime.sampling.schedule import shift_sigmas
 from .losses import clamp_level
 
 SCHEDULES = ("dynamic", "stratified", "fixed")
-WHOLE_BATCH, SHARED_SCHEDULE, PAIR_NOISE, KIND = range(2**63, 2**63 + 4)  # streams that no sample has as its index
+WHOLE_BATCH, SHARED_SCHEDULE, PAIR_NOISE, KIND = range(2**63, 2**63 + 4)  # stream numbers beyond every sample's index
 
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """How the student's roll-out is laid out (raw levels, before the shift)."""
+    """The levels of the student's roll-out (raw levels, before the shift)."""
 
     schedule: str = "dynamic"  # interior levels independent; "stratified": one in each equal bin; "fixed"
     longest: int = 28  # N ~ U{1 … longest}
     lowest: float = 0.25  # interior raw levels are uniform in [lowest, highest]
     highest: float = 0.95
     fixed: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
-    shared: bool = False  # one schedule for the whole batch (the authors' program: for each GPU's part of it)
+    shared: bool = False  # one schedule for the whole batch (the authors' program: one for each GPU's share)
     shift: float = 3.0
 
     def __post_init__(self) -> None:
-        """Raise TrainingError for values that no roll-out can have."""
+        """Raise TrainingError for impossible values."""
         if self.schedule not in SCHEDULES:
-            raise TrainingError(f"schedule = {self.schedule!r} is none of {', '.join(SCHEDULES)}. Mend the recipe.")
+            raise TrainingError(f"[cdm.schedule] schedule = {self.schedule!r} must be one of {', '.join(SCHEDULES)}.")
         if not 0 < self.shift < float("inf"):
-            raise TrainingError(f"[cdm.schedule] shift = {self.shift} must be above 0. Mend the recipe.")
+            raise TrainingError(f"[cdm.schedule] shift = {self.shift} must be above 0. Correct the recipe.")
         falling = all(a > b > 0 for a, b in itertools.pairwise(self.fixed))
         if self.longest < 1 or not 0 < self.lowest < self.highest <= 1 or self.fixed[:1] != (1.0,) or not falling:
             raise TrainingError(
-                f"longest = {self.longest}, lowest = {self.lowest}, highest = {self.highest}, fixed = {self.fixed}: no "
-                "schedule. Mend the recipe: longest is 1 or more, 0 < lowest < highest <= 1, and fixed falls from 1."
+                f"[cdm.schedule] longest = {self.longest}, lowest = {self.lowest}, highest = {self.highest}, fixed = "
+                f"{self.fixed}: not possible. Correct the recipe: longest is at least 1, 0 < lowest < highest <= 1, "
+                "and fixed falls from 1."
             )
 
 
 @dataclass(frozen=True)
 class Renoise:
-    """A noise level (B,) within [0.02, 0.98] and the noise (B, …) that goes with it."""
+    """A noise level (B,) in [0.02, 0.98] and its noise (B, …)."""
 
     level: Tensor
     noise: Tensor
@@ -68,14 +69,14 @@ class Draws:
 
     sigmas: Tensor  # (B, N + 1) shifted levels of the roll-out, 1 first, falling, 0 last
     anchor: Tensor  # (B,) in 0 … N - 1
-    start: Tensor  # (B, …) the noise that the roll-out begins with
+    start: Tensor  # (B, …) the roll-out's first noise
     fake: Renoise
-    ca: Renoise  # its level is never above the sample's anchor, except at the floor of 0.02
+    ca: Renoise  # level at most the sample's anchor, except at the floor of 0.02
     dm: Renoise
     cdm: Renoise
     off: Tensor  # (B,) the level of the off-trajectory point
     off_noise: Tensor  # (B, …) for the off-trajectory point of the Gaussian ablation
-    calls: int  # the roll-out's calls up to the last anchor of the global batch: the same for every process
+    calls: int  # the roll-out's calls up to the global batch's last anchor, the same for every process
 
     def to(self, device: torch.device) -> Draws:
         """Return the same on `device`."""
@@ -94,14 +95,14 @@ def stream(seed: int, iteration: int, sample: int) -> np.random.Generator:
 
 
 def draw_steps(spec: ScheduleSpec, seed: int, iteration: int) -> int:
-    """Return the number N of roll-out steps of `iteration`, the same for every sample."""
+    """Return the number N of roll-out steps of `iteration`."""
     if spec.schedule == "fixed":
         return len(spec.fixed)
     return int(stream(seed, iteration, WHOLE_BATCH).integers(1, spec.longest + 1))
 
 
 def draw_kind(kinds: int, seed: int, iteration: int) -> int:
-    """Return which of `kinds` kinds of samples `iteration` takes: those of a batch are of one shape."""
+    """Return the index of the kind of samples in `iteration`. All samples of a batch have one shape."""
     return int(stream(seed, iteration, KIND).integers(kinds))
 
 
@@ -118,9 +119,9 @@ def draw_raw(spec: ScheduleSpec, steps: int, random: np.random.Generator) -> np.
 def draw(
     spec: ScheduleSpec, shape: tuple[int, ...], seed: int, iteration: int, samples: Sequence[int], batch: int
 ) -> Draws:
-    """Return the draws of the given `samples` of a global batch of `batch`, on the processor.
+    """Return the draws of `samples` from a global batch of `batch`, on the processor.
 
-    `shape` is that of one sample's latents.
+    `shape` is the shape of one sample's latents.
     """
     steps = draw_steps(spec, seed, iteration)
     shared = draw_raw(spec, steps, stream(seed, iteration, SHARED_SCHEDULE))
@@ -145,7 +146,7 @@ def _anchor(steps: int, random: np.random.Generator) -> int:
 def _one(
     spec: ScheduleSpec, shape: tuple[int, ...], steps: int, shared: np.ndarray, random: np.random.Generator
 ) -> tuple[Any, ...]:
-    anchor = _anchor(steps, random)  # first of all, so that every process can tell every sample's
+    anchor = _anchor(steps, random)  # drawn first: every process computes every sample's anchor
     raw = shared if spec.shared else draw_raw(spec, steps, random)
     levels = random.random(5, np.float32)
     noise = random.standard_normal((6, *shape), np.float32)

@@ -1,7 +1,7 @@
-"""The transformers that CDM distils: how each takes latents, level and condition, and where it is adapted or split.
+"""The table of the transformers that CDM distils: their inputs, LoRA's linears, the blocks for FSDP2.
 
-A velocity is eps - x0 at level t. Stable Diffusion 3 takes 2-D latents and 1000 t; LongCat-Image takes packed latents
-with position ids and t itself, which its transformer multiplies by 1000. SwiftI2V's stages are in `video.py`.
+A velocity is eps - x0 at level t. Stable Diffusion 3 takes 2-D latents and 1000 t. LongCat-Image takes packed latents
+with position ids, and t: its transformer multiplies by 1000. `video.py` has SwiftI2V's stages.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
-from . import video
+from . import names, video
 
 Condition = dict[str, Tensor]
-"""What B samples are to show: "states" (B, tokens, width) of the text, and what else the family takes."""
+"""The condition of B samples: "states" (B, tokens, width) of the text, and the family's other inputs."""
 
-LONGCAT_TEXT = 512  # LongCat-Image pads or cuts every prompt to this many tokens
+LONGCAT_TEXT = 512  # LongCat-Image pads or cuts every prompt to this number of tokens
 
 
 def joint_length(config: Any, latents: tuple[int, ...], tokens: int) -> set[int]:
-    """Return the tokens of picture and text, which attend to one another; packed latents are tokens already."""
+    """Return the length of joint attention over picture and text. Packed latents are tokens already."""
     return {tokens + (latents[0] if len(latents) == 2 else math.prod(latents[1:]) // config.patch_size**2)}
 
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families; every function is pure."""
+    """What differs between families. Every function is pure."""
 
     model: str  # the class of diffusers
-    blocks: tuple[str, ...]  # the classes that FSDP2 shards one by one
-    adapted: tuple[str, ...]  # the linears that LoRA adapts: the paper's, by the ends of their names
+    blocks: tuple[str, ...]  # classes that FSDP2 shards one by one
+    adapted: tuple[str, ...]  # linears that LoRA adapts, as in the paper, by the ends of their names
     velocity: Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
     shape: Callable[..., tuple[int, ...]]  # (config, [frames,] height, width in pixels) to one sample's latents
-    text: Callable[[Any, int], dict[str, tuple[int, ...]]]  # (config, tokens) to what guidance leaves out of a sample
-    beside: Callable[[Any, tuple[int, ...]], dict[str, tuple[int, ...]]] = lambda config, latents: {}  # and the rest
+    text: Callable[[Any, int], dict[str, tuple[int, ...]]]  # (config, tokens) to the shapes that guidance replaces
+    beside: Callable[[Any, tuple[int, ...]], dict[str, tuple[int, ...]]] = lambda config, latents: {}  # other inputs
     part: str = "transformer"  # the checkpoint's folder of the network
     lengths: Callable[[Any, tuple[int, ...], int], set[int]] = joint_length  # (config, latents, tokens): of attention
 
     def network_class(self) -> Any:
-        """Return the class of the network: one of diffusers, or Segue's own."""
+        """Return the class of the network, from diffusers or Segue."""
         import diffusers
 
         if self.model == "SegmentTransformer":
@@ -86,7 +86,7 @@ def _longcat_velocity(network: nn.Module, latents: Tensor, level: Tensor, condit
 def _longcat_shape(config: Any, height: int, width: int) -> tuple[int, ...]:
     if height != width:
         raise TrainingError(
-            f"cdm.size = [{height}, {width}]: LongCat-Image is distilled on square pictures. Give two equal sides."
+            f"cdm.size = [{height}, {width}]: LongCat-Image needs square pictures here. Give two equal sides."
         )
     return (height // 16) * (width // 16), config.in_channels
 
@@ -96,7 +96,7 @@ def _longcat_text(config: Any, tokens: int) -> dict[str, tuple[int, ...]]:
 
 
 def text_ids(tokens: int) -> Tensor:
-    """Return LongCat-Image's position ids (tokens, 3) of text: modality 0, then the place twice."""
+    """Return LongCat-Image's position ids (tokens, 3) of text: modality 0, then the token's index twice."""
     place = torch.arange(tokens, dtype=torch.float32)
     return torch.stack([torch.zeros(tokens), place, place], 1)
 
@@ -114,7 +114,7 @@ _ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 _ADDED = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 
 FAMILIES = {
-    "sd3": Family(
+    names.SD3: Family(
         model="SD3Transformer2DModel",
         blocks=("JointTransformerBlock",),
         adapted=(*_ATTENTION, *_ADDED),
@@ -122,7 +122,7 @@ FAMILIES = {
         shape=_sd3_shape,
         text=_sd3_text,
     ),
-    "longcat-image": Family(
+    names.LONGCAT: Family(
         model="LongCatImageTransformer2DModel",
         blocks=("LongCatImageTransformerBlock", "LongCatImageSingleTransformerBlock"),
         adapted=(*_ATTENTION, *_ADDED),
@@ -130,7 +130,7 @@ FAMILIES = {
         shape=_longcat_shape,
         text=_longcat_text,
     ),
-    "swifti2v-motion": Family(
+    names.MOTION: Family(
         model="WanTransformer3DModel",
         blocks=("WanTransformerBlock",),
         adapted=video.ADAPTED,
@@ -140,7 +140,7 @@ FAMILIES = {
         beside=video.motion_beside,
         lengths=video.motion_lengths,
     ),
-    "swifti2v-detail": Family(
+    names.DETAIL: Family(
         model="SegmentTransformer",
         blocks=("WanTransformerBlock",),
         adapted=video.ADAPTED,
@@ -155,7 +155,7 @@ FAMILIES = {
 
 
 def find_family(name: str) -> Family:
-    """Return the family of that name; raises TrainingError for another one."""
+    """Return the family of that name. Raises TrainingError for an unknown name."""
     if name not in FAMILIES:
-        raise TrainingError(f"the family {name!r} is none of {', '.join(FAMILIES)}. Name one of these.")
+        raise TrainingError(f"there is no family {name!r}. Name one of {', '.join(FAMILIES)}.")
     return FAMILIES[name]

@@ -1,6 +1,6 @@
 """The formulas of CDM on noise levels t in [0, 1]: x_t = (1 - t) x0 + t eps, velocity eps - x0.
 
-Every function is pure, takes float32 and gives float32. Levels are (B,), latents (B, …).
+Every function is pure, and takes and returns float32. Levels are (B,), latents (B, …).
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 FLOOR = 0.1  # of the normaliser, for latents of about unit variance
-LOWEST, HIGHEST = 0.02, 0.98  # every renoise level is clamped to this range
+LOWEST, HIGHEST = 0.02, 0.98  # range of every renoise level
 
 
 def spread(level: Tensor, like: Tensor) -> Tensor:
-    """Return `level` (B,) with the trailing axes of `like` (B, …), ready to multiply it."""
+    """Return `level` (B,) with trailing axes, so that it multiplies `like` (B, …)."""
     return level.view(-1, *(1,) * (like.ndim - 1))
 
 
 def move(latents: Tensor, velocity: Tensor, level: Tensor, target: Tensor) -> Tensor:
-    """Return the latents at `target`, carried from `level` along a constant velocity, towards noise or picture.
+    """Move the latents from `level` to `target` along a constant velocity, towards noise or picture.
 
-    A step of the Euler roll-out, and the off-trajectory point of CDM: x' = x_t + (t' - t) v.
+    The Euler roll-out and the off-trajectory point of CDM use it: x' = x_t + (t' - t) v.
     """
     return latents + spread(target - level, latents) * velocity
 
@@ -43,8 +43,8 @@ def clamp_level(level: Tensor) -> Tensor:
 def surrogate(estimate: Tensor, direction: Tensor, reference: Tensor) -> Tensor:
     """Return the loss whose gradient moves `estimate` X along `direction`: mean of (X - sg(X + w direction))^2.
 
-    w = 1 / max(mean |reference - X|, 0.1) for each sample; gradient reaches X alone and is -2 w direction / numel(X).
-    Entries of w direction that are not numbers count as 0. The value is no measure of convergence.
+    w = 1 / max(mean |reference - X|, 0.1) for each sample; the gradient reaches only X: -2 w direction / numel(X).
+    NaN entries of w direction count as 0. The value does not measure convergence.
     """
     with torch.no_grad():
         gap = (reference.float() - estimate.float()).abs().flatten(1).mean(1)
@@ -54,7 +54,7 @@ def surrogate(estimate: Tensor, direction: Tensor, reference: Tensor) -> Tensor:
 
 
 def flow_loss(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """Return the flow-matching loss, the fake teacher's on student estimates: mean of (v - (eps - x0))^2."""
+    """Return the flow-matching loss of the fake teacher: mean of (v - (eps - x0))^2."""
     return (velocity.float() - (noise - clean).float()).square().mean()
 
 

@@ -1,4 +1,4 @@
-"""The three networks of CDM: student, real teacher, fake teacher, as three copies or as adapters on one base."""
+"""The networks of CDM (student, real teacher, fake teacher), as three copies or as adapters on one base."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ TRAINED = ("student", "fake")
 
 
 class FullNetworks:
-    """Three copies of the teacher: two of them train, in float32; the real teacher is frozen."""
+    """Three copies of the teacher. Student and fake teacher train, in float32. The real teacher is frozen."""
 
     def __init__(
         self, teacher: Any, family: Family, checkpointing: bool, device: torch.device,
         mesh: DeviceMesh | None = None, start: Any = None,
     ) -> None:  # fmt: skip
-        """Put the networks on `device`, or split each over the processes of `mesh`, block by block (FSDP2).
+        """Put the networks on `device`, or shard each over the processes of `mesh`, block by block (FSDP2).
 
-        The student begins as `start`, the teacher if left out.
+        The student begins as `start` if given, else as the teacher.
         """
         self.family, self.config = family, teacher.config
         if start is not None and _shapes(start) != _shapes(teacher):
-            raise TrainingError("cdm.start is of another size than cdm.teacher. Name one that began as that teacher.")
+            raise TrainingError(
+                "cdm.start has another size than cdm.teacher. Name a checkpoint trained from that teacher."
+            )
         self.trained: dict[str, nn.Module] = {}
         for role in TRAINED:
             network = copy.deepcopy(start if role == "student" and start is not None else teacher).requires_grad_(True)
@@ -44,17 +46,17 @@ class FullNetworks:
         self.real: nn.Module = _placed(teacher.eval().requires_grad_(False), family, device, mesh)
 
     def compile(self, backend: str = "inductor") -> None:
-        """Compile every network in place, by that backend of torch.compile; its parameters keep their names."""
-        torch._dynamo.config.recompile_limit = 32  # for each network; beyond it calls would be slow again
+        """Compile every network in place with a backend of torch.compile. Parameters keep their names."""
+        torch._dynamo.config.recompile_limit = 32  # for each network; more sizes would run uncompiled
         for network in (*self.trained.values(), self.real):
-            network.compile(backend=backend, dynamic=False)  # a run has few sizes of batch, see `rows_at`
+            network.compile(backend=backend, dynamic=False)  # a run has few batch sizes, see `rows_at`
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """Return the trainable parameters of "student" or "fake"; both roles have the same names."""
         return {name: p for name, p in self.trained[role].named_parameters() if p.requires_grad}
 
     def use(self, role: str) -> None:
-        """Make ready for a backward pass through calls of `role`; nothing to do here."""
+        """Prepare a backward pass through calls of `role`. There is nothing to do here."""
 
     def velocity(self, role: str, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Return the velocity, float32, of the latents' shape, by the network "student", "fake" or "real"."""
@@ -68,9 +70,9 @@ class FullNetworks:
 
 
 class LoraNetworks:
-    """One frozen base for three networks: bare it is the real teacher, each trained role is an adapter on it.
+    """One frozen base for three networks: the base is the real teacher, an adapter makes each trained role.
 
-    peft's defaults make a new adapter the identity, so that student and fake begin as the teacher.
+    A new adapter of peft is the identity: student and fake teacher begin as the teacher.
     """
 
     def __init__(self, teacher: Any, family: Family, checkpointing: bool, rank: int, alpha: int) -> None:
@@ -80,7 +82,7 @@ class LoraNetworks:
         self.base: Any = teacher.eval().requires_grad_(False)
         config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(family.adapted))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # the second one is meant
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # the name means the second one
             for role in TRAINED:
                 self.base.add_adapter(config, adapter_name=role)
         self._adapters = [p for role in TRAINED for p in self.parameters(role).values()]
@@ -93,14 +95,14 @@ class LoraNetworks:
         return {name.replace(mark, "."): p for name, p in self.base.named_parameters() if mark in name}
 
     def use(self, role: str) -> None:
-        """Make `role` the active network; a backward pass that computes activations anew needs it as well as a call."""
+        """Make `role` the active network, for a call or for a backward pass that recomputes activations."""
         if role == "real":
             self.base.disable_adapters()
         else:
             self.base.enable_adapters()
             self.base.set_adapter(role)
         for p in self._adapters:
-            # peft freezes an adapter that is not active, but its graph may still wait for the backward pass.
+            # peft freezes inactive adapters, but a backward pass may still need them.
             p.requires_grad_(True)
 
     def velocity(self, role: str, latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
@@ -121,9 +123,9 @@ Networks = FullNetworks | LoraNetworks
 
 
 def load_teacher(folder: Path, family: Family, key: str = "cdm.teacher") -> nn.Module:
-    """Return the transformer of the checkpoint or bundle that `key` names, in float32.
+    """Return the transformer of the checkpoint or bundle `folder`, in float32. Errors name the recipe's `key`.
 
-    Raises TrainingError where there is none, and where a second expert shares the noise levels with it.
+    Raises TrainingError if there is none, or if a second expert shares the noise levels.
     """
     where = folder / family.part
     if not (where / "config.json").is_file():
@@ -132,13 +134,13 @@ def load_teacher(folder: Path, family: Family, key: str = "cdm.teacher") -> nn.M
         )
     if (folder / f"{family.part}_2/config.json").is_file():
         raise TrainingError(
-            f"{folder} has two experts, {family.part} and {family.part}_2; a distillation is of one. Name a checkpoint "
-            f"with one expert as {key}."
+            f"{folder} has two experts, {family.part} and {family.part}_2, but a distillation takes one. Name a "
+            f"checkpoint with one expert as {key}."
         )
     try:
         return pretrained(family.network_class(), where)
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{where} cannot be loaded: {error}. Fetch its weights, as safetensors.") from error
+        raise TrainingError(f"{where} cannot be loaded: {error}. Fetch its weights as safetensors.") from error
 
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:
@@ -150,8 +152,8 @@ def _placed(network: nn.Module, family: Family, device: torch.device, mesh: Devi
         return network.to(device)
     from torch.distributed.fsdp import fully_shard
 
-    # Sharding moves to the device a part at a time. What stands outside the blocks is given back after each call too:
-    # else a call after the average was put in place would still use what it gathered before.
+    # Sharding moves the network to the device part by part. Weights outside the blocks are freed after each call too.
+    # Otherwise a call with the averaged weights would still use the weights gathered before.
     for module in network.modules():
         if type(module).__name__ in family.blocks:
             fully_shard(module, mesh=mesh, reshard_after_forward=True)

@@ -1,4 +1,4 @@
-"""What a distillation would need, without a weight: networks, bytes a device, calls an update, time."""
+"""Plan a distillation without its weights: networks, bytes for each device, calls for each update, time."""
 
 from __future__ import annotations
 
@@ -22,32 +22,31 @@ from .distil import Place
 from .families import Family, find_family
 from .spec import CdmSpec, updates
 
-# Multiples of a call without gradient, by the usual count of products: a call with gradient runs forward and twice as
-# much back; checkpointing runs it forward once more.
+# Multiples of a call without gradient, in products. A backward pass costs two calls. Checkpointing adds one more.
 TRAINED, RECOMPUTED = 3, 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The needs of one process; bytes are of one device."""
+    """The needs of one process. Bytes are for one device."""
 
     parameters: int  # of the transformer
-    trained: int  # of each trained role: all of them, or an adapter's
+    trained: int  # of each trained role: all of them, or the adapter's
     bytes: dict[str, int]  # by part
-    calls: dict[str, float]  # mean calls of the network for each update of the student, by purpose, a sample
-    flops: int  # of one call without gradient for one sample
+    calls: dict[str, float]  # mean calls for each student update and sample, by purpose
+    flops: int  # of a call without gradient for one sample
     seconds: float  # of one update of the student, at `rate`
-    rate: float  # floating-point operations a second that this device reaches in a large product
+    rate: float  # this device's operations per second in a large product
     updates: int  # of the student over the whole run
 
     @property
     def forwards(self) -> float:
-        """Return the work of one update of the student in calls without gradient, a sample."""
+        """Return the work of a student update in calls without gradient for each sample."""
         return sum(self.calls.values())
 
 
 def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
-    """Return the plan of a recipe for `world` processes; the teacher's weights need not be there."""
+    """Return the plan of a recipe for `world` processes. It needs no teacher's weights."""
     family = find_family(spec.family)
     network = empty_transformer(spec, family)
     parameters = sum(p.numel() for p in network.parameters())
@@ -81,7 +80,7 @@ def make_plan(spec: CdmSpec, loop: LoopSpec, world: int = 1) -> Plan:
 
 
 def mean_calls(spec: CdmSpec) -> dict[str, float]:
-    """Return the mean work for each update of the student by purpose, in calls without gradient a sample."""
+    """Return the mean work of a student update by purpose, in calls without gradient for each sample."""
     schedule, terms = spec.schedule, spec.terms
     lengths = [len(schedule.fixed)] if schedule.schedule == "fixed" else range(1, schedule.longest + 1)
     steps = statistics.mean(_steps_a_sample(length, terms.target == "full-trajectory") for length in lengths)
@@ -98,12 +97,12 @@ def mean_calls(spec: CdmSpec) -> dict[str, float]:
 
 
 def _steps_a_sample(length: int, to_the_end: bool) -> float:
-    """Return a sample's mean steps in a roll-out of `length` up to its anchor, with `rows_at`'s quarters of a batch."""
+    """Return a sample's mean steps in a roll-out of `length`, with `rows_at`'s quarters of a batch."""
     return length if to_the_end else sum(math.ceil(4 * left / length) / 4 for left in range(1, length + 1))
 
 
 def empty_transformer(spec: CdmSpec, family: Family) -> Any:
-    """Return the transformer on the meta device: of the teacher's own config, or of the shipped one of its name."""
+    """Return the transformer on the meta device, from the teacher's config or the shipped one of that name."""
     own = Path(spec.teacher) / family.part / "config.json"
     shipped = resources.files(f"{__package__}.configs").joinpath(f"{Path(spec.teacher).name}.json")
     if not own.is_file() and not shipped.is_file():
@@ -117,7 +116,7 @@ def empty_transformer(spec: CdmSpec, family: Family) -> Any:
 
 
 def adapter_parameters(network: nn.Module, family: Family, rank: int) -> int:
-    """Return how many parameters LoRA of `rank` adds for one role."""
+    """Return the number of parameters that LoRA of `rank` adds for one role."""
     return sum(
         rank * (module.in_features + module.out_features)
         for name, module in network.named_modules()
@@ -126,10 +125,10 @@ def adapter_parameters(network: nn.Module, family: Family, rank: int) -> int:
 
 
 def measure(spec: CdmSpec, family: Family) -> tuple[int, int]:
-    """Return the operations of one call for one sample, and the bytes that its backward pass needs at most.
+    """Return the operations of a call for one sample, and the most bytes of its backward pass.
 
-    Nothing is computed: the network is on the meta device. With checkpointing that is what each block begins with, and
-    one block's own activations, which are computed anew.
+    Computes nothing: the network is on the meta device. With checkpointing the bytes hold every block's input, and one
+    block's activations, which the backward pass computes again.
     """
     flops, kept = _measured(spec, family, spec.checkpointing)
     if spec.checkpointing:
@@ -140,7 +139,7 @@ def measure(spec: CdmSpec, family: Family) -> tuple[int, int]:
 
 
 def _measured(spec: CdmSpec, family: Family, checkpointing: bool) -> tuple[int, int]:
-    network = nn.Module.to(empty_transformer(spec, family), torch.bfloat16)  # diffusers' own warns of nothing
+    network = nn.Module.to(empty_transformer(spec, family), torch.bfloat16)  # diffusers' `to` warns without reason
     if spec.rank:
         from peft import LoraConfig
 
@@ -161,14 +160,14 @@ def _measured(spec: CdmSpec, family: Family, checkpointing: bool) -> tuple[int, 
 
 
 def counted(network: nn.Module, call: Callable[[], Any], lengths: set[int]) -> tuple[int, int]:
-    """Return the operations of `call`, and the bytes of what it keeps for a backward pass beside weights.
+    """Return the operations of `call`, and the bytes that it keeps for a backward pass, without weights.
 
-    Matrices whose both sides are among the `lengths` of sequences are left out: attention keeps them on the meta
-    device, fused kernels do not.
+    Skips matrices with both sides in `lengths`, the lengths of sequences: attention keeps them on the meta device, but
+    fused kernels do not.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    held = [p.untyped_storage() for p in network.parameters()]  # kept alive, or their identities would be given again
+    held = [p.untyped_storage() for p in network.parameters()]  # alive, because Python reuses identities
     weights = {id(storage) for storage in held}
     kept: dict[int, int] = {}
 
@@ -186,7 +185,7 @@ def counted(network: nn.Module, call: Callable[[], Any], lengths: set[int]) -> t
 
 
 def product_rate(side: int = 2048, seconds: float = 0.5) -> float:
-    """Return the floating-point operations a second of a square product in training's dtype on this device."""
+    """Return this device's operations per second in a square product of training's dtype."""
     device = training_device()
     a, b = (torch.ones(side, side, device=device, dtype=fast_dtype(device)) for _ in range(2))
     _ = (a @ b)[0, 0].item()

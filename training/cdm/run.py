@@ -1,4 +1,4 @@
-"""A distillation from its recipe: processes, networks, conditions, sample grids and the student's checkpoint."""
+"""Run a distillation from its recipe: processes, networks, conditions, sample grids, the student's checkpoint."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from ...runtime.sampling.schedule import custom_schedule
 from ...runtime.storage.directory import NewDirectory
 from ..loop.device import check_compiler
 from ..loop.networks import pretrained, save_half
+from ..loop.recipe_file import fill
 from ..loop.run import LoopSpec
 from ..loop.state import is_first
 from ..pictures.sampling import decode, euler, shift_of, tiled
+from . import names
 from .data.conditions import open_kinds
 from .data.pairs import Pairs, made_for
 from .distil import Distillation, Place
 from .families import find_family
 from .networks import FullNetworks, LoraNetworks, Networks, load_teacher
-from .spec import CdmSpec, spec_of, updates
+from .spec import CdmSpec, updates
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -33,14 +35,14 @@ GRID = 24  # pictures
 
 
 class CdmRun(Distillation):
-    """A distillation that shows what its student draws in four calls, and writes it as a checkpoint."""
+    """A distillation with sample grids, which writes its student as a checkpoint."""
 
     after: tuple[str, ...] = ("cdm.revision",)
 
     def grid(self) -> Tensor | None:
-        """Return pictures of the first prompts, a few calls each; None for packed latents and without autoencoder.
+        """Return pictures of the first prompts. None for packed latents and without autoencoder.
 
-        Every process draws, for sharded networks need all of them; the first one decodes, the others return None.
+        Every process draws, because sharded networks need all processes. Only the first decodes; others return None.
         """
         if not (Path(self.spec.teacher) / "vae").is_dir() or len(self.shape) != 3:
             return None
@@ -59,15 +61,15 @@ class CdmRun(Distillation):
         return tiled(decode(vae.to(self.device), torch.cat(latents), batch=1))
 
     def finish(self, out: Path) -> None:
-        """Write `out/checkpoint/`: the teacher's checkpoint with the student as its transformer."""
+        """Write `out/checkpoint/`: the teacher's checkpoint with the student's transformer."""
         write_student(self.networks, Path(self.spec.teacher), self.spec, out / "checkpoint")
 
 
 def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
-    """Return the run of the recipe's [cdm] table; every process that torchrun started calls it."""
+    """Return the run of the recipe's [cdm] table. Every process of torchrun calls it."""
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())  # else it takes no notice of other processes on CPUs
+    state = PartialState(cpu=not torch.cuda.is_available())  # otherwise it ignores other processes on CPUs
     place = Place(state.process_index, state.num_processes)
     place.samples(loop.batch)
     spec = checked_spec(recipe, place.world)
@@ -76,7 +78,7 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
     teacher: Any = load_teacher(Path(spec.teacher), family)
     shape = family.shape(teacher.config, *spec.size)
     networks: Networks
-    torch.manual_seed(loop.seed)  # adapters begin at random
+    torch.manual_seed(loop.seed)  # adapters begin with random weights
     if spec.rank:
         networks = LoraNetworks(teacher.to(state.device), family, spec.checkpointing, spec.rank, spec.alpha)
     else:
@@ -90,51 +92,51 @@ def distillation(recipe: dict[str, Any], loop: LoopSpec) -> CdmRun:
     pairs = Pairs(Path(spec.pairs)) if spec.pairs else None
     if pairs and (len(kinds) > 1 or pairs.made_for != made_for(spec.family, kinds[0], shape)):
         raise TrainingError(
-            f"[cdm] pairs = {spec.pairs!r} were made for {pairs.made_for}, and this is {len(kinds)} x "
-            f"{made_for(spec.family, kinds[0], shape)}. Write them again with segue pairs, or name others."
+            f"[cdm] pairs = {spec.pairs!r} were made for {pairs.made_for}, but this recipe has {len(kinds)} x "
+            f"{made_for(spec.family, kinds[0], shape)}. Write them again with segue pairs, or name other pairs."
         )
     return CdmRun(networks, kinds, shape, spec, loop, state.device, place, pairs)
 
 
 def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
-    """Return the recipe's spec; raises TrainingError for what `world` processes could not run."""
-    spec = spec_of(recipe["cdm"])
+    """Return the recipe's spec. Raises TrainingError if `world` processes cannot run it."""
+    spec = fill(CdmSpec, recipe["cdm"], "cdm")
     find_family(spec.family)
     _check_loop(recipe["loop"])
     _check_shift(Path(spec.teacher), spec)
     if bool(spec.pairs) != bool(spec.terms.regression):
         raise TrainingError(
             f"[cdm] pairs = {spec.pairs!r} and [cdm.terms] regression = {spec.terms.regression}: one needs the other. "
-            "Write the pairs with segue pairs and name their directory, or leave both out."
+            "Write the pairs with segue pairs and name their directory, or remove both."
         )
     steps = recipe["loop"].get("steps", 0)
     if not updates(spec, steps) or (spec.fake_lead and not spec.terms.matches):
         raise TrainingError(
             f"[cdm] fake_lead = {spec.fake_lead} leaves {updates(spec, steps)} updates of the student in {steps} "
-            "iterations, or no fake teacher that could learn first. Mend fake_lead, loop.steps or the terms."
+            "iterations, or no term uses the fake teacher. Correct fake_lead, loop.steps or the terms."
         )
     if spec.start and spec.rank:
-        raise TrainingError("[cdm] has rank and start: adapters begin on the teacher. Leave one out.")
+        raise TrainingError("[cdm] has rank and start, but adapters begin on the teacher. Remove one.")
     if spec.shard and world < 2:
         raise TrainingError(
-            "[cdm] shard splits the networks over processes, and there is only one. Start it with torchrun "
-            "--nproc-per-node N -m segue.cli train RECIPE (a dry run: with --processes N), or take shard out."
+            "[cdm] shard needs several processes, and this is the only one. Remove shard, or start torchrun "
+            "--nproc-per-node N -m segue.cli train RECIPE (for a dry run: --processes N)."
         )
     return spec
 
 
 def _check_loop(table: dict[str, Any]) -> None:
-    for name, instead in (("optimiser", "AdamW trains both networks"), ("ema", "cdm.decay is the average's")):
+    for name, instead in (("optimiser", "AdamW trains both networks"), ("ema", "cdm.decay sets the student's average")):
         if name in table:
-            raise TrainingError(f"[loop] {name} means nothing to a distillation: {instead}. Take it out.")
+            raise TrainingError(f"[loop] {name} means nothing to a distillation: {instead}. Remove it.")
 
 
 def _check_shift(teacher: Path, spec: CdmSpec) -> None:
     shift = shift_of(teacher)
     if shift not in (None, spec.schedule.shift):
         raise TrainingError(
-            f"[cdm.schedule] shift = {spec.schedule.shift:g}, but the scheduler of {teacher} has {shift:g}, with which "
-            f"the student will be sampled. Write shift = {shift:g}."
+            f"[cdm.schedule] shift = {spec.schedule.shift:g}, but the scheduler of {teacher} has {shift:g} and will "
+            f"sample the student. Write shift = {shift:g}."
         )
 
 
@@ -147,9 +149,9 @@ def _mesh(spec: CdmSpec, place: Place, device: torch.device) -> DeviceMesh | Non
 
 
 def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -> None:
-    """Write the teacher's checkpoint with the student in its place, weights in fp16, whole or not at all.
+    """Write the teacher's checkpoint with the student's transformer in fp16, as a whole or not at all.
 
-    Every process calls it; the first one writes.
+    Every process calls it. The first one writes.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -165,7 +167,7 @@ def write_student(networks: Networks, teacher: Path, spec: CdmSpec, out: Path) -
     settings = json.loads((teacher / "segue.json").read_text()) if (teacher / "segue.json").is_file() else {}
     levels = spec.schedule.fixed
     sampled = {"steps": len(levels), "guidance": 1.0, "sigmas": list(levels)}
-    if spec.family == "swifti2v-motion":
+    if spec.family == names.MOTION:
         settings["video"] = settings.get("video", {}) | {f"motion_{name}": value for name, value in sampled.items()}
     else:
         settings |= sampled

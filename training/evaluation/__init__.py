@@ -1,1 +1,1 @@
-"""How good a student is, beside its teacher: measures, seeds, one report."""
+"""Evaluate a student beside its teacher: measures, seeds, one report."""

@@ -1,4 +1,4 @@
-"""Two bundles, or a bundle and pictures that exist, on one's own prompts: quality, time, memory, cost, a verdict."""
+"""Compare two bundles, or a bundle and finished pictures, on your prompts: quality, time, memory, cost, verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ...engines.targets import DEFAULT
 from ...errors import UsageError
 from ...runtime.bundle.reader import read
-from ...runtime.diagnostics.bench import Painter
+from ...runtime.diagnostics.bench import BundleProcess
 from ...runtime.media.read_image import fitted, read_image
 from ...runtime.request import check_size
 from ..metrics.nets import Lite0, embed_names
@@ -30,10 +30,10 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class CompareSpec:
-    """What is asked of both sides: prompts, the most seconds a picture may take, pictures a prompt, (height, width).
+    """The task of both sides: prompts, time limit of a picture in seconds, pictures for each prompt, (height, width).
 
-    `price` is that of an hour of this machine, in any currency; `target` what runs the graphs; `steps` None is each
-    bundle's own number.
+    `price` is the price of this machine per hour, in any currency. `target` runs the graphs. `steps` None means each
+    bundle's default.
     """
 
     prompts: tuple[str, ...]
@@ -48,10 +48,10 @@ class CompareSpec:
 
 @dataclass(frozen=True)
 class Side:
-    """One side: pictures (prompts, seeds, height, width, 3) uint8, seconds of each (None: they were there), figures.
+    """One side: pictures (prompts, seeds, height, width, 3) uint8, seconds of each (None: finished before), figures.
 
-    Figures by name: "diversity", "agreement", "median s", "p95 s", "MiB", "cost of 1000"; what cannot be measured is
-    absent.
+    Figures by name: "diversity", "agreement", "median s", "p95 s", "MiB", "cost of 1000". Figures without a
+    measurement are absent.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both sides, the gap between them ("LPIPS", "KID x 1e3"), and what follows for the budget."""
+    """Both sides, their gap ("LPIPS", "KID x 1e3"), and the verdict."""
 
     sides: tuple[Side, Side]
     gap: dict[str, float]
@@ -70,9 +70,9 @@ class Comparison:
 
 
 def compare(first: str, second: str, spec: CompareSpec, data: Path | None, progress: Progress) -> Comparison:
-    """Draw and measure. Both bundles draw in turn, each in a process of its own, after one picture that does not count.
+    """Draw and measure. The bundles draw in turn, each in its own process, after one picture as a warm-up.
 
-    Raises UsageError for a second side that is neither a bundle nor a directory with a picture for each prompt.
+    Raises UsageError if the second side is no bundle and no directory with a picture for each prompt.
     """
     pictures = _pictures(second, spec)
     size = check_size(spec.size, read(first).manifest.sizes)
@@ -110,7 +110,7 @@ def compare(first: str, second: str, spec: CompareSpec, data: Path | None, progr
 
 
 def verdict(first: Side, second: Side, gap: dict[str, float], budget: float) -> str:
-    """Return in words which side keeps the budget in 95 of 100 pictures, and how far apart their pictures are."""
+    """Say which side keeps the time limit in 95 of 100 pictures, and how far apart the pictures are."""
     said = []
     for side in (first, second):
         if "p95 s" not in side.figures:
@@ -129,14 +129,14 @@ def verdict(first: Side, second: Side, gap: dict[str, float], budget: float) -> 
 def _apart(first: Tensor, second: Tensor) -> float:
     """Return the mean LPIPS between pictures (prompts, seeds, 3, height, width) of the same prompt and seed.
 
-    A side with one picture a prompt has it beside each of the other's.
+    A side with one picture for a prompt pairs it with each of the other side's.
     """
     first, second = torch.broadcast_tensors(first, second)
     return float(lpips(first.flatten(0, 1), second.flatten(0, 1)).mean())
 
 
 def rows_of(found: Comparison) -> list[tuple[str, str, str]]:
-    """Return the figures as rows: what, the first side's, the second side's; the gap stands in the second."""
+    """Return the figures as rows: name, first side, second side. The gap stands in the last column."""
     names = list(dict.fromkeys(name for side in found.sides for name in side.figures))
     first, second = (side.figures for side in found.sides)
     shown = lambda value: "" if value is None else f"{value:.3g}"  # noqa: E731
@@ -145,16 +145,16 @@ def rows_of(found: Comparison) -> list[tuple[str, str, str]]:
 
 
 def _pictures(second: str, spec: CompareSpec) -> list[np.ndarray] | None:
-    """Return the pictures of a directory, one for each prompt; None where it is a bundle."""
+    """Return the pictures of a directory, one for each prompt; None for a bundle."""
     folder = Path(second)
     if not folder.is_dir() or (folder / "bundle.json").is_file():
-        read(second)  # here what is wrong with it is said as it is
+        read(second)  # the manifest's own error explains the fault
         return None
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if len(paths) != len(spec.prompts):
         raise UsageError(
-            f"{folder} has {len(paths)} pictures for {len(spec.prompts)} prompts. Put one there for each, in the order "
-            "of their names."
+            f"{folder} has {len(paths)} pictures for {len(spec.prompts)} prompts. Put one picture for each prompt "
+            "there, in the order of the file names."
         )
     return [read_image(path) for path in paths]
 
@@ -162,9 +162,9 @@ def _pictures(second: str, spec: CompareSpec) -> list[np.ndarray] | None:
 def _drawn(
     names: list[str], spec: CompareSpec, size: tuple[int, int], progress: Progress
 ) -> list[tuple[np.ndarray, np.ndarray | None, int | None]]:
-    painters = [Painter(name, spec.threads, spec.target) for name in names]
+    painters = [BundleProcess(name, spec.threads, spec.target) for name in names]
     try:
-        for painter in painters:  # loads, and is not counted
+        for painter in painters:  # a warm-up, not counted
             painter.draw(spec.prompts[0], 0, size, spec.steps)
         total, done = len(spec.prompts) * spec.seeds * len(names), 0
         made: list[list[Any]] = [[] for _ in names]
@@ -189,10 +189,10 @@ def _drawn(
 
 
 def _agreement(data: Path, prompts: tuple[str, ...], features: list[Tensor]) -> list[float]:
-    """Return for each side how near its pictures are to their prompts, as a cosine of MiniLM's embeddings.
+    """Return each side's agreement of pictures with prompts, as a cosine of MiniLM's embeddings.
 
-    A ridge regression from Lite0 features to the names of the captioned pictures in `data` reads the pictures: a scorer
-    of that domain, and comparable only with itself.
+    A ridge regression, fitted on the captioned pictures in `data`, maps Lite0 features to the embeddings of names. The
+    score fits only that domain, and is comparable only with itself.
     """
     known = Pictures(data)
     names = [row.name for row in known.rows]

@@ -1,4 +1,4 @@
-"""The report of a comparison: one page that needs nothing beside itself, and one JSON file."""
+"""The report of a comparison: one self-contained page and one JSON file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from .compare import CompareSpec, Comparison, Side, rows_of
 from .report import STYLE, encoded_picture, made_by, table_of
 
-SHOWN = 24  # prompts whose pictures are in the page
+SHOWN = 24  # number of prompts with pictures in the page
 
 
 def write_compare_report(found: Comparison, spec: CompareSpec, folder: Path) -> None:

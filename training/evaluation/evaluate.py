@@ -1,4 +1,4 @@
-"""Students beside their teacher on the same prompts and the same noise, over several seeds."""
+"""Evaluate students beside their teacher, on the same prompts and noise, over several seeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROMPTS_OF_DIVERSITY, PICTURES_OF_DIVERSITY = 24, 6
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """How much is drawn, and how the teacher is: `settings_of` fills the last three from its own settings."""
+    """The amount of drawing, and the teacher's settings. `settings_of` gives the last three."""
 
     prompts: int = 1000
     seeds: int = 3
@@ -44,7 +44,7 @@ class EvalSpec:
 
 @dataclass(frozen=True)
 class Subject:
-    """One way to draw a picture: whose network, on which noise levels, with which guidance."""
+    """One way to draw a picture: network, noise levels, guidance."""
 
     name: str
     pipeline: Pipeline
@@ -53,18 +53,18 @@ class Subject:
 
     @property
     def calls(self) -> int:
-        """Return the network's calls a picture; guidance makes two of one."""
+        """Return the network's calls for each picture. Guidance doubles them."""
         return self.schedule.steps * (2 if self.guidance > 1 else 1)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures by subject and measure, the ladders by their name and number of calls, pictures to look at."""
+    """Figures by subject and measure, ladders by name and number of calls, sample pictures."""
 
     figures: dict[str, dict[str, Interval]]
     ladders: dict[str, dict[int, dict[str, Interval]]]
     classifier_on_real: float
-    prompts: int  # drawn: those asked for, or all there are
+    prompts: int  # drawn: the requested number, or all
     device: str
     precision: str
     grids: dict[str, Tensor]
@@ -73,7 +73,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Student:
-    """A distilled network and the raw levels that it is meant for."""
+    """A distilled network and its raw levels."""
 
     name: str
     pipeline: Pipeline
@@ -81,19 +81,19 @@ class Student:
 
 
 def settings_of(teacher: Path) -> dict[str, Any]:
-    """Return how the checkpoint is meant to be sampled, as keys of EvalSpec; what it does not say is left out."""
+    """Return the checkpoint's settings of sampling, as keys of EvalSpec. Missing settings are absent."""
     shift = shift_of(teacher)
     said = _table(teacher / "segue.json") | ({} if shift is None else {"shift": shift})
     return {key: said[key] for key in ("steps", "guidance", "shift") if key in said}
 
 
 def sigmas_of(student: Path) -> tuple[float, ...]:
-    """Return the raw levels that the student is meant to be sampled on; those of the paper where it does not say."""
+    """Return the student's raw levels, or the paper's if the checkpoint gives none."""
     return tuple(_table(student / "segue.json").get("sigmas", (1.0, 0.75, 0.5, 0.25)))
 
 
 def names_of(students: Sequence[Path]) -> dict[str, Path]:
-    """Return the students by short names: of the run that a checkpoint came from, of the directory else."""
+    """Return the students by short names: the run of a checkpoint, else the directory."""
     short = [path.parent.name if path.name == "checkpoint" else path.name for path in students]
     names = short if len(set(short)) == len(short) else [str(path) for path in students]
     return dict(zip(names, students, strict=True))
@@ -103,13 +103,13 @@ def _table(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
-        raise TrainingError(f"{path} is no JSON: {error}. Fetch that file again.") from None
+        raise TrainingError(f"{path} is not valid JSON: {error}. Fetch that file again.") from None
 
 
 def subjects(students: Sequence[Student], teacher: Pipeline, spec: EvalSpec) -> list[Subject]:
-    """Return the teacher as it is meant to be used, first; then its cheaper uses, then the students.
+    """Return the teacher with its own settings, then its cheaper uses, then the students.
 
-    The teacher's few steps are those of the first student.
+    The teacher's few-step runs use the first student's levels.
     """
     whole = default_schedule(spec.steps, spec.shift, 1000)
     grids = [custom_schedule(student.sigmas, spec.shift, 1000) for student in students]
@@ -125,15 +125,15 @@ def subjects(students: Sequence[Student], teacher: Pipeline, spec: EvalSpec) -> 
 
 
 def even_schedule(steps: int, shift: float) -> Schedule:
-    """Return `steps` raw levels 1 - i / steps, shifted: for four steps the grid that students are sampled on."""
+    """Return `steps` raw levels 1 - i / steps, shifted. Four steps give the students' grid."""
     return custom_schedule([1 - i / steps for i in range(steps)], shift, 1000)
 
 
 def evaluate(students: dict[str, Path], teacher: Path, data: Path, spec: EvalSpec, progress: Progress) -> Evaluation:
-    """Return the evaluation of checkpoints or bundles, by name, beside `teacher` on training names of `data`.
+    """Evaluate checkpoints or bundles, by name, beside `teacher` on training names of `data`.
 
-    `progress` takes what is being drawn, and how many of all drawings are done. Raises TrainingError where a checkpoint
-    cannot be read.
+    `progress` takes the current drawing, and the numbers of finished and of all drawings. Raises TrainingError if a
+    checkpoint cannot be read.
     """
     device = training_device()
     loaded = [Student(name, load_pipeline(path, device), sigmas_of(path)) for name, path in students.items()]
@@ -193,7 +193,7 @@ def evaluate(students: dict[str, Path], teacher: Path, data: Path, spec: EvalSpe
 def beside(
     pictures: Tensor, scores: dict[str, float], reference: Tensor, of_reference: dict[str, float]
 ) -> dict[str, float]:
-    """Return what compares pictures with those of another subject from the same noise: paired, so seed by seed."""
+    """Return the measures that pair two subjects' pictures from the same noise, seed by seed."""
     return {
         "LPIPS to the teacher": lpips(pictures, reference).mean().item(),
         "KID / the teacher's": scores["KID x 1e3"] / of_reference["KID x 1e3"],
@@ -206,7 +206,7 @@ def _default(steps: int, shift: float) -> Schedule:
 
 
 class Bench:
-    """The prompts, what is known of their real pictures, and the networks that measure."""
+    """The prompts, the features of their real pictures, and the measuring networks."""
 
     def __init__(self, pictures: Pictures, data: Path, spec: EvalSpec, device: torch.device) -> None:
         self.pictures, self.spec, self.device = pictures, spec, device
@@ -221,7 +221,7 @@ class Bench:
         self.group_classifier = Classifier(self.features, self.groups, styles)
 
     def draw(self, subject: Subject, chosen: Tensor, seed: int) -> Tensor:
-        """Return pictures (N, 3, H, W), not clipped, each from its own noise of `seed`."""
+        """Return unclipped pictures (N, 3, H, W), each from its own noise of `seed`."""
         channels = subject.pipeline.transformer.config.in_channels
         side = subject.pipeline.transformer.config.sample_size
         noise = np.stack([philox_normal((channels, side, side), seed, image) for image in range(len(chosen))])
@@ -232,7 +232,7 @@ class Bench:
         return subject.pipeline.decode(latents).cpu()
 
     def score(self, pictures: Tensor, chosen: Tensor) -> dict[str, float]:
-        """Return the measures of pictures of `chosen` that need no other pictures."""
+        """Return the measures of pictures of `chosen` that need no other subject."""
         features = self.net.features(pictures.clamp(-1, 1))
         return {
             "KID x 1e3": kid(self.features[chosen], features)[0],
@@ -248,7 +248,7 @@ class Bench:
         return {"LPIPS to the nearest training picture": distances.median().item()}
 
     def diversity(self, subject: Subject) -> list[float]:
-        """Return for each of some prompts the mean LPIPS of pairs of its pictures."""
+        """Return the mean LPIPS between pictures of one prompt, for some prompts."""
         few = self.chosen[:PROMPTS_OF_DIVERSITY]
         drawn = [self.draw(subject, few, 1000 + i) for i in range(PICTURES_OF_DIVERSITY)]
         return diversity(torch.stack(drawn, 1))

@@ -1,4 +1,4 @@
-"""Measures of generated pictures that need more than one score: classifier, diversity, saturation, intervals."""
+"""Measures of generated pictures: classifier, diversity, saturation, intervals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and half the width of its 95 % interval (Student's t); the width is None for one seed."""
+    """A mean over seeds and half the width of its 95 % interval (Student's t); None for one seed."""
 
     mean: float
     half: float | None
@@ -30,7 +30,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return mean and 95 % interval of independent values, one for each seed."""
+    """Return the mean and 95 % interval of independent values, one for each seed."""
     if len(values) < 2:
         return Interval(values[0], None)
     quantile = _T95[min(len(values) - 1, len(_T95)) - 1]
@@ -38,10 +38,10 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 class Classifier:
-    """Names the thing on a picture: ridge regression from Lite0 features to classes, fitted on real pictures.
+    """Names the object of a picture: a ridge regression from Lite0 features to classes, fitted on real pictures.
 
-    It is no part of any training. One style of every class that has several is held out of the fit, so that recolours
-    of one picture do not stand on both sides; `accuracy_on_real` is the accuracy on those.
+    No training uses it. The fit holds out one style of every class with several styles, so that recoloured copies of a
+    picture stay on one side. `accuracy_on_real` is the accuracy on the held-out pictures.
     """
 
     def __init__(self, features: Tensor, keys: Sequence[str], styles: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class Classifier:
         self.accuracy_on_real = _accuracy(self._weights, features[held], target[held])
 
     def accuracy(self, features: Tensor, keys: Sequence[str]) -> float:
-        """Return the share of pictures (N, 1280) that are taken for their own class."""
+        """Return the share of pictures (N, 1280) with the right class."""
         return _accuracy(self._weights, features, torch.tensor([self._classes[key] for key in keys]))
 
 
@@ -67,7 +67,7 @@ def _accuracy(weights: Tensor, features: Tensor, target: Tensor) -> float:
 
 
 def saturation(pictures: Tensor) -> float:
-    """Return the share of values, before clipping, that lie beyond [-1.02, 1.02]."""
+    """Return the share of unclipped values outside [-1.02, 1.02]."""
     return (pictures.abs() > 1.02).float().mean().item()
 
 

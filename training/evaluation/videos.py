@@ -1,4 +1,4 @@
-"""A SwiftI2V model beside what is simpler, on held-out clips given their first frame."""
+"""Evaluate a SwiftI2V model beside simpler baselines, on held-out clips and their first frames."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Progress = Callable[[str, int, int], None]
 TRUTH, TRUE, MADE = "the clip itself", "motion of the clip", "motion of Stage I"
 FROZEN, BICUBIC, ANIME = "frozen first frame", "bicubic", "realesr-animevideov3"
 HELD_OUT = ("held-out name", "held-out combination")
-SHOWN = 12  # clips to look at
+SHOWN = 12  # sample clips
 
 
 @dataclass(frozen=True)
 class VideoEvalSpec:
-    """How much is drawn."""
+    """The amount of drawing."""
 
     clips: int = 96
     seeds: int = 1
@@ -43,20 +43,20 @@ class VideoEvalSpec:
 
 @dataclass(frozen=True)
 class VideoEvaluation:
-    """The figures by way of drawing and measure; the `most` are those of the half of the clips that moves most."""
+    """The figures by candidate and measure. `most` covers the half of the clips with the most motion."""
 
     figures: dict[str, dict[str, Interval]]
     most: dict[str, dict[str, Interval]]
     clips: list[str]
     device: str
-    sheets: dict[str, Tensor]  # (clips, 3, F, H, W) of the first ones, by way
+    sheets: dict[str, Tensor]  # (clips, 3, F, H, W) of the first clips, by candidate
 
 
 def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress: Progress) -> VideoEvaluation:
-    """Return the evaluation of checkpoints or bundles, by name, on held-out clips of `data`.
+    """Evaluate checkpoints or bundles, by name, on held-out clips of `data`.
 
-    All models are shown the same clips and frames; the baselines take the first one's motion. `progress` takes what is
-    being done, and how many of all batches are done.
+    All models get the same clips and frames. The baselines use the first model's motion. `progress` takes the current
+    work, and the numbers of finished and of all batches.
     """
     device = training_device()
     loaded = {name: VideoModel(path, device) for name, path in models.items()}
@@ -66,8 +66,8 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
     differing = [n for n, m in loaded.items() if (m.settings.frames, m.settings.scale) != (frames, scale)]
     if differing:
         raise TrainingError(
-            f"{differing[0]} does not draw {frames} frames from ones {scale} times smaller, as the first model does. "
-            "Compare models of one kind."
+            f"{differing[0]} does not draw {frames} frames at scale {scale} like the first model. Compare models with "
+            "the same frames and scale."
         )
     where = places(clips, 1)
     chosen = torch.randperm(len(where), generator=torch.Generator().manual_seed(0))[: spec.clips]
@@ -102,7 +102,7 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured of one video."""
+    """The measures of one video."""
 
     way: str
     seed: int
@@ -114,7 +114,7 @@ class Record:
 def drawn(
     models: dict[str, VideoModel], anime: AnimeVideo | None, truth: Tensor, captions: list[str], noise: Noise
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield every way of drawing the clips (B, 3, F, H, W) from their first frames, with its name."""
+    """Yield the name and the clips (B, 3, F, H, W) of every candidate, drawn from the first frames."""
     yield TRUTH, truth
     image = truth[:, :, 0]
     yield FROZEN, image[:, :, None].expand_as(truth)
@@ -140,10 +140,10 @@ def drawn(
 def measured(
     video: Tensor, truth: Tensor, distances: list[float], segments: SegmentSpec, follows: bool
 ) -> dict[str, float]:
-    """Return the measures of one video (F, 3, H, W) beside the true one, over the frames after the first.
+    """Return the measures of a video (F, 3, H, W) beside the true one, without the first frame.
 
-    `distances` are their LPIPS, frame by frame. Where the video `follows` the true motion, so does the flow that it is
-    warped along. What a video has not is left out: a still one has no loop, one of a single segment no seam.
+    `distances` are the LPIPS, frame by frame. If the video `follows` the true motion, warping uses the true flow. Some
+    measures may be absent: a still video has no loop, a single segment no seam.
     """
     mean, drift = by_frame(distances)
     errors = (video - truth).square().flatten(1).mean(1)
@@ -164,7 +164,7 @@ def measured(
 
 
 def summary(records: list[Record]) -> dict[str, dict[str, Interval]]:
-    """Return the mean of every measure over clips, with its interval over seeds, by way."""
+    """Return the mean of every measure over clips, with its interval over seeds, by candidate."""
     found: dict[str, dict[str, list[float]]] = {}
     for seed in sorted({record.seed for record in records}):
         of_seed = [record for record in records if record.seed == seed]

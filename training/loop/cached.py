@@ -16,18 +16,18 @@ Progress = Callable[[str, int, int], None]
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Take the progress of long work and show nothing."""
+    """Report no progress."""
 
 
 def parts(count: int, what: str, progress: Progress, size: int = 64) -> Iterator[torch.Tensor]:
-    """Yield the indices below `count`, `size` at a time, and tell how far the caller is."""
+    """Yield the indices below `count`, `size` at a time, and report the progress."""
     for part in torch.arange(count).split(size):
         yield part
         progress(what, int(part[-1]) + 1, count)
 
 
 def remembered(path: Path, sources: list[Path], make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return the tensors at `path`, made anew where they were not made from the present bytes of `sources`."""
+    """Return the tensors at `path`. Make them again if the bytes of `sources` have changed."""
     digest = hashlib.sha256()
     for source in sources:
         with source.open("rb") as file:

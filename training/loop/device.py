@@ -1,4 +1,4 @@
-"""Where training runs, and in which precision: one CUDA GPU if there is one, else the processor."""
+"""The device and precision of training: one CUDA GPU if there is one, else the processor."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ...errors import TrainingError
 
 
 def training_device() -> torch.device:
-    """Return the device of networks and data; random numbers are always drawn on the processor."""
+    """Return the device of networks and data. Random numbers always come from the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of matrix products in training: bf16 on CUDA and where the processor has instructions for it.
+    """Return the dtype of matrix products: bf16 on CUDA and on processors with bf16 instructions, else fp32.
 
-    AVX512-BF16 and AMX double the speed of fp32; without them bf16 is many times slower.
+    AVX512-BF16 and AMX are twice as fast as fp32. Without them bf16 is many times slower.
     """
     capable = device.type == "cuda" or any(
         torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16")
@@ -33,7 +33,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def check_compiler() -> None:
-    """Raise TrainingError where the C++ compiler that torch.compile builds with is missing."""
+    """Raise TrainingError if the C++ compiler for torch.compile is missing."""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(name) is None:
         raise TrainingError(
@@ -43,9 +43,9 @@ def check_compiler() -> None:
 
 
 def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the context for calls of the network in training: autocast to `fast_dtype`, nothing where that is fp32.
+    """Return the context for calls of the network: autocast to `fast_dtype`, or nothing for fp32.
 
-    Losses stay outside it. Weights are cast anew in each block, so one without gradient never serves one with it.
+    Losses stay outside it. Each block casts the weights again, so blocks with and without gradient share no cast.
     """
     if fast_dtype(device) == torch.float32:
         return contextlib.nullcontext()
@@ -54,7 +54,7 @@ def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def plain_attention(device: torch.device) -> Iterator[None]:
-    """Have attention on a processor done by matrix products; a GPU keeps its fused kernels.
+    """Use matrix products for attention on a processor. A GPU keeps its fused kernels.
 
     The processor's fused backward pass takes 3 times as long on short sequences (measured: 88 tokens, bf16).
     """

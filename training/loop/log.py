@@ -1,4 +1,4 @@
-"""What a run leaves to look at: the loss curve as JSON lines, TensorBoard, sample grids."""
+"""Log a run: the loss curve as JSON lines, TensorBoard, sample grids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...runtime.storage.files import write_whole
 
 
 class Log:
-    """The log of a run in `out`, from step `first` on; lines of steps that will be done again are dropped."""
+    """The log of a run in `out`, from step `first` on. Opening it drops the lines of later steps."""
 
     def __init__(self, out: Path, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -21,7 +21,7 @@ class Log:
         self._out = out
         path = out / "losses.jsonl"
         if path.exists():
-            # A killed run may have torn its last line; whole lines end with a line feed.
+            # A killed run may leave half a line at the end. Whole lines end with a line feed.
             whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             write_whole(path, "".join(line for line in whole if json.loads(line)["step"] < first).encode())
         self._file = path.open("a")
@@ -38,7 +38,7 @@ class Log:
             self._writer.add_scalar(name, value, step)
 
     def show(self, done: int, grid: torch.Tensor) -> None:
-        """Write the grid (3, H, W) in [0, 1] that was drawn after `done` steps."""
+        """Write the sample grid (3, H, W) in [0, 1] of step `done`."""
         from PIL import Image
 
         self._writer.add_image("samples", grid, done - 1)

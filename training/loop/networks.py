@@ -1,4 +1,4 @@
-"""Networks from directories in diffusers' or transformers' format: of this disk, and of safetensors, alone."""
+"""Load networks in diffusers' or transformers' format, only from local safetensors files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import nn
 def pretrained(kind: Any, folder: Path) -> Any:
     """Return the network that `folder` holds, in float32 and in evaluation mode.
 
-    `kind` is its class. Pickled weights are not read and no hub is asked: raises OSError where `folder` has no
-    safetensors file, and ValueError where that does not fit.
+    `kind` is its class. Reads no pickle and asks no hub. Raises OSError if `folder` has no safetensors file, and
+    ValueError if the weights do not fit.
     """
-    if not (folder / "config.json").is_file():  # else the libraries tell of a hub that was not meant
+    if not (folder / "config.json").is_file():  # otherwise the libraries' errors mention the hub
         raise FileNotFoundError(f"{folder} has no config.json")
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
 
 
 def save_half(model: Any, folder: Path) -> None:
-    """Write `model` in fp16, without the path that it was loaded from."""
+    """Write `model` in fp16. Drop the path of its source from the config."""
     model.half().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     config.pop("_name_or_path", None)

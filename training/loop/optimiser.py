@@ -1,4 +1,4 @@
-"""The optimisers that recipes may name: AdamW for every parameter, or Muon for matrices and AdamW for the rest."""
+"""The optimisers of recipes: AdamW for every parameter, or Muon for matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OPTIMISERS = ("adamw", "muon")
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every update is made (nearly) orthogonal (Jordan et al. 2024); a convolution is one matrix.
+    """Momentum with nearly orthogonal updates (Jordan et al. 2024). A convolution counts as one matrix.
 
-    The update is scaled by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, equation 4), so that its root mean square is
-    that of AdamW and AdamW's learning rates serve. torch.optim.Muon takes no convolutions and works in bf16 only,
-    100 times slower than fp32 on processors without instructions for it.
+    A factor of 0.2 sqrt(max(rows, columns)) gives the update AdamW's root mean square (Liu et al. 2025, equation 4).
+    AdamW's learning rates therefore fit. torch.optim.Muon takes no convolutions and works only in bf16. On processors
+    without bf16 instructions that is 100 times slower than fp32.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ def make_optimisers(
 ) -> list[torch.optim.Optimizer]:
     """Return the optimisers of the module's trainable parameters; `name` is one of OPTIMISERS.
 
-    With "muon" the weights of linear layers and of convolutions in two and three dimensions are Muon's; norms, biases
-    and embeddings are AdamW's.
+    With "muon", Muon trains the weights of linear layers and of 2-D and 3-D convolutions. AdamW trains norms, biases
+    and embeddings.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     matrices: list[nn.Parameter] = []
@@ -75,9 +75,9 @@ def make_optimisers(
 
 
 def moments(optimiser: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, torch.Tensor]:
-    """Return the optimiser's moments as "kind.name", those of parameters that it has not stepped yet as zeros.
+    """Return the optimiser's moments by "kind.name"; zeros for parameters without a step.
 
-    The tensors are the optimiser's own: what is written into them is what it goes on with.
+    These are the optimiser's own tensors: writing into them restores its state.
     """
     kinds = ("momentum",) if isinstance(optimiser, Muon) else ("exp_avg", "exp_avg_sq")
     found = {}
@@ -87,14 +87,14 @@ def moments(optimiser: torch.optim.Optimizer, names: dict[nn.Parameter, str]) ->
             state["step"] = torch.zeros((), device=p.device)
         for kind in kinds:
             if kind not in state:
-                # The fused optimiser walks memory, so its moments must be laid out as the weight is.
+                # The fused optimiser walks memory in order: moments need the weight's memory layout.
                 state[kind] = torch.zeros_like(p)
             found[f"{kind}.{names[p]}"] = state[kind]
     return found
 
 
 def set_steps(optimiser: torch.optim.Optimizer, steps: int) -> None:
-    """Tell an optimiser whose `moments` were restored how often it has stepped."""
+    """Set the number of steps of an optimiser with restored `moments`."""
     for state in optimiser.state.values():
         if "step" in state:
             state["step"].fill_(steps)

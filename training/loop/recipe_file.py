@@ -1,4 +1,4 @@
-"""Recipe files: find one, read it, and turn its tables into frozen dataclasses."""
+"""Find a recipe file, read it, and turn its tables into frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -9,46 +9,54 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...errors import TrainingError
+from ...runtime.storage import typed_json
+from .. import recipes
 
 T = TypeVar("T")
 
 
 def find_recipe(name: str) -> Path:
-    """Return the path of a recipe: a file, or the name of one that ships with Segue ("emoji-teacher.toml")."""
-    shipped = Path(str(resources.files(f"{__package__}.recipes")))
+    """Return the path of a recipe. `name` is a file or a shipped recipe ("emoji-teacher")."""
+    shipped = Path(str(resources.files(recipes)))
     for path in (Path(name), shipped / name, shipped / f"{name}.toml"):
         if path.is_file():
             return path
     known = ", ".join(sorted(p.name for p in shipped.glob("*.toml")))
-    raise TrainingError(f"there is no recipe {name!r}. Shipped recipes: {known}. Name one of them, or a file.")
+    raise TrainingError(f"there is no recipe {name!r}. Shipped recipes: {known}. Name one of these, or a TOML file.")
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the recipe's tables; raises TrainingError when the file is not valid TOML."""
+    """Return the recipe's tables. Raises TrainingError if the file is not valid TOML."""
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TrainingError(f"{path} is not valid TOML: {error}. Mend that line, then run it again.") from None
+        raise TrainingError(f"{path} is not valid TOML: {error}. Correct that line, then run it again.") from None
     bare = sorted(name for name, table in recipe.items() if not isinstance(table, dict))
     if bare:
-        raise TrainingError(f"{path} has {bare[0]!r} outside a table. Put it below [loop] or below its task.")
+        raise TrainingError(f"{path} has {bare[0]!r} outside a table. Move it below [loop] or below the task's table.")
     return recipe
 
 
 def fill(spec: type[T], table: dict[str, Any], where: str) -> T:
-    """Make the frozen dataclass `spec` from a table; unknown, missing and ill-typed keys are errors."""
-    fields = {f.name: f for f in dataclasses.fields(spec)}  # type: ignore[arg-type]
-    unknown = sorted(table.keys() - fields.keys())
-    if unknown:
-        raise TrainingError(f"[{where}] has no key {unknown[0]!r}. Known keys: {', '.join(fields)}. Mend the recipe.")
-    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
-    missing = sorted(required - table.keys())
-    if missing:
-        raise TrainingError(f"[{where}] needs the key {missing[0]!r}. Add it to the recipe.")
-    values = {}
-    for name, value in table.items():
-        kind: Any = {"int": int, "float": (int, float), "str": str, "bool": bool}.get(str(fields[name].type), list)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TrainingError(f"[{where}] {name} = {value!r} should be of type {fields[name].type}. Mend the recipe.")
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return spec(**values)
+    """Make the frozen dataclass `spec` from the recipe's table `where`.
+
+    A field that is a dataclass takes a nested table. Raises TrainingError for unknown, missing and ill-typed keys.
+    """
+    try:
+        filled: T = typed_json.build(spec, table, where)
+    except typed_json.Malformed as error:
+        raise TrainingError(_message(error)) from None
+    return filled
+
+
+def _message(error: typed_json.Malformed) -> str:
+    name = error.where.replace(":", ".")
+    if error.unknown:
+        known = ", ".join(field.name for field in dataclasses.fields(error.kind))
+        return f"[{name}] has no key {error.unknown[0]!r}. Known keys: {known}. Correct the recipe."
+    if error.missing:
+        return f"[{name}] needs the key {error.missing[0]!r}. Add it to the recipe."
+    table, _, key = name.rpartition(".")
+    if dataclasses.is_dataclass(error.kind):
+        return f"[{table}] {key} = {error.value!r} must be a table. Write it as [{name}]."
+    return f"[{table}] {key} = {error.value!r} must be of type {error.expected}. Correct the recipe."

@@ -1,7 +1,7 @@
-"""The training loop that every recipe shares: iterate, log, draw, save, resume exactly.
+"""The training loop of all recipes: iterate, log, draw, save, resume exactly.
 
-Every random draw of step k comes from a generator seeded by (seed, k), so a run that was killed and resumed is the
-unbroken run, bit for bit on a CPU, without any generator state on disk.
+A generator seeded by (seed, k) makes every random draw of step k. A resumed run therefore equals the unbroken run, bit
+for bit on a CPU, and saves no generator state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .state import find_state, is_first, load_state, save_state
 
 @dataclass(frozen=True)
 class LoopSpec:
-    """How a run optimises. The learning rate warms up linearly, stays, then falls by a cosine over the last `decay`."""
+    """How a run optimises. The learning rate rises linearly, stays, then falls by a cosine over the last `decay`."""
 
     steps: int
     batch: int
@@ -42,50 +42,50 @@ class LoopSpec:
 
 
 class Run(Protocol):
-    """What the loop drives: the weights, one step of their training, and what to show and write."""
+    """What the loop drives: weights, a training step, sample grids and the result."""
 
-    after: tuple[str, ...]  # recipe keys that only what happens after training depends on: they may change on resuming
+    after: tuple[str, ...]  # recipe keys that do not affect training: a resumed run may change them
 
     def iterate(self, step: int) -> dict[str, float]:
-        """Do one step and return the figures to log, "loss" among them; raises TrainingError when it diverges."""
+        """Do one step and return the figures to log, with "loss". Raises TrainingError if the run diverges."""
         ...
 
     def check(self, step: int) -> None:
-        """Raise TrainingError where the run has diverged in the steps before `step`, so that no such state is saved."""
+        """Raise TrainingError if the run diverged before `step`. A diverged state is never saved."""
         ...
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return what a saved state holds, by name; loading writes into these very tensors."""
+        """Return the tensors of a saved state, by name. Loading writes into these tensors."""
         ...
 
     def restored(self, steps: int) -> None:
-        """Take notice that `tensors` now hold the state after `steps` steps."""
+        """Update the run after a load: `tensors` hold the state after `steps` steps."""
         ...
 
     def averaged(self) -> AbstractContextManager[Any]:
-        """Put the averaged weights in place for the time of the block."""
+        """Use the averaged weights inside the block."""
         ...
 
     def grid(self) -> torch.Tensor | None:
-        """Return a sample grid (3, H, W) in [0, 1], drawn with the averaged weights."""
+        """Return a sample grid (3, H, W) in [0, 1] of the averaged weights."""
         ...
 
     def finish(self, out: Path) -> None:
-        """Write the result below `out`; the averaged weights are in place."""
+        """Write the result below `out`. The caller has put the averaged weights in place."""
         ...
 
 
 class Reporter(Protocol):
-    """Receives the progress of a run."""
+    """Takes the progress of a run."""
 
     def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
-        """Take the step just done, their total number and the logged figures."""
+        """Take the finished step, the number of steps and the logged figures."""
         ...
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """Return the generator that draws everything random of one training step."""
-    # The generator takes 32 bits of seed; the odd factor keeps the streams of small seeds apart.
+    """Return the random generator of one training step."""
+    # The generator takes a seed of 32 bits. The odd factor separates the streams of small seeds.
     return torch.Generator().manual_seed((seed * 0x9E3779B1 + step) & 0xFFFFFFFF)
 
 
@@ -97,10 +97,10 @@ def learning_rate(spec: LoopSpec, step: int) -> float:
 
 
 def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter) -> None:
-    """Train to `spec.steps`, from the newest state below `out` where there is one, then write the result.
+    """Train to `spec.steps` and write the result. Start from the newest state below `out`, if any.
 
-    Where many processes train together, every one of them calls this. Raises Cancelled on Ctrl-C and TrainingError when
-    the run diverges; the last saved state stays.
+    Each of several training processes calls this. Raises Cancelled on Ctrl-C and TrainingError if the run diverges. The
+    last saved state stays.
     """
     out.mkdir(parents=True, exist_ok=True)
     first = 0
@@ -134,7 +134,7 @@ def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter
                         log.keep()
                     save_state(out, step + 1, training.tensors(), recipe)
     except KeyboardInterrupt:
-        # The interrupted step may be half applied: the newest whole state is the one to go on from.
+        # The interrupted step may be half applied: continue from the newest complete state.
         raise Cancelled(
             f"stopped at step {step}. Run the same command again to go on from the last saved state."
         ) from None
@@ -146,6 +146,6 @@ def run(training: Run, spec: LoopSpec, recipe: dict, out: Path, report: Reporter
             training.finish(out)
     except OSError as error:
         raise TrainingError(
-            f"{out} is trained, but its result cannot be put together: {error}. Put back what the recipe names, or "
-            "make room, then run the same command again."
+            f"{out} is trained, but its result cannot be written: {error}. Restore the recipe's input files, or free "
+            "disk space, then run the same command again."
         ) from error

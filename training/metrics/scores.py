@@ -13,10 +13,9 @@ from .nets import Lpips
 def kid(real: torch.Tensor, made: torch.Tensor, subsets: int = 50, subset_size: int = 500) -> tuple[float, float]:
     """Return the kernel inception distance times 1e3 between Lite0 features (N, 1280), and its spread over subsets.
 
-    Binkowski et al. 2018, with EfficientNet-Lite0 in the place of Inception: comparable only with itself. Row i of both
-    may belong together, as a picture and its reconstruction do: such pairs are left out of the cross term too (Gretton
-    et al. 2012, equation 4), for they would push the distance below that of equal distributions, which is 0. The spread
-    is 0 where there is but one subset.
+    Binkowski et al. 2018, with EfficientNet-Lite0 instead of Inception: comparable only with itself. Row i of both may
+    be a picture and its reconstruction. The cross term therefore skips equal rows (Gretton et al. 2012, equation 4):
+    they would push the distance below 0, the value of equal distributions. The spread of a single subset is 0.
     """
     from torchmetrics.image.kid import poly_kernel
 
@@ -41,9 +40,9 @@ def fit_retriever(features: torch.Tensor, embeddings: torch.Tensor, ridge: float
 
 
 def recall_at_10(retriever: torch.Tensor, features: torch.Tensor, embeddings: torch.Tensor, names: list[str]) -> float:
-    """Return the share of pictures whose own name is among the ten nearest of the distinct `names`.
+    """Return the share of pictures with their own name among the ten nearest distinct `names`.
 
-    `embeddings` (N, D) belongs to `names`, one for each picture; equal names count as one candidate.
+    `embeddings` (N, D) belong to `names`, one for each picture. Equal names count once.
     """
     candidates = {name: i for i, name in enumerate(names)}
     order = list(candidates)
@@ -60,9 +59,9 @@ def nearest_lpips(
     real_features: torch.Tensor,
     candidates: int = 10,
 ) -> torch.Tensor:
-    """Return the LPIPS (N,) of each made picture to its nearest real one, sought among the nearest by Lite0 features.
+    """Return the LPIPS (N,) of each picture to its nearest real one, among the nearest by Lite0 features.
 
-    Pictures are (N, 3, H, W) in [-1, 1]; `real(indices)` gives the real ones at `indices`.
+    Pictures are (N, 3, H, W) in [-1, 1]. `real(indices)` returns the real ones at `indices`.
     """
     similarity = F.normalize(made_features, dim=-1) @ F.normalize(real_features, dim=-1).T
     candidates = min(candidates, len(real_features))
@@ -78,9 +77,9 @@ def nearest_lpips(
 
 
 def psnr_on_alpha(rgba: torch.Tensor, pixels: torch.Tensor, decoded: torch.Tensor) -> float:
-    """Return the PSNR in dB over the pixels with alpha > 0 of all pictures together.
+    """Return the PSNR in dB over all pixels with alpha > 0.
 
-    rgba (N, H, W, 4) uint8; pixels and decoded (N, 3, H, W) in [-1, 1].
+    `rgba` is (N, H, W, 4) uint8; `pixels` and `decoded` are (N, 3, H, W) in [-1, 1].
     """
     inside = rgba[..., 3] > 0
     error = ((decoded.clamp(-1, 1) - pixels) / 2).square().mean(1)[inside].mean()

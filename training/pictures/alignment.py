@@ -1,4 +1,4 @@
-"""Representation alignment (REPA, Yu et al. 2025): a middle layer learns to tell features of the clean picture."""
+"""Representation alignment (REPA, Yu et al. 2025): a middle layer learns to predict features of the clean picture."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .dataset import Pictures
 
 
 class Alignment(nn.Module):
-    """A head on one transformer block: its image tokens to features of the clean picture at the same place.
+    """A head on one transformer block: from its image tokens to the clean picture's features at the same place.
 
-    It is there in training alone. `targets` (N, tokens, features) of N pictures, one token for each patch, row by row.
+    Only training uses it. `targets` are (N, tokens, features) of N pictures, one token for each patch, row by row.
     """
 
     def __init__(self, block: nn.Module, width: int, targets: torch.Tensor) -> None:
@@ -28,15 +28,15 @@ class Alignment(nn.Module):
         self.tokens = output[1]  # diffusers' joint blocks return the text's tokens, then the picture's
 
     def forward(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Return 1 - the mean cosine similarity of the block's last call, made for pictures `chosen`."""
+        """Return 1 - the mean cosine similarity of the block's last call, for the pictures `chosen`."""
         predicted = self.head(self.tokens).float()
         return 1 - F.cosine_similarity(predicted, self.targets[chosen].float(), dim=-1).mean()
 
 
 def patch_features(pictures: Pictures, progress: Progress = silent) -> torch.Tensor:
-    """Return Lite0's features (N, 64, 112) float16 of every 16 px patch, row by row; computed once and kept.
+    """Return Lite0's features (N, 64, 112) float16 of every 16 px patch, row by row, cached beside the data.
 
-    Each feature has mean 0 and deviation 1 over the set: cosines of raw ones are near 1 for any two patches.
+    Each feature has mean 0 and deviation 1 over the set. Raw features give cosines near 1 for any two patches.
     """
 
     @torch.no_grad()

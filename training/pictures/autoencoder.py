@@ -19,7 +19,7 @@ from .dataset import Pictures
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """What the autoencoder is and how it learns."""
+    """The autoencoder and its training."""
 
     data: str
     channels: tuple[int, ...] = (24, 48, 96, 160)
@@ -29,14 +29,14 @@ class AutoencoderSpec:
     start: str = ""  # a directory with `vae/` to start from
     kl_weight: float = 5e-5
     lpips_weight: float = 0.0
-    # Above 0 the encoder, and so every latent, stays as it is: the decoder learns on latents with noise of a deviation
-    # up to this, so that it forgives what a transformer gets slightly wrong (Zheng et al. 2025).
+    # Above 0 only the decoder learns, on latents with noise up to this deviation. It then tolerates small errors of a
+    # transformer (Zheng et al. 2025).
     noise: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is random in a batch of B crops, on the processor."""
+    """The random data of a batch of B crops, on the processor."""
 
     chosen: torch.Tensor  # (B,) pictures
     corners: torch.Tensor  # (2, B) top and left, pixels
@@ -46,7 +46,7 @@ class _Drawn:
 
 
 class Autoencoder:
-    """The autoencoder's loss: L1 + MSE on pixels, a light KL term, LPIPS where asked for."""
+    """The autoencoder's loss: L1 + MSE on pixels, a light KL term, LPIPS if its weight is above 0."""
 
     after: tuple[str, ...] = ()
 
@@ -58,7 +58,7 @@ class Autoencoder:
         torch.manual_seed(seed)
         if len(spec.channels) != 4:
             raise TrainingError(
-                f"autoencoder.channels = {list(spec.channels)}: f8 needs four widths, one for each scale. Give four."
+                f"autoencoder.channels = {list(spec.channels)}: f8 needs four widths, one for each scale."
             )
         if spec.start:
             self.vae = pretrained(AutoencoderKL, Path(spec.start) / "vae")
@@ -79,7 +79,7 @@ class Autoencoder:
             )
         if spec.noise:
             if not spec.start:
-                raise TrainingError("autoencoder.noise trains a decoder on its encoder's latents. Name it as start.")
+                raise TrainingError("autoencoder.noise trains only the decoder. Name the trained autoencoder as start.")
             self.vae.encoder.requires_grad_(False)
         self.vae.to(self.pictures.device, memory_format=torch.channels_last)
         self.lpips: nn.Module | None = None
@@ -129,7 +129,7 @@ class Autoencoder:
         return (both / 2 + 0.5).clamp(0, 1)
 
     def finish(self, out: Path) -> None:
-        """Write `out/vae/`; latents of an encoder that has learned are brought to mean 0 and variance 1 a channel."""
+        """Write `out/vae/`. A trained encoder's latents get mean 0 and variance 1 in each channel."""
         if not self.spec.noise:
             normalise_latents(self.vae, *self._latent_moments())
         with NewDirectory(out / "vae", replace=True) as new:
@@ -153,10 +153,10 @@ class Autoencoder:
 
 @torch.no_grad()
 def normalise_latents(vae: Any, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Fold (z - mean) / std a channel into the encoder's last layer and its inverse into the decoder's first.
+    """Fold each channel's (z - mean) / std into the encoder's last layer, the inverse into the decoder's first.
 
-    SD3's VAE config has one scale and one shift for all channels; folding gives unit variance in each of them and
-    leaves both at 1 and 0. Exact inside; at the border the decoder's zero padding now stands for the channel's mean.
+    SD3's VAE config has one scale and one shift for all channels. Folding gives each channel unit variance, and keeps
+    scale 1 and shift 0. It is exact inside. At the border, the decoder's zero padding now means the channel's mean.
     """
     channels = mean.numel()
     last, first = vae.encoder.conv_out, vae.decoder.conv_in

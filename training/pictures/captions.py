@@ -14,7 +14,7 @@ STYLES = ("3d", "noto", "twemoji")
 
 
 def write_prompts(folder: Path, count: int = 20_000) -> Path:
-    """Write `folder/prompts.txt`, to distil with: class-balanced captions of training pictures."""
+    """Write `folder/prompts.txt` for distillation: class-balanced captions of training pictures."""
     rows = [row for row in load(folder)[0] if row.split == "train"]
     generator = torch.Generator().manual_seed(0)
     chosen = torch.multinomial(torch.from_numpy(balance(rows)), count, replacement=True, generator=generator)
@@ -24,15 +24,15 @@ def write_prompts(folder: Path, count: int = 20_000) -> Path:
 
 
 def plain_caption(row: Row) -> str:
-    """Return the caption used for evaluation: "woman astronaut dark skin tone, noto"; the 3-D style goes unnamed."""
+    """Return the caption for evaluation: "woman astronaut dark skin tone, noto". It omits the 3-D style."""
     return row.name if row.style == "3d" else f"{row.name}, {row.style}"
 
 
 def draw_captions(rows: list[Row], dropout: float, generator: torch.Generator) -> list[str]:
-    """Return one random caption for each row; with probability `dropout` the empty one, for guidance.
+    """Return a random caption for each row; an empty one with probability `dropout`, for guidance.
 
-    A 3-D picture goes without its style half of the time, so that a prompt without a style means the 3-D one; the
-    other two styles are always named.
+    Half of the captions of 3-D pictures omit the style, so that a prompt without a style means 3-D. The other two
+    styles are always named.
     """
     chance = torch.rand(len(rows), 5, generator=generator).tolist()
     return [_caption(row, *draws) if draws[4] >= dropout else "" for row, draws in zip(rows, chance, strict=True)]

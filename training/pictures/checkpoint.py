@@ -1,22 +1,20 @@
-"""What the teacher's training writes: a Stable Diffusion 3 checkpoint in diffusers format."""
+"""Write the trained teacher as a Stable Diffusion 3 checkpoint in diffusers format."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...runtime.storage.directory import NewDirectory
 from ..data import emoji
 from ..loop.networks import pretrained, save_half
-
-if TYPE_CHECKING:
-    from .spec import TeacherSpec
+from .spec import TeacherSpec
 
 
 def write_checkpoint(transformer: Any, spec: TeacherSpec, out: Path) -> None:
-    """Write the parts as a checkpoint of StableDiffusion3Pipeline without T5, weights in fp16, whole or not at all."""
+    """Write an fp16 checkpoint of StableDiffusion3Pipeline without T5, as a whole or not at all."""
     with NewDirectory(out, replace=True) as new:
         _write_parts(transformer, spec, new.path)
         new.commit()
@@ -34,7 +32,7 @@ def _write_parts(transformer: Any, spec: TeacherSpec, folder: Path) -> None:
     for suffix in ("", "_2"):
         encoder = pretrained(CLIPTextModelWithProjection, Path(spec.text) / f"text_encoder{suffix}")
         encoder.half().save_pretrained(folder / f"text_encoder{suffix}")
-        # `text` may be a bundle, whose tokenizer.json export made: it is made again.
+        # `text` may be a bundle with export's tokenizer.json. Export makes that file again.
         made = shutil.ignore_patterns("tokenizer.json")
         shutil.copytree(Path(spec.text) / f"tokenizer{suffix}", folder / f"tokenizer{suffix}", ignore=made)
     FlowMatchEulerDiscreteScheduler(shift=spec.shift).save_pretrained(folder / "scheduler")

@@ -13,10 +13,10 @@ from ..loop.device import training_device
 
 
 class Pictures:
-    """All pictures of one split, with the probability that class-balanced sampling gives to each.
+    """All pictures of one split, with their probabilities in class-balanced sampling.
 
-    People and their skin tones are over half of the set. A picture's weight is 1 / sqrt(pictures that share its key
-    and style), and every emoji group's total is damped to its square root, so that no kind drowns the others.
+    People and their skin tones are over half of the set. Balance keeps them from drowning the rest: a picture's weight
+    is 1 / sqrt(pictures of its key and style), and each emoji group's total is damped to its square root.
     """
 
     def __init__(self, folder: Path, splits: tuple[str, ...] = ("train",)) -> None:

@@ -1,4 +1,4 @@
-"""What is computed once from the pictures and kept: latents and features, both beside the data."""
+"""Cache the pictures' latents beside the data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .dataset import Pictures
 
 @torch.no_grad()
 def cached_latents(pictures: Pictures, folder: Path, progress: Progress = silent) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the posterior mean and standard deviation (N, 16, 16, 16) of every picture by `folder/vae`.
+    """Return the posterior mean and standard deviation (N, 16, 16, 16) of every picture, by `folder/vae`.
 
-    Both lie on the training device; they are kept beside the data, for `folder` may be one that ships with Segue.
+    Both are on the training device. The cache is beside the data, because `folder` may ship with Segue.
     """
     from diffusers import AutoencoderKL
 

@@ -1,4 +1,4 @@
-"""Pictures from a checkpoint in PyTorch, many at once: for grids while training, and for evaluation."""
+"""Draw many pictures at once from a checkpoint in PyTorch, for training grids and evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .text_encoders import tokenize
 
 @torch.no_grad()
 def euler(velocity: Callable[[Tensor, Tensor], Tensor], latents: Tensor, schedule: Schedule) -> Tensor:
-    """Carry `latents` (B, …) down `schedule` by Euler steps; `velocity(latents, level (B,))` gives eps - x0."""
+    """Denoise `latents` (B, …) along `schedule` by Euler steps. `velocity(latents, level (B,))` returns eps - x0."""
     levels = torch.from_numpy(schedule.sigmas).to(latents.device)
     for now, then in itertools.pairwise(levels):
         latents = latents + (then - now) * velocity(latents, now.expand(len(latents)))
@@ -30,14 +30,14 @@ def euler(velocity: Callable[[Tensor, Tensor], Tensor], latents: Tensor, schedul
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor, batch: int = 32) -> Tensor:
-    """Return pictures (N, 3, H, W), about in [-1, 1], of `latents` (N, C, h, w), `batch` at a time."""
+    """Decode `latents` (N, C, h, w), `batch` at a time, to pictures (N, 3, H, W), about in [-1, 1]."""
     config = vae.config
     parts = [vae.decode(p / config.scaling_factor + config.shift_factor).sample for p in latents.split(batch)]
     return torch.cat(parts)
 
 
 def tiled(pictures: Tensor, columns: int = 8) -> Tensor:
-    """Return pictures (N, 3, H, W) in [-1, 1] as one picture in [0, 1], row by row; the last row ends in white."""
+    """Tile pictures (N, 3, H, W) in [-1, 1] into one picture in [0, 1], row by row. White fills the last row."""
     columns = min(columns, len(pictures))
     missing = -len(pictures) % columns
     pictures = torch.cat([pictures, pictures.new_ones(missing, *pictures.shape[1:])])
@@ -46,7 +46,7 @@ def tiled(pictures: Tensor, columns: int = 8) -> Tensor:
 
 
 class TextConditioner:
-    """The frozen text encoders: captions to SD3's token states (B, 24, 160) and pooled vector (B, 160)."""
+    """The frozen text encoders: captions to SD3's token states (B, 24, 160) and pooled vectors (B, 160)."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
@@ -63,7 +63,7 @@ class TextConditioner:
         self.pooled_width = sum(encoder.config.projection_dim for _, encoder in self.parts)
 
     def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return token states of the layer before the last one, and pooled vectors, both encoders side by side."""
+        """Return token states of the next-to-last layer, and pooled vectors, both encoders side by side."""
         return self.encode(self.tokens(captions))
 
     def tokens(self, captions: list[str]) -> list[torch.Tensor]:
@@ -72,7 +72,7 @@ class TextConditioner:
 
     @torch.no_grad()
     def encode(self, tokens: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what a call gives, for token ids."""
+        """Return the token states and pooled vectors of token ids."""
         outputs = [
             encoder(ids.to(self.device), output_hidden_states=True)
             for ids, (_, encoder) in zip(tokens, self.parts, strict=True)
@@ -94,7 +94,7 @@ class Pipeline:
     def draw(
         self, captions: list[str], noise: Tensor, schedule: Schedule, guidance: float = 1.0, batch: int = 32
     ) -> Tensor:
-        """Return latents (N, C, H, W) drawn from `noise` of that shape, caption by caption; above 1 guidance runs."""
+        """Denoise `noise` (N, C, H, W), one caption each, to latents of that shape. Guidance runs above 1."""
         made = []
         for start in range(0, len(captions), batch):
             part = captions[start : start + batch]
@@ -122,27 +122,27 @@ class Pipeline:
         return torch.cat(made)
 
     def decode(self, latents: Tensor, batch: int = 32) -> Tensor:
-        """Return pictures (N, 3, H, W) of `latents`, about in [-1, 1]."""
+        """Return the pictures (N, 3, H, W), about in [-1, 1], of `latents`."""
         return decode(self.vae, latents, batch)
 
 
 def shift_of(folder: Path) -> float | None:
-    """Return the fixed shift of a checkpoint's scheduler; None where there is no scheduler, or its shift is dynamic.
+    """Return the fixed shift of a checkpoint's scheduler. None if it is dynamic, or without a scheduler.
 
-    UniPC, which Wan is published with, calls it flow_shift. Raises TrainingError for a file that is no JSON.
+    Wan's scheduler UniPC calls it flow_shift. Raises TrainingError if the file is not valid JSON.
     """
     path = folder / "scheduler/scheduler_config.json"
     try:
         said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValueError as error:
-        raise TrainingError(f"{path} is no JSON: {error}. Fetch that file again.") from None
+        raise TrainingError(f"{path} is not valid JSON: {error}. Fetch that file again.") from None
     if said is None or said.get("use_dynamic_shifting"):
         return None
     return float(said.get("flow_shift") or said.get("shift") or 1.0)
 
 
 def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
-    """Return the pipeline of a checkpoint or bundle directory, weights in float32, or raise TrainingError."""
+    """Return the pipeline of a checkpoint or bundle directory, in float32. Raises TrainingError if loading fails."""
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
     if not (folder / "transformer/config.json").is_file():
@@ -158,7 +158,7 @@ def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
     if text.width != transformer.config.joint_attention_dim:
         raise TrainingError(
             f"{folder} has text of width {text.width} for a transformer that takes "
-            f"{transformer.config.joint_attention_dim}: models with T5, or padded for it, are not drawn here yet. "
+            f"{transformer.config.joint_attention_dim}: Segue does not draw models with T5 states here. "
             "Use diffusers for this one."
         )
     return Pipeline(transformer, vae, text)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """What the transformer is and how it learns."""
+    """The transformer and its training."""
 
     data: str
-    autoencoder: str  # a directory with `vae/`; its latents are cached beside the data
-    text: str  # a directory with `text_encoder/`, `tokenizer/` and their second ones
+    autoencoder: str  # a directory with `vae/`; Segue caches its latents beside the data
+    text: str  # a directory with `text_encoder/`, `text_encoder_2/`, `tokenizer/` and `tokenizer_2/`
     layers: int = 8
     heads: int = 4
     head: int = 64
@@ -22,7 +22,7 @@ class TeacherSpec:
     time_std: float = 1.2
     caption_dropout: float = 0.1
     align: float = 0.0  # weight of the representation alignment (REPA's lambda)
-    align_depth: int = 3  # the block whose tokens are aligned, counted from 1
+    align_depth: int = 3  # the aligned block, counted from 1
     guidance: float = 4.0  # the default of the written checkpoint
     revision: str = "1"
     compile: bool = False

@@ -1,4 +1,4 @@
-"""Train the SD3 transformer by flow matching on cached latents; write the whole checkpoint in diffusers format."""
+"""Train the SD3 transformer by flow matching on cached latents. Write a checkpoint in diffusers format."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .spec import TeacherSpec
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is random in a batch of B pictures, on the processor."""
+    """The random data of a batch of B pictures, on the processor."""
 
     chosen: torch.Tensor  # (B,) pictures
     tokens: list[torch.Tensor]  # of their captions, (B, 24) for each text encoder
     posterior: torch.Tensor  # (B, 16, 16, 16) of the autoencoder
     noise: torch.Tensor  # (B, 16, 16, 16) of the diffusion
-    sigma: torch.Tensor  # (B,) its level
+    sigma: torch.Tensor  # (B,) the noise level
 
 
 class Teacher:
@@ -51,7 +51,7 @@ class Teacher:
         self.text = TextConditioner(Path(spec.text), device)
         if spec.joint_width != self.text.width:
             raise TrainingError(
-                f"teacher.joint_width = {spec.joint_width}, but the two text encoders give {self.text.width}. "
+                f"teacher.joint_width = {spec.joint_width}, but the two text encoders have {self.text.width}. "
                 f"Write {self.text.width}."
             )
         width = spec.heads * spec.head
@@ -75,7 +75,7 @@ class Teacher:
         if spec.align:
             if not 1 <= spec.align_depth <= spec.layers:
                 raise TrainingError(
-                    f"teacher.align_depth = {spec.align_depth} is none of the blocks 1 to {spec.layers}. Name one."
+                    f"teacher.align_depth = {spec.align_depth} must be one of the blocks 1 to {spec.layers}."
                 )
             block = self.transformer.transformer_blocks[spec.align_depth - 1]
             self.alignment = Alignment(block, width, patch_features(self.pictures, progress)).to(device)
@@ -94,7 +94,7 @@ class Teacher:
         return _Drawn(chosen, self.text.tokens(captions), posterior, noise, sigma)
 
     def loss(self, drawn: _Drawn) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the velocity's mean squared error on the batch, plus the alignment if asked for."""
+        """Return the velocity's mean squared error, plus the weighted alignment if the recipe has one."""
         spec = self.spec
         here, posterior, noise, sigma = (
             tensor.to(self.mean.device) for tensor in (drawn.chosen, drawn.posterior, drawn.noise, drawn.sigma)
@@ -132,7 +132,7 @@ class Teacher:
 
 @torch.no_grad()
 def initialise(transformer: Any) -> None:
-    """Initialise as DiT (Peebles & Xie 2023, section 3.2): Xavier linears, every residual branch closed at first."""
+    """Initialise like DiT (Peebles & Xie 2023, section 3.2): Xavier linears, closed residual branches."""
     xavier_linears(transformer)
     for part in (transformer.time_text_embed.timestep_embedder, transformer.time_text_embed.text_embedder):
         nn.init.normal_(part.linear_1.weight, std=0.02)

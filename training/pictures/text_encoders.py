@@ -1,4 +1,4 @@
-"""Train the two CLIP text encoders: contrastive against pictures, with MiniLM similarities of names as soft targets."""
+"""Train the two CLIP text encoders: a contrastive loss on pictures, MiniLM similarities of names as soft targets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .dataset import Pictures, on_white
 
 @dataclass(frozen=True)
 class TextEncodersSpec:
-    """What the encoders are: width, layers and heads of each, and the prompt length in tokens."""
+    """The encoders: width, layers and heads of each, and the prompt length in tokens."""
 
     data: str
     widths: tuple[int, ...] = (64, 96)
@@ -32,20 +32,20 @@ class TextEncodersSpec:
     head: int = 32
     length: int = 24
     temperature: float = 0.05  # of the soft targets
-    style_gap: float = 0.1  # similarity that another style costs
+    style_gap: float = 0.1  # subtracted from the similarity for another style
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is random in a batch of B pictures, on the processor."""
+    """The random data of a batch of B pictures, on the processor."""
 
     chosen: torch.Tensor  # (B,) pictures
-    tokens: list[torch.Tensor]  # (2 B, length) for each encoder: one caption of every picture, then another one
+    tokens: list[torch.Tensor]  # (2 B, length) for each encoder: a first caption of every picture, then a second
     kept: torch.Tensor  # (B, 1280) bool
 
 
 class TextEncoders:
-    """Both encoders learn side by side, each with its own projection of frozen Lite0 picture features."""
+    """Trains both encoders together, each with its own projection of frozen Lite0 features."""
 
     after: tuple[str, ...] = ()
 
@@ -69,16 +69,16 @@ class TextEncoders:
         self.scales = scales
 
     def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
-        """Draw pictures, two captions of each, and which features are kept."""
+        """Draw pictures, two captions of each, and the mask of features."""
         chosen = self.pictures.draw(batch, generator)
         rows = [self.pictures.rows[i] for i in chosen.tolist()]
         captions = draw_captions(rows, 0.0, generator) + draw_captions(rows, 0.0, generator)
-        # Feature dropout keeps the small head from learning single training pictures by heart.
+        # Feature dropout keeps the small head from memorising training pictures.
         kept = torch.rand(batch, self.features.shape[1], generator=generator) >= 0.2
         return _Drawn(chosen, [tokenize(tokenizer, captions) for tokenizer in self.tokenizers], kept)
 
     def loss(self, drawn: _Drawn) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return both encoders' mean loss: captions to pictures, pictures to captions, captions to captions."""
+        """Return both encoders' mean contrastive loss."""
         device = self.features.device
         here = drawn.chosen.to(device)
         targets = self.targets(here)
@@ -121,7 +121,7 @@ class TextEncoders:
 
 
 class Targets:
-    """How alike pictures are, by MiniLM's embeddings of their names and by their styles."""
+    """Similarity of pictures, from MiniLM's embeddings of their names and from their styles."""
 
     def __init__(self, pictures: Pictures, gap: float, temperature: float) -> None:
         names = sorted({row.name for row in pictures.rows})
@@ -137,15 +137,15 @@ class Targets:
 
 
 def soft_targets(names: torch.Tensor, styles: torch.Tensor, gap: float, temperature: float) -> torch.Tensor:
-    """Return how alike a batch's pictures are, rows that sum to 1 (B, B), from unit embeddings of names and styles."""
+    """Return the similarity (B, B) of a batch's pictures, rows of sum 1, from unit embeddings of names and styles."""
     apart = gap * (styles[:, None] != styles[None]).float()
     return ((names @ names.T - apart) / temperature).softmax(-1)
 
 
 def contrastive(text: torch.Tensor, seen: torch.Tensor, scale: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the mean loss of captions to pictures, pictures to captions and captions to captions.
+    """Return the mean loss over captions to pictures, pictures to captions and captions to captions.
 
-    `text` (2 B, W) holds one caption's embedding for every picture, then another one's; `seen` (B, W) the pictures'.
+    `text` (2 B, W) holds embeddings of a first caption for every picture, then of a second. `seen` (B, W): pictures.
     """
     first, second = F.normalize(text, dim=-1).chunk(2)
     seen, factor = F.normalize(seen, dim=-1), scale.exp().clamp(max=100.0)
@@ -154,7 +154,7 @@ def contrastive(text: torch.Tensor, seen: torch.Tensor, scale: torch.Tensor, tar
 
 
 def picture_features(folder: Path, pictures: Pictures, progress: Progress = silent) -> torch.Tensor:
-    """Return Lite0 features (N, 1280) of `pictures`, computed once for the data set and kept beside it."""
+    """Return Lite0 features (N, 1280) of `pictures`, cached beside the data."""
     rows, rgba = emoji.load(folder)
 
     def measure() -> dict[str, torch.Tensor]:
@@ -170,7 +170,7 @@ def picture_features(folder: Path, pictures: Pictures, progress: Progress = sile
 
 
 def make_text_encoder(width: int, spec: TextEncodersSpec, activation: str) -> Any:
-    """Return a CLIPTextModelWithProjection of `width` with the activation that SD3 uses at its place."""
+    """Return a CLIPTextModelWithProjection of `width` with SD3's activation for that encoder."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
@@ -189,7 +189,7 @@ def make_text_encoder(width: int, spec: TextEncodersSpec, activation: str) -> An
 
 
 def make_tokenizer(length: int, pad: str) -> Any:
-    """Return CLIP's byte-pair tokenizer with `model_max_length` = `length`; SD3's second tokenizer pads with "!"."""
+    """Return CLIP's byte-pair tokenizer with `model_max_length` = `length`. SD3's second one pads with "!"."""
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -208,7 +208,7 @@ def make_tokenizer(length: int, pad: str) -> Any:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write the tokenizer as the published SD3 checkpoint has it: vocab.json, merges.txt, tokenizer_config.json."""
+    """Write the tokenizer in SD3's published files: vocab.json, merges.txt, tokenizer_config.json."""
     tokenizer.save_pretrained(folder)
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     vocabulary = json.dumps(model["vocab"], ensure_ascii=False, separators=(",", ":"))
@@ -219,7 +219,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def tokenize(tokenizer: Any, captions: list[str]) -> torch.Tensor:
-    """Return token ids (B, length) int64, padded and cut as SD3's pipeline does."""
+    """Return token ids (B, length) int64, padded and cut like SD3's pipeline."""
     encoded = tokenizer(
         captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )

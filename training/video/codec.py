@@ -1,4 +1,4 @@
-"""Train a causal video autoencoder, AutoencoderKLWan of Wan 2.1's or 2.2's structure, on crops of clips."""
+"""Train a causal video autoencoder on crops of clips: AutoencoderKLWan with Wan 2.1's or 2.2's structure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .widening import widen
 
 @dataclass(frozen=True)
 class CodecSpec:
-    """What the autoencoder is and how it learns."""
+    """The autoencoder and its training."""
 
     data: str
     kind: str = "2.1"  # Wan 2.1's: 8 x 8 x 4; or "2.2": 16 x 16 x 4, by patches of 2 and residual blocks
@@ -32,16 +32,16 @@ class CodecSpec:
     latents: int = 16  # channels
     frames: int = 9  # of a crop; 4k + 1
     crop: int = 64  # pixels, after scaling
-    scale: int = 1  # sides of a frame are divided by it
+    scale: int = 1  # divides the sides of a frame
     start: str = ""  # a directory with `vae/` to start from
     kl_weight: float = 5e-5
     lpips_weight: float = 0.05
-    # Above 0 the encoder, and so every latent, stays as it is: the decoder learns on latents with noise of a deviation
-    # up to this, in those of the latents, so that it forgives what a transformer gets slightly wrong.
+    # Above 0 only the decoder learns, on latents with noise up to this many deviations of the latents. It then
+    # tolerates small errors of a transformer.
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise TrainingError for values that no codec can have."""
+        """Raise TrainingError for impossible values."""
         wrong = {
             "kind": self.kind not in ("2.1", "2.2"),
             "widths": len(self.widths) != 4,
@@ -52,20 +52,20 @@ class CodecSpec:
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
             raise TrainingError(
-                f"[codec] {name} = {getattr(self, name)!r} is not possible. Mend the recipe: kind is 2.1 or 2.2, "
-                "there are four widths, frames are 4k + 1, scale divides 128, and crop is a multiple of "
+                f"[codec] {name} = {getattr(self, name)!r} is not possible. Correct the recipe: kind is 2.1 or 2.2, "
+                "widths has four values, frames is 4k + 1, scale divides 128, crop is a multiple of "
                 f"{self.factor} within a scaled frame; noise above 0 needs a start."
             )
 
     @property
     def factor(self) -> int:
-        """Return how many pixels of a frame's side are one of its latents'."""
+        """Return the pixels of a frame's side for each latent."""
         return 8 if self.kind == "2.1" else 16
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is random in a batch of B crops, on the processor."""
+    """The random data of a batch of B crops, on the processor."""
 
     video: Tensor  # (B, F, crop x scale, crop x scale, 3) uint8
     noise: Tensor  # (B, latents, f, h, w) of the posterior
@@ -73,7 +73,7 @@ class _Drawn:
 
 
 class Codec:
-    """The autoencoder's loss: L1 + MSE on pixels, a light KL term, LPIPS a frame."""
+    """The autoencoder's loss: L1 + MSE on pixels, a light KL term, LPIPS of frames."""
 
     after: tuple[str, ...] = ()
 
@@ -99,7 +99,7 @@ class Codec:
             self.lpips = Lpips().to(self.clips.device)
 
     def draw(self, batch: int, generator: torch.Generator) -> _Drawn:
-        """Draw clips, the frame that each begins with, crops, mirroring and noise."""
+        """Draw clips, their first frames, crops, mirroring and noise."""
         spec, side = self.spec, self.spec.crop * self.spec.scale
         crops = []
         for index in self.clips.draw(batch, generator).tolist():
@@ -138,14 +138,14 @@ class Codec:
         return loss, figures
 
     def grid(self) -> Tensor:
-        """Return four clips, every fourth frame, each above its reconstruction."""
+        """Return every fourth frame of four clips, each above its reconstruction."""
         video = self._whole(torch.arange(4) * (len(self.clips.rows) // 4))
         with torch.no_grad():
             decoded = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
         return sheet(zip(video, decoded, strict=True))
 
     def finish(self, out: Path) -> None:
-        """Write `out/vae/`, with the mean and deviation of each channel's latents in its config, as Wan's has them."""
+        """Write `out/vae/`. Like Wan's, its config has the mean and deviation of each latent channel."""
         if not self.spec.noise:
             latents = self._latents()
             self.vae.register_to_config(
@@ -166,7 +166,7 @@ class Codec:
 
 
 def config_of(spec: CodecSpec) -> dict[str, Any]:
-    """Return the config of AutoencoderKLWan: the published ones but for the widths and the number of blocks."""
+    """Return the config of AutoencoderKLWan: the published one, except the widths and the number of blocks."""
     shared = {
         "base_dim": spec.base,
         "decoder_base_dim": spec.decoder_base,

@@ -32,11 +32,11 @@ from .write import write_detail
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is random in a batch of B windows of clips, on the processor; all have the same segment."""
+    """The random data of a batch of B windows of clips, on the processor. All have the same segment."""
 
     index: int  # of the segment
     clean: Tensor  # (B, C, T, h, w)
-    seen: Tensor  # the same, neighbours corrupted
+    seen: Tensor  # `clean` with corrupted neighbours
     reference: Tensor  # (B, C, T, h, w)
     captions: list[str]
     noise: Tensor  # (B, C, M, h, w)
@@ -44,7 +44,7 @@ class _Drawn:
 
 
 class Detail:
-    """Flow matching on the targets of segments; every other frame of a window is clean, at timestep 0."""
+    """Flow matching on the targets of segments. The window's other frames are clean, at timestep 0."""
 
     after: tuple[str, ...] = ("detail.revision", "detail.decoder")
 
@@ -101,7 +101,7 @@ class Detail:
 
     @torch.no_grad()
     def grid(self) -> Tensor:
-        """Return four clips, every fourth frame: the reference, what is made of it in four steps, and the clip."""
+        """Return every fourth frame of four clips: the reference, its result in four steps, and the clip."""
         rows = torch.arange(4) * (len(self.windows.places) // 4)
         clean, reference = (part[rows].float().to(self.clips.device) for part in (self.windows.latents, self.reference))
         text = self.text(self.windows.places.names(self.clips, rows))
@@ -115,11 +115,11 @@ class Detail:
         return sheet(zip(*(codec.decode(latents) for latents in (reference, made, clean)), strict=True))
 
     def finish(self, out: Path) -> None:
-        """Write `out/checkpoint/`: both stages, ready to be exported."""
+        """Write `out/checkpoint/`: both stages, ready for export."""
         write_detail(self.transformer, self.spec, (SIZE, SIZE), float(FPS), out / "checkpoint")
 
     def velocity(self, given: Window, text: Tensor) -> Tensor:
-        """Return the velocity (B, C, frames, h, w) float32 of a window, its text's states (B, length, width) given."""
+        """Return the velocity (B, C, frames, h, w) float32 of a window. `text` holds states (B, length, width)."""
         a_frame = given.latents[0, 0, 0].numel() // math.prod(self.transformer.config.patch_size)
         for processor in self.one_way:
             processor.clean = given.noisy.start * a_frame
@@ -148,12 +148,12 @@ class Detail:
 
 
 class OneWay(WanAttnProcessor):
-    """Self-attention in which the first `clean` tokens do not see the others: the ablation without a way back."""
+    """Self-attention that hides the other tokens from the first `clean` tokens, for an ablation."""
 
     clean = 0
 
     def __call__(self, attn: Any, hidden_states: Tensor, *rest: Any) -> Tensor:
-        """Return what diffusers' processor returns, with that mask."""
+        """Return the result of diffusers' processor with that mask."""
         tokens = hidden_states.shape[1]
         sees = torch.ones(tokens, tokens, dtype=torch.bool, device=hidden_states.device)
         sees[: self.clean, self.clean :] = False

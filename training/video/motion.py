@@ -1,4 +1,4 @@
-"""Train SwiftI2V's Stage I: Wan's image-to-video transformer on clips at low resolution, whole or by LoRA."""
+"""Train SwiftI2V's Stage I: Wan's image-to-video transformer on low-resolution clips, as a whole or by LoRA."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .spec import MotionSpec
 from .text import Umt5Conditioner
 from .write import write_motion
 
-ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # the linears that LoRA adapts, by the ends of their names
+ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # linears that LoRA adapts, by the ends of their names
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is random in a batch of B windows, on the processor."""
+    """The random data of a batch of B windows, on the processor."""
 
     latents: Tensor  # (B, C, f, h, w)
     image: Tensor  # (B, C, f, h, w)
@@ -75,7 +75,7 @@ class Motion:
 
     @torch.no_grad()
     def grid(self) -> Tensor:
-        """Return six clips, every fourth frame, each above what is drawn from its first frame in ten steps."""
+        """Return every fourth frame of six clips, each above its drawing from the first frame in ten steps."""
         rows = torch.arange(6) * (len(self.windows.places) // 6)
         latents, image = (part[rows].float().to(self.clips.device) for part in (self.windows.latents, self.images))
         text = self.text(self.windows.places.names(self.clips, rows))
@@ -119,7 +119,7 @@ class Motion:
 
 @torch.no_grad()
 def initialised(transformer: Any) -> Any:
-    """Return Wan's transformer as DiT begins (Peebles & Xie 2023): Xavier linears, every residual branch closed."""
+    """Initialise Wan's transformer like DiT (Peebles & Xie 2023): Xavier linears, closed residual branches."""
     xavier_linears(transformer)
     embedder = transformer.condition_embedder
     for linear in (embedder.time_embedder.linear_1, embedder.time_embedder.linear_2):

@@ -1,4 +1,4 @@
-"""Train a small UMT5 text encoder with its tokenizer: contrastive against pictures, as the picture model's encoders."""
+"""Train a small UMT5 text encoder and its tokenizer by a contrastive loss, like the picture model's encoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..pictures.text_encoders import Targets, contrastive, picture_features
 
 @dataclass(frozen=True)
 class VideoTextSpec:
-    """What the encoder and its vocabulary are."""
+    """The encoder and its vocabulary."""
 
     data: str  # emoji pictures
     width: int = 128
@@ -36,7 +36,7 @@ class VideoTextSpec:
 
 
 class VideoText:
-    """The encoder learns beside a projection of frozen Lite0 picture features, which is not kept."""
+    """Trains the encoder with a projection of frozen Lite0 features. Drops the projection afterwards."""
 
     after: tuple[str, ...] = ()
 
@@ -63,14 +63,14 @@ class VideoText:
         self.module: nn.Module = nn.ModuleDict(parts).to(device)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw pictures, the token ids and masks of two captions of each, and which features are kept."""
+        """Draw pictures, token ids and masks of two captions each, and the mask of features."""
         chosen = self.pictures.draw(batch, generator)
         rows = [self.pictures.rows[i] for i in chosen.tolist()]
         ids, mask = tokens(self.tokenizer, draw_captions(rows, 0.0, generator) + draw_captions(rows, 0.0, generator))
         return chosen, ids, mask, torch.rand(batch, self.features.shape[1], generator=generator) >= 0.2
 
     def loss(self, drawn: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Return the contrastive loss of the batch on the mean of the tokens' states."""
+        """Return the contrastive loss on the mean of the tokens' states."""
         here, ids, mask, kept = (part.to(self.features.device) for part in drawn)
         text = pooled(self.encoder(ids, mask).last_hidden_state, mask)
         return contrastive(text, self.head(self.features[here] * kept / 0.8), self.scale, self.targets(here)), {}
@@ -102,7 +102,7 @@ class VideoText:
 
 
 class Umt5Conditioner:
-    """The frozen encoder as Wan's pipelines use it: states of the prompt, zeros behind its end."""
+    """The frozen encoder, like in Wan's pipelines: the prompt's states, then zeros."""
 
     def __init__(self, folder: Path, length: int, device: torch.device) -> None:
         from transformers import AutoTokenizer, UMT5EncoderModel
@@ -120,7 +120,7 @@ class Umt5Conditioner:
 
 
 def make_tokenizer(words: list[str], size: int, length: int) -> Any:
-    """Return a T5Tokenizer of at most `size` pieces learned from `words`; pieces are those of a unigram model."""
+    """Return a T5Tokenizer with at most `size` unigram pieces, learned from `words`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import T5Tokenizer
 
@@ -139,7 +139,7 @@ def make_tokenizer(words: list[str], size: int, length: int) -> Any:
 
 
 def tokens(tokenizer: Any, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Return token ids and attention mask (B, length) int64, padded and cut as Wan's pipelines do."""
+    """Return token ids and attention mask (B, length) int64, padded and cut like Wan's pipelines."""
     found = tokenizer(
         captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     )
@@ -147,6 +147,6 @@ def tokens(tokenizer: Any, captions: list[str]) -> tuple[Tensor, Tensor]:
 
 
 def pooled(states: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean (B, W) of the states (B, L, W) that the mask keeps."""
+    """Return the mean (B, W) of the unmasked states (B, L, W)."""
     kept = mask[..., None].to(states.dtype)
     return (states * kept).sum(1) / kept.sum(1).clamp_min(1)

@@ -1,8 +1,8 @@
-"""Make an autoencoder of Wan's structure twice as wide and have it compute the same (Net2Net, Chen et al. 2016).
+"""Double the width of a Wan autoencoder without changing its result (Net2Net, Chen et al. 2016).
 
-Every channel is there twice, the copies behind the originals: norms over channels, the shortcuts that average or repeat
-channels, and the order of channels in space keep their meaning. What reads two equal channels weighs them unequally, so
-that training tells the copies apart.
+Every channel gets a copy, behind all originals. Norms over channels, shortcuts that average or repeat channels, and the
+order of channels in space keep their meaning. A reader of two equal channels weighs them unequally, so that training
+can separate the copies.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ UNEQUAL = 0.25
 
 @torch.no_grad()
 def widen(narrow: Any, wide: Any, generator: torch.Generator) -> None:
-    """Fill the AutoencoderKLWan `wide`, whose encoder, decoder or both are twice as wide, so that it is `narrow`.
+    """Fill the AutoencoderKLWan `wide` so that it computes `narrow`. Encoder, decoder or both are twice as wide.
 
-    Raises TrainingError where a layer is neither as wide nor twice as wide.
+    Raises TrainingError if a layer has another width.
     """
     weights = narrow.state_dict()
     for name, target in wide.state_dict().items():
@@ -43,11 +43,11 @@ def _fits(narrow: torch.Size, wide: torch.Size) -> bool:
 def _widened(name: str, source: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
     made = source
     if shape[0] != source.shape[0]:
-        # Queries, keys and values, and the two frames that one becomes, lie one behind the other: each has its copies.
+        # Queries, keys and values are consecutive, and so are the two frames made of one. Each has its own copies.
         parts = 3 if "to_qkv" in name else 2 if "upsampler" in name and "time_conv" in name else 1
         made = torch.cat([torch.cat([part, part]) for part in made.chunk(parts)])
         if parts == 3:
-            made[: len(made) // 3] *= 0.5**0.5  # products of twice as many channels, divided by a root of twice as many
+            made[: len(made) // 3] *= 0.5**0.5  # products of twice the channels, divided by a root of twice as many
     if source.ndim > 1 and shape[1] != source.shape[1]:
         apart = UNEQUAL * source.std() * torch.randn(made.shape, generator=generator)
         made = torch.cat([made / 2 + apart, made / 2 - apart], 1)

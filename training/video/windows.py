@@ -1,7 +1,7 @@
-"""Windows of Stage II for a batch, and the generation of whole clips with them: `runtime/csg.py` in PyTorch.
+"""Windows of Stage II for a batch, and generation of whole clips: `runtime/sampling/csg.py` in PyTorch.
 
-Training and evaluation see many clips at once and leave parts of the window out for ablations; the runtime sees one.
-Both ask `runtime/segments.py` what belongs to a window, and a test holds them together.
+Training and evaluation take many clips at once, and omit parts of the window for ablations. The runtime takes one clip.
+`runtime/bundle/segments.py` gives both the frames of a window, and a test compares them.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Velocity = Callable[["Window"], Tensor]
 
 @dataclass(frozen=True)
 class Window:
-    """What Stage II's transformer takes for one segment of B clips."""
+    """The input of Stage II's transformer for one segment of B clips."""
 
     latents: Tensor  # (B, 2 C, frames, h, w), the reference behind the latents
     timesteps: Tensor  # (B, frames), 0 for clean frames
     positions: Tensor  # (B, frames) int64
-    noisy: slice  # where the targets are among the frames
+    noisy: slice  # the targets among the frames
 
 
 def window(part: Segment, clean: Tensor, noisy: Tensor, reference: Tensor, sigma: Tensor, image: bool = True) -> Window:
     """Return the window of a segment.
 
-    `clean` (B, C, T, h, w) holds the image latent and the frames before the segment, `reference` of that shape the
-    motion reference, `noisy` (B, C, M, h, w) the targets at level `sigma` (B,). `image` = False leaves the image latent
-    out, for an ablation.
+    `clean` (B, C, T, h, w) holds the image latent and the frames before the segment. `reference`, of that shape, is the
+    motion reference. `noisy` (B, C, M, h, w) are the targets at level `sigma` (B,). `image` = False omits the image
+    latent, for an ablation.
     """
     frames, targets = list(part.frames), part.noisy
     after = reference[:, :, list(part.after)]
@@ -59,7 +59,7 @@ def generate(
     velocity: Velocity, image: Tensor, reference: Tensor, noise: Tensor, spec: SegmentSpec, schedule: Schedule,
     with_image: bool = True,
 ) -> Tensor:  # fmt: skip
-    """Return the latents (B, C, T, h, w) of clips, segment by segment, from the image latent (B, C, 1, h, w)."""
+    """Generate the latents (B, C, T, h, w) of clips, segment by segment, from the image latent (B, C, 1, h, w)."""
     made = torch.cat([image, torch.zeros_like(reference[:, :, 1:])], 2)
     levels = torch.from_numpy(schedule.sigmas).to(image.device)
     for index in range(count_segments(reference.shape[2], spec)):

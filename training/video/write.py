@@ -1,11 +1,11 @@
-"""What the training of SwiftI2V's stages writes: a checkpoint of Wan's pipeline, with Stage II's parts beside it."""
+"""Write SwiftI2V's trained stages: a checkpoint of Wan's pipeline, with Stage II's parts beside it."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,9 +13,7 @@ from ...errors import TrainingError
 from ...runtime.storage.directory import NewDirectory
 from ..data import clips
 from ..loop.networks import pretrained, save_half
-
-if TYPE_CHECKING:
-    from .spec import DetailSpec, MotionSpec
+from .spec import DetailSpec, MotionSpec
 
 INDEX = {
     "_class_name": "WanImageToVideoPipeline",
@@ -37,9 +35,9 @@ DETAIL = {
 
 
 def write_motion(transformer: Any, spec: MotionSpec, out: Path) -> None:
-    """Write Stage I as a checkpoint of WanImageToVideoPipeline, weights in fp16, whole or not at all.
+    """Write Stage I as an fp16 checkpoint of WanImageToVideoPipeline, as a whole or not at all.
 
-    An adapter is merged into the weights.
+    Merges an adapter into the weights.
     """
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
     from transformers import UMT5EncoderModel
@@ -68,9 +66,9 @@ def write_motion(transformer: Any, spec: MotionSpec, out: Path) -> None:
 
 
 def write_detail(transformer: Any, spec: DetailSpec, size: tuple[int, int], fps: float, out: Path) -> None:
-    """Write both stages as the checkpoint that `segue export` takes: Stage I's with Stage II's two parts beside it.
+    """Write both stages as a checkpoint for `segue export`: Stage I's, with Stage II's two parts beside it.
 
-    Stage II's transformer takes the reference as a second half of the channels. `size` is the default height and width.
+    Stage II's transformer takes the reference as a second half of the channels. `size` is the default (height, width).
     """
     motion = Path(spec.motion)
     index, settings = (json.loads((motion / name).read_text()) for name in ("model_index.json", "segue.json"))
@@ -100,8 +98,8 @@ def _detail_vae(spec: DetailSpec) -> Any:
     )
     if mine.keys() != its.keys() or not all(torch.equal(mine[name], its[name]) for name in mine):
         raise TrainingError(
-            f"the encoder of {spec.decoder} is another one than that of {spec.codec}, in whose latents Stage II was "
-            "trained. Name a decoder that was trained alone (noise above 0 in [codec])."
+            f"the encoder of {spec.decoder} differs from the encoder of {spec.codec}, which Stage II learned on. "
+            "Name a decoder trained with a frozen encoder (noise above 0 in [codec])."
         )
     return other
 

@@ -1,4 +1,4 @@
-"""What a LongCat-Image checkpoint says beside its graphs: is it one, its sampler, latents and picture sizes."""
+"""Check a LongCat-Image checkpoint, and read its sampler, latents and picture sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = {
     "vae": "AutoencoderKL",
     "scheduler": "FlowMatchEulerDiscreteScheduler",
 }
-# The pipeline's own constants: prompts have 512 tokens inside these texts; pictures begin at position 512.
+# Constants of the pipeline: a prompt has 512 tokens inside these texts; pictures begin at position 512
 TOKENS = 512
 TEMPLATE = Template(
     "<|im_start|>system\nAs an image captioning expert, generate a descriptive text prompt based on an image content, "
@@ -37,14 +37,14 @@ def check(index: dict[str, Any]) -> None:
 
 
 def facts(found: Checkpoint) -> Facts:
-    """Return the sampler, latent geometry and sizes; raises CheckpointError for what the runtime does not follow."""
+    """Return the sampler, latent geometry and sizes; raises CheckpointError for unsupported settings."""
     scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
     moving = bool(scheduler.get("use_dynamic_shifting"))
     plain_scheduler(scheduler | {"use_dynamic_shifting": False})
     if moving and scheduler.get("time_shift_type", "exponential") != "exponential":
         raise CheckpointError(
             f"scheduler_config.json sets time_shift_type to {scheduler['time_shift_type']!r}, which the runtime does "
-            "not follow. Export a checkpoint with exponential."
+            "not support. Export a checkpoint with exponential."
         )
     settings = found.settings
     try:

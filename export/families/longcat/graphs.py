@@ -1,6 +1,6 @@
 """LongCat-Image: a transformer on packed latents, an autoencoder, and the language half of Qwen2.5-VL.
 
-The graphs take and give latents as they lie in a picture; packing and position ids are inside. Sources: diffusers'
+Inputs and outputs are unpacked latents; the graphs do the packing and the position ids. Sources: diffusers'
 LongCatImagePipeline and its model classes.
 """
 
@@ -52,7 +52,7 @@ class _TextEncoder(Wrapper):
 
 
 class _Rotary(torch.nn.Module):
-    """Qwen2.5-VL's rotary embedding of text alone, its frequencies in float32 whatever the weights' precision."""
+    """Qwen2.5-VL's rotary embedding for text only, with frequencies in float32 at every precision."""
 
     def __init__(self, theta: float, head: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Rotary(torch.nn.Module):
     def forward(self, states, position_ids):  # type: ignore[no-untyped-def]
         exponents = torch.arange(0, self.head, 2, dtype=torch.float32) / self.head
         angles = position_ids[..., None].float() * (self.theta**-exponents)
-        doubled = torch.cat([angles, angles], -1)[0]  # text has the same position three times
+        doubled = torch.cat([angles, angles], -1)[0]  # text has three equal positions
         return doubled.cos().to(states.dtype), doubled.sin().to(states.dtype)
 
 
@@ -84,7 +84,7 @@ def text_encoder(config: dict[str, Any]) -> Graph:
     """Return the graph of Qwen2.5-VL's language model.
 
     input_ids and attention_mask int64 [batch, length] -> states [batch, length, width] after the last norm. Tokens
-    attend to what stands before them and is no padding; positions count padding as well.
+    attend to earlier tokens except padding; positions count padding as well.
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 

@@ -1,10 +1,11 @@
-"""What a Stable Diffusion 3 checkpoint says beside its graphs: is it one, its sampler, latents and picture sizes."""
+"""Check a Stable Diffusion 3 checkpoint, and read its sampler, latents and picture sizes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ....errors import CheckpointError
+from ....runtime.bundle.families import T5
 from ....runtime.bundle.limits import MAX_SIDE
 from ....runtime.bundle.manifest import Latents, Sampler, Sizes
 from ...checkpoint.read import Checkpoint, read_json
@@ -13,7 +14,6 @@ from ..checks import check_classes, class_of, plain_scheduler, unusable
 
 PIPELINE = "StableDiffusion3Pipeline"
 FOLDERS = ("text_encoder", "text_encoder_2", "transformer", "vae")
-T5 = "text_encoder_3"
 T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
 CLASSES = {
     "text_encoder": "CLIPTextModelWithProjection",
@@ -27,12 +27,12 @@ CLASSES = {
 
 
 def check(index: dict[str, Any]) -> None:
-    """Raise CheckpointError unless `index`, a model_index.json, is of a Stable Diffusion 3, with T5 or without."""
+    """Raise CheckpointError unless `index`, a model_index.json, is of Stable Diffusion 3, with or without T5."""
     given = {name: class_of(index, name) for name in (T5, "tokenizer_3")}
     if any(given.values()) and (given[T5] != "T5EncoderModel" or given["tokenizer_3"] not in T5_TOKENIZERS):
         raise CheckpointError(
             f"model_index.json gives {T5} as {given[T5]!r} and tokenizer_3 as {given['tokenizer_3']!r}; Segue exports "
-            "T5EncoderModel and T5TokenizerFast, or neither. Name a checkpoint with both."
+            "T5EncoderModel and T5TokenizerFast, or neither. Choose a checkpoint with both."
         )
     check_classes(index, CLASSES)
 
@@ -40,8 +40,8 @@ def check(index: dict[str, Any]) -> None:
 def facts(found: Checkpoint) -> Facts:
     """Return the sampler, latent geometry and sizes of a checkpoint.
 
-    Raises CheckpointError for settings of the scheduler that change the noise levels in a way the runtime does not
-    follow, and where the parts' widths do not fit together.
+    Raises CheckpointError for scheduler settings that the runtime does not support, and if the parts' widths do not fit
+    together.
     """
     scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
     plain_scheduler(scheduler)
@@ -76,14 +76,14 @@ def _natural(config: dict[str, Any], key: str) -> int:
     value = config[key]
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**20:
         raise CheckpointError(
-            f"transformer/config.json has {key} {str(value)[:40]!r}, which should be a whole number above 0. "
+            f"transformer/config.json has {key} {str(value)[:40]!r}; it must be a whole number above 0. "
             "Fetch the file again."
         )
     return value
 
 
 def _sizes(side: int, multiple: int, reach: int, limit: int | None) -> Sizes:
-    """Return the sizes of a model made for `side` pixels, whose positional table spans `reach`."""
+    """Return the sizes of a model for `side` pixels, whose positional table spans `reach` pixels."""
     if side > reach:
         raise CheckpointError(
             f"transformer/config.json has a sample_size of {side} pixels, beyond the {reach} that pos_embed_max_size "
@@ -92,7 +92,7 @@ def _sizes(side: int, multiple: int, reach: int, limit: int | None) -> Sizes:
     maximum = min(limit or reach, reach, MAX_SIDE) // multiple * multiple
     if side > maximum:
         raise CheckpointError(
-            f"segue.json: maximum_size is {limit or MAX_SIDE}, below the {side} pixels that the model is made for "
+            f"segue.json: maximum_size is {limit or MAX_SIDE}, below the {side} pixels of the model "
             "(sample_size in transformer/config.json). Raise it, or remove it."
         )
     return Sizes((side, side), min(-(-64 // multiple) * multiple, side), maximum, multiple)

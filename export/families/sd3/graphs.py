@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ....runtime.bundle.families import T5
 from ..checks import unusable
 from ..graph import WEIGHT, Graph, Port
-from ..modules import FUSED_ATTENTION, Wrapper, _normal, autoencoder, t5, text_encoder
+from ..modules import FUSED_ATTENTION, Wrapper, autoencoder, normal, t5, text_encoder
 from ..step import with_step
 
 
@@ -31,7 +32,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
         return (
             text_encoder("text_encoder", configs["text_encoder"]),
             text_encoder("text_encoder_2", configs["text_encoder_2"]),
-            *([t5(configs["text_encoder_3"])] if "text_encoder_3" in configs else []),
+            *([t5(configs[T5])] if T5 in configs else []),
             *with_step(transformer(configs["transformer"])),
             *autoencoder(configs["vae"]),
         )
@@ -57,9 +58,9 @@ def transformer(config: dict[str, Any]) -> Graph:
     def feed(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
         batch = sizes["batch"]
         return {
-            "hidden_states": _normal(rng, (batch, channels, sizes["height"], sizes["width"])),
-            "encoder_hidden_states": _normal(rng, (batch, sizes["text"], joint)),
-            "pooled_projections": _normal(rng, (batch, pooled)),
+            "hidden_states": normal(rng, (batch, channels, sizes["height"], sizes["width"])),
+            "encoder_hidden_states": normal(rng, (batch, sizes["text"], joint)),
+            "pooled_projections": normal(rng, (batch, pooled)),
             "timestep": rng.uniform(0, 1000, batch).astype(np.float32),
         }
 

@@ -38,13 +38,13 @@ def check(index: dict[str, Any]) -> None:
 
 
 def facts(found: Checkpoint) -> Facts:
-    """Return the sampler, latent geometry and sizes; raises CheckpointError for what the runtime does not follow."""
+    """Return the sampler, latent geometry and sizes; raises CheckpointError for unsupported settings."""
     scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
     for key, neutral in NEUTRAL.items():
         if scheduler.get(key, DEFAULTS.get(key, neutral)) not in (neutral, None):
             raise CheckpointError(
                 f"scheduler_config.json sets {key} to {scheduler.get(key, DEFAULTS.get(key))!r}, which the runtime's "
-                f"sampler does not follow. Export a checkpoint whose scheduler has {key}: {json.dumps(neutral)}."
+                f"sampler does not support. Export a checkpoint whose scheduler has {key}: {json.dumps(neutral)}."
             )
     settings = found.settings
     try:

@@ -1,7 +1,7 @@
-"""What a SwiftI2V checkpoint says beside its graphs: is it one, its two samplers, latents, sizes and segments.
+"""Check a SwiftI2V checkpoint, and read its two samplers, latents, sizes and segments.
 
 It is a checkpoint of WanImageToVideoPipeline (Stage I) with two more components: `detail_transformer` and `detail_vae`
-(Stage II). diffusers loads Stage I from it and leaves the others alone.
+(Stage II). diffusers loads only Stage I from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLASSES = {
     "detail_vae": ("AutoencoderKLWan",),
     "scheduler": ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
 }
-MASK = 4  # channels of Stage I's input that say which frames are given
+MASK = 4  # channels of Stage I's input that mark the given frames
 
 
 def check(index: dict[str, Any]) -> None:
@@ -39,33 +39,33 @@ def check(index: dict[str, Any]) -> None:
         found = class_of(index, name)
         if found not in wanted:
             raise CheckpointError(
-                f"model_index.json gives {name} as {found!r}; SwiftI2V has {wanted[0]} there. Name a checkpoint with "
-                "both stages, as segue train writes it (docs/swifti2v.md)."
+                f"model_index.json gives {name} as {found!r}; SwiftI2V needs {wanted[0]}. Choose a checkpoint with "
+                "both stages, as segue train writes it (docs/design/swifti2v.md)."
             )
     second = class_of(index, SECOND_EXPERT)
     if second not in (None, "WanTransformer3DModel"):
         raise CheckpointError(
-            f"model_index.json gives {SECOND_EXPERT} as {second!r}; SwiftI2V has WanTransformer3DModel there, or none. "
-            "Name a checkpoint with that component."
+            f"model_index.json gives {SECOND_EXPERT} as {second!r}; SwiftI2V needs WanTransformer3DModel, or none. "
+            "Choose a checkpoint with that class."
         )
     if second is not None and index.get("boundary_ratio") != BOUNDARY:
         raise CheckpointError(
             f"model_index.json has boundary_ratio {index.get('boundary_ratio')!r}; the runtime changes from one expert "
-            f"to the other at {BOUNDARY}. Name a checkpoint with that ratio."
+            f"to the other at {BOUNDARY}. Choose a checkpoint with that ratio."
         )
     if class_of(index, "image_encoder") is not None:
         raise CheckpointError(
             "The checkpoint has an image_encoder, as Wan 2.1's image-to-video does; Segue exports Wan 2.2's, which has "
-            "none. Name such a checkpoint."
+            "none. Choose a checkpoint of Wan 2.2."
         )
 
 
 def facts(found: Checkpoint) -> Facts:
     """Return the samplers, latents, sizes and segments of a checkpoint.
 
-    Raises CheckpointError where the scheduler does what the runtime does not follow, and where widths do not fit.
+    Raises CheckpointError for a scheduler that the runtime does not support, and for widths that do not fit.
     """
-    settings, said = found.settings, found.settings.video
+    settings, video = found.settings, found.settings.video
     scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
     plain_scheduler(scheduler)
     shift = float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
@@ -86,23 +86,23 @@ def facts(found: Checkpoint) -> Facts:
         for name in (*experts, "detail_transformer"):
             config = found.parts[name].config
             _fit(name, config, "text_dim", found.parts["text_encoder"].config["d_model"])
-            if config["rope_max_seq_len"] < latent_frames(said.frames):
+            if config["rope_max_seq_len"] < latent_frames(video.frames):
                 raise CheckpointError(
                     f"{name}/config.json has rope_max_seq_len {config['rope_max_seq_len']}, below the "
-                    f"{latent_frames(said.frames)} latent frames of a window. Lower frames in segue.json."
+                    f"{latent_frames(video.frames)} latent frames of a window. Lower frames in segue.json."
                 )
         low = Motion(
             vae["z_dim"], factor(vae), motion["patch_size"][1], *_normal(vae),
             Sampler(
-                "flow-match-euler", shift, train_timesteps, said.motion_steps, float(said.motion_guidance),
-                said.motion_sigmas,
+                "flow-match-euler", shift, train_timesteps, video.motion_steps, float(video.motion_guidance),
+                video.motion_sigmas,
             ),
         )  # fmt: skip
         latents = Latents(detail_vae["z_dim"], factor(detail_vae), detail["patch_size"][1], 1.0, 0.0)
-        multiple = math.lcm(latents.factor * latents.patch, said.scale * low.factor * low.patch)
+        multiple = math.lcm(latents.factor * latents.patch, video.scale * low.factor * low.patch)
         rows = min(
             detail["rope_max_seq_len"] * latents.factor * latents.patch,
-            motion["rope_max_seq_len"] * said.scale * low.factor * low.patch,
+            motion["rope_max_seq_len"] * video.scale * low.factor * low.patch,
         )
         maximum = min(settings.maximum_size or MAX_SIDE, rows, MAX_SIDE) // multiple * multiple
     except (KeyError, TypeError, ValueError, ArithmeticError, IndexError) as error:
@@ -110,15 +110,16 @@ def facts(found: Checkpoint) -> Facts:
     return Facts(
         sampler=Sampler("flow-match-euler", shift, train_timesteps, settings.steps, 1.0, settings.sigmas),
         latents=latents,
-        sizes=Sizes(said.size, min(multiple, *said.size), maximum, multiple),
+        sizes=Sizes(video.size, min(multiple, *video.size), maximum, multiple),
         video=Video(
-            said.frames, float(said.fps), said.scale, said.targets, said.before, said.after, *_normal(detail_vae), low
+            video.frames, float(video.fps), video.scale, video.targets, video.before, video.after,
+            *_normal(detail_vae), low,
         ),
-    )
+    )  # fmt: skip
 
 
 def factor(vae: dict[str, Any]) -> int:
-    """Return how many pixels of a frame's side are one of its latents'."""
+    """Return the pixels of a frame's side per latent."""
     return int(2 ** (len(vae["dim_mult"]) - 1) * (vae.get("patch_size") or 1))
 
 

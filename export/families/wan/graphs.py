@@ -1,7 +1,7 @@
 """SwiftI2V on Wan 2.2: two transformers, two causal autoencoders and a UMT5 text encoder, as diffusers lays them out.
 
 Stage I is a checkpoint of WanImageToVideoPipeline; Stage II lies beside it as `detail_transformer` and `detail_vae`.
-Sources: diffusers' WanImageToVideoPipeline and its model classes; for Stage II, `wan_segment.py`.
+Sources: diffusers' WanImageToVideoPipeline and its model classes; for Stage II, `segment.py`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class _Detail(Wrapper):
 
 class _TextEncoder(Wrapper):
     def forward(self, input_ids, attention_mask):  # type: ignore[no-untyped-def]
-        # The table has two names in the model and one in files: this one.
+        # The model has two names for the table, and files have only this one
         embedded = self.model.shared(input_ids)
         states = self.model.encoder(inputs_embeds=embedded, attention_mask=attention_mask).last_hidden_state
-        return states * attention_mask[..., None].to(states.dtype)  # zeros behind the prompt's end, as the pipeline has
+        return states * attention_mask[..., None].to(states.dtype)  # zeros after the prompt's end, as in the pipeline
 
 
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
@@ -61,7 +61,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
 def text_encoder(config: dict[str, Any]) -> Graph:
     """Return the graph of a UMT5EncoderModel.
 
-    input_ids and attention_mask int64 [batch, length] -> states [batch, length, width], zeros where the mask is.
+    input_ids and attention_mask int64 [batch, length] -> states [batch, length, width], zeros at masked tokens.
     """
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -106,10 +106,10 @@ def motion(folder: str, config: dict[str, Any]) -> Graph:
 
 
 def detail(config: dict[str, Any]) -> Graph:
-    """Return the graph of Stage II's transformer on a window of latent frames, see SegmentTransformer.
+    """Return the graph of Stage II's transformer on a window of latent frames; see SegmentTransformer.
 
-    latents [batch, 2 channels, frames, height, width] (the reference behind them), timesteps [batch, frames] float32, 0
-    for clean frames, text [batch, length, width], positions int64 [batch, frames] -> velocity.
+    latents [batch, 2 channels, frames, height, width] (the last channels are the reference), timesteps [batch, frames]
+    float32, 0 for clean frames, text [batch, length, width], positions int64 [batch, frames] -> velocity.
     """
     timesteps = (Port("timesteps", "float32", ("batch", "frames")),)
     positions = (Port("positions", "int64", ("batch", "frames")),)
@@ -175,9 +175,10 @@ def _transformer(
 def streams(folder: str, config: dict[str, Any]) -> tuple[Graph, ...]:
     """Return the four graphs of an AutoencoderKLWan, `first` and `next` of its encoder and of its decoder.
 
-    Encoder: pixels [1, 3, 1 or 4, height, width] in [-1, 1] -> latents [1, channels, 1, ...], the posterior's mean, as
-    the config's latents_mean and latents_std take them. Decoder: latents [1, channels, 1, height, width] -> pixels [1,
-    3, 1 or 4, ...] in [-1, 1]. `next` takes the caches that the call before gave; both give those for the next one.
+    Encoder: pixels [1, 3, 1 or 4, height, width] in [-1, 1] -> latents [1, channels, 1, ...], the posterior's mean,
+    which the config's latents_mean and latents_std normalise. Decoder: latents [1, channels, 1, height, width]
+    -> pixels [1, 3, 1 or 4, ...] in [-1, 1]. `next` takes the caches of the previous call; both
+    return the caches for the next one.
     """
     ratio = config["scale_factor_spatial"] if config.get("patch_size") else 2 ** (len(config["dim_mult"]) - 1)
     pixels: tuple[int | str, ...] = ("pixel_height", "pixel_width")
@@ -198,7 +199,7 @@ def _stream(
     folder: str, config: dict[str, Any], kind: type[Stream], first: bool, taken: Port, given: Port, unit: int,
     dropped: tuple[str, ...],
 ) -> Graph:  # fmt: skip
-    """Return one graph; `unit` is what the sides of its input are multiples of."""
+    """Return one graph; the sides of its input are multiples of `unit`."""
     from diffusers import AutoencoderKLWan
 
     with torch.device("meta"):
@@ -212,7 +213,7 @@ def _stream(
 
     def build() -> torch.nn.Module:
         model = AutoencoderKLWan.from_config(config)
-        for name in dropped:  # half of the model is not part of this graph
+        for name in dropped:  # this graph has only half of the model
             delattr(model, name)
         return model
 
@@ -244,7 +245,7 @@ def _stream(
 
 
 def _sides(scale: Fraction) -> tuple[str, str]:
-    """Return the names of a cache's height and width: those of the input where they are equal."""
+    """Return the names of a cache's height and width: the input's names if the sizes are equal."""
     if scale == 1:
         return "height", "width"
     mark = f"_by_{scale.numerator}" if scale.denominator == 1 else f"_over_{scale.denominator}"

@@ -1,9 +1,9 @@
-"""SwiftI2V's Stage II: Wan's transformer on a window of latent frames that need not follow one another.
+"""SwiftI2V's Stage II: Wan's transformer on a window of latent frames, which need not be consecutive.
 
-It differs from diffusers' class in three ways, and shares its parameters and their names. Temporal positions come from
-outside, for a window is the image latent, some neighbours and the targets (`runtime/segments.py`). There is a timestep
-for each latent frame: 0 for what is clean, as in Wan 2.2's TI2V. And the patch embedding takes the motion reference
-beside the latents, as more channels, which begin at zero.
+It has the parameters of diffusers' class, under the same names, and differs in three ways. Temporal positions are an
+input, because a window has the image latent, some neighbours and the targets (`runtime/bundle/segments.py`). Each
+latent frame has a timestep: 0 for a clean frame, as in Wan 2.2's TI2V. The patch embedding takes the motion reference
+as further channels, whose weights begin at zero.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 
 class SegmentTransformer(WanTransformer3DModel):
-    """Velocity of a window; all its frames attend to one another, both ways, so no keys or values can be kept."""
+    """Velocity of a window. All frames attend to all others, so no keys or values can be cached."""
 
     def forward(  # type: ignore[override]
         self, latents: Tensor, timesteps: Tensor, text: Tensor, positions: Tensor
     ) -> Tensor:
         """Return the velocity (batch, out channels, frames, height, width) of every frame of the window.
 
-        `latents` (batch, in channels, frames, height, width) are the noisy or clean latents with the reference behind
-        them; `timesteps` (batch, frames) are 1000 sigma; `text` (batch, tokens, width); `positions` (batch, frames)
-        int64, the latent frames' numbers in the clip. Height and width are multiples of the patch.
+        `latents` (batch, in channels, frames, height, width) are the noisy or clean latents, then the
+        reference; `timesteps` (batch, frames) are 1000 sigma; `text` is (batch, tokens, width); `positions` are (batch,
+        frames) int64, the numbers of the latent frames in the clip. Height and width are multiples of the patch.
         """
         hidden = self.patch_embedding(latents)
         batch, _, frames, height, width = hidden.shape
@@ -61,9 +61,9 @@ class SegmentTransformer(WanTransformer3DModel):
 
 
 def _each(of_frame: Tensor, tokens: int) -> Tensor:
-    """Return what belongs to each frame (batch, frames, width) for each of its tokens: (batch, frames tokens, width).
+    """Repeat the values of each frame (batch, frames, width) for each of its tokens: (batch, frames tokens, width).
 
-    repeat_interleave would do, but its ONNX graph fixes the number of tokens.
+    The ONNX graph of repeat_interleave would fix the number of tokens.
     """
     return of_frame[:, :, None].expand(-1, -1, tokens, -1).flatten(1, 2)
 
@@ -71,7 +71,7 @@ def _each(of_frame: Tensor, tokens: int) -> Tensor:
 def widened(model: WanTransformer3DModel, reference: int) -> SegmentTransformer:
     """Return `model` as a SegmentTransformer whose input has `reference` more channels, with weights of zero.
 
-    At first it gives what `model` gives, whatever the reference holds. `model` is left as it was.
+    At first its output equals that of `model` for any reference. `model` does not change.
     """
     taken = model.config.in_channels + reference
     wide = SegmentTransformer.from_config(model.config, in_channels=taken)

@@ -1,11 +1,11 @@
-"""Wan's causal autoencoders as streams: one latent frame a call, and what the next call needs as explicit tensors.
+"""Wan's causal autoencoders as streams: one latent frame per call, with the caches as explicit tensors.
 
-diffusers' AutoencoderKLWan goes through a clip one latent frame at a time and keeps the last frames before each
-convolution in a list that is its own. Here that list goes in and comes out, so that a graph of fixed length decodes a
-clip of any length: `first` takes the first latent frame (one video frame), `next` each further one (four).
+diffusers' AutoencoderKLWan processes a clip one latent frame at a time, and keeps the last frames before each
+convolution in an internal list. Here the list is input and output, so that one graph decodes a clip of any length:
+`first` takes the first latent frame (one video frame), `next` each further one (four).
 
-A cache is (batch, channels, 1 or 2, height, width). After the first call diffusers has one frame where it has two
-later, and a mark where it has none yet; zeros in front stand for both, which is what its convolutions pad with.
+A cache is (batch, channels, 1 or 2, height, width). After the first call diffusers keeps one frame instead of two, or
+only a mark. Here zeros in front stand for both, because its convolutions pad with zeros.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ....runtime.bundle.segments import COMPRESSION
 
 @dataclass(frozen=True)
 class Cache:
-    """The size of one tensor between calls; `scale` is its sides over those of what the half takes."""
+    """The size of one cache; `scale` is the ratio of its sides to those of the half's input."""
 
     channels: int
     frames: int
@@ -33,7 +33,7 @@ class Cache:
 
 
 class Stream(nn.Module, ABC):
-    """One half of an AutoencoderKLWan, `first` or `next`; `caches` are the sizes of the tensors between calls."""
+    """One half of an AutoencoderKLWan, `first` or `next`; `caches` are the sizes of its caches."""
 
     part: str
     model: Any
@@ -46,7 +46,7 @@ class Stream(nn.Module, ABC):
         self.caches = tuple(slot for slot in self.slots if slot)
 
     def forward(self, frames: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        """Return what `frames` become, then the caches for the next call."""
+        """Return the output for `frames`, then the caches for the next call."""
         slots: list[Any] = [None] * len(self.slots)
         if not self.first:
             held = iter(caches)
@@ -60,16 +60,16 @@ class Stream(nn.Module, ABC):
 
     @abstractmethod
     def _run(self, frames: Tensor, slots: list[Any]) -> Tensor:
-        """Return what the half makes of `frames`, and leave in `slots` what the next call needs."""
+        """Return the half's output for `frames`, and write the caches for the next call to `slots`."""
 
     @abstractmethod
     def _sample(self, latent: int) -> Tensor:
         """Return the smallest input for that latent frame of a clip."""
 
     def _slots(self) -> list[Cache | None]:
-        """Return what each slot holds between calls, None for a slot that is never used."""
+        """Return the cache of each slot, None for an unused slot."""
         slots: list[Any] = [None] * self.model._cached_conv_counts[self.part]
-        for latent in range(2):  # the second one fills the slots that the first one only marks
+        for latent in range(2):  # the second call fills the slots that the first call only marks
             sample = self._sample(latent)
             self._run(sample, slots)
         side = sample.shape[-1]
@@ -80,7 +80,7 @@ class Stream(nn.Module, ABC):
 
 
 class Decode(Stream):
-    """latents (batch, channels, 1, height, width), as the model's own decode takes them -> pixels in [-1, 1]."""
+    """latents (batch, channels, 1, height, width), as in the model's decode -> pixels in [-1, 1]."""
 
     part = "decoder"
 

@@ -13,7 +13,7 @@ PROGRAM = """
 import json, numpy, onnx, psutil
 from onnx import helper
 from pathlib import Path
-from segue.engines.ort import OrtEngine
+from segue.engines.ort.engine import OrtEngine
 
 info = helper.make_tensor_value_info
 nodes = [helper.make_node("Add", ["x", "x"], ["y"]), helper.make_node("ReduceSum", ["y"], ["z"])]

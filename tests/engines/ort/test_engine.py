@@ -101,7 +101,7 @@ def test_the_provider_that_runs_is_read_from_the_session_and_not_from_what_is_co
     if loaded:
         assert OrtEngine(graph, 1, CUDA).providers == (CUDA, CPU)
     else:
-        with pytest.raises(EngineError, match=f"by {CUDA}; it would by {CPU}.*segue doctor"):
+        with pytest.raises(EngineError, match=f"with {CUDA}; it would use {CPU}.*segue doctor"):
             OrtEngine(graph, 1, CUDA)
 
 
@@ -133,6 +133,6 @@ def test_a_closed_engine_says_so(graph):
 
 def test_threads_out_of_measure_are_refused_and_the_default_is_within_the_machine(graph):
     for threads in (0, 257):
-        with pytest.raises(UsageError, match=f"threads = {threads} is"):
+        with pytest.raises(UsageError, match=f"threads must be .*got {threads}"):
             OrtEngine(graph, threads=threads)
     assert default_threads() >= 1

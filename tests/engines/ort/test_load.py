@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-DOCTOR = "from segue.runtime.doctor import examine; examine()"  # which asks what is installed, target by target
+DOCTOR = "from segue.runtime.diagnostics.doctor import examine; examine()"  # it looks for every target
 PROGRAM = """
-from segue.engines import arena
-from segue.engines.onnxruntime_import import onnxruntime
+from segue.engines.ort import arena
+from segue.engines.ort.load import onnxruntime
 module = onnxruntime()
 arena.share(module, module.SessionOptions())
 arena.shrink(module)

@@ -56,7 +56,7 @@ def test_tensorrt_may_use_fp16_where_the_graph_is_in_it_throughout(precision, wi
 
 
 def test_tensorrt_as_a_provider_refuses_fp8():
-    with pytest.raises(EngineError, match="does not run fp8"):
+    with pytest.raises(EngineError, match="does not support fp8"):
         provider_options(TENSORRT, PROFILE, "fp8")
     assert "nv_profile_min_shapes" in provider_options(RTX, PROFILE, "fp8")
 

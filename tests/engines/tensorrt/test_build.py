@@ -90,7 +90,7 @@ def test_the_parser_takes_attention_for_which_there_is_no_kernel(tmp_path, eleme
 
 def test_an_operator_that_the_builder_does_not_know_is_named(tmp_path):
     graph = save(tmp_path / "d.onnx", [helper.make_node("DFT", ["x"], ["y"])], [1, 16, 2], TensorProto.FLOAT, opset=20)
-    with pytest.raises(EngineError, match=r"does not take the graph.*DFT"):
+    with pytest.raises(EngineError, match=r"does not accept the graph.*DFT"):
         build(graph, settings(), io.BytesIO())
 
 
@@ -125,7 +125,7 @@ def test_capabilities_that_cannot_be_built_for_are_refused(capabilities):
 
 
 def test_tensorrt_takes_no_capability():
-    with pytest.raises(UsageError, match="GPU at hand alone"):
+    with pytest.raises(UsageError, match="only for this machine's GPU"):
         settings(target="tensorrt")
 
 
@@ -158,7 +158,7 @@ def test_what_a_builder_said_comes_with_its_error(graph, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="a script stands in for the interpreter")
 def test_what_a_child_said_before_it_crashed_comes_with_the_error(graph, tmp_path, monkeypatch):
-    crash = "import os, segue.engines.tensorrt_child as child; child._say('error: enough'); os.abort()"
+    crash = "import os, segue.engines.tensorrt.child as child; child._log('error: enough'); os.abort()"
     (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{crash}"\n')
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))

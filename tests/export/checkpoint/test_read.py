@@ -140,7 +140,7 @@ def test_a_wrong_segue_json_is_refused(copy, content):
 
 
 def test_the_settings_that_the_documentation_shows_are_the_defaults(copy):
-    page = (Path(segue.__file__).parent / "docs/export.md").read_text()
+    page = (Path(segue.__file__).parent / "docs/guide/export.md").read_text()
     (block,) = re.findall(r"^    (\{.*?\})$", page, re.MULTILINE | re.DOTALL)
     assert json.loads(block).keys() == {f.name for f in fields(checkpoint.Settings)}
     (copy / "segue.json").write_text(block)

@@ -1,7 +1,6 @@
 """An export appears whole or not at all, and its memory does not grow with the weights."""
 
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from segue.errors import OutputError
 from segue.runtime.storage.directory import NewDirectory
@@ -140,9 +140,8 @@ def test_a_directory_that_another_export_takes_for_a_dead_ones_is_made_anew(tmp_
         if len(made) == 1 and at == "removed":
             os.rmdir(made[0])
         elif len(made) == 1:
-            descriptor = os.open(made[0], os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            held.append(descriptor)
+            held.append(FileLock(Path(made[0], "lock")))
+            held[0].acquire()
         return made[-1]
 
     held = []
@@ -152,8 +151,8 @@ def test_a_directory_that_another_export_takes_for_a_dead_ones_is_made_anew(tmp_
         new.commit()
     assert len(made) == 2
     assert (tmp_path / "a/x").exists()
-    for descriptor in held:
-        os.close(descriptor)
+    for lock in held:
+        lock.release()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads VmHWM from /proc")

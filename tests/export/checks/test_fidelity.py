@@ -45,14 +45,14 @@ def test_of_weights_that_came_in_bf16_nothing_is_measured_and_a_note_says_so(mak
     notes, source = [], make_checkpoint(dtype="bfloat16")
     made = export(source, tmp_path / "b", parity=False)
     assert fidelity.beside_full(source, tmp_path / "b", made, note=notes.append) is None
-    assert "what bf16 costs in pictures is not measured: the weights came so" in notes[0]
+    assert "the pictures in bf16 are not compared with fp32: the weights came in bf16" in notes[0]
 
 
 def test_pictures_below_the_gate_are_an_error_that_leaves_nothing(half, exported, monkeypatch):
     before = sorted(path.name for path in half.iterdir())
-    monkeypatch.setattr("segue.export.twin.write_bundle", lambda *arguments: exported)
+    monkeypatch.setattr("segue.export.checks.fp32_twin.write_bundle", lambda *arguments: exported)
     monkeypatch.setitem(fidelity.GATES, "fp16", 99.0)
-    with pytest.raises(ParityError, match=r"in fp16 are at \d\d\.\d dB .* below the gate of 99"):
+    with pytest.raises(ParityError, match=r"in fp16 have \d\d\.\d dB .* below the gate of 99"):
         fidelity.beside_full(exported, half, reader.read(half).manifest)
     assert sorted(path.name for path in half.iterdir()) == before
 
@@ -61,4 +61,4 @@ def test_without_memory_for_it_nothing_is_compared_and_a_note_says_so(half, monk
     monkeypatch.setattr(memory, "available", lambda: 0)
     notes = []
     assert fidelity.beside_full(half, half, reader.read(half).manifest, note=notes.append) is None
-    assert notes == ["what fp16 costs in pictures is not measured: memory"]
+    assert notes == ["the pictures in fp16 are not compared with fp32: not enough memory"]

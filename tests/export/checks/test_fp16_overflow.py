@@ -47,7 +47,7 @@ def test_a_check_that_fails_says_how_to_go_on_without_it(loud, tmp_path, monkeyp
         raise ParityError("The check of graphs itself failed: no such kernel. Report it.")
 
     monkeypatch.setattr(fp16_overflow, "overflowing", fail)
-    with pytest.raises(ParityError, match=r"No bundle was made: what overflows.*no such kernel.*--no-parity"):
+    with pytest.raises(ParityError, match=r"the check for fp16 overflow failed.*no such kernel.*--no-parity"):
         export(loud, tmp_path / "b", precision="fp16")
 
 

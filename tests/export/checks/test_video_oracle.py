@@ -42,7 +42,7 @@ def request_() -> AnimationRequest:
 def expected(video_checkpoint, video_bundle, request_) -> np.ndarray:
     """The frames of one window by PyTorch in float32, uint8."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segue.training.video.latents.mixed_precision", lambda device: contextlib.nullcontext())
+        patch.setattr("segue.training.video.clips.latents.mixed_precision", lambda device: contextlib.nullcontext())
         return by_pytorch(video_checkpoint, video_bundle, request_)
 
 

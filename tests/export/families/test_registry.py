@@ -168,7 +168,7 @@ def test_a_longcat_that_the_runtime_does_not_follow_is_refused(longcat_checkpoin
 
 
 def refused(checkpoint, tmp_path, file, change, why):
-    shutil.copytree(read, tmp_path / "c")
+    shutil.copytree(checkpoint, tmp_path / "c")
     path = tmp_path / "c" / file
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError, match=why):

@@ -153,11 +153,11 @@ def test_rtx_builds_engines_of_it_where_the_gpu_has_the_numbers(narrow):
 
 def test_wrong_requests_are_refused(half, narrow, tmp_path):
     out, kind = narrow
-    with pytest.raises(UsageError, match="no kind 'int4'"):
+    with pytest.raises(UsageError, match="unknown kind 'int4'"):
         quantize(half, tmp_path / "a", kind="int4")
     with pytest.raises(BundleError, match=f"in {kind} already"):
         quantize(out, tmp_path / "b")
-    with pytest.raises(ParityError, match=f"in {kind} are at .* below the gate of 99"):
+    with pytest.raises(ParityError, match=f"in {kind} have .* below the gate of 99"):
         quantize(half, tmp_path / "c", kind=kind, prompts=PROMPTS[:1], gate=99)
     assert not list(tmp_path.glob("[abc]"))
 

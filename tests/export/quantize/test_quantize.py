@@ -19,7 +19,7 @@ from segue.export.quantize.quantize import quantize
 from segue.export.unpack import unpack
 from segue.runtime.bundle import reader
 from segue.runtime.bundle.manifest import Part
-from segue.runtime.differences import psnr
+from segue.runtime.diagnostics.difference import psnr
 from segue.runtime.pipeline import open_model
 
 PROMPTS = ("a red heart", "a hare")
@@ -82,7 +82,7 @@ def test_what_came_in_parts_comes_in_parts_again(narrow, tmp_path):
 
 
 def test_a_component_beyond_its_gate_makes_no_bundle(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(q, "write_bundle", lambda bundle, content, out: reader)
+    monkeypatch.setattr(q, "write_bundle", lambda bundle, content, out: bundle)
     monkeypatch.setattr(q, "_dynamic", lambda twin, scratch: q._narrow(ir.load(twin)))
     monkeypatch.setitem(GATES, "int8", 1e-6)
     with pytest.raises(ParityError, match=r"text_encoder in int8 differs from its weights in fp32 by .* gate is 1e-06"):
@@ -107,7 +107,7 @@ def test_weights_lie_in_safetensors_files_of_bytes(narrow):
 
 
 def test_pictures_below_the_gate_make_no_bundle(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(q, "write_bundle", lambda bundle, content, out: reader)  # which is in fp32
+    monkeypatch.setattr(q, "write_bundle", lambda bundle, content, out: bundle)  # which is in fp32
     monkeypatch.setattr(q, "_dynamic", lambda twin, scratch: q._narrow(ir.load(twin)))  # weights alone: quicker
     with pytest.raises(ParityError, match="below the gate of 90"):
         quantize(exported, tmp_path / "out", prompts=PROMPTS[:1], gate=90)

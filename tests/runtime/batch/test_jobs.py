@@ -90,14 +90,14 @@ def test_files_are_signed_here_and_drawn_again_where_they_were_not(batch, certif
     assert said["signature"]["valid"]
     assert said["metadata"]["prompt"] == "a red heart"
     told, _ = batch(asked(1), options=keys)
-    assert "0 done, 0 failed, 1 were there before" in told.output
+    assert "0 done, 0 failed, 1 done before" in told.output
 
 
 def test_what_is_done_is_not_done_again_unless_its_file_has_changed(batch):
     _, out = batch(asked(1), asked(2))
     (out / "job-2.png").write_bytes(b"something else")
     told, _ = batch(asked(1), asked(2), asked(3))
-    assert "2 done, 0 failed, 1 were there before" in told.output
+    assert "2 done, 0 failed, 1 done before" in told.output
     assert [row["id"] for row in rows(out)] == ["job-1", "job-2", "job-2", "job-3"]
 
 
@@ -120,11 +120,11 @@ def test_a_line_that_was_cut_off_is_no_line(batch):
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ("no json\n", "line 1 is no JSON"),
+        ("no json\n", "line 1 is not JSON"),
         ({"seed": 1}, "prompt is missing"),
-        (asked(1, size="65x64"), "the size 65x64"),
-        (asked(1, size=[64, 64]), "no size. Write 128, or width x height"),
-        (asked(1, shape=2), "a job has no 'shape'"),
+        (asked(1, size="65x64"), "size 65x64"),
+        (asked(1, size=[64, 64]), "not a size. Write 128, or width x height"),
+        (asked(1, shape=2), "a job has no key 'shape'"),
         (asked(1, id="../out"), "no name for a file"),
         (asked(-1, id="minus"), "seed"),
         ("", "holds no job"),
@@ -136,7 +136,7 @@ def test_a_wrong_job_is_refused_by_its_line_before_anything_is_drawn(written, op
 
 
 def test_two_jobs_of_one_name_are_refused(written, opened):
-    with pytest.raises(UsageError, match="another job is called 'job-1'"):
+    with pytest.raises(UsageError, match="another job has the id 'job-1'"):
         read_jobs(written(asked(1), asked(1)), opened.manifest, opened.digest)
 
 
@@ -179,7 +179,7 @@ def test_a_job_that_fails_is_told_with_the_others_done(written, opened, tmp_path
     told = run_batch(broken, Ledger(tmp_path / "out"), workers, lambda row: None)
     workers.close()
     assert told == {"done": 2, "failed": 1}
-    assert rows(tmp_path / "out")[0]["error"].startswith("UsageError: steps = 0")
+    assert rows(tmp_path / "out")[0]["error"].startswith("UsageError: steps must be a whole number")
 
 
 class Failing:
@@ -226,7 +226,7 @@ def test_a_job_that_fails_is_tried_again_but_for_what_no_worker_could_do(
 def test_a_worker_with_another_bundle_refuses_it(written, opened, tmp_path):
     jobs = read_jobs(written(asked(1)), opened.manifest, opened.digest)
     workers = LocalWorkers("emoji-teacher", opened.digest, 1, 1)
-    with pytest.raises(BundleError, match="is another bundle here"):
+    with pytest.raises(BundleError, match="on this node is another bundle"):
         run_batch(jobs, Ledger(tmp_path / "out"), workers, lambda row: None)
     workers.close()
 
@@ -245,7 +245,7 @@ class TestRay:
         made, _ = cluster
         jobs = read_jobs(written(asked(1)), opened.manifest, opened.digest)
         workers = RayWorkers(made.address, "emoji-teacher", opened.digest)
-        with pytest.raises(BundleError, match="is another bundle here"):
+        with pytest.raises(BundleError, match="on this node is another bundle"):
             run_batch(jobs, Ledger(tmp_path / "out"), workers, lambda row: None)
         workers.close()
 
@@ -279,18 +279,18 @@ class TestRay:
 def test_two_jobs_with_the_same_arguments_are_both_kept(batch):
     batch(asked(1), asked(1, id="again"))
     told, out = batch(asked(1), asked(1, id="again"))
-    assert "2 were there before" in told.output
+    assert "2 done before" in told.output
     assert len(rows(out)) == 2
 
 
 def test_an_output_directory_is_one_batchs_at_a_time(tmp_path):
-    with Ledger(tmp_path), pytest.raises(UsageError, match="is another batch's"):
+    with Ledger(tmp_path), pytest.raises(UsageError, match="another batch uses"):
         Ledger(tmp_path)
     Ledger(tmp_path).close()
 
 
 def test_names_that_are_one_file_on_some_disks_are_refused(written, opened):
-    with pytest.raises(UsageError, match="another job is called 'Job-1'"):
+    with pytest.raises(UsageError, match="another job has the id 'Job-1'"):
         read_jobs(written(asked(1), asked(1, id="Job-1")), opened.manifest, opened.digest)
     with pytest.raises(UsageError, match="no name for a file"):
         read_jobs(written(asked(1, id="nul")), opened.manifest, opened.digest)

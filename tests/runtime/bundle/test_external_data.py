@@ -94,7 +94,7 @@ def test_external_data_counts_even_when_the_tensor_is_not_marked_external():
     ],
 )
 def test_incomplete_references_are_refused(entries):
-    with pytest.raises(BundleError, match=r"test\.onnx is no safe ONNX file"):
+    with pytest.raises(BundleError, match=r"test\.onnx is not a safe ONNX file"):
         read(model(outside("a", **entries)))
 
 

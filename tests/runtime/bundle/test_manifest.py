@@ -97,7 +97,7 @@ def test_a_cost_that_could_not_be_planned_with_is_refused(table, wrong):
     spec["cost"] = {"flops": right, "activations": right, "widened": right}
     assert parse(table).components["transformer"].cost.flops.at({"height": 3, "width": 2}) == pytest.approx(13 / 0.9)
     spec["cost"]["activations"] = wrong
-    with pytest.raises(BundleError, match=r"cost\.activations = .*no polynomial"):
+    with pytest.raises(BundleError, match=r"cost\.activations = .*not a polynomial"):
         parse(table)
 
 

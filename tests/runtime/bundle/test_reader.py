@@ -95,16 +95,16 @@ def test_a_weight_file_that_just_changed_is_not_remembered(tiny_bundle, content)
 @pytest.mark.parametrize("junk", [b"", b"{", b"[1, 2]", b'{"a": 1}', b"\xff" * 100, b"[" * 100_000])
 def test_a_corrupt_cache_means_hashing_and_is_mended(tiny_bundle, content, cache, junk):
     age(tiny_bundle)
-    paths.mkdir(parents=True)
-    (paths / "verified.json").write_bytes(junk)
+    cache.mkdir(parents=True)
+    (cache / "verified.json").write_bytes(junk)
     assert hashed(tiny_bundle) == content.files.keys()
     assert WEIGHTS not in hashed(tiny_bundle)
 
 
 def test_an_unusable_cache_directory_is_no_obstacle(tiny_bundle, content, cache):
     age(tiny_bundle)
-    paths.parent.mkdir(exist_ok=True)
-    paths.write_text("a file where the directory should be")
+    cache.parent.mkdir(exist_ok=True)
+    cache.write_text("a file where the directory should be")
     assert hashed(tiny_bundle) == hashed(tiny_bundle) == content.files.keys()
 
 
@@ -168,7 +168,7 @@ def test_a_link_to_a_file_is_refused(tiny_bundle):
 def test_a_linked_folder_is_refused(tiny_bundle, tmp_path):
     shutil.move(tiny_bundle / "transformer", tmp_path / "outside")
     (tiny_bundle / "transformer").symlink_to(tmp_path / "outside")
-    with pytest.raises(BundleError, match="lies behind one"):
+    with pytest.raises(BundleError, match="lies behind a link"):
         reader.read(tiny_bundle)
 
 
@@ -185,7 +185,7 @@ def test_hard_links_as_installers_make_them_open(tiny_bundle, tmp_path):
 def test_a_pipe_is_refused_without_waiting_for_it(tiny_bundle):
     (tiny_bundle / WEIGHTS).unlink()
     os.mkfifo(tiny_bundle / WEIGHTS)
-    with pytest.raises(BundleError, match="no regular file"):
+    with pytest.raises(BundleError, match="not a regular file"):
         reader.read(tiny_bundle)
 
 
@@ -199,7 +199,7 @@ def test_a_pipe_is_refused_without_waiting_for_it(tiny_bundle):
         ({"location": "*/_ORT_MEM_ADDR_/*"}, "not among the component's weights"),
         ({"offset": str(10**6)}, "which has"),
         ({"length": str(10**6)}, "which has"),
-        ({"length": "-1"}, "no safe ONNX file"),
+        ({"length": "-1"}, "not a safe ONNX file"),
     ],
 )
 def test_external_data_that_points_elsewhere_is_refused_before_it_is_loaded(tiny_bundle, edit, entries, said):
@@ -211,7 +211,7 @@ def test_external_data_that_points_elsewhere_is_refused_before_it_is_loaded(tiny
 
 
 def test_a_graph_that_is_not_protobuf_is_refused(edit):
-    with pytest.raises(BundleError, match=r"model\.onnx in .* is no safe ONNX file"):
+    with pytest.raises(BundleError, match=r"model\.onnx in .* is not a safe ONNX file"):
         reader.read(edit(files={GRAPH: b"\xff" * 64}))
 
 
@@ -219,7 +219,7 @@ def test_a_graph_of_another_format_is_refused(edit, tiny_bundle):
     def rename(table):
         table["components"]["transformer"]["graph"] = "transformer/model.ort"
 
-    with pytest.raises(BundleError, match=r"no \.onnx file"):
+    with pytest.raises(BundleError, match=r"not an \.onnx file"):
         reader.read(edit(rename, {"transformer/model.ort": (tiny_bundle / GRAPH).read_bytes()}))
 
 

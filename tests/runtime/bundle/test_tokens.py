@@ -86,7 +86,7 @@ def test_padding_and_truncation_stored_in_the_file_do_not_apply(tiny_bundle, tok
 
 def test_a_file_that_is_no_tokenizer_is_a_bundle_error(tmp_path):
     (tmp_path / "t.json").write_text("{}")
-    with pytest.raises(BundleError, match="is no tokenizers file"):
+    with pytest.raises(BundleError, match="is not a tokenizers file"):
         text.load_tokenizer(tmp_path / "t.json")
 
 
@@ -104,7 +104,7 @@ def test_the_conditioning_is_put_together_as_diffusers_does(spare, t5_tokens, dt
 
 
 def test_encoders_wider_than_the_transformer_are_refused():
-    with pytest.raises(BundleError, match="give 10 features a token, the transformer takes 9"):
+    with pytest.raises(BundleError, match="give 10 features a token, but the denoiser takes only 9"):
         join_states([np.zeros((1, 2, 10))], 9, 0)
 
 

@@ -9,7 +9,7 @@ import segue
 from segue.cli import cli
 from segue.engines.ort.engine import OrtEngine
 from segue.errors import UsageError
-from segue.runtime.diagnostics.bench import Painter, bench
+from segue.runtime.diagnostics.bench import BundleProcess, bench
 from segue.runtime.request import Request
 
 
@@ -61,7 +61,7 @@ def test_a_painter_draws_what_the_model_draws_and_tells_its_memory(exported):
 
     import segue
 
-    painter = Painter(str(exported), 1)
+    painter = BundleProcess(str(exported), 1)
     found = painter.draw("a red heart", 3, (64, 96))
     painter.close()
     with segue.open(exported, threads=1) as model:

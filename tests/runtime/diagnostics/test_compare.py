@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from segue.errors import UsageError
-from segue.runtime import differences
 from segue.runtime.bundle import reader
 from segue.runtime.components import Components
-from segue.runtime.diagnostics import compare
+from segue.runtime.diagnostics import compare, difference
 from segue.runtime.diagnostics.difference import Difference
 from segue.runtime.pipeline import Model
 from segue.runtime.request import Request
@@ -73,7 +72,7 @@ def test_a_nan_is_beyond_every_gate(tiny_bundle, monkeypatch):
     monkeypatch.setattr(Model, "call", call)
     (found,) = compare.compare(opened, ["ort-cpu"], REQUEST)
     assert len(found.faults(opened)) == 4
-    assert json.loads(json.dumps(compare.told(found), allow_nan=False))
+    assert json.loads(json.dumps(compare.as_json(found), allow_nan=False))
 
 
 def test_bfloat16_has_no_reference(edit):
@@ -119,5 +118,5 @@ def test_a_video_is_compared_call_by_call_of_both_stages(video_bundle, monkeypat
 
 def test_psnr_of_equal_pictures_is_infinite_and_of_one_level_is_48_db():
     black, grey = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4, 3), np.uint8)
-    assert differences.psnr(black, black) == float("inf")
-    assert differences.psnr(grey, black) == pytest.approx(48.13, abs=0.01)
+    assert difference.psnr(black, black) == float("inf")
+    assert difference.psnr(grey, black) == pytest.approx(48.13, abs=0.01)

@@ -5,7 +5,7 @@ import pytest
 
 from segue.errors import MissingDependencyError
 from segue.runtime.diagnostics import difference
-from segue.runtime.differences import relative_l2
+from segue.runtime.diagnostics.difference import relative_l2
 
 EXPECTED = {"a": np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32), "b": np.ones(4, np.float16)}
 

@@ -144,7 +144,7 @@ def test_a_request_that_waits_for_another_process_can_be_cancelled(opened, engin
 
 def test_a_limit_that_is_no_amount_is_refused_before_anything_is_built(opened, monkeypatch):
     monkeypatch.setenv("SEGUE_ENGINE_CACHE", "much")
-    with pytest.raises(UsageError, match=r"SEGUE_ENGINE_CACHE cannot be read: 'much' is no amount.*8GiB"):
+    with pytest.raises(UsageError, match=r"SEGUE_ENGINE_CACHE cannot be read: 'much' is not an amount.*8GiB"):
         build.build(opened, BuildRequest("tensorrt-rtx", (89,), SMALL, ("text_encoder",)))
     assert not store.root().exists()
 
@@ -183,7 +183,7 @@ def test_engines_travel_with_a_bundle_that_names_their_hashes(opened, engines, t
     bundled.put_into(opened, engines)
     upkeep.clear()
     again = reader.read(opened.directory)
-    with pytest.raises(EngineError, match=r"none was built; those in the bundle were not looked at.*--trust-engines"):
+    with pytest.raises(EngineError, match=r"none was built; the bundle's engines were not considered.*--trust-engines"):
         find_engine(again, "vae_decoder", RTX, 89)
     found = find_engine(again, "vae_decoder", RTX, 89, trust=True)
     assert bundled.verify_engines(again) == 2

@@ -83,7 +83,7 @@ def test_an_altered_engine_is_built_again_and_refused_where_it_is_opened(again):
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        (b'"recipe": 1', b'"recipe": 2', "is of another engine"),
+        (b'"recipe": 1', b'"recipe": 2', "belongs to another engine"),
         (b'"schema": 1', b'"schema": 9', "schema 9"),
         (b'"layers": 3', b'"layers": "3"', "layers"),
         (b"{", b"", "Extra data|Expecting"),
@@ -136,7 +136,7 @@ def test_the_log_of_a_build_that_fails_is_kept_and_named_until_one_succeeds():
         raise EngineError("the builder gave up. Try again.", log=("warning: it is late", "error: enough"))
 
     log = root() / f"failed-{WHOLE.key}.log"
-    with pytest.raises(EngineError, match=f"the builder gave up. Try again. Read what the builder said: {log}$"):
+    with pytest.raises(EngineError, match=f"the builder gave up. Try again. Read the builder's log: {log}$"):
         made(fails)
     assert log.read_text() == "warning: it is late\nerror: enough\n"
     assert {path.name for path in root().iterdir()} == {log.name, f"{WHOLE.key}.lock"}

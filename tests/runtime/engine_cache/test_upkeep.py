@@ -80,7 +80,7 @@ def test_the_limit_is_set_by_the_environment(text, limit, monkeypatch):
 
 def test_a_limit_that_is_no_amount_is_named_with_its_variable(monkeypatch):
     monkeypatch.setenv("SEGUE_ENGINE_CACHE", "100")
-    with pytest.raises(UsageError, match=r"SEGUE_ENGINE_CACHE cannot be read: '100' would be 100 bytes\. Write 100GiB"):
+    with pytest.raises(UsageError, match=r"SEGUE_ENGINE_CACHE cannot be read: '100' means 100 bytes\. Write 100GiB"):
         upkeep.limit()
 
 

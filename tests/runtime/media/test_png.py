@@ -95,7 +95,7 @@ def test_a_device_is_never_replaced(tmp_path):
 
 @pytest.mark.parametrize("wrong", [PICTURE.astype(np.float32), PICTURE[..., 0], np.zeros((2, 5, 7, 3), np.uint8)])
 def test_arrays_that_are_no_picture_are_refused(tmp_path, wrong):
-    with pytest.raises(UsageError, match="a picture is uint8"):
+    with pytest.raises(UsageError, match="a picture must be uint8"):
         png.write_png(tmp_path / "x.png", wrong, {})
 
 
@@ -104,7 +104,7 @@ def test_files_that_are_no_picture_have_no_metadata(tmp_path, content):
     path = tmp_path / "x.png"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError, match="is no readable PNG"):
+    with pytest.raises(UsageError, match="is not a readable PNG"):
         png.read_metadata(path)
 
 

@@ -84,7 +84,7 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(input_image, "MAX_SIDE", 20)
     for name, message in (
         ("none.png", "Name a PNG"),
-        ("a.png", "is no picture that can be read"),
+        ("a.png", "cannot be read as a picture"),
         ("wide.png", r"30 x 2 pixels.*Scale it down"),
     ):
         with pytest.raises(UsageError, match=message):

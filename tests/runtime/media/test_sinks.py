@@ -62,7 +62,7 @@ def test_an_mp4_whose_writer_was_killed_plays_up_to_there(tmp_path: Path) -> Non
 import time
 import numpy as np
 from pathlib import Path
-from segue.runtime.video import mp4
+from segue.runtime.media.sinks import mp4
 with mp4(Path({str(tmp_path / "a.mp4")!r}), {FPS}, {HEIGHT}, {WIDTH}) as write:
     for i in range(3):
         write(np.full((4, {HEIGHT}, {WIDTH}, 3), 60 * i + 60, np.uint8))

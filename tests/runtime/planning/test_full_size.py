@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 import time
 
 import pytest
@@ -19,6 +18,7 @@ from segue.runtime.planning.hardware import published
 from segue.runtime.planning.pictures import LEAST, OVERLAP, Wanted, plan
 from segue.runtime.planning.videos import WantedVideo, plan_video
 from segue.runtime.sampling.tiles import efficient_tilings, make_tiles
+from segue.runtime.units import mebibytes
 
 GIB = 2**30
 REAL, EIGHT, MINIATURE = "swifti2v-wan22", "swifti2v-wan22-w8a8", "emoji-motion"
@@ -39,8 +39,7 @@ def wanted_of(name, rows, columns, frames=81):
 def smallest(content, wanted, machine=GPU):
     with pytest.raises(BudgetError) as refused:
         plan_video(content, wanted, machine, 1)
-    found = re.search(r"smallest budget that does is (\d+) MiB", str(refused.value))
-    return int(found[1]) * 2**20
+    return mebibytes(refused.value.needed) * 2**20
 
 
 @pytest.mark.parametrize("name", sorted(plans()))

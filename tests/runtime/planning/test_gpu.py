@@ -18,6 +18,7 @@ from segue.runtime.planning.hardware import gpu_here, published
 from segue.runtime.planning.ledger import Ledger
 from segue.runtime.planning.pictures import Wanted, plan, unbounded_plan
 from segue.runtime.planning.videos import WantedVideo, plan_video, unbounded_video_plan
+from segue.runtime.units import mebibytes
 
 GIB, MIB = 2**30, 2**20
 H100 = published()["h100"]
@@ -81,7 +82,7 @@ def test_a_gpu_whose_figures_are_not_known_is_as_slow_as_the_slowest_and_has_its
 
 def test_without_a_gpu_a_budget_of_one_is_refused_and_says_what_to_do():
     with segue.open("emoji", target="ort-cuda", budget="1GiB") as model:
-        with pytest.raises(EngineError, match=r"needs one here.*Use the target ort-cpu"):
+        with pytest.raises(EngineError, match=r"GPU needs one.*Use the target ort-cpu"):
             model.pictures(segue.Request("a red heart"))
         assert model.ledger.loaded == {}
 
@@ -90,7 +91,7 @@ def test_without_a_gpu_a_budget_of_one_is_refused_and_says_what_to_do():
 def test_a_request_that_the_gpu_has_no_room_for_is_refused_before_anything_is_loaded(gpu, budget):
     gpu["used"] = gpu["total"] - 600 * MIB
     with segue.open("emoji", target="ort-cuda", budget=budget) as model:
-        with pytest.raises(BudgetError, match=r"600 MiB are left to this process: what is free on the GPU"):
+        with pytest.raises(BudgetError, match=r"only 600 MiB left \(the free memory of the GPU\)"):
             model.pictures(segue.Request("a red heart"))
         assert model.ledger.loaded == {}
 
@@ -102,7 +103,7 @@ def test_a_budget_that_no_way_fits_is_refused_with_the_smallest_that_does(gpu):
         pytest.raises(BudgetError, match=smallest) as refused,
     ):
         model.pictures(segue.Request("a red heart"))
-    least = int(str(refused.value).split("smallest budget that does is ")[1].split()[0])
+    least = mebibytes(refused.value.needed)
     with segue.open("emoji", target="ort-cuda", budget=f"{least}MiB") as model:
         assert model.plan(segue.Request("a red heart")).peak <= least * MIB
 
@@ -116,7 +117,7 @@ def test_the_ledger_of_a_gpu_counts_what_this_process_has_there_and_asks_for_the
     ledger.require(2 * GIB, host=MIB)
     assert ledger.planned == 2 * GIB
     monkeypatch.setattr(memory, "available", lambda: 0)
-    with pytest.raises(BudgetError, match="of the host's memory are needed beside the GPU's"):
+    with pytest.raises(BudgetError, match="MiB of host memory in addition to the GPU's"):
         ledger.require(2 * GIB, host=64 * GIB)
 
 

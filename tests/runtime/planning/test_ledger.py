@@ -32,7 +32,7 @@ def test_the_error_of_lacking_memory_names_what_was_taken_and_what_was_planned()
     ledger.loaded = {"vae_decoder": 3 * 2**20}
     told = str(ledger.ran_out("transformer"))
     assert "memory ran out in transformer" in told
-    assert "5 MiB were planned" in told
+    assert "planned: 5 MiB" in told
     assert "vae_decoder 3" in told
 
 
@@ -40,7 +40,7 @@ def test_the_error_of_lacking_memory_names_what_was_taken_and_what_was_planned()
 def test_a_request_that_the_machine_has_no_room_for_is_refused_before_anything_is_loaded(budget, monkeypatch):
     with segue.open("emoji", budget=budget) as model:
         monkeypatch.setattr(memory, "available", lambda: 50 * 2**20)
-        with pytest.raises(BudgetError, match=r"are left to this process.*Give a budget of \d+MiB"):
+        with pytest.raises(BudgetError, match=r"this process has only.*Set a budget of \d+MiB"):
             model.pictures(segue.Request("a red heart"))
         assert model.ledger.loaded == {}
         monkeypatch.undo()
@@ -97,7 +97,7 @@ def test_a_limit_below_the_plan_is_told_by_the_command_line(limit, tmp_path):
     )
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert run.returncode == BudgetError.exit_code, run.stderr
-    assert "Give a budget" in run.stderr
+    assert "Set a budget" in run.stderr
     assert not (tmp_path / "x.png").exists()
 
 
@@ -127,6 +127,6 @@ def test_a_cgroup_below_the_plan_ends_in_the_error_and_not_in_a_kill(cgroup, tmp
     command += f"-o {tmp_path}/heart.png"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert run.returncode == BudgetError.exit_code, run.stderr
-    advice = re.search(r"Give a budget of (\d+MiB)", run.stderr)[1]
+    advice = re.search(r"Set a budget of (\d+MiB)", run.stderr)[1]
     subprocess.run(["bash", "-c", f"{command} --budget {advice}"], check=True)
     assert (tmp_path / "heart.png").is_file()

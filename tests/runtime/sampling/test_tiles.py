@@ -40,7 +40,7 @@ def test_where_tiles_overlap_one_goes_over_into_the_other():
 
 @pytest.mark.parametrize(("side", "overlap"), [(0, 0), (4, 4), (4, -1)])
 def test_tiles_that_cannot_be_laid_are_refused(side, overlap):
-    with pytest.raises(UsageError, match="cannot be tiles"):
+    with pytest.raises(UsageError, match="overlap must be 0 or more"):
         Tiling(side, overlap)
 
 

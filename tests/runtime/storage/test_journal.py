@@ -67,7 +67,7 @@ def test_a_new_job_takes_the_place_of_an_old_one_but_of_nothing_else(tmp_path: P
     assert "a" not in opened(tmp_path / "j", {**JOB, "seed": 8}, resume=False)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep me")
-    with pytest.raises(UsageError, match=r"'notes\.txt', which is of no journal"):
+    with pytest.raises(UsageError, match=r"'notes\.txt', which no journal has"):
         opened(tmp_path / "mine", JOB, resume=False)
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
     (tmp_path / "file").touch()
@@ -103,7 +103,7 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, content: str | None) -> N
     (tmp_path / "j").mkdir()
     if content is not None:
         (tmp_path / "j/job.json").write_text(content)
-    with pytest.raises(UsageError, match=r"no journal to go on from|another job"):
+    with pytest.raises(UsageError, match=r"no journal to resume|another job"):
         opened(tmp_path / "j", JOB, resume=True)
 
 
@@ -124,11 +124,9 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
         journal.put("a", np.array([{}], object))
 
 
-def test_forgotten_arrays_leave_the_disk_and_a_finished_journal_all_of_it(tmp_path: Path) -> None:
+def test_forgotten_arrays_leave_the_disk(tmp_path: Path) -> None:
     journal = opened(tmp_path / "j", JOB, resume=False)
     journal.put("a", array())
     journal.forget("a")
     assert sorted(os.listdir(tmp_path / "j")) == ["done.jsonl", "job.json", "lock"]
     assert json.loads((tmp_path / "j/job.json").read_text())["size"] == [128, 128]
-    journal.remove()
-    assert not (tmp_path / "j").exists()

@@ -14,6 +14,7 @@ from segue.runtime.pipeline import open_model
 from segue.runtime.planning.hardware import CPU, find_machine
 from segue.runtime.planning.videos import WantedVideo, plan_video
 from segue.runtime.sampling.tiles import Tiling
+from segue.runtime.units import mebibytes
 from segue.runtime.videos import render
 from segue.runtime.videos.render import Event
 from segue.runtime.videos.request import AnimationRequest, prepare
@@ -60,15 +61,15 @@ def test_the_image_is_cut_to_the_size_that_is_asked_for(picture, content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": np.zeros((4, 4), np.uint8)}, r"image is uint8 \[4, 4\]"),
-        ({"image": np.zeros((4, 4, 3), np.float32)}, "image is float32"),
-        ({"frames": 0}, "frames = 0"),
-        ({"frames": True}, "frames = True"),
-        ({"fps": 0}, "fps = 0"),
+        ({"image": np.zeros((4, 4), np.uint8)}, r"image must be .*, got uint8 \[4, 4\]"),
+        ({"image": np.zeros((4, 4, 3), np.float32)}, "image must be .*, got float32"),
+        ({"frames": 0}, "frames must be .*, got 0"),
+        ({"frames": True}, "frames must be .*, got True"),
+        ({"fps": 0}, "fps must be .*, got 0"),
         ({"size": 100}, "multiples of 32"),
-        ({"prompt": None}, "the text None"),
-        ({"seed": -1}, "seed = -1"),
-        ({"prompt": "\udcff"}, "no Unicode"),
+        ({"prompt": None}, "prompt must be a string, got None"),
+        ({"seed": -1}, "seed must be .*, got -1"),
+        ({"prompt": "\udcff"}, "prompt must be valid Unicode"),
     ],
 )
 def test_what_cannot_be_made_is_refused(picture, content, change, message):
@@ -225,7 +226,7 @@ def test_within_a_budget_one_component_at_a_time_makes_the_same_frames(picture, 
         small.plan(request)
     with pytest.raises(BudgetError), open_model(video_bundle, threads=1, budget="2MiB") as small:
         small.frames(request)
-    least = int(str(refused.value).split("smallest budget that does is ")[1].split()[0])
+    least = mebibytes(refused.value.needed)
     tiles = plan_video(content, WantedVideo(64, 64, 21), find_machine(CPU), least * 2**20).tiling
     with open_model(video_bundle, threads=1, budget="1GiB") as roomy:
         loaded = []
@@ -264,12 +265,12 @@ def test_a_budget_that_is_too_small_for_a_video_is_refused(content):
 def test_a_video_goes_on_with_the_tiles_it_was_begun_with_whatever_the_budget(
     picture, video_bundle, model, tmp_path, monkeypatch
 ):
-    from segue.runtime import pipeline
+    from segue.runtime.planning import prepared
 
     plain = AnimationRequest(picture, "dog", frames=21)
     tiled = replace(plain, tiling=Tiling(6, 4))
-    asked, make = [], pipeline.plan_video.plan_video
-    monkeypatch.setattr(pipeline.plan_video, "plan_video", lambda *given: asked.append(given[1]) or make(*given))
+    asked, make = [], prepared.plan_video
+    monkeypatch.setattr(prepared, "plan_video", lambda *given: asked.append(given[1]) or make(*given))
     for begun in (plain, tiled):
         journal = tmp_path / ("plain" if begun is plain else "tiled")
         with pytest.raises(Cancelled):
@@ -287,7 +288,7 @@ def test_what_is_settled_is_not_cut_into_tiles_and_refused_where_it_does_not_fit
     for wanted in (free, settled):
         with pytest.raises(BudgetError) as refused:
             plan_video(content, wanted, find_machine(CPU), 1)
-        least.append(int(str(refused.value).split("smallest budget that does is ")[1].split()[0]))
+        least.append(mebibytes(refused.value.needed))
     assert least[0] < least[1]
     assert plan_video(content, free, find_machine(CPU), least[0] * 2**20).tiling is not None
     assert plan_video(content, settled, find_machine(CPU), least[1] * 2**20).tiling is None

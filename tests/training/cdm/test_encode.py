@@ -36,7 +36,7 @@ def test_what_cannot_be_encoded_is_said(tiny_checkpoint: Path, tmp_path: Path) -
     with pytest.raises(TrainingError, match=r"prompts\.txt cannot be read.*one prompt a line"):
         encode(tiny_checkpoint, "sd3", prompts)
     prompts.write_text("a\n")
-    with pytest.raises(TrainingError, match="none of sd3, longcat-image"):
+    with pytest.raises(TrainingError, match="one of sd3, longcat-image"):
         encode(tiny_checkpoint, "flux", prompts)
     with pytest.raises(TrainingError, match="diffusers format"):
         encode(tmp_path, "sd3", prompts)

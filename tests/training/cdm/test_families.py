@@ -50,5 +50,5 @@ def test_every_adapted_linear_and_every_sharded_block_exists(longcat) -> None:
 
 
 def test_an_unknown_family_is_refused() -> None:
-    with pytest.raises(TrainingError, match=r"'flux' is none of sd3, longcat-image"):
+    with pytest.raises(TrainingError, match=r"no family 'flux'. Name one of sd3, longcat-image"):
         find_family("flux")

@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_to_the_same_curve(recipe, tmp_path: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-from segue.training import device
+from segue.training.loop import device
 from segue.training.recipe import train
 import torch
 device.fast_dtype = lambda _: torch.float32

@@ -163,11 +163,11 @@ def test_each_term_pushes_where_the_specification_says_and_as_hard(scene, matchi
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"point": "gausian"}, "point = 'gausian' is none of velocity, gaussian, on-trajectory"),
-        ({"target": "end"}, "target = 'end' is none of local, full-trajectory"),
-        ({"ca": 0.0, "dm": 0.0, "cdm": 0.0}, "one must be above"),
-        ({"dm": -1.0}, "no weight may be below 0"),
-        ({"matching": 0.5}, "matching = 0.5 must be 1 or more"),
+        ({"point": "gausian"}, "point = 'gausian' must be one of velocity, gaussian, on-trajectory"),
+        ({"target": "end"}, "target = 'end' must be one of local, full-trajectory"),
+        ({"ca": 0.0, "dm": 0.0, "cdm": 0.0}, "one above 0"),
+        ({"dm": -1.0}, "weights must be at least 0"),
+        ({"matching": 0.5}, "matching = 0.5 must be at least 1"),
     ],
 )
 def test_terms_that_cannot_be_are_refused(change, message):

@@ -94,4 +94,4 @@ def test_the_report_stands_alone(exported, tmp_path):
 def test_a_budget_that_is_no_time_is_wrong_usage(tmp_path, budget):
     run = CliRunner().invoke(cli, ["compare", "a", "b", "--prompts", "p", "--latency-budget", budget, "-o", "r"])
     assert run.exit_code != 0
-    assert "is no time" in run.output
+    assert "is not a time" in run.output

@@ -61,5 +61,5 @@ def test_a_decoder_learns_on_noisy_latents_that_stay_as_they_are(pictures: Path,
     again = Autoencoder(spec(pictures, start=str(tmp_path / "second")), seed=2)
     with torch.no_grad():
         assert again.vae.encode(pixels).latent_dist.mode().equal(before)
-    with pytest.raises(TrainingError, match="Name it as start"):
+    with pytest.raises(TrainingError, match="Name the trained autoencoder as start"):
         Autoencoder(spec(pictures, noise=0.5), seed=1)

@@ -65,7 +65,7 @@ def test_a_run_that_is_finished_again_replaces_its_checkpoint(checkpoint: Path, 
     longer.write_text(recipe.read_text().replace("steps = 2", "steps = 3"))
     run = tmp_path / "run"
     train(recipe, run, lambda *_: None)
-    with pytest.raises(TrainingError, match=r"cannot be put together.*Put back what the recipe names"):
+    with pytest.raises(TrainingError, match=r"cannot be written.*Restore the recipe's input files"):
         train(longer, run, lambda *_: parts.rename(away))
     assert '"guidance": 4.0' in (run / "checkpoint/segue.json").read_text()  # what there was is not lost
     away.rename(parts)

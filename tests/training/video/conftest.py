@@ -1,114 +1,39 @@
-"""A directory of little clips: a square that moves right, in three colours; the last one is held out."""
+"""Fixtures of the video trainings: little clips, and random parts and stages of a tiny model."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from safetensors.numpy import save_file
 
-from segue.training.data.clips import Clip
-
-COLOURS = {"red": (220, 30, 40), "green": (30, 200, 60), "blue": (40, 60, 220)}
-
-
-def square(colour: tuple[int, int, int], frames: int) -> np.ndarray:
-    """Return a clip (F, 128, 128, 3) uint8 on white."""
-    clip = np.full((frames, 128, 128, 3), 255, np.uint8)
-    for i in range(frames):
-        clip[i, 40:88, 8 * i : 8 * i + 48] = colour
-    return clip
+from support import clips as made
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    rows = []
-    for i, (name, colour) in enumerate(COLOURS.items()):
-        frames = 7 + i
-        save_file({"frames": square(colour, frames)}, folder / f"{i}.safetensors")
-        split = "held-out name" if name == "blue" else "train"
-        rows.append(asdict(Clip(str(i), f"{name} square", f"{name} square", split, frames)))
-    (folder / "clips.json").write_text(json.dumps({"clips": rows, "credits": []}))
-    return folder
+    """Directory of three clips of a square that moves right; the last one is held out."""
+    return made.write_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with random parts of a tiny video model: `vae/`, `text_encoder/`, `tokenizer/`."""
-    from diffusers import AutoencoderKLWan
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    from segue.training.video.codec import CodecSpec, config_of
-    from segue.training.video.text import make_tokenizer
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("parts")
-    spec = CodecSpec("", base=4, decoder_base=4, widths=(1, 1, 1, 1), latents=4, crop=32)
-    AutoencoderKLWan(**config_of(spec)).save_pretrained(folder / "vae")
-    tokenizer = make_tokenizer([f"{colour} square" for colour in COLOURS] * 9, 40, 8)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    config = UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    UMT5EncoderModel(config).save_pretrained(folder / "text_encoder")
-    return folder
+    """Directory with random parts of a tiny video model: `vae/`, `text_encoder/`, `tokenizer/`."""
+    return made.write_parts(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture(scope="session")
 def detail_parts(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return `parts` with Stage II's autoencoder in place of Stage I's."""
-    import shutil
-
-    from diffusers import AutoencoderKLWan
-
-    from segue.training.video.codec import CodecSpec, config_of
-
-    torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("detail") / "parts"
-    shutil.copytree(parts, folder, ignore=shutil.ignore_patterns("vae"))
-    spec = CodecSpec("", kind="2.2", base=4, decoder_base=4, widths=(1, 1, 1, 1), latents=6, crop=32)
-    AutoencoderKLWan(**config_of(spec)).save_pretrained(folder / "vae")
-    return folder
+    """`parts` with Stage II's autoencoder in place of Stage I's."""
+    return made.write_detail_parts(tmp_path_factory.mktemp("detail") / "parts", parts)
 
 
 @pytest.fixture(scope="session")
 def motion(clips: Path, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the checkpoint of a random Stage I."""
-    from segue.training.video.motion import Motion
-    from segue.training.video.spec import MotionSpec
-
-    sizes = {"layers": 1, "heads": 2, "head": 12, "feed_forward": 24}
-    training = Motion(MotionSpec(str(clips), str(parts), str(parts), frames=17, length=8, **sizes), 0)
-    with torch.no_grad():
-        for p in training.transformer.parameters():
-            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
-    out = tmp_path_factory.mktemp("motion")
-    training.finish(out)
-    return out / "checkpoint"
+    """The checkpoint of a random Stage I."""
+    return made.train_motion(tmp_path_factory.mktemp("motion"), clips, parts)
 
 
 @pytest.fixture(scope="session")
 def both(clips: Path, parts: Path, detail_parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a checkpoint of both stages, random, of 25 frames: seven latent ones, so two whole segments."""
-    from segue.training.video.detail import Detail
-    from segue.training.video.motion import Motion
-    from segue.training.video.spec import DetailSpec, MotionSpec
-
-    folder, sizes = tmp_path_factory.mktemp("both"), {"layers": 1, "heads": 2, "head": 12, "feed_forward": 24}
-    motion = Motion(MotionSpec(str(clips), str(parts), str(parts), frames=25, length=8, **sizes), 0)
-    _disturb(motion.transformer)
-    motion.finish(folder / "motion")
-    places = (str(clips), str(detail_parts), str(detail_parts), str(folder / "motion/checkpoint"))
-    detail = Detail(DetailSpec(*places, frames=25, length=8, **sizes), 0)
-    _disturb(detail.transformer)
-    detail.finish(folder)
-    return folder / "checkpoint"
-
-
-@torch.no_grad()
-def _disturb(network: torch.nn.Module) -> None:
-    for p in network.parameters():
-        p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    """The checkpoint of both stages, random, of 25 frames: seven latent ones, so two whole segments."""
+    return made.train_both(tmp_path_factory.mktemp("both"), clips, parts, detail_parts)

@@ -84,7 +84,7 @@ def test_settings_are_the_checkpoints_own(both: Path, tmp_path: Path):
     assert settings.frames == 25
     assert settings.motion.steps == 20
     assert settings.detail.steps == 4
-    with pytest.raises(TrainingError, match="does not say how its video is sampled"):
+    with pytest.raises(TrainingError, match="has no video settings"):
         settings_of(tmp_path)
     with pytest.raises(TrainingError, match="has no detail_transformer"):
         VideoModel(tmp_path, torch.device("cpu"))

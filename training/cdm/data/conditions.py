@@ -1,8 +1,10 @@
-"""What samples are to show, computed once and read row by row, so that no encoder is in memory during distillation.
+"""Conditions of samples, computed once and read row by row. A distillation therefore keeps no encoder in memory.
 
-A directory holds `conditions-00000.safetensors` and so on, each with a row of "states", and of what else the family
-takes, for up to `rows` prompts; `conditions.json` with the prompts; and the empty prompt's row in `empty.safetensors`.
-Where samples have several shapes, there is such a directory for each: `kind-0` and so on.
+A directory holds three kinds of files. If samples have several shapes, each shape has its own directory: `kind-0` ...
+
+- `conditions-00000.safetensors` and so on: "states" and the family's other inputs, in up to `rows` rows
+- `conditions.json`: the prompts
+- `empty.safetensors`: the row of the empty prompt
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ def write_conditions(
     batch: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write the embeddings of `prompts` to the new directory `out`, whole or not at all.
+    """Write the embeddings of `prompts` to the new directory `out`, as a whole or not at all.
 
-    `progress` takes the number of prompts done and of all. Raises OutputError where `out` exists or cannot be written,
-    TrainingError where nothing is given.
+    `progress` takes the numbers of finished and of all prompts. Raises OutputError if `out` exists or is not writable,
+    TrainingError if there is no prompt.
     """
     if not prompts:
         raise TrainingError("there is no prompt. Give a file with one prompt a line.")
@@ -51,9 +53,9 @@ def write_rows(
     folder: Path, prompts: Sequence[str], make: Callable[[range], Condition], empty: Condition, rows: int, batch: int,
     progress: Callable[[int, int], None], shape: tuple[int, ...] | None = None,
 ) -> None:  # fmt: skip
-    """Write what `make` gives for ranges of row numbers, one row a prompt, into the directory `folder`.
+    """Write the rows that `make` returns for ranges of row numbers, one for each prompt, into the directory `folder`.
 
-    `shape` is that of a sample's latents, where the family's sizes do not say it.
+    `shape` is the shape of a sample's latents, if the family's sizes do not give it.
     """
     save_file(_packed([empty]), folder / "empty.safetensors")
     for number, first in enumerate(range(0, len(prompts), rows)):
@@ -68,22 +70,22 @@ def write_rows(
 
 
 def open_kinds(folder: Path) -> list[Conditions]:
-    """Return the conditions of each kind of samples that `folder` holds; one, unless their shapes differ."""
+    """Return the conditions of each kind of samples in `folder`: one, unless shapes differ."""
     kinds = sorted(folder.glob("kind-*"))
     return [Conditions(kind) for kind in kinds or [folder]]
 
 
 class Conditions:
-    """The prompts of a directory and their embeddings, read when they are asked for."""
+    """The prompts of a directory and their embeddings, read on demand."""
 
     def __init__(self, folder: Path) -> None:
-        """Raise TrainingError where `folder` holds no embeddings."""
+        """Raise TrainingError if `folder` holds no embeddings."""
         try:
             found = json.loads((folder / "conditions.json").read_text())
             self.empty_row: Condition = load_file(folder / "empty.safetensors")
         except (OSError, ValueError) as error:
             raise TrainingError(
-                f"{folder} holds no text embeddings ({type(error).__name__} on reading them). Write them, then run "
+                f"{folder} holds no text embeddings ({type(error).__name__} while reading). Write them, then run "
                 f"this again: segue encode CHECKPOINT PROMPTS.txt -o {folder}"
             ) from None
         self.folder = folder
@@ -96,7 +98,7 @@ class Conditions:
         return len(self.prompts)
 
     def take(self, indices: Sequence[int]) -> Condition:
-        """Return the conditions of the prompts at `indices`, one row each; float32, but for integers."""
+        """Return the conditions of the prompts at `indices`, one row each, in float32 except integers."""
         rows = [self._row(index) for index in indices]
         stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         return {name: t.float() if t.is_floating_point() else t for name, t in stacked.items()}
@@ -108,7 +110,7 @@ class Conditions:
     def _row(self, index: int) -> Condition:
         number, place = divmod(index, self._rows)
         try:
-            if number not in self._files:  # opening one takes longer than reading a row
+            if number not in self._files:  # opening a file takes longer than reading a row
                 self._files[number] = safe_open(self.folder / _name(number), "pt")
             file = self._files[number]
             return {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -119,7 +121,7 @@ class Conditions:
 
 
 def permuted(count: int, seed: int, position: int) -> int:
-    """Return which of `count` prompts stands at `position` of an endless sequence without repeats within a pass."""
+    """Return the prompt at `position` of an endless shuffle of `count` prompts. Each pass uses every prompt once."""
     lap, place = divmod(position, count)
     return int(_order(count, seed, lap)[place])
 
@@ -130,7 +132,7 @@ def _order(count: int, seed: int, lap: int) -> torch.Tensor:
 
 
 def _packed(parts: list[Condition]) -> Condition:
-    # bf16 loses nothing that the networks' bf16 products would keep, at half the room.
+    # bf16 halves the size. The networks' bf16 products would round the same way.
     joined = {name: torch.cat([part[name] for part in parts]).contiguous().cpu() for name in parts[0]}
     return {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in joined.items()}
 

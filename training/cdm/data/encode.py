@@ -1,4 +1,4 @@
-"""Prompts to the text embeddings that a family's transformer takes, by diffusers' own pipelines without the rest."""
+"""Encode prompts for a family's transformer, with the text encoders of diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 import torch
 
 from ....errors import TrainingError
+from ....runtime.bundle.families import T5, tokenizer_of
 from ...loop.device import fast_dtype, training_device
 from ..families import Condition, find_family
+from ..names import LONGCAT, SD3
 from .conditions import Encode, write_conditions
 
 
 def encode_prompts(
     checkpoint: Path, family: str, prompts: Path, out: Path, progress: Callable[[int, int], None]
 ) -> int:
-    """Write the embeddings of each line of the file `prompts` to the new directory `out`; return their number.
+    """Write the embeddings of each line of the file `prompts` to the new directory `out`. Return their number.
 
-    `checkpoint` is one in diffusers format, or a bundle; only its text encoders are loaded. `progress` takes the number
-    of prompts done and of all. Raises TrainingError for a family that is unknown and files that cannot be read.
+    `checkpoint` is in diffusers format, or a bundle. Loads only its text encoders. `progress` takes the numbers of
+    finished and of all prompts. Raises TrainingError for an unknown family and unreadable files.
     """
     find_family(family)
     try:
@@ -45,12 +47,12 @@ def _sd3(checkpoint: Path) -> Encode:
     without: dict[str, Any] = {"transformer": None, "vae": None}
     settings = checkpoint / "segue.json"
     zeros = json.loads(settings.read_text()).get("t5_tokens", 256) if settings.is_file() else 256
-    if index.get("text_encoder_3", [None])[0] is None:
-        without |= {"text_encoder_3": None, "tokenizer_3": None}
+    if index.get(T5, [None])[0] is None:
+        without |= {T5: None, tokenizer_of(T5): None}
     else:
         zeros = 256
     pipeline = _loaded(StableDiffusion3Pipeline, checkpoint, without)
-    with torch.device("meta"):  # without T5 the pipeline asks the transformer for its width, and for nothing else
+    with torch.device("meta"):  # without T5 the pipeline needs the transformer's width, and nothing else
         config = SD3Transformer2DModel.load_config(checkpoint / "transformer")
         pipeline.register_modules(transformer=SD3Transformer2DModel.from_config(config))
 
@@ -84,4 +86,4 @@ def _loaded(pipeline: Any, checkpoint: Path, without: dict[str, Any]) -> Any:
     ).to(device)
 
 
-ENCODERS: dict[str, Callable[[Path], Encode]] = {"sd3": _sd3, "longcat-image": _longcat}
+ENCODERS: dict[str, Callable[[Path], Encode]] = {SD3: _sd3, LONGCAT: _longcat}

@@ -1,7 +1,7 @@
-"""Noise and what the guided teacher makes of it, for the regression of a student's estimates.
+"""Pairs of noise and the guided teacher's result, for the regression of a student's estimates.
 
-A directory holds `pairs-00000.safetensors` and so on, each with "row" (the prompt of the embeddings) and "end" (the
-clean latents, fp16) of up to SHARD pairs, and `pairs.json`. The noise is not kept: it is drawn again from the seed.
+A directory holds `pairs.json` and `pairs-00000.safetensors` and so on. Each file has "row" (the prompt's index in the
+embeddings) and "end" (the clean latents, fp16) of up to SHARD pairs. The seed gives the noise again: no file keeps it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ...loop.device import mixed_precision, training_device
 from ...pictures.sampling import euler
 from ..draws import PAIR_NOISE, stream
 from ..families import Condition, Family, find_family
+from ..names import SD3
 from ..networks import load_teacher
 from .conditions import Conditions, permuted
 
@@ -35,11 +36,11 @@ SHARD = 512
 
 @dataclass(frozen=True)
 class PairsSpec:
-    """How the pairs come about; the teacher is called twice a step."""
+    """How to make the pairs, with two calls of the teacher a step."""
 
     teacher: str
     conditions: str
-    family: str = "sd3"
+    family: str = SD3
     size: tuple[int, int] = (1024, 1024)  # height and width in pixels
     count: int = 20000
     steps: int = 28
@@ -54,9 +55,9 @@ def pair_noise(shape: Sequence[int], seed: int, pair: int) -> Tensor:
 
 
 def write_pairs(spec: PairsSpec, out: Path, batch: int, progress: Callable[[int, int], None]) -> None:
-    """Write the pairs below `out`, `batch` at once; whole shards that are there already are not made again.
+    """Write the pairs below `out`, `batch` at once. Skip finished shards.
 
-    Raises TrainingError where `out` holds pairs of another spec.
+    Raises TrainingError if `out` holds pairs of another spec.
     """
     family, device = find_family(spec.family), training_device()
     conditions = Conditions(Path(spec.conditions))
@@ -85,7 +86,7 @@ class Pairs:
     """The pairs of a directory, all in memory (8 KiB each for the emoji model)."""
 
     def __init__(self, folder: Path) -> None:
-        """Raise TrainingError where `folder` does not hold all its pairs."""
+        """Raise TrainingError if `folder` does not hold all its pairs."""
         try:
             written = json.loads((folder / "pairs.json").read_text())
             shards = [load_file(folder / _name(number)) for number in range(-(-written["count"] // SHARD))]
@@ -93,7 +94,7 @@ class Pairs:
             self.made_for = {name: written[name] for name in ("family", "prompts", "shape")}
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise TrainingError(
-                f"{folder} does not hold all its pairs ({type(error).__name__} on reading them). Write them, then run "
+                f"{folder} does not hold all its pairs ({type(error).__name__} while reading). Write them, then run "
                 f"this again: segue pairs TEACHER EMBEDDINGS -o {folder}"
             ) from None
         self.rows: list[int] = torch.cat([shard["row"] for shard in shards]).tolist()
@@ -120,7 +121,7 @@ def _guided(
 
 
 def made_for(family: str, conditions: Conditions, shape: Sequence[int]) -> dict[str, Any]:
-    """Return what pairs and a distillation must have in common."""
+    """Return the properties that pairs and distillation must share."""
     prompts = hashlib.sha256("\n".join(conditions.prompts).encode()).hexdigest()
     return {"family": family, "prompts": prompts, "shape": list(shape)}
 
@@ -128,7 +129,7 @@ def made_for(family: str, conditions: Conditions, shape: Sequence[int]) -> dict[
 def _claim(spec: PairsSpec, common: dict[str, Any], out: Path) -> None:
     path, wanted = out / "pairs.json", asdict(spec) | {"size": list(spec.size)} | common
     if path.is_file() and json.loads(path.read_text()) != wanted:
-        raise TrainingError(f"{out} holds pairs that were made otherwise: {path} differs. Name another directory.")
+        raise TrainingError(f"{out} holds pairs of other settings: {path} differs. Name another directory.")
     write_whole(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 

@@ -1,4 +1,4 @@
-"""What the distillation of SwiftI2V's stages shows them: windows of clips, as conditions on disk beside their texts."""
+"""Conditions for the distillation of SwiftI2V's stages: windows of clips and their texts, on disk."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from ....runtime.bundle.segments import SegmentSpec, count_segments, segment
 from ....runtime.storage.directory import NewDirectory
 from ...cdm.data.conditions import write_rows
 from ...cdm.families import Condition
+from ...cdm.names import MOTION
 from ..text import Umt5Conditioner
 from .dataset import Clips
 from .latents import cached_windows
 from .places import places
 from .references import ReferenceSpec, cached_references
 
-EACH = 2  # windows of every clip, drawn and varied
+EACH = 2  # windows of each clip, drawn and varied
 
 
 def encode_clips(checkpoint: Path, family: str, data: Path, out: Path, progress: Callable[[int, int], None]) -> int:
-    """Write the conditions of one stage of `checkpoint` for the clips in `data`; return the number of windows.
+    """Write the conditions of a stage of `checkpoint` for the clips in `data`. Return the number of windows.
 
-    Stage I's are the image's latents; Stage II's are context, motion reference and positions of each segment, a kind
-    for each place in the clip. Latents are computed once and kept beside the clips. `progress` takes the number of
-    windows done and of all, for each kind anew.
+    Stage I's conditions are the image's latents. Stage II's are context, motion reference and positions of segments,
+    with one kind for each place in the clip. A cache beside the clips keeps the latents. `progress` takes the numbers
+    of finished and of all windows, for each kind.
     """
     said = _video(checkpoint)
     clips = Clips(data)
     text = Umt5Conditioner(checkpoint, said["text_tokens"], clips.device)
     common = said["frames"], said["scale"]
     with NewDirectory(out) as new:
-        if family == "swifti2v-motion":
+        if family == MOTION:
             images = cached_windows(clips, checkpoint, *common, EACH, True, image=True).latents
             kinds = [(new.path, {"image": images}, tuple(images.shape[1:]))]
         else:
@@ -68,7 +69,7 @@ def encode_clips(checkpoint: Path, family: str, data: Path, out: Path, progress:
 def _segment(
     clean: Tensor, reference: Tensor, spec: SegmentSpec, index: int
 ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-    """Return what belongs to a segment in every window, and the shape of its targets."""
+    """Return a segment's conditions in every window, and the shape of its targets."""
     count, channels, frames, height, width = clean.shape
     part = segment(index, frames, spec)
     found = {
@@ -84,6 +85,6 @@ def _video(checkpoint: Path) -> dict[str, Any]:
         return json.loads((checkpoint / "segue.json").read_text())["video"]
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(
-            f"{checkpoint}/segue.json says nothing about videos ({type(error).__name__} on reading it). Name a "
+            f"{checkpoint}/segue.json has no video settings ({type(error).__name__} while reading). Name a "
             "checkpoint that segue train wrote for [motion] or [detail]."
         ) from None

@@ -1,4 +1,4 @@
-"""The emoji clips as training tensors, drawn balanced, of any length: they loop."""
+"""The emoji clips as training tensors, drawn balanced. They loop, so that any length works."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ...loop.device import training_device
 
 
 class Clips:
-    """All clips of some splits, with the probability that balanced sampling gives to each.
+    """All clips of some splits, with their probabilities in balanced sampling.
 
-    A clip's weight is 1 / sqrt(clips that share its key), so that a person's skin tones do not drown the rest.
+    A clip's weight is 1 / sqrt(clips of its key), so that skin tones do not drown the rest.
     """
 
     def __init__(self, folder: Path, splits: tuple[str, ...] = ("train",)) -> None:
@@ -33,7 +33,7 @@ class Clips:
         return torch.multinomial(self.weights, count, replacement=True, generator=generator)
 
     def take(self, index: int, start: int, count: int) -> Tensor:
-        """Return `count` frames of a clip from `start` on, uint8 (count, 128, 128, 3); it begins again at its end."""
+        """Return `count` frames of a clip from `start` on, uint8 (count, 128, 128, 3). The clip loops."""
         clip = self.rows[index]
         parts, begin, left = [], start % clip.frames, count
         while left:
@@ -44,7 +44,7 @@ class Clips:
 
 
 def sheet(videos: Iterable[Sequence[Tensor]]) -> Tensor:
-    """Return a picture in [0, 1] with a row for every video (3, F, H, W) in [-1, 1], of each fourth frame."""
+    """Return a picture in [0, 1] with each fourth frame of videos (3, F, H, W) in [-1, 1], a row for each video."""
     rows = [torch.cat(list(video[:, ::4].transpose(0, 1)), -1) for group in videos for video in group]
     return (torch.cat(rows, -2) / 2 + 0.5).clamp(0, 1)
 
@@ -55,5 +55,5 @@ def pixels(frames: Tensor) -> Tensor:
 
 
 def scaled(video: Tensor, factor: int) -> Tensor:
-    """Return video (B, 3, F, H, W) with each frame's sides divided by `factor`, every pixel the mean of its area."""
+    """Return video (B, 3, F, H, W) with sides divided by `factor`. Each pixel is the mean of its area."""
     return F.avg_pool3d(video, (1, factor, factor)) if factor > 1 else video

@@ -1,4 +1,4 @@
-"""Latents of clip windows, computed once by a trained codec and kept beside the clips."""
+"""Latents of clip windows from a trained codec, cached beside the clips."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .places import Places, places
 
 @dataclass(frozen=True)
 class Windows:
-    """N windows of clips in the latents of one codec, unit variance a channel, on the processor."""
+    """N windows of clips as a codec's latents, with unit variance in each channel, on the processor."""
 
     places: Places
     latents: Tensor  # (N, channels, frames, height, width) float16
 
 
 class FrozenCodec:
-    """A frozen AutoencoderKLWan with latents of unit variance, whole clips at a time."""
+    """A frozen AutoencoderKLWan with latents of unit variance, for whole clips."""
 
     def __init__(self, folder: Path, device: torch.device, part: str = "vae") -> None:
         from diffusers import AutoencoderKLWan
@@ -45,7 +45,7 @@ class FrozenCodec:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return video (B, 3, F, H, W) in [-1, 1] of latents as `encode` gives them."""
+        """Return video (B, 3, F, H, W) in [-1, 1] from latents of `encode`."""
         with mixed_precision(self.device):
             return self.vae.decode(latents.to(self.device) * self.std + self.mean).sample.float()
 
@@ -54,9 +54,9 @@ def cached_windows(
     clips: Clips, folder: Path, frames: int, scale: int, each: int, varied: bool, progress: Progress = silent,
     image: bool = False, part: str = "vae",
 ) -> Windows:  # fmt: skip
-    """Return the windows that `places` gives, of `frames` frames, scaled down by `scale`, by the codec `folder`/`part`.
+    """Encode the windows of `places`, of `frames` frames scaled down by `scale`, with the codec `folder`/`part`.
 
-    With `image` they are those of the first frame followed by grey ones, as Wan's pipeline conditions on it.
+    With `image` a window is its first frame and then grey frames: the condition of Wan's pipeline.
     """
     where = places(clips, each, varied)
 

@@ -1,4 +1,4 @@
-"""Where windows are taken from clips: evenly over every clip as it is, or drawn and varied."""
+"""The windows of clips: spread evenly over each clip, or drawn and varied."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .variation import Variation
 class Places:
     """N windows of clips."""
 
-    clip: Tensor  # (N,) index of the clip
+    clip: Tensor  # (N,) index of each clip
     start: Tensor  # (N,) its first frame
-    weights: Tensor  # (N,) how often each is drawn, float64
+    weights: Tensor  # (N,) probability of each, float64
     variations: tuple[Variation, ...]
 
     def __len__(self) -> int:
-        """Return how many they are."""
+        """Return the number of windows."""
         return len(self.clip)
 
     def videos(self, clips: Clips, chosen: Tensor, frames: int) -> Tensor:
@@ -50,15 +50,15 @@ class Places:
         return torch.multinomial(self.weights, count, replacement=True, generator=generator)
 
     def captions(self, clips: Clips, chosen: Tensor, dropout: float, generator: torch.Generator) -> list[str]:
-        """Return the texts of the chosen windows; with probability `dropout` the empty text, for guidance."""
+        """Return the texts of the chosen windows; an empty one with probability `dropout`, for guidance."""
         dropped = (torch.rand(len(chosen), generator=generator) < dropout).tolist()
         return ["" if drop else name for name, drop in zip(self.names(clips, chosen), dropped, strict=True)]
 
 
 def places(clips: Clips, each: int, varied: bool = False) -> Places:
-    """Return `each` windows of every clip, evenly spread over it; `varied`: as many, drawn balanced and each varied.
+    """Return `each` windows of every clip, spread evenly. `varied`: the same number, drawn balanced and varied.
 
-    The same clips and `each` give the same windows always.
+    The same clips and `each` always give the same windows.
     """
     lengths = torch.tensor([row.frames for row in clips.rows])
     if not varied:

@@ -1,7 +1,7 @@
-"""Motion references for the training of Stage II: what Stage I makes of clips, at high resolution, as latents.
+"""Motion references for the training of Stage II: Stage I's version of clips, at high resolution, as latents.
 
-SwiftI2V never trains Stage II on clean low-resolution video: noise of a middle level is added to the clip's latents,
-and Stage I takes it away again ("stage-transition"). So the reference has Stage I's faults and the clip's content.
+SwiftI2V never trains Stage II on clean low-resolution video. It adds noise of a middle level to the clip's latents, and
+Stage I denoises them ("stage-transition"). The reference then has Stage I's faults and the clip's content.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ KINDS = ("transition", "autoencoded", "resampled")
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """How references are made of clips."""
+    """How to make references from clips."""
 
     motion: str  # Stage I's checkpoint
-    kind: str = "transition"  # or, for ablations, only through Stage I's autoencoder, or only scaled down and up
+    kind: str = "transition"  # for ablations: only Stage I's autoencoder, or only scaling down and up
     lowest: float = 0.3  # the noise levels of the transition, after the shift
     highest: float = 0.7
-    steps: int = 2  # of Stage I, from that level down
+    steps: int = 2  # of Stage I, down from that level
 
     def __post_init__(self) -> None:
-        """Raise TrainingError for values that make no reference."""
+        """Raise TrainingError for impossible values."""
         if self.kind not in KINDS:
-            raise TrainingError(f"reference = {self.kind!r} is none of {', '.join(KINDS)}. Mend the recipe.")
+            raise TrainingError(f"reference = {self.kind!r} must be one of {', '.join(KINDS)}. Correct the recipe.")
         if not 0 < self.lowest <= self.highest <= 1 or self.steps < 1:
             raise TrainingError(
-                f"lowest = {self.lowest}, highest = {self.highest}, steps = {self.steps}: no transition. Mend the "
-                "recipe: 0 < lowest <= highest <= 1, and a step or more."
+                f"lowest = {self.lowest}, highest = {self.highest}, steps = {self.steps}: not possible. Correct the "
+                "recipe: 0 < lowest <= highest <= 1, and steps is at least 1."
             )
 
 
@@ -73,7 +73,7 @@ class MotionModel:
     def denoise(
         self, latents: Tensor, image: Tensor, captions: list[str], levels: Tensor, guidance: float = 1.0
     ) -> Tensor:
-        """Carry latents (B, C, f, h, w) down `levels` (S + 1, B), the last of which is 0, by Euler steps."""
+        """Denoise latents (B, C, f, h, w) along `levels` (S + 1, B) by Euler steps. The last level is 0."""
         tied, free = self.text(captions), self.text([""] * len(captions)) if guidance > 1 else None
         mask = torch.from_numpy(image_mask(*latents.shape[2:])).to(latents).expand(len(latents), -1, -1, -1, -1)
         for now, then in itertools.pairwise(levels):
@@ -100,7 +100,7 @@ class MotionModel:
 def low_resolution(
     video: Tensor, scale: int, captions: list[str], spec: ReferenceSpec, model: MotionModel, generator: torch.Generator
 ) -> Tensor:
-    """Return clips (B, 3, F, h, w) as Stage II's training takes them from Stage I, given video (B, 3, F, H, W)."""
+    """Return Stage I's version (B, 3, F, h, w) of video (B, 3, F, H, W), for Stage II's training."""
     small = scaled(video, scale)
     if spec.kind == "resampled":
         return small
@@ -116,7 +116,7 @@ def low_resolution(
 
 
 def spliced(low: Tensor, image: Tensor) -> Tensor:
-    """Return the hybrid references (B, 3, F, H, W) of clips (B, 3, F, h, w) and their images (B, 3, H, W)."""
+    """Return the hybrid references (B, 3, F, H, W) from clips (B, 3, F, h, w) and their images (B, 3, H, W)."""
     made = []
     for clip, first in zip(low.cpu(), image.cpu(), strict=True):
         frames = clip.permute(1, 2, 3, 0).contiguous().numpy()
@@ -128,7 +128,7 @@ def cached_references(
     clips: Clips, codec: Path, frames: int, scale: int, each: int, varied: bool, length: int, spec: ReferenceSpec,
     seed: int, progress: Progress = silent, part: str = "vae",
 ) -> Tensor:  # fmt: skip
-    """Return z_ref (N, C, T, h, w) float16 for the windows that `cached_windows` gives at full size."""
+    """Return z_ref (N, C, T, h, w) float16 for the full-size windows of `cached_windows`."""
     where = places(clips, each, varied)
     motion = Path(spec.motion)
 

@@ -1,4 +1,4 @@
-"""Clips made other than they are, so that a network learns to carry a picture on and not to remember it."""
+"""Variations of clips, so that a network learns to continue a picture instead of remembering it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ OTHER = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class Variation:
-    """How one window of a clip is changed, all its frames alike."""
+    """The changes of one window of a clip, equal for all frames."""
 
     mirrored: bool = False
     backwards: bool = False
-    colours: tuple[int, ...] = ORDERS[0]  # the channel that each of R, G and B is taken from
+    colours: tuple[int, ...] = ORDERS[0]  # source channels of R, G and B
     zoom: float = 1.0
     turn: float = 0.0  # radians, clockwise
     right: float = 0.0  # in half widths
@@ -29,7 +29,7 @@ class Variation:
 
 
 def draw(generator: torch.Generator) -> Variation:
-    """Draw a variation: half are mirrored, half in other colours, a quarter backwards, and all are moved a little."""
+    """Draw a variation: mirror half, recolour half, reverse a quarter, and move all a little."""
     mirrored, backwards, recoloured, zoom, turn, right, down = torch.rand(7, generator=generator).tolist()
     order = int(torch.randint(1, len(ORDERS), (), generator=generator))
     return Variation(
@@ -44,7 +44,7 @@ def draw(generator: torch.Generator) -> Variation:
 
 
 def apply(variation: Variation, frames: Tensor) -> Tensor:
-    """Return frames (F, H, W, 3) uint8 as the variation has them; what comes in from outside is white."""
+    """Apply the variation to frames (F, H, W, 3) uint8. White fills the border."""
     if variation == Variation():
         return frames
     if variation.mirrored:
@@ -61,7 +61,7 @@ def apply(variation: Variation, frames: Tensor) -> Tensor:
 
 
 def caption(variation: Variation, text: str) -> str:
-    """Return a clip's name for the varied clip: left and right change places where it is mirrored."""
+    """Return the varied clip's name. Mirroring exchanges left and right."""
     if not variation.mirrored:
         return text
     return re.sub(r"\b(left|right)\b", lambda found: OTHER[found[0]], text)

@@ -31,7 +31,7 @@ def spec(teacher: Path, conditions: Path) -> PairsSpec:
 def folder(spec: PairsSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pairs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segue.training.cdm.pairs.SHARD", 4)
+        patch.setattr("segue.training.cdm.data.pairs.SHARD", 4)
         write_pairs(spec, out, 3, lambda done, total: None)
         yield out
 
@@ -67,7 +67,7 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_comes_out_the_same(
 
 
 def test_pairs_of_another_kind_are_not_mixed(spec, folder):
-    with pytest.raises(TrainingError, match="made otherwise"):
+    with pytest.raises(TrainingError, match="pairs of other settings"):
         write_pairs(dataclasses.replace(spec, guidance=4.0), folder, 3, lambda done, total: None)
 
 

@@ -145,5 +145,5 @@ def test_a_second_expert_is_refused(both, tmp_path: Path):
 
 def test_a_checkpoint_without_videos_is_refused(clips, tmp_path: Path):
     (tmp_path / "segue.json").write_text(json.dumps({"steps": 4}))
-    with pytest.raises(TrainingError, match="says nothing about videos"):
+    with pytest.raises(TrainingError, match="has no video settings"):
         encode_clips(tmp_path, "swifti2v-motion", clips, tmp_path / "out", lambda done, total: None)

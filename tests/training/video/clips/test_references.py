@@ -62,5 +62,5 @@ def test_the_transition_is_stage_ones_own_euler_steps(motion: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"kind": "none"}, {"lowest": 0.8}, {"lowest": 0.0}, {"highest": 1.5}, {"steps": 0}])
 def test_a_reference_that_cannot_be_made_is_refused(change: dict) -> None:
-    with pytest.raises(TrainingError, match="Mend the recipe"):
+    with pytest.raises(TrainingError, match="Correct the recipe"):
         ReferenceSpec("", **change)

@@ -1,4 +1,4 @@
-"""What the server does for a job: pictures, or a video, as files in the job's directory and events in its feed."""
+"""The work of a job: pictures or a video, written as files into the job's directory, with events to its feed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from ..runtime.storage.journal import check_job
 from ..runtime.videos.render import Event
 from ..runtime.videos.request import AnimationRequest, PreparedAnimation
 from ..runtime.videos.request import job as job_of
-from ..runtime.videos.request import prepare as prepare_video
 from .feed import Feed
 from .store import Job
 
@@ -41,12 +40,12 @@ def picture_request(request: dict[str, Any]) -> Request:
 def draw_pictures(
     model: Model, job: Job, place: Path, feed: Feed, token: CancelToken, metadata: bool, certificate: Certificate | None
 ) -> list[str]:
-    """Draw a job's pictures into `place`, telling `feed`; return the names of the files."""
+    """Draw a job's pictures into the directory `place`, with events to `feed`; return the names of the files."""
     files: list[str] = []
 
     def on_step(done: int, total: int, latents: np.ndarray) -> None:
         feed.put("step", done=done, total=total)
-        if job.request.get("previews") and model.budget is None:  # plans do not count them
+        if job.request.get("previews") and model.budget is None:  # a plan does not count the memory of previews
             feed.put("preview", image=_data_url(model.decode(latents)[0]))
 
     for picture in model.pictures(picture_request(job.request), on_step=on_step, cancel=token):
@@ -60,20 +59,22 @@ def draw_pictures(
 def make_video(
     model: Model, job: Job, place: Path, feed: Feed, token: CancelToken, metadata: bool, certificate: Certificate | None
 ) -> list[str]:
-    """Make a job's video in `place`, going on where its journal ends, telling `feed`; return the name of the file."""
-    request = AnimationRequest(read_image(place / INPUT), **job.request)
-    ready = prepare_video(request, model.bundle.manifest)
+    """Make a job's video in the directory `place`, with events to `feed`; return the name of the file.
+
+    If the directory holds a journal of this job, the video continues at its end.
+    """
+    prepared = model.prepare(AnimationRequest(read_image(place / INPUT), **job.request))
 
     def on_event(event: Event) -> None:
         feed.put("call", stage=event.stage, window=event.window, done=event.done, total=event.total)
 
     (place / VIDEO).unlink(missing_ok=True)
     begun = (place / JOURNAL / "job.json").is_file()
-    if begun and not _is_of(place / JOURNAL, ready, model):  # the bundle is another one than it was begun with
+    if begun and not _is_of(place / JOURNAL, prepared, model):  # the bundle was replaced since
         shutil.rmtree(place / JOURNAL)
         begun = False
     film(
-        model, request, place / VIDEO, on_frames=lambda done, total: feed.put("frames", done=done, total=total),
+        model, prepared, place / VIDEO, on_frames=lambda done, total: feed.put("frames", done=done, total=total),
         journal=place / JOURNAL, resume=begun, on_event=on_event, cancel=token, metadata=metadata,
         certificate=certificate,
     )  # fmt: skip
@@ -81,9 +82,9 @@ def make_video(
     return [VIDEO]
 
 
-def _is_of(journal: Path, ready: PreparedAnimation, model: Model) -> bool:
+def _is_of(journal: Path, prepared: PreparedAnimation, model: Model) -> bool:
     try:
-        check_job(journal, job_of(ready, model.bundle.digest))
+        check_job(journal, job_of(prepared, model.bundle.digest))
     except UsageError:
         return False
     return True

@@ -1,0 +1,1 @@
+"""Builders of tiny models, and other helpers of the tests; pytest finds them as `support` (pyproject.toml)."""
