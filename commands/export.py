@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.bundle.limits import PART_BYTES, QUANTIZED
+from ..runtime.bundle.limits import PART_BYTES, PRECISIONS, QUANTIZED
 from .console import JSON, Output, need
 from .engines import build_engines, checked
 from .options import BUNDLE, COMPILED, Bytes, Scaled, building, megabytes
@@ -25,8 +25,8 @@ UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity"
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to make.")
 @click.option(
     "--precision",
-    type=click.Choice(["keep", "fp16", "bf16", "fp32"]),
-    default="keep",
+    type=click.Choice(PRECISIONS),
+    default=PRECISIONS[0],
     show_default=True,
     help="Precision of the weights; keep: that of the checkpoint.",
 )

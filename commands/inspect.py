@@ -198,13 +198,13 @@ def _rows(opened: Bundle, found: Comparison) -> list[tuple[str, ...]]:
 
 def _asked(opened: Bundle) -> Request | AnimationRequest:
     """Return the request to compare: a red heart, or a window of a video that begins with a test pattern."""
-    from ..runtime.media.read_image import waves
+    from ..runtime.media.read_image import test_pattern
     from ..runtime.request import Request
     from ..runtime.videos.request import AnimationRequest
 
     if opened.manifest.video is None:
         return Request("a red heart")
-    return AnimationRequest(waves(*opened.manifest.sizes.default), "waving hand")
+    return AnimationRequest(test_pattern(*opened.manifest.sizes.default), "waving hand")
 
 
 @click.command(name="show")

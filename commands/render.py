@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.bundle.limits import MAX_COUNT
+from ..runtime.bundle.limits import MAX_COUNT, NOISES
 from .console import JSON, Output
 from .options import BUNDLE, PICTURES, TARGET, TRUST, VIDEOS, Bytes, Sigmas, Size, memory_of, opened, signing
 
@@ -34,8 +34,8 @@ MOVING = 3  # index in DEMO of the picture that is animated
 @click.option("--sigmas", type=Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
 @click.option(
     "--noise",
-    type=click.Choice(["philox", "torch"]),
-    default="philox",
+    type=click.Choice(NOISES),
+    default=NOISES[0],
     show_default=True,
     help="torch: the noise of torch's CPU generator, to compare with diffusers.",
 )

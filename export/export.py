@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import BundleError, CheckpointError, ParityError, UsageError
 from ..runtime.bundle import bundle_json, manifest
-from ..runtime.bundle.limits import PART_BYTES
+from ..runtime.bundle.limits import PART_BYTES, PRECISIONS
 from ..runtime.storage.directory import NewDirectory
 from .checkpoint import convert as weights
 from .checkpoint import copy, headers, read
@@ -23,7 +23,6 @@ from .families.registry import Family, find
 from .graphs.cost_model import cost_model
 from .graphs.cut import parts_of
 
-KINDS = ("keep", "fp16", "bf16", "fp32")
 VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -68,8 +67,8 @@ def export(
     Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
     all. Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision.
     """
-    if precision not in KINDS:
-        raise UsageError(f"Unknown precision {precision!r}. Choose one of {', '.join(KINDS)}.")
+    if precision not in PRECISIONS:
+        raise UsageError(f"Unknown precision {precision!r}. Choose one of {', '.join(PRECISIONS)}.")
 
     if part_bytes < 1:
         raise UsageError(f"part_bytes must be 1 or more, got {part_bytes!r}. Leave it out for the default.")
@@ -182,7 +181,7 @@ def _encode(content: manifest.Manifest, source: Path) -> bytes:
         if len(data) > manifest.MAX_BYTES:
             raise ValueError(f"it has {len(data)} bytes, above the limit of {manifest.MAX_BYTES}")
     except (BundleError, ValueError) as error:
-        what = str(error).rsplit(". ", 1)[0]  # without the advice, which is for readers of bundles
+        what = error.what.rstrip(".") if isinstance(error, BundleError) else str(error)
         raise CheckpointError(
             f"A bundle of {source} could not be opened: {what}. Correct that in the checkpoint's segue.json, "
             "config.json or scheduler_config.json."

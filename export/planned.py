@@ -17,7 +17,6 @@ from typing import Any
 import onnx_ir as ir
 
 from ..runtime.bundle import manifest
-from ..runtime.bundle.families import Kind, role_of
 from .checkpoint.headers import Tensor
 from .checkpoint.read import Checkpoint, Part, Settings
 from .families.graph import Graph
@@ -88,28 +87,6 @@ def planned_at(
         content.components[graph.component] = spec
         traced.append(graph)
     return content
-
-
-def in_eight_bits(content: manifest.Manifest, name: str) -> manifest.Manifest:
-    """Return the 16-bit plan `content`, with the weights of its transformers in 8 bits (`w8a8`), as `name`.
-
-    It counts 8 bits for all weights. Biases and norms really keep 16 bits (a thousandth of the weights), and the scales
-    of matrices (less than that) are left out. Activations are counted as before.
-    """
-    components, files = dict(content.components), dict(content.files)
-    for component, spec in content.components.items():
-        if not _is_transformer(component) or not spec.weights:
-            continue
-        parts = tuple(dataclasses.replace(part, bytes=part.bytes // 2) for part in spec.parts)
-        components[component] = dataclasses.replace(spec, precision="w8a8", parts=parts)
-        for file in spec.weights:
-            files[file] = dataclasses.replace(files[file], bytes=files[file].bytes // 2)
-    return dataclasses.replace(content, name=name, components=components, files=files)
-
-
-def _is_transformer(component: str) -> bool:
-    role = role_of(component)
-    return role.kind is Kind.DENOISER and not role.convolutional
 
 
 def _moved(content: manifest.Manifest, spec: manifest.Component, old: str, new: str) -> manifest.Component:

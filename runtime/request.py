@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from .bundle.limits import MAX_COUNT, MAX_TEXT
+from .bundle.limits import MAX_COUNT, MAX_TEXT, NOISES
 from .bundle.manifest import Manifest, Sizes
 from .sampling import noise
 from .sampling.schedule import Schedule, schedule_of
@@ -160,8 +160,8 @@ def _block(request: Request, shape: tuple[int, ...], seed: int) -> np.ndarray | 
                 f"{list(given.shape)}{' with values that are not finite' if fits else ''}."
             )
         return given.astype(np.float32)
-    if request.noise not in noise.KINDS:
-        raise UsageError(f"noise must be one of {', '.join(noise.KINDS)}, got {request.noise!r}.")
+    if request.noise not in NOISES:
+        raise UsageError(f"noise must be one of {', '.join(NOISES)}, got {request.noise!r}.")
     return noise.torch_normal(shape, seed) if request.noise == "torch" else None
 
 

@@ -18,7 +18,11 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each worker: t
 PART = 2**17  # bytes of weights in a part of the fixtures `exported` and `half`
 TESTS = Path(__file__).parent
 FIRST = ("video_bundle", "half", "exported")  # modules that use the costliest of these fixtures begin first
-EARLY = ("docs/test_docs_run.py",)  # modules that take minutes by themselves
+EARLY = (  # modules that take minutes by themselves
+    "docs/test_docs_run.py",
+    "runtime/engine_cache/test_build_shipped.py",
+    "training/cdm/test_run.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -48,11 +52,11 @@ def make_checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory):
+def tiny_checkpoint(request):
     """Directory of a tiny random SD3 checkpoint in float32. Do not change it."""
     from support.checkpoints import build_sd3
 
-    return once(tmp_path_factory, "tiny", build_sd3)
+    return once(request, "tiny", build_sd3)
 
 
 @pytest.fixture(scope="session")
@@ -64,30 +68,30 @@ def make_video_checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def video_checkpoint(tmp_path_factory):
+def video_checkpoint(request):
     """Directory of a tiny random SwiftI2V checkpoint in float32. Do not change it."""
     from support.checkpoints import build_video
 
-    return once(tmp_path_factory, "video", build_video)
+    return once(request, "video", build_video)
 
 
 @pytest.fixture(scope="session")
-def sdxl_checkpoint(tmp_path_factory):
+def sdxl_checkpoint(request):
     """Directory of a tiny random Stable Diffusion XL checkpoint. Do not change it."""
     from support.checkpoints import build_sdxl
 
-    return once(tmp_path_factory, "sdxl", build_sdxl)
+    return once(request, "sdxl", build_sdxl)
 
 
 @pytest.fixture(scope="session")
-def longcat_checkpoint(tmp_path_factory):
+def longcat_checkpoint(request):
     """Directory of a tiny random LongCat-Image checkpoint. Do not change it."""
     from support.checkpoints import build_longcat
 
-    return once(tmp_path_factory, "longcat", build_longcat)
+    return once(request, "longcat", build_longcat)
 
 
-def bundle_of(factory: pytest.TempPathFactory, name: str, checkpoint: Path, bundle: str = "tiny", **options) -> Path:
+def bundle_of(request: pytest.FixtureRequest, name: str, checkpoint: Path, bundle: str = "tiny", **options) -> Path:
     """Export a checkpoint, parity checked, into the directory `bundle` of the shared directory `name`; return it."""
 
     def make(folder: Path) -> None:
@@ -96,37 +100,43 @@ def bundle_of(factory: pytest.TempPathFactory, name: str, checkpoint: Path, bund
         folder.mkdir()
         export(checkpoint, folder / bundle, **options)
 
-    return once(factory, name, make) / bundle
+    return once(request, name, make) / bundle
 
 
 @pytest.fixture(scope="session")
-def exported(tiny_checkpoint, tmp_path_factory):
+def exported(tiny_checkpoint, request):
     """Directory of the bundle of `tiny_checkpoint`, also in parts, parity checked. Do not change it."""
-    return bundle_of(tmp_path_factory, "exported", tiny_checkpoint, part_bytes=PART)
+    return bundle_of(request, "exported", tiny_checkpoint, part_bytes=PART)
 
 
 @pytest.fixture(scope="session")
-def half(tiny_checkpoint, tmp_path_factory):
+def half(tiny_checkpoint, request):
     """Directory of the bundle of `tiny_checkpoint` in fp16, also in parts, parity checked. Do not change it."""
-    return bundle_of(tmp_path_factory, "half", tiny_checkpoint, precision="fp16", part_bytes=PART)
+    return bundle_of(request, "half", tiny_checkpoint, precision="fp16", part_bytes=PART)
 
 
 @pytest.fixture(scope="session")
-def video_bundle(video_checkpoint, tmp_path_factory):
+def bf16_bundle(tiny_checkpoint, request):
+    """Directory of the bundle of `tiny_checkpoint` in bf16, parity checked. Do not change it."""
+    return bundle_of(request, "bf16_bundle", tiny_checkpoint, precision="bf16")
+
+
+@pytest.fixture(scope="session")
+def video_bundle(video_checkpoint, request):
     """Directory of the bundle of `video_checkpoint`, parity checked. Do not change it."""
-    return bundle_of(tmp_path_factory, "video_bundle", video_checkpoint)
+    return bundle_of(request, "video_bundle", video_checkpoint)
 
 
 @pytest.fixture(scope="session")
-def sdxl_bundle(sdxl_checkpoint, tmp_path_factory):
+def sdxl_bundle(sdxl_checkpoint, request):
     """Directory of the bundle of `sdxl_checkpoint`, parity checked. Do not change it."""
-    return bundle_of(tmp_path_factory, "sdxl_bundle", sdxl_checkpoint, "sdxl")
+    return bundle_of(request, "sdxl_bundle", sdxl_checkpoint, "sdxl")
 
 
 @pytest.fixture(scope="session")
-def longcat_bundle(longcat_checkpoint, tmp_path_factory):
+def longcat_bundle(longcat_checkpoint, request):
     """Directory of the bundle of `longcat_checkpoint`, parity checked. Do not change it."""
-    return bundle_of(tmp_path_factory, "longcat_bundle", longcat_checkpoint, "longcat")
+    return bundle_of(request, "longcat_bundle", longcat_checkpoint, "longcat")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from ...errors import ParityError
 from ...runtime.bundle import manifest
 from ...runtime.bundle.segments import COMPRESSION
 from ...runtime.diagnostics.difference import psnr
-from ...runtime.media.read_image import waves
+from ...runtime.media.read_image import test_pattern
 from ...runtime.pipeline import Model, open_model
 from ...runtime.planning import memory
 from ...runtime.request import Request
@@ -93,6 +93,6 @@ def _drawn(model: Model, prompts: Sequence[str]) -> Iterator[np.ndarray]:
     side = -(-sizes.minimum // sizes.multiple) * sizes.multiple
     for seed, prompt in enumerate(prompts):
         request = AnimationRequest(
-            waves(side, side), prompt, frames=COMPRESSION * content.video.targets + 1, seed=seed, size=side
+            test_pattern(side, side), prompt, frames=COMPRESSION * content.video.targets + 1, seed=seed, size=side
         )
         yield np.concatenate(list(model.frames(request)))

@@ -65,7 +65,7 @@ def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(picture).copy()
 
 
-def waves(height: int, width: int) -> np.ndarray:
+def test_pattern(height: int, width: int) -> np.ndarray:
     """Return a test picture, uint8 [height, width, 3], whose grey levels rise and fall diagonally."""
     return (np.indices((height, width, 3)).sum(0) * 5 % 256).astype(np.uint8)
 

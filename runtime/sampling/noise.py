@@ -22,7 +22,6 @@ import numpy as np
 from ...errors import UsageError
 from ..units import is_whole
 
-KINDS = ("philox", "torch")
 SEED_LIMIT = 2**64
 INITIAL = 0  # stream of the initial latents
 

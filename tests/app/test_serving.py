@@ -89,6 +89,7 @@ def test_servers_that_cannot_be_are_refused(tmp_path, options, message):
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.slow
 def test_a_video_goes_on_after_kill_9_and_is_the_same(start, finished, tmp_path, video_bundle):
     image = io.BytesIO()
     Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(image, "PNG")

@@ -63,6 +63,7 @@ def test_the_video_bundle_moves_a_picture_for_a_window_and_hands_over_segments()
     assert np.abs(np.diff(frames, axis=0)).mean() > 0.05
 
 
+@pytest.mark.slow
 def test_the_video_bundle_takes_a_photograph_at_another_size() -> None:
     from skimage.data import astronaut
 
@@ -99,6 +100,7 @@ def test_a_shipped_bundle_says_how_near_its_precision_is_to_fp32(name: str) -> N
     assert found.psnr >= found.gate >= 35
 
 
+@pytest.mark.slow
 def test_a_video_within_the_smallest_budget_is_the_same() -> None:
     image = (np.indices((64, 64, 3)).sum(0) * 5 % 256).astype(np.uint8)
     request = segue.AnimationRequest(image, "waving hand", frames=17, size=64)

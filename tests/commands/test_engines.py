@@ -78,6 +78,7 @@ def test_a_gpu_that_is_not_known_or_has_no_builder_is_refused(half: Path) -> Non
     assert "got [90]" in str(run("build", str(half), "--device", "h100").exception)
 
 
+@pytest.mark.slow
 def test_export_goes_on_to_engines(tiny_checkpoint: Path, tmp_path: Path) -> None:
     options = ["--no-parity", "--precision", "fp16", "--target", "tensorrt-rtx", "--sm", "89", "--shapes", "64"]
     told = events(run("export", str(tiny_checkpoint), "-o", str(tmp_path / "made"), *options, "--json"))

@@ -109,7 +109,7 @@ def names_in(path):
 
 
 def listed(heading):
-    """Return the names that docs/status.md lists by module below a heading, up to the next one that lists some."""
+    """Return the names that docs/evidence/status.md lists by module below a heading."""
     text = (ROOT / "docs/evidence/status.md").read_text().partition(heading)[2]
     found = {}
     for item in re.split(r"^- ", re.split(r"\n\n(?!- )", text, maxsplit=1)[0], flags=re.MULTILINE)[1:]:

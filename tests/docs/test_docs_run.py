@@ -67,7 +67,18 @@ def done():
     return set()
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in WITH_CODE])
+def exports(page):
+    """Return whether the page's commands make a bundle, or use one that another page made; that takes minutes."""
+    return any("my-bundle" in text or "segue quantize" in text for _, text in code_of(page))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] if exports(page) else [])
+        for page in WITH_CODE
+    ],
+)
 def test_the_code_of_a_page_runs(page, folder, done, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # not the user's
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))

@@ -39,6 +39,7 @@ def test_a_video_bundle_says_how_it_is_sampled_and_cut(video_bundle, video_check
     assert list(video.motion.mean) == config["latents_mean"]
 
 
+@pytest.mark.slow
 def test_two_experts_make_two_graphs_each_of_its_own_weights(make_video_checkpoint, tmp_path):
     source = make_video_checkpoint(experts=2)
     family = find("WanImageToVideoPipeline")

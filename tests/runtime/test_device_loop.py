@@ -35,7 +35,9 @@ def drawn(bundle, request, on_step=None):
         return model.render(request, on_step=on_step)
 
 
-@pytest.mark.parametrize("name", ["exported", "sdxl_bundle", "longcat_bundle"])
+@pytest.mark.parametrize(
+    "name", ["exported", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sdxl_bundle", "longcat_bundle"))]
+)
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_pictures_are_those_of_the_loop_in_numpy(name, guidance, request, monkeypatch):
     bundle = request.getfixturevalue(name)

@@ -1,19 +1,41 @@
-"""Make a costly directory once for all workers of a run."""
+"""Make a costly directory once: for all workers of a run, and for later runs of the same sources."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+import segue
 
-def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return the directory `name`, which `make` fills in the first worker that asks; the others wait for it."""
-    root = factory.getbasetemp()
+ROOT = Path(segue.__file__).parent
+FOLDERS = ("engines", "export", "runtime", "training", "tests/support")  # their code makes bundles
+MAKERS = ("diffusers", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
+
+
+@cache
+def sources() -> str:
+    """Return a hash of all code that makes bundles, and of the versions of the libraries that it uses."""
+    found = hashlib.sha256("".join(version(name) for name in MAKERS).encode())
+    paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    for path in (*paths, ROOT / "errors.py", ROOT / "tests/conftest.py"):
+        found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def once(request: pytest.FixtureRequest, name: str, make: Callable[[Path], object]) -> Path:
+    """Return the directory `name`, which `make` fills in the first worker that asks; the others wait for it.
+
+    Pytest's cache keeps a copy, so that `pytest -m slow` after `pytest` makes nothing again.
+    """
+    root = request.getfixturevalue("tmp_path_factory").getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # that of the run; each worker has a directory in it
     folder = root / "shared" / name
@@ -22,6 +44,27 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
     with FileLock(folder.with_suffix(".lock")):
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
-            make(folder)
+            kept = _kept(request.config, name)
+            if kept is not None and kept.exists():
+                shutil.copytree(kept, folder)
+            else:
+                make(folder)
+                if kept is not None:
+                    partial = kept.with_suffix(".partial")
+                    shutil.rmtree(partial, ignore_errors=True)
+                    shutil.copytree(folder, partial)
+                    partial.rename(kept)
             done.touch()
     return folder
+
+
+def _kept(config: pytest.Config, name: str) -> Path | None:
+    """Return where pytest's cache keeps a copy, after copies of other sources are removed; None without the cache."""
+    if not hasattr(config, "cache") or config.cache is None:
+        return None
+    folder = config.cache.mkdir("bundles") / sources()
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    return folder / name

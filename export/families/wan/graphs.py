@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ....runtime.bundle.families import SECOND_EXPERT
 from ....runtime.bundle.segments import COMPRESSION
 from ..checks import unusable
 from ..graph import WEIGHT, Graph, Port
@@ -49,7 +50,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
         return (
             text_encoder(configs["text_encoder"]),
             *with_step(motion("transformer", configs["transformer"])),
-            *([motion("transformer_2", configs["transformer_2"])] if "transformer_2" in configs else []),
+            *([motion(SECOND_EXPERT, configs[SECOND_EXPERT])] if SECOND_EXPERT in configs else []),
             *with_step(detail(configs["detail_transformer"]), windows=True),
             *streams("vae", configs["vae"]),
             *streams("detail_vae", configs["detail_vae"]),

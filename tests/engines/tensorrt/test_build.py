@@ -84,7 +84,7 @@ def test_the_parser_takes_attention_for_which_there_is_no_kernel(tmp_path, eleme
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    assert parser.supports_model_v2(model.SerializeToString())  # so its answer does not decide (docs/engines.md)
+    assert parser.supports_model_v2(model.SerializeToString())  # so its answer does not decide (docs/design/engines.md)
     assert not has_fused_attention("tensorrt-rtx", dtype, head, (89,))
 
 

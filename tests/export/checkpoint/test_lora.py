@@ -48,6 +48,7 @@ def merged(checkpoint, tmp_path, loras, kind="fp32"):
     return load_file(tmp_path / "transformer" / PATCH)
 
 
+@pytest.mark.slow
 def test_a_bundle_draws_what_diffusers_draws_with_the_lora(tiny_checkpoint, tmp_path):
     file = lora(tmp_path / "l.safetensors")
     made = export(tiny_checkpoint, tmp_path / "b", loras=[Lora(file, 0.5)], parity=False)
@@ -166,6 +167,7 @@ def test_the_float32_twin_has_the_patch(tiny_checkpoint, tmp_path):
     assert np.array_equal(found[0].numpy(), patch)
 
 
+@pytest.mark.slow
 def test_what_a_bundle_is_compared_with_in_fp32_has_the_lora_merged(tiny_checkpoint, tmp_path):
     files = [Lora(lora(tmp_path / "l.safetensors"), 0.5)]
     made = export(tiny_checkpoint, tmp_path / "b", precision="fp16", loras=files, parity=False)

@@ -206,6 +206,7 @@ def test_without_segue_json_the_settings_are_stable_diffusion_3s(copy):
     assert (settings.t5_tokens, settings.steps, settings.guidance, settings.licence) == (256, 28, 7.0, "unknown")
 
 
+@pytest.mark.slow
 def test_shards_are_pointed_into_each_by_its_own_offsets(make_checkpoint, tmp_path):
     import onnx_ir as ir
 
@@ -222,6 +223,7 @@ def test_shards_are_pointed_into_each_by_its_own_offsets(make_checkpoint, tmp_pa
             assert torch.equal(torch.from_numpy(value.const_value.numpy().copy()), stored)
 
 
+@pytest.mark.slow
 def test_a_buffer_that_no_file_holds_goes_into_a_file_of_its_own(copy):
     path = copy / "transformer" / WEIGHTS
     tensors = load_file(path)
@@ -236,6 +238,7 @@ def test_a_buffer_that_no_file_holds_goes_into_a_file_of_its_own(copy):
     assert torch.allclose(made, table, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_missing_weight_is_named(tiny_checkpoint, tmp_path):
     part = checkpoint.read_part(tiny_checkpoint, "text_encoder")
     tensors = {k: v for k, v in part.tensors.items() if k != "text_projection.weight"}

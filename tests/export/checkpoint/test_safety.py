@@ -155,6 +155,7 @@ def test_a_directory_that_another_export_takes_for_a_dead_ones_is_made_anew(tmp_
         lock.release()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads VmHWM from /proc")
 def test_peak_memory_does_not_grow_with_the_weights(tiny_checkpoint, tmp_path):
     import shutil

@@ -19,6 +19,7 @@ def test_pictures_in_fp16_are_compared_with_those_in_fp32(half, exported):
     assert sorted(path.name for path in half.iterdir()) == sorted({*(p.name for p in exported.iterdir())})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_came_in_fp16_is_compared_with_its_weights_in_fp32(make_checkpoint, tmp_path):
     found = export(make_checkpoint(dtype="float16"), tmp_path / "b").fidelity
     assert (found.against, found.gate) == (fidelity.FULL, fidelity.GATES["fp16"])
@@ -35,12 +36,13 @@ def test_clips_of_both_stages_are_compared_where_a_bundle_makes_videos(video_bun
     assert not np.array_equal(*clips)
 
 
-def test_pictures_in_bf16_are_those_of_its_twin(tiny_checkpoint, tmp_path):
-    found = export(tiny_checkpoint, tmp_path / "b", precision="bf16").fidelity
+@pytest.mark.slow
+def test_pictures_in_bf16_are_those_of_its_twin(bf16_bundle):
+    found = reader.verify(bf16_bundle).manifest.fidelity
     assert fidelity.GATES["bf16"] <= found.psnr < 80
-    reader.verify(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_of_weights_that_came_in_bf16_nothing_is_measured_and_a_note_says_so(make_checkpoint, tmp_path):
     notes, source = [], make_checkpoint(dtype="bfloat16")
     made = export(source, tmp_path / "b", parity=False)

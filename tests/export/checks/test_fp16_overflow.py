@@ -28,6 +28,7 @@ def loud(tiny_checkpoint, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_layer_that_overflows_is_named(loud, tiny_checkpoint):
     parameters = {"vae": 10**6, "transformer": 10**6, "text_encoder": 10**6}
     found, left = overflowing(loud, parameters)
@@ -51,6 +52,7 @@ def test_a_check_that_fails_says_how_to_go_on_without_it(loud, tmp_path, monkeyp
         export(loud, tmp_path / "b", precision="fp16")
 
 
+@pytest.mark.slow
 def test_a_bundle_in_fp16_keeps_that_part_in_fp32_and_says_so(loud, tmp_path):
     told = []
     made = export(loud, tmp_path / "b", precision="fp16", progress=lambda event: told.append(event.text))

@@ -41,6 +41,7 @@ def test_a_text_encoder_of_the_old_end_token_agrees(compare):
     assert [r.relative_l2 < 1e-5 for r in results] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_transformer_of_stable_diffusion_3_5_agrees(compare, tiny_checkpoint):
     from diffusers import SD3Transformer2DModel
 
@@ -53,6 +54,7 @@ def test_a_transformer_of_stable_diffusion_3_5_agrees(compare, tiny_checkpoint):
     assert [r.relative_l2 < 1e-5 for r in results] == [True, True]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_checked_through_its_fp32_twin_and_says_so(compare):
     import torch
     from transformers import CLIPTextModelWithProjection

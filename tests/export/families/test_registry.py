@@ -20,8 +20,8 @@ GATE = 60  # dB
 
 
 @pytest.fixture(scope="module")
-def with_t5(make_checkpoint, tmp_path_factory):
-    """The bundle of a Stable Diffusion 3 with its third text encoder."""
+def t5_checkpoint(make_checkpoint):
+    """A Stable Diffusion 3 with its third text encoder."""
     import torch
     from transformers import T5Config, T5EncoderModel
 
@@ -37,11 +37,18 @@ def with_t5(make_checkpoint, tmp_path_factory):
     for name, more in (("model_index.json", added), ("segue.json", {"t5_tokens": 8})):
         path = root / name
         path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    return root
+
+
+@pytest.fixture(scope="module")
+def with_t5(t5_checkpoint, tmp_path_factory):
+    """The bundle of `t5_checkpoint`."""
     bundle = tmp_path_factory.mktemp("bundle") / "t5"
-    export(root, bundle)
+    export(t5_checkpoint, bundle)
     return bundle
 
 
+@pytest.mark.slow
 def test_stable_diffusion_3_with_t5_draws_as_diffusers_does(with_t5):
     cases = [
         Case("a red heart", (128, 128), 5.0, steps=3),
@@ -57,6 +64,7 @@ def check(bundle, cases):
     assert max(d.latents for d in found) < 1e-3, found
 
 
+@pytest.mark.slow
 def test_sdxl_draws_as_diffusers_does(sdxl_bundle):
     cases = [
         Case("a red heart", (128, 128), 1.0, steps=4),
@@ -66,6 +74,7 @@ def test_sdxl_draws_as_diffusers_does(sdxl_bundle):
     check(sdxl_bundle, cases)
 
 
+@pytest.mark.slow
 def test_longcat_draws_as_diffusers_does(longcat_bundle):
     cases = [
         Case("a red heart", (128, 128), 4.5, steps=4),
@@ -90,8 +99,8 @@ def test_an_autoencoder_that_overflows_half_precision_stays_wide(sdxl_checkpoint
     assert any("activations overflow fp16" in note for note in notes)
 
 
-def test_what_t5_adds_up_is_computed_in_float32(with_t5):
-    graph = trace.trace(t5(json.loads((with_t5 / "text_encoder_3/config.json").read_text())), "fp16")
+def test_what_t5_adds_up_is_computed_in_float32(t5_checkpoint):
+    graph = trace.trace(t5(json.loads((t5_checkpoint / "text_encoder_3/config.json").read_text())), "fp16")
     outputs = [v for v in graph.graph.inputs if v.name.endswith(".wo.weight")]
     assert len(outputs) == 2
     for value in outputs:
@@ -102,6 +111,7 @@ def test_what_t5_adds_up_is_computed_in_float32(with_t5):
         assert seen[0].attributes["to"].as_int() == ir.DataType.FLOAT
 
 
+@pytest.mark.slow
 def test_attention_of_sdxls_unet_is_one_operator(sdxl_bundle):
     graph = ir.load(sdxl_bundle / "unet/model.onnx").graph
     made = [node.op_type for node in graph]
@@ -109,6 +119,7 @@ def test_attention_of_sdxls_unet_is_one_operator(sdxl_bundle):
     assert "Softmax" not in made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", ["leading", "linspace"])
 def test_other_spacings_of_sdxls_steps(sdxl_bundle, tmp_path, spacing):
     shutil.copytree(sdxl_bundle, tmp_path / "b")
@@ -123,6 +134,7 @@ def test_other_spacings_of_sdxls_steps(sdxl_bundle, tmp_path, spacing):
     check(tmp_path / "b", [Case("a red heart", (64, 64), 1.0, steps=5)])
 
 
+@pytest.mark.slow
 def test_sdxl_takes_steps_and_no_levels(sdxl_bundle):
     with open_model(sdxl_bundle) as model:
         with pytest.raises(UsageError, match="predicts noise"):
@@ -131,6 +143,7 @@ def test_sdxl_takes_steps_and_no_levels(sdxl_bundle):
             model.generate("red", size=72)
 
 
+@pytest.mark.slow
 def test_a_long_prompt_of_longcat_is_cut_with_a_warning(longcat_bundle):
     from segue.runtime.bundle.tokens import PromptTruncated
 

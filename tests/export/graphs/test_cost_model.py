@@ -36,7 +36,13 @@ def test_a_polynomial_grows_with_every_dimension():
     assert found.at({"h": 1, "w": 2}) == pytest.approx(4 / 0.9)
 
 
-@pytest.mark.parametrize("name", ["exported", "video_bundle", "longcat_bundle", "sdxl_bundle"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "exported",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("video_bundle", "longcat_bundle", "sdxl_bundle")),
+    ],
+)
 def test_components_cost_what_their_polynomials_say_at_sizes_that_were_not_fitted(name, request):
     opened = reader.read(request.getfixturevalue(name))
     content = opened.manifest

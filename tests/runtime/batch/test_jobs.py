@@ -249,6 +249,7 @@ class TestRay:
             run_batch(jobs, Ledger(tmp_path / "out"), workers, lambda row: None)
         workers.close()
 
+    @pytest.mark.slow
     def test_a_cluster_gives_the_same_pictures_also_when_a_node_dies_in_the_middle(
         self, cluster, written, opened, tmp_path
     ):

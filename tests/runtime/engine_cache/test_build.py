@@ -48,16 +48,17 @@ def test_all_components_become_engines_for_several_gpus(opened):
     assert not any(m.fresh for m in again)
 
 
-def test_bfloat16_becomes_engines_whose_inputs_numpy_has(tiny_checkpoint, tmp_path):
-    from segue.export.export import export
-
-    made = export(tiny_checkpoint, tmp_path / "b", precision="bf16", parity=False)
+@pytest.mark.slow
+def test_bfloat16_becomes_engines_whose_inputs_numpy_has(bf16_bundle):
+    opened = reader.read(bf16_bundle)
+    made = opened.manifest
     dtypes = {spec.dtype for c in made.components.values() for spec in (*c.inputs, *c.outputs)}
     assert dtypes == {"float32", "int64"}
-    engines = build.build(reader.read(tmp_path / "b"), BuildRequest("tensorrt-rtx", (89,), SMALL))
+    engines = build.build(opened, BuildRequest("tensorrt-rtx", (89,), SMALL))
     assert len(engines) == len(made.components)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl_bundle", "longcat_bundle", "video_bundle"])
 def test_the_other_families_become_engines(name, request):
     opened = reader.read(request.getfixturevalue(name))

@@ -13,6 +13,7 @@ from segue.runtime.engine_cache.build import BuildRequest
 from segue.runtime.engine_cache.find import find_engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["emoji", "emoji-teacher", "emoji-motion"])
 def test_every_graph_of_a_shipped_bundle_becomes_an_engine(name):
     opened = reader.read(name)

@@ -81,6 +81,7 @@ def animated(*asked):
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @linux
 def test_memory_that_runs_out_in_the_middle_is_an_error_and_the_journal_goes_on(tmp_path):
     stopped = animated(str(tmp_path / "journal"), False, 2)

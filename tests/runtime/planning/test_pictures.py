@@ -181,6 +181,7 @@ def test_a_run_stays_within_its_budget_and_the_picture_is_the_same(size, more):
         assert int(model.generate("red apple", seed=1, size=size).astype(int).sum()) == total
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's high-water mark is read")
 def test_a_video_stays_within_the_smallest_budget_and_its_frames_are_the_same():
     content, wanted, here = read_manifest("emoji-motion"), WantedVideo(64, 64, 17), find_machine(CPU)

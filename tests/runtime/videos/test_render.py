@@ -118,7 +118,15 @@ def stop_after(count: int):
     return lambda: next(asked) >= count
 
 
-@pytest.mark.parametrize("calls", [1, 12, 20, 27, 34, 42])
+@pytest.mark.parametrize(
+    "calls",
+    [
+        1,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 20)),
+        27,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (34, 42)),
+    ],
+)
 def test_a_stopped_video_goes_on_and_gives_the_same_frames(picture, model, tmp_path, calls):
     request = AnimationRequest(picture, "dog", frames=21)
     expected = whole(model.frames(request))
@@ -262,6 +270,7 @@ def test_a_budget_that_is_too_small_for_a_video_is_refused(content):
         plan_video(content, WantedVideo(64, 64, 17), find_machine(CPU), 2**20)
 
 
+@pytest.mark.slow
 def test_a_video_goes_on_with_the_tiles_it_was_begun_with_whatever_the_budget(
     picture, video_bundle, model, tmp_path, monkeypatch
 ):

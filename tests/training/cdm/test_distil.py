@@ -92,7 +92,9 @@ def test_micro_batches_change_the_memory_but_not_the_update(worker, teacher, con
         assert found == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize(
+    "shard", [pytest.param(False, id="DDP"), pytest.param(True, id="FSDP2", marks=pytest.mark.slow)]
+)
 def test_two_processes_make_the_update_of_one(worker, teacher, conditions, one_process, tmp_path, shard):
     options = json.dumps({"shard": shard})
     subprocess.run(
@@ -148,6 +150,7 @@ def test_checkpointing_changes_the_memory_but_not_the_update(worker, teacher, co
     close(made[1], made[0], 1e-3)
 
 
+@pytest.mark.slow
 def test_compiled_networks_make_the_same_update(worker, teacher, conditions, one_process):
     training = worker.build(teacher, conditions, {})
     (part,) = training._parts(1)

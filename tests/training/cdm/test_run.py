@@ -139,6 +139,7 @@ def test_the_checkpoint_holds_the_students_average(recipe, teacher: Path, tmp_pa
         assert torch.allclose(found[f"{name}.weight"], before[f"{name}.weight"] + change, rtol=1e-3, atol=1e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
 def test_two_processes_that_were_killed_go_on_bit_for_bit(recipe, tmp_path: Path, shard: bool) -> None:
     def start(steps: int, out: str) -> subprocess.Popen:

@@ -99,6 +99,7 @@ def test_ctrl_c_keeps_the_last_saved_state(tmp_path: Path, pictures: Path) -> No
     assert not (tmp_path / "run/vae").exists()
 
 
+@pytest.mark.slow
 def test_a_half_written_state_is_never_taken_for_a_whole_one(tmp_path: Path, pictures: Path, unbroken: Path) -> None:
     path, out = recipe(tmp_path, pictures, 10), tmp_path / "run"
     (out / ".state-00000009.tmp").mkdir(parents=True)
@@ -107,6 +108,7 @@ def test_a_half_written_state_is_never_taken_for_a_whole_one(tmp_path: Path, pic
     assert losses(out) == losses(unbroken)
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_from_where_a_run_ended(tmp_path: Path, pictures: Path) -> None:
     out = tmp_path / "run"
     train(recipe(tmp_path, pictures, 4), out, quiet)
@@ -114,6 +116,7 @@ def test_more_steps_go_on_from_where_a_run_ended(tmp_path: Path, pictures: Path)
     assert len(losses(out)) == 6
 
 
+@pytest.mark.slow
 def test_another_recipe_does_not_go_on_in_the_same_place(tmp_path: Path, pictures: Path) -> None:
     out = tmp_path / "run"
     train(recipe(tmp_path, pictures, 3), out, quiet)
@@ -130,6 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, pictures: Path)
         train(path, tmp_path / "run", quiet)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_result_is_a_diffusers_autoencoder(tmp_path: Path, pictures: Path) -> None:
     from diffusers import AutoencoderKL
 

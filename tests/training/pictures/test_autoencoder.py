@@ -44,6 +44,7 @@ def test_pickled_weights_are_not_read(pictures: Path, tmp_path: Path) -> None:
         Autoencoder(spec(pictures, start=str(tmp_path / "start")), seed=0)
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_on_noisy_latents_that_stay_as_they_are(pictures: Path, tmp_path: Path) -> None:
     Autoencoder(spec(pictures), seed=0).finish(tmp_path / "first")
     task = Autoencoder(spec(pictures, noise=0.5, start=str(tmp_path / "first")), seed=1)

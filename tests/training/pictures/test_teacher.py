@@ -74,6 +74,7 @@ def test_a_run_that_is_finished_again_replaces_its_checkpoint(checkpoint: Path, 
     assert '"guidance": 2.0' in (run / "checkpoint/segue.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_becomes_a_bundle_with_its_own_settings(checkpoint: Path, tmp_path: Path) -> None:
     made = export(checkpoint, tmp_path / "bundle", parity=False)
     assert made.t5_tokens == 0

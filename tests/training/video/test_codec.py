@@ -33,7 +33,7 @@ grid_every = 2
 """
 
 
-@pytest.mark.parametrize("kind", ["2.1", "2.2"])
+@pytest.mark.parametrize("kind", [pytest.param("2.1", marks=pytest.mark.slow), "2.2"])
 def test_a_codec_is_trained_resumed_and_written(clips: Path, tmp_path: Path, kind: str) -> None:
     losses: list[float] = []
     for steps in (2, 4):

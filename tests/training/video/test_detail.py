@@ -56,6 +56,7 @@ def trained(spec: DetailSpec) -> Detail:
     return training
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_a_checkpoint_with_its_segments(clips, detail_parts, motion, tmp_path: Path) -> None:
     losses: list[float] = []
     for steps in (2, 4):

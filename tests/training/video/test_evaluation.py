@@ -64,6 +64,7 @@ def test_every_way_is_measured_and_the_clip_itself_is_perfect(both: Path, clips:
     assert table["figures"]["frozen first frame"]["dynamic degree"] == {"mean": 0.0, "half": 0.0}
 
 
+@pytest.mark.slow
 def test_a_batch_of_clips_gives_what_each_gives_alone(both: Path, clips: Path, stand_ins):
     one, two = (
         evaluate({"one": both}, clips, VideoEvalSpec(clips=2, batch=batch), lambda *_: None).figures for batch in (1, 2)
