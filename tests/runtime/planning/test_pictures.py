@@ -195,7 +195,7 @@ def test_a_video_stays_within_the_smallest_budget_and_its_frames_are_the_same():
 
 
 def test_guidance_in_two_calls_is_nearly_the_same_picture(monkeypatch):
-    from segue.runtime.planning import prepared
+    from segue.runtime import plan_prepared as prepared
 
     with segue.open("emoji-teacher", budget="1GiB") as model:
         whole = model.generate("red apple", steps=2, size=64)

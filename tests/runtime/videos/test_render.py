@@ -274,7 +274,7 @@ def test_a_budget_that_is_too_small_for_a_video_is_refused(content):
 def test_a_video_goes_on_with_the_tiles_it_was_begun_with_whatever_the_budget(
     picture, video_bundle, model, tmp_path, monkeypatch
 ):
-    from segue.runtime.planning import prepared
+    from segue.runtime import plan_prepared as prepared
 
     plain = AnimationRequest(picture, "dog", frames=21)
     tiled = replace(plain, tiling=Tiling(6, 4))
