@@ -17,7 +17,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each worker: t
 
 PART = 2**17  # bytes of weights in a part of the fixtures `exported` and `half`
 TESTS = Path(__file__).parent
-FIRST = ("video_bundle", "half", "exported")  # modules that use the costliest of these fixtures begin first
+FIRST = ("video_bundle", "exported", "half")  # modules that use the costliest of these fixtures begin first
 EARLY = (  # modules that take minutes by themselves
     "docs/test_docs_run.py",
     "runtime/engine_cache/test_build_shipped.py",
@@ -32,10 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         used.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
 
-    def rank(item: pytest.Item) -> tuple[bool, int]:
+    def rank(item: pytest.Item) -> tuple[bool, int, int]:
+        """Have one worker begin with the video bundle while the other one makes the bundles of pictures."""
         names = used[item.path]
         place = next((n for n, name in enumerate(FIRST) if name in names), len(FIRST))
-        return item.path.relative_to(TESTS).as_posix() not in EARLY, place
+        others = sum(name in names for name in FIRST[place + 1 :])
+        return item.path.relative_to(TESTS).as_posix() not in EARLY, place, others
 
     items.sort(key=rank)
     for item in items:

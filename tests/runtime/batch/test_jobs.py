@@ -125,7 +125,7 @@ def test_a_line_that_was_cut_off_is_no_line(batch):
         (asked(1, size="65x64"), "size 65x64"),
         (asked(1, size=[64, 64]), "not a size. Write 128, or width x height"),
         (asked(1, shape=2), "a job has no key 'shape'"),
-        (asked(1, id="../out"), "no name for a file"),
+        (asked(1, id="../out"), "id must be a file name"),
         (asked(-1, id="minus"), "seed"),
         ("", "holds no job"),
     ],
@@ -293,7 +293,7 @@ def test_an_output_directory_is_one_batchs_at_a_time(tmp_path):
 def test_names_that_are_one_file_on_some_disks_are_refused(written, opened):
     with pytest.raises(UsageError, match="another job has the id 'Job-1'"):
         read_jobs(written(asked(1), asked(1, id="Job-1")), opened.manifest, opened.digest)
-    with pytest.raises(UsageError, match="no name for a file"):
+    with pytest.raises(UsageError, match="id must be a file name"):
         read_jobs(written(asked(1, id="nul")), opened.manifest, opened.digest)
 
 

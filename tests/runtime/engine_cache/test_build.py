@@ -14,7 +14,7 @@ from segue.engines.targets import TARGETS
 from segue.errors import BundleError, Cancelled, EngineError, UsageError
 from segue.runtime.bundle import manifest, reader
 from segue.runtime.bundle.shapes import SizeRange
-from segue.runtime.engine_cache import build, bundled, store, upkeep
+from segue.runtime.engine_cache import build, bundled, find, store, upkeep
 from segue.runtime.engine_cache.build import BuildRequest
 from segue.runtime.engine_cache.find import find_engine
 from segue.runtime.pipeline import open_model
@@ -85,7 +85,7 @@ def test_what_differs_in_the_nearest_engine_is_named(opened, engines, monkeypatc
         find_engine(opened, "vae_decoder", RTX, 120)
     with pytest.raises(EngineError, match=r"of transformer.*none was built"):
         find_engine(opened, "transformer", RTX, 89)
-    monkeypatch.setattr(build, "load", lambda target: type("T", (), {"__version__": "9.9"}))
+    monkeypatch.setattr(find, "load", lambda target: type("T", (), {"__version__": "9.9"}))
     with pytest.raises(EngineError, match=r"version .* instead of 9\.9"):
         find_engine(opened, "vae_decoder", RTX, 89)
 
@@ -235,7 +235,7 @@ def test_the_capability_comes_from_the_gpu_at_hand(monkeypatch):
     assert build.here("tensorrt") == ()
     hopper = devices.Gpu("NVIDIA H100 80GB HBM3", 90, 80 * 2**30)
     monkeypatch.setattr(devices, "driver", lambda: devices.Driver("580", (hopper,)))
-    with pytest.raises(UsageError, match=r"capability 9\.0, which NVIDIA H100 80GB HBM3 has\. Use the target ort-cuda"):
+    with pytest.raises(UsageError, match=r"H100 80GB HBM3, of compute capability 9\.0\. Use the target ort-cuda"):
         build.here("tensorrt-rtx")
     monkeypatch.setattr(devices, "driver", lambda: devices.Driver("", (), "no driver"))
     with pytest.raises(UsageError, match=r"no driver.*--sm 89"):

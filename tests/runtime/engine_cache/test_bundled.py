@@ -11,7 +11,7 @@ from segue.engines.targets import TARGETS
 from segue.engines.tensorrt.build import Built
 from segue.errors import BundleError
 from segue.runtime.bundle import bundle_json, manifest, reader
-from segue.runtime.engine_cache import build, store
+from segue.runtime.engine_cache import build, find, store
 from segue.runtime.engine_cache.build import RECIPE
 from segue.runtime.engine_cache.bundled import FOLDER, LOCK, put_into
 from segue.runtime.engine_cache.find import find_engine
@@ -77,7 +77,7 @@ def test_a_new_engine_takes_the_place_of_one_that_serves_nothing_more(tiny_bundl
 
 
 def test_of_several_that_fit_the_one_put_in_last_is_taken(tiny_bundle, monkeypatch):
-    monkeypatch.setattr(build, "load", lambda target: type("T", (), {"__version__": "1.7.1"}))
+    monkeypatch.setattr(find, "load", lambda target: type("T", (), {"__version__": "1.7.1"}))
     monkeypatch.setattr(build.platform, "system", lambda: "Linux")
     monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
     opened = reader.read(tiny_bundle)
