@@ -83,7 +83,7 @@ def test_a_cut_prompt_is_warned_of(exported: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        (("render", "nothing", "x"), 2, ("no bundle 'nothing'", "shipped bundles")),
+        (("render", "nothing", "x"), 2, ("no bundle 'nothing'", "shipped bundle (")),
         (("render", ".", "x"), 3, ("no bundle.json", "segue export")),
         (("render", "BUNDLE", "x", "--steps", -3), 2, ("-3",)),
         (("render", "BUNDLE", "x", "--size", "100"), 2, ("100", "Try")),

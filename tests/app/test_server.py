@@ -303,7 +303,7 @@ class TestVideos:
         ("image", "message"),
         [
             ("§", "not valid base64"),
-            (base64.b64encode(b"text").decode(), "the image that was sent is no picture"),
+            (base64.b64encode(b"text").decode(), "the image that was sent cannot be read as a picture"),
             (None, "needs one"),
         ],
     )

@@ -108,7 +108,7 @@ def test_a_directory_that_is_not_there_is_not_made(video_bundle, picture, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("missing.png", "-o", "out.mp4"), b"missing.png is no picture"),
+        (("missing.png", "-o", "out.mp4"), b"missing.png cannot be read as a picture"),
         (("picture", "-o", "out.avi"), b"is not a video format"),
         (("picture", "-o", "-", "--resume"), b"Name a file"),
         (("picture", "-o", "out.mp4", "--resume"), b"no journal to resume"),

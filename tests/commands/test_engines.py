@@ -74,7 +74,9 @@ def test_engines_are_built_for_a_capability_or_a_gpu_by_its_name(half: Path, opt
 
 
 def test_a_gpu_that_is_not_known_or_has_no_builder_is_refused(half: Path) -> None:
-    assert "no GPU of rtx4060" in str(run("build", str(half), "--device", "rtx1").exception)
+    refused = str(run("build", str(half), "--device", "rtx1").exception)
+    assert "rtx1" in refused
+    assert "rtx4060" in refused
     assert "got [90]" in str(run("build", str(half), "--device", "h100").exception)
 
 

@@ -71,7 +71,11 @@ def test_paths_that_code_and_pages_name_are_there():
     wrong = []
     for path in sorted(p for kind in ("*.py", "*.md", "*.toml", "*.yml") for p in ROOT.rglob(kind)):
         inside = path.relative_to(ROOT).parts
-        if inside[0] in ("build", "runs", "CHANGELOG.md") or inside == ("tests", "conftest.py") or any(part.startswith(".") for part in inside):
+        if (
+            inside[0] in ("build", "runs", "CHANGELOG.md")
+            or inside == ("tests", "conftest.py")
+            or any(part.startswith(".") for part in inside)
+        ):
             continue
         wrong += [
             f"{path.relative_to(ROOT)}: {name}"

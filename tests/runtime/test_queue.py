@@ -108,7 +108,7 @@ def test_closing_stops_what_runs_and_takes_back_what_waits(model):
     queue.close()
     with pytest.raises(Cancelled):
         running.result(30)
-    with pytest.raises(Cancelled, match="before the request had its turn"):
+    with pytest.raises(Cancelled, match="before the request ran"):
         waiting.result(30)
     with pytest.raises(UsageError, match="was closed"):
         queue.submit(asked())

@@ -16,7 +16,9 @@ def test_pictures_in_fp16_are_compared_with_those_in_fp32(half, exported):
     assert (found.against, found.pictures, found.gate) == (fidelity.FULL, 2, fidelity.GATES["fp16"])
     assert found.gate <= found.psnr < fidelity.MOST
     assert reader.read(exported).manifest.fidelity is None  # it is in fp32
-    assert sorted(path.name for path in half.iterdir()) == sorted({*(p.name for p in exported.iterdir())})
+    listed = [{path.name for path in folder.iterdir()} for folder in (half, exported)]
+    # Another worker may check the parity of the shared bundle just now, in a temporary directory inside it
+    assert len({frozenset(n for n in names if not n.startswith("tmp")) for names in listed}) == 1
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_device_memory_is_told_where_what_runs_a_component_knows_it(monkeypatch)
 
 
 def test_one_repeat_is_refused_and_so_are_videos(video_bundle):
-    with pytest.raises(UsageError, match="shows no spread"):
+    with pytest.raises(UsageError, match="repeats must be 2 or more, got 1"):
         bench("emoji", Request("x"), repeats=1)
     with pytest.raises(UsageError, match="makes videos"):
         bench(str(video_bundle), Request("x"), repeats=2)

@@ -134,7 +134,7 @@ def test_a_denoiser_that_is_streamed_from_here_on_leaves_no_graph_of_its_step(ex
         model.generate("a red heart", steps=2, size=64)
         parts = model._components
         assert "transformer_step" in parts._engines
-        parts.hold((), {"transformer": False})
+        parts.set_residency((), {"transformer": False})
         assert not {"transformer", "transformer_step"} & parts._engines.keys()
 
 
