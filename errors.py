@@ -84,7 +84,7 @@ class EngineError(SegueError):
 class BudgetError(SegueError):
     """A request that does not fit into the allowed memory.
 
-    `needed` is the smallest sufficient budget in bytes; None if it is unknown.
+    `needed` is the smallest budget that is enough, in bytes; None if it is unknown.
     """
 
     exit_code = 10

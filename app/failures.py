@@ -47,7 +47,7 @@ def _failed(http: Request, error: Exception) -> JSONResponse:
 def _malformed(http: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    keys = first["loc"][2 if first["loc"][1:2] in (("picture",), ("video",)) else 1 :]  # the union's tag is no key
+    keys = first["loc"][2 if first["loc"][1:2] in (("picture",), ("video",)) else 1 :]  # the union's tag is not a key
     place = ".".join(map(str, keys)) or None
     if first["loc"][0] == "path":
         return _body(404, f"there is no job {first['input']!r}. List the jobs at /v1/jobs.", "HTTPException", place)

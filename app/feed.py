@@ -26,14 +26,14 @@ class Feed:
     """Events of one job. Any thread may call `put`; readers are coroutines."""
 
     def __init__(self) -> None:
-        self.mark = secrets.token_hex(4)  # tells the events of this run from those of another run of the job
+        self.mark = secrets.token_hex(4)  # differs between runs of a job, and so do its events' ids
         self._lock = threading.Lock()
         self._kept: deque[JobEvent] = deque(maxlen=KEPT)
         self._count, self._ended = 0, False
         self._readers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     def put(self, name: str, last: bool = False, **values: Any) -> None:
-        """Add an event. Only the newest preview is kept. After a `last` event the readers end."""
+        """Add an event. Only the newest preview is kept. Readers stop after a `last` event."""
         with self._lock:
             if name == "preview":
                 self._kept = deque((event for event in self._kept if event.name != "preview"), maxlen=KEPT)
@@ -46,7 +46,7 @@ class Feed:
                 loop.call_soon_threadsafe(changed.set)
 
     def after(self, identifier: str | None) -> int:
-        """Return the number of the event with this identifier; -1 if the identifier is of another feed."""
+        """Return the number of the event with this identifier; -1 if another feed made the identifier."""
         mark, _, number = (identifier or "").partition("-")
         return int(number) if mark == self.mark and number.isdecimal() else -1
 

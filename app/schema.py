@@ -93,7 +93,7 @@ class Fault(BaseModel):
 
 
 class Failure(BaseModel):
-    """The body of every failed request's answer."""
+    """The body of the answer to a failed request."""
 
     error: Fault
 

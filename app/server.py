@@ -31,7 +31,7 @@ from .job_work import VIDEO, kind_of, picture_request
 from .runner import Runner
 from .store import DONE, RUNNING, STATES, WAITING, Job
 
-READERS = 32  # connections that read growing videos, at most
+READERS = 32  # most connections that read growing videos
 MAX_BODY = 48 << 20  # bytes: a picture of 32 MiB in base64, and the rest of its request
 PAGE = Path(__file__).parent / "page"
 Identifier = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="A job's identifier.")]

@@ -31,7 +31,7 @@ class Duration(click.ParamType):
 @click.argument("bundle", type=BUNDLE)
 @click.option("--prompt", default="a red heart", show_default=True, help="Text of the picture.")
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
-@click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
+@click.option("--steps", type=int, help="Network calls per picture (default: the bundle's).")
 @click.option("--repeats", type=click.IntRange(2), default=10, show_default=True, help="Number of timed pictures.")
 @click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
 @TARGET
@@ -70,8 +70,8 @@ def bench(
         columns = ("component", "calls", "ms a call (10 % to 90 %)", "GFLOP a call", "share of peak")
         table(title, (*columns, "MiB on the device") if known else columns, rows)
     show.line(
-        f"{_milliseconds(found.picture)} ms a picture, {1000 * found.first:.0f} ms the first; numpy's peak in fp32: "
-        f"{found.peak / 1e9:.0f} GFLOP/s"
+        f"{_milliseconds(found.picture)} ms per picture, {1000 * found.first:.0f} ms for the first; "
+        f"numpy's peak in fp32: {found.peak / 1e9:.0f} GFLOP/s"
     )
     show.event("bench", **dataclasses.asdict(found))
 
@@ -86,7 +86,7 @@ def bench(
     "--seeds", type=click.IntRange(1, 16), default=2, show_default=True, help="Number of pictures per prompt."
 )
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the first bundle's).")
-@click.option("--steps", type=click.IntRange(1), help="Network calls a picture, for both (default: each bundle's).")
+@click.option("--steps", type=click.IntRange(1), help="Network calls per picture, for both (default: each bundle's).")
 @click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
 @TARGET
 @click.option(

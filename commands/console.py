@@ -150,7 +150,7 @@ def _plain(text: str) -> str:
 
 
 def _steers(character: str) -> bool:
-    """Return whether it is a control, a lone surrogate, a line separator or a change of writing direction."""
+    """Return whether this is a control, a lone surrogate, a line separator or a change of writing direction."""
     written = character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
     return written or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 

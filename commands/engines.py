@@ -51,7 +51,7 @@ def build(bundle: str, as_json: bool, **wanted: Any) -> None:
 
 
 def checked(target: str, sm: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the compute capabilities to build for; raises the errors of building them before any work."""
+    """Return the compute capabilities to build for. Raises before any work if the target cannot build."""
     from ..engines.targets import find_target, load
     from ..engines.tensorrt.build import Settings
     from ..runtime.engine_cache.build import here

@@ -113,7 +113,7 @@ def batch(
     jobs: Path, output: Path, bundle: str, workers: int, threads: int | None, ray: str | None, target: str,
     metadata: bool, certificate: Certificate | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Render the JOBS of a file, one JSON object a line, each once.
+    """Render each job of the file JOBS once. A job is one line: a JSON object.
 
     A job holds the options of render or animate: {"id": "heart", "prompt": "a red heart", "seed": 7}. The output
     directory gets the files and results.jsonl, with a line for each job. After a stop, run the same command to

@@ -109,7 +109,7 @@ BUNDLE = BundleName()
 
 TARGET = click.option(
     "--target", type=click.Choice(list(TARGETS)), default=DEFAULT, show_default=True,
-    help=f"Runs the graphs. {' and '.join(COMPILED)} need segue build first.",
+    help=f"Engine that runs the graphs. {' and '.join(COMPILED)} need segue build first.",
 )  # fmt: skip
 TRUST = click.option(
     "--trust-engines", is_flag=True, help="Also run the engines inside the bundle. They are code of its maker."
@@ -191,7 +191,7 @@ class Sizes(click.ParamType):
     name = "SIZE[..SIZE]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SizeRange:
-        """Return the range; of two sizes the larger one is the usual one."""
+        """Return the range. With two sizes, the larger one is also the usual one."""
         from ..runtime.bundle.shapes import SizeRange
         from ..runtime.units import size_of
 

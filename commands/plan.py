@@ -19,7 +19,7 @@ from .options import BundleName, Bytes, Size
 )
 @click.option("--budget", type=Bytes(), help="Most memory to use, as 512MiB (default: all of the device).")
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
-@click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
+@click.option("--steps", type=int, help="Network calls per picture (default: the bundle's).")
 @click.option(
     "--guidance", type=float, help="Classifier-free guidance; above 1 it doubles the calls (default: the bundle's)."
 )

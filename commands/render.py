@@ -26,7 +26,7 @@ MOVING = 3  # index in DEMO of the picture that is animated
     "-o", "--output", type=click.Path(path_type=Path), help="PNG file (default: a name from prompt and seed)."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the noise, 0 to 2^64 - 1.")
-@click.option("--steps", type=int, help="Network calls a picture (default: the bundle's).")
+@click.option("--steps", type=int, help="Network calls per picture (default: the bundle's).")
 @click.option("--guidance", type=float, help="Classifier-free guidance; 1 or less is off (default: the bundle's).")
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
 @click.option("--negative", default="", help="Text that guidance leads away from.")

@@ -108,7 +108,7 @@ def pairs(
     teacher: Path, embeddings: Path, out: Path, family: str, size: tuple[int, int], count: int, batch: int,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Write pairs: noise, and TEACHER's guided result for it, for the prompts of EMBEDDINGS (see segue encode).
+    """Write pairs of noise and TEACHER's guided result, for the prompts of EMBEDDINGS (see segue encode).
 
     Steps, guidance and shift are the teacher's. A recipe names the directory as cdm.pairs. After a stop, the same
     command continues and keeps finished pairs.
@@ -125,8 +125,7 @@ def pairs(
     settings = settings_of(teacher)
     if missing := {"steps", "guidance", "shift"} - settings.keys():
         raise UsageError(
-            f"{teacher}/segue.json lacks {' and '.join(sorted(missing))}, which the pairs are drawn with. Add "
-            "the missing keys."
+            f"{teacher}/segue.json lacks {' and '.join(sorted(missing))}, which the pairs need. Add the missing keys."
         )
     spec = PairsSpec(str(teacher), str(embeddings), family, size, count, **settings)
     with show.progress("drawing", "pairs") as update:

@@ -61,10 +61,10 @@ class Engine(Protocol):
     target. `run` returns the outputs named in `keep` as resident arrays, without a copy. They keep their values until
     the engine is closed or has run twice more, failed runs included.
 
-    `put` copies arrays to the device, by input name; the caller closes them. Both raise UsageError for a missing,
-    unknown or ill-shaped feed, and SegueError if the backend fails. An engine is also a context manager; after `close`
-    it cannot run. `device_bytes` is the device memory that the engine holds now, in bytes, weights included; None if
-    the backend does not report it.
+    `put` copies arrays to the device, by input name; the caller closes them. `run` and `put` raise UsageError for a
+    missing, unknown or ill-shaped feed, and SegueError if the backend fails. An engine is also a context manager; after
+    `close` it cannot run. `device_bytes` is the device memory that the engine holds now, in bytes, weights included;
+    None if the backend does not report it.
     """
 
     @property
@@ -113,7 +113,7 @@ def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], where: 
         if not same:
             raise UsageError(
                 f"{where} takes {spec.name} of shape {list(spec.shape)}, got {list(array.shape)}"
-                f"{f' where {free}' if free else ''}. Feed an array of that shape."
+                f"{f' with the sizes {free}' if free else ''}. Feed an array of that shape."
             )
         resident = isinstance(array, Resident)
         if array.dtype != dtype and (resident or array.dtype.kind != dtype.kind or dtype.kind not in "fiu"):

@@ -60,7 +60,7 @@ def driver() -> Driver:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes of the first GPU that are free, and that all processes use.
+    """Free bytes of the first GPU, and the bytes that all processes use.
 
     The driver reports a process's own use only once it has a context, and never in a container.
     """
@@ -111,7 +111,7 @@ def _first(pynvml: Any) -> Gpu | None:
 def _handle(pynvml: Any) -> Any:
     """Return NVML's handle of CUDA's device 0, which heeds CUDA_VISIBLE_DEVICES and orders by speed.
 
-    Falls back to the first GPU on the bus without cuda-python, and if the driver does not answer it.
+    If cuda-python is absent, or the driver does not answer it, this is the first GPU on the bus.
     """
     with contextlib.suppress(Exception):
         from cuda.bindings import driver as cuda

@@ -1,8 +1,8 @@
 """Return freed memory to the system. By default glibc keeps it.
 
-glibc maps large blocks apart from the heap, and unmaps each when it is freed. But each freed block raises the size from
-which it does so. Later blocks then lie in the heap, and the process does not shrink. A fixed threshold keeps blocks
-apart. It costs fresh pages for each block: calls on small pictures take two to three times as long.
+glibc maps large blocks apart from the heap, and unmaps each when it is freed. But each freed block raises glibc's limit
+for "large". Later blocks then lie in the heap, and the process does not shrink. A fixed limit keeps blocks apart. It
+costs fresh pages for each block: calls on small pictures take two to three times as long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An engine of a graph in parts. Only the part that works is in memory, and on request the next one."""
+"""An engine of a graph in parts. Memory holds only the part that runs and, on request, the next one."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from .graphs import trace
 from .graphs.cost_model import cost_model
 from .graphs.cut import parts_of
 
-NONE = "0" * 64  # of a file that does not exist
+NONE = "0" * 64  # stands for the sha256 of a file that does not exist
 A_TOKEN = 45  # bytes of tokenizer.json for each token, as in CLIP's
 WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -64,7 +64,7 @@ def planned_at(
         file = f"{folder}/tokenizer.json"
         text = configs[encoders[folder]]
         files[file] = manifest.File(NONE, A_TOKEN * text.get("text_config", text)["vocab_size"], True)
-        # CLIP's tokenizers cut at as many tokens as the encoder has positions
+        # CLIP's tokenizers cut a prompt to the encoder's number of positions
         length = family.tokens_of(settings, folder)
         length = text["max_position_embeddings"] if length is None else length
         tokenizers[folder] = manifest.Tokenizer(file, length, 0, family.template)

@@ -146,8 +146,8 @@ class Components(Closing):
         held = self._engines.get(component)
         if isinstance(held, TensorRtEngine) and not held.fits(shapes):
             self.release(component)  # another engine may fit these shapes
-        # Also if it is loaded already: an earlier request may have left others. A denoiser and its step alternate, so
-        # both stay
+        # Free the others even if this one is loaded, because an earlier request may have left some. A denoiser and its
+        # step alternate, so both stay
         if self._low_memory and not component.endswith(STEP):
             others = self._engines.keys() - {*self._held, component}
             self.release(*(name for name in others if not name.endswith(STEP)))
@@ -210,8 +210,8 @@ class Components(Closing):
     ) -> None:
         """Set which components stay loaded while others work (with `low_memory`), and which are streamed.
 
-        The values of `streamed` say whether the next part loads ahead. `limits` bounds the GPU memory of a component's
-        engine in bytes, for a streamed component that of each part.
+        The values of `streamed` say whether the next part loads ahead. `limits` bounds the GPU memory in bytes of a
+        component's engine, or of each part of a streamed component.
         """
         limits = (limits or {}) if self._target.provider == CUDA else {}
         changed = {

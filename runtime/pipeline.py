@@ -109,7 +109,7 @@ class Model(Closing):
         | BusyError | the model is busy with another call |
         | Cancelled | `cancel` returned true |
         | BundleError | a component cannot be loaded, or its file changed since the bundle was opened |
-        | BudgetError | the memory does not suffice, or it runs out |
+        | BudgetError | the request needs more memory than it may use, or memory runs out |
         | SegueError | a component fails |
         """
         return self._start(request, on_step, cancel)
@@ -188,7 +188,7 @@ class Model(Closing):
     def plan(self, request: Asked) -> Plan:
         """Return the plan of a request, within the budget if there is one; loads nothing.
 
-        Raises UsageError if this bundle cannot meet the request, and BudgetError if the budget does not suffice.
+        Raises UsageError if this bundle cannot meet the request, and BudgetError if the budget is too small.
         """
         return self._plan(self.prepare(request), settled=False)
 
@@ -247,9 +247,9 @@ class Model(Closing):
         return plan_prepared(self.bundle.manifest, prepared, machine, self.budget, settled)
 
     def _require_memory(self, prepared: Prepared | PreparedAnimation, settled: bool = False) -> Plan | None:
-        """Return the plan of a request, None without a budget; raises BudgetError if memory does not suffice.
+        """Return the plan of a request, None without a budget; raises BudgetError if memory is too small.
 
-        With `settled` a video keeps its own tiling, also if that is None.
+        With `settled` a video keeps its own tiling, even if that is None.
         """
         if not find_target(self.target).planned or (
             self.budget is None and self.target != DEFAULT and not driver().gpus

@@ -15,7 +15,7 @@ def plan_prepared(
 ) -> Plan:
     """Return the plan of a request; `budget` in bytes, None: everything stays loaded.
 
-    With `settled` a video keeps its own tiling, also if that is None. Raises BudgetError if the budget is too small.
+    With `settled` a video keeps its own tiling, even if that is None. Raises BudgetError if the budget is too small.
     """
     if isinstance(prepared, Prepared):
         wanted = Wanted(

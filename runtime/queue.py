@@ -48,8 +48,8 @@ class CancelToken:
 class ModelQueue(Closing):
     """Queues the requests of many callers of one model, first come, first served. The owner closes the model.
 
-    At most `limit` requests are unfinished; one more raises BusyError at once, so that a caller need not wait without
-    end. One thread does the work.
+    At most `limit` requests are unfinished; one more raises BusyError at once, so that no caller waits without end.
+    One thread does the work.
     """
 
     def __init__(self, model: Model, limit: int = 16) -> None:

@@ -23,10 +23,10 @@ class Request:
     - `prompt`: one string, or a list for several pictures from the same noise. A prompt may be empty.
     - `negative`: what guidance leads away from.
     - `seed`: 0 to 2**64 - 1.
-    - `steps`: network evaluations a picture, from 1.
+    - `steps`: network evaluations per picture, 1 or more.
     - `guidance`: classifier-free guidance scale, 0 or more. Values up to 1 switch it off.
     - `size`: (height, width) in pixels, or one number for both.
-    - `count`: pictures a prompt, each with its own noise. Picture i of a seed does not depend on `count`.
+    - `count`: pictures per prompt, each with its own noise. Picture i of a seed does not depend on `count`.
     - `sigmas`: noise levels instead of the default grid. They decrease within (0, 1], without the final 0, and set the
       number of steps.
     - `latents`: the initial latents instead of noise, float32 [pictures, channels, height / factor, width / factor].
@@ -56,7 +56,7 @@ class Prepared:
     guidance: float
     height: int
     width: int
-    count: int  # pictures a prompt
+    count: int  # pictures per prompt
     sigmas: tuple[float, ...] | None  # the caller's own, before the shift
     schedule: Schedule
     shape: tuple[int, int, int]  # one picture's latents: channels, height / factor, width / factor
@@ -92,7 +92,7 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
     seed = noise.check_seed(request.seed)
     guidance = manifest.sampler.guidance if request.guidance is None else request.guidance
     if not _is_number(guidance) or not math.isfinite(guidance) or guidance < 0:
-        raise UsageError(f"guidance must be a number from 0 up, got {guidance!r}. Try {manifest.sampler.guidance:g}.")
+        raise UsageError(f"guidance must be a number, 0 or more, got {guidance!r}. Try {manifest.sampler.guidance:g}.")
     height, width = check_size(request.size, manifest.sizes)
     shape = (
         manifest.latents.channels,
@@ -157,7 +157,7 @@ def _block(request: Request, shape: tuple[int, ...], seed: int) -> np.ndarray | 
         if not fits or not np.isfinite(given).all():
             raise UsageError(
                 f"latents must be finite float32 of shape {list(shape)}, got {given.dtype} of shape "
-                f"{list(given.shape)}{' with values that are not finite' if fits else ''}."
+                f"{list(given.shape)}{' with NaN or infinity' if fits else ''}. Correct them."
             )
         return given.astype(np.float32)
     if request.noise not in NOISES:

@@ -25,7 +25,7 @@ def bytes_of(value: int | str) -> int:
     size = int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
     if size < 1:
         raise UsageError(f"{value!r} is not an amount of memory. Write 8GiB, 512MiB or a number of bytes.")
-    if found and not found[2] and size < 2**20:  # "8" is a slip for 8GiB more often than it is 8 bytes
+    if found and not found[2] and size < 2**20:  # "8" is more often a slip for 8GiB than a wish for 8 bytes
         raise UsageError(
             f"{value!r} means {size} bytes. Write {value}GiB or {value}MiB, or {value}B if you mean bytes."
         )

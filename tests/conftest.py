@@ -45,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("video_bundle" if video else str(item.path)))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+    """Stop if pytest-xdist does not group: each worker would then build every shared fixture of a module again."""
+    if ids and "@" not in ids[0]:
+        pytest.exit("This pytest-xdist does not group tests with this pytest. Run pip install -e '.[dev]' again.", 3)
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory):
     """Function that builds a tiny SD3 checkpoint in a new directory; takes the keywords of `build_sd3`."""

@@ -53,7 +53,7 @@ def _built(task: str, recipe: dict[str, Any], loop: LoopSpec, progress: Progress
     except (OSError, ValueError, TypeError) as error:
         # An earlier recipe's result is missing, or a size does not fit the network.
         raise TrainingError(
-            f"[{task}] cannot be built: {error}. Run the recipes that it starts from first, or correct the recipe."
+            f"[{task}] cannot be built: {error}. First run the recipes that it starts from, or correct the recipe."
         ) from error
 
 

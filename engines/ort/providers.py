@@ -18,8 +18,8 @@ CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "Tensorrt
 RTX = "NvTensorRTRTXExecutionProvider"  # a plugin, registered once in a process
 _REGISTERING = threading.Lock()
 COMPILING = {TENSORRT: "trt", RTX: "nv"}  # build engines when a graph is loaded; the prefix of their options
-# Algorithms are chosen by rule, because timed choices differ from run to run and so would pictures. The arena grows by
-# the requested size, not to the next power of two
+# Algorithms are chosen by rule, because timed choices, and so the pictures, would differ from run to run. The arena
+# grows by the requested size, not to the next power of two
 _CUDA = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
@@ -56,7 +56,7 @@ def cuda_options(limit: int | None) -> dict[str, str]:
 
 
 def preload(onnxruntime: Any, provider: str) -> None:
-    """Load a provider's libraries from pip's folders, which are on no loader's path; never raises."""
+    """Load a provider's libraries from pip's folders, where no loader looks; never raises."""
     if provider != CPU and hasattr(onnxruntime, "preload_dlls"):
         # The session reports failures; preload_dlls would print them into the output of --json
         with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
@@ -83,7 +83,7 @@ def choose(onnxruntime: Any, options: Any, provider: str, settings: Mapping[str,
 def rtx_devices(onnxruntime: Any) -> list[Any]:
     """Return the GPU that the RTX plugin runs on; registers the plugin first.
 
-    Raises EngineError without a supported GPU or if the plugin does not load, MissingDependencyError without it.
+    Raises MissingDependencyError without the plugin, and EngineError if it does not load or supports no GPU here.
     """
 
     def known() -> list[Any]:

@@ -53,7 +53,7 @@ def build_apart(
     last = ended.log[-1][:300] if ended.log else "it printed nothing"
     raise EngineError(
         f"the builder of {settings.target} died with exit status {ended.code} on the graph {graph}: {last}. "
-        "Status -9 means that it was killed: free memory, it needs about three times the weights. "
+        "Status -9 means that it was killed. Free memory: it needs about three times the weights. "
         "Otherwise use the target ort-cuda, and report it.",
         log=ended.log,
     )

@@ -36,7 +36,7 @@ def place(source: Path, target: Path, count: Callable[[int], None] = lambda n: N
         while piece := _read(writer if shared else reader, PIECE, target if shared else source):
             digest.update(piece)
             if not shared and piece.count(0) == len(piece):
-                writer.seek(len(piece), os.SEEK_CUR)  # a hole stays one
+                writer.seek(len(piece), os.SEEK_CUR)  # a hole stays a hole
             elif not shared:
                 writer.write(piece)
             count(len(piece))
@@ -80,7 +80,7 @@ def convert(source: Path, target: Path, precision: str, count: Callable[[int], N
             while left:
                 piece = _read(reader, min(PIECE, left), source)
                 if not piece:
-                    raise CheckpointError(f"{source} ended while it was read. Is it still being written? Export again.")
+                    raise CheckpointError(f"{source} ended while it was read. Export again once it is whole.")
                 left -= len(piece)
                 count(len(piece))
                 piece = piece if dtype == tensor.dtype else _cast(piece, tensor, dtype)
@@ -104,7 +104,7 @@ def read_tensor(path: Path, tensor: headers.Tensor) -> np.ndarray:
     """Return a floating tensor of the safetensors file at `path`, float32; raises CheckpointError for other dtypes."""
     if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
         raise CheckpointError(
-            f"{path} holds {tensor.name!r} in {tensor.dtype}, which is no floating type. Fetch the file again."
+            f"{path} holds {tensor.name!r} in {tensor.dtype}, which is not a floating type. Fetch the file again."
         )
     with path.open("rb") as file:
         file.seek(tensor.offset)

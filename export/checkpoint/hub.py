@@ -46,7 +46,7 @@ def locate(checkpoint: str) -> tuple[Path, Origin | None]:
         parts = [part for part, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[0]]
         wanted = [*ROOT, *(f"{part}/{pattern}" for part in parts for pattern in OF_A_PART)]
         directory = snapshot_download(name, revision=commit, allow_patterns=wanted, ignore_patterns=list(VARIANTS))
-    except Exception as error:  # the hub's own errors, its HTTP client's and the disk's have no common base
+    except Exception as error:  # errors of the hub, of its HTTP client and of the disk share no base class
         what = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{checkpoint!r} cannot be fetched from the hub: {what[:300]}. Check its name and the network. If the "

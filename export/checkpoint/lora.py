@@ -47,7 +47,7 @@ def merge(
     """Write a patch file for each component that the files change; return them by folder, relative to `bundle`.
 
     `parts` are the bundle's tensors by folder, `kinds` the precision of each folder. Raises CheckpointError for a file
-    that is no LoRA of these components, for shapes that do not fit, and for layers that are not linear.
+    that is not a LoRA of these components, for shapes that do not fit, and for layers that are not linear.
     """
     changes: dict[str, dict[str, list[_Change]]] = {}
     for lora in loras:
@@ -118,8 +118,8 @@ def _read(lora: Lora, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[s
     unused = table.keys() - used
     if unused or not found:
         raise CheckpointError(
-            f"{lora.path} holds {min(unused) if unused else 'nothing'!r}, which is no part of a LoRA in diffusers' "
-            "format. Convert it with diffusers: load_lora_weights, then save_lora_weights."
+            f"{lora.path} holds {min(unused) if unused else 'nothing'!r}, which is not part of a LoRA in "
+            "diffusers' format. Convert it with diffusers: load_lora_weights, then save_lora_weights."
         )
     return found
 

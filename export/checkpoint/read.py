@@ -47,7 +47,7 @@ class VideoSettings:
     """The table "video" of `segue.json`; the defaults are SwiftI2V's on Wan 2.2.
 
     A window has `frames` video frames, `size` is the default (height, width), and Stage I's sides are smaller by
-    `scale`. A segment has `targets`, `before` and `after`. Fields that begin with `motion_` are of Stage I's sampler.
+    `scale`. A segment has `targets`, `before` and `after`. Fields that begin with `motion_` set Stage I's sampler.
     """
 
     frames: int = 81
@@ -101,7 +101,7 @@ class Checkpoint:
 
 
 def read_index(root: Path) -> dict[str, Any]:
-    """Return the model_index.json of the checkpoint at `root`; raises CheckpointError if it is no checkpoint."""
+    """Return the model_index.json of the checkpoint at `root`; raises CheckpointError if there is none."""
     with headers.reading(root):
         if not root.is_dir():
             raise CheckpointError(_no_directory(root))
@@ -111,7 +111,7 @@ def read_index(root: Path) -> dict[str, Any]:
 def read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
     """Return the checkpoint at `root`, with the weights of `folders`.
 
-    Raises CheckpointError for a path that is no diffusers checkpoint, pickled weights, malformed files, files that
+    Raises CheckpointError for a path that is not a diffusers checkpoint, pickled weights, malformed files, files that
     cannot be read, and file names that a bundle does not allow.
     """
     with headers.reading(root):
@@ -136,7 +136,7 @@ def _read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
         here = PurePosixPath(folder)
         if len(here.parts) != 1 or ".." in here.parts or not (root / folder).is_dir():
             raise CheckpointError(
-                f"{root / 'model_index.json'} names the component {folder!r}, and there is no such directory. "
+                f"{root / 'model_index.json'} names the component {folder!r}, but there is no such directory. "
                 "Fetch the whole checkpoint again."
             )
         if folder in folders:
@@ -198,7 +198,7 @@ def read_json(path: Path, root: Path) -> dict[str, Any]:
             raise ValueError("not an object")
     except FileNotFoundError:
         raise CheckpointError(
-            f"{root} is no diffusers checkpoint: it has no {path.relative_to(root)}. Give a directory written by "
+            f"{root} is not a diffusers checkpoint: it has no {path.relative_to(root)}. Give a directory written by "
             "save_pretrained, with model_index.json at its root."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -212,8 +212,8 @@ def _shards(root: Path, folder: str, name: str) -> tuple[str, ...]:
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(
-                f"{folder}/{name} names the shard {str(shard)[:80]!r}, which is no safetensors file of its directory. "
-                "Fetch the checkpoint again from a source that you trust."
+                f"{folder}/{name} names the shard {str(shard)[:80]!r}, which is not a safetensors file of its "
+                "directory. Fetch the checkpoint again from a source that you trust."
             )
     for shard in sorted(set(shards)):
         if not (root / folder / shard).is_file():

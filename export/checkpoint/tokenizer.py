@@ -53,7 +53,7 @@ def write(
     if length > 10_000:
         raise CheckpointError(
             f"{folder}/tokenizer_config.json gives no model_max_length, so prompts cannot be padded. "
-            "Add the text encoder's max_position_embeddings there."
+            "Add it there, as large as the text encoder's max_position_embeddings."
         )
     pad = reference.pad_token_id
     if template is not None:

@@ -55,7 +55,7 @@ def beside_full(
 
     Both run on the processor; a bf16 bundle runs as an fp32 copy of its bf16 weights. Returns None for a bundle in
     fp32 (its weights keep all their bits), without enough memory, and for weights that came in bf16 (nothing was
-    rounded); `note` gets the latter two. Raises ParityError below the gate.
+    rounded). `note` gets the last two reasons. Raises ParityError below the gate.
     """
     kinds = {component.precision for component in content.components.values()}
     precision = next((kind for kind in ("bf16", "fp16") if kind in kinds), None)

@@ -22,7 +22,7 @@ from .child import run_check
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER
 
 MOST_FLOPS = 5e11  # of a call that is tried; about ten seconds on one core
-LEAST = 2**20  # least bytes that a call is recorded with; pages vary by nearly as much
+LEAST = 2**20  # a call is recorded with at least these bytes; pages vary by nearly as much
 WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8a8": 1, "fp8": 1}  # bytes of a weight
 UNTRIED = frozenset({"bf16", "w8a8", "fp8"})  # ONNX Runtime's CPU does not run these
 

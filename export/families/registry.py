@@ -40,7 +40,7 @@ class Family:
         return self.row.name
 
     def tokens_of(self, settings: Settings, folder: str) -> int | None:
-        """Return to how many tokens a prompt is padded; None if the text encoder's own length decides."""
+        """Return the number of tokens that a prompt is padded to; None if the text encoder's own length decides."""
         if folder == tokenizer_of(T5):
             return settings.t5_tokens
         return settings.video.text_tokens if self.row.moving else self.tokens

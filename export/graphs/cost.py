@@ -1,9 +1,9 @@
 """Compute the cost of one call of a graph at given sizes: floating-point operations, activations, bytes of weights.
 
 The walk infers every value's shape node by node, and computes shape arithmetic; it reads no weights. Activations are
-counted as ONNX Runtime holds them: it frees a value after its last use, reuses the input of an elementwise operator
-that is its last use, and reshapes without a copy. FLOPs count matrix products, convolutions and attention only, and a
-multiplication with its addition as two.
+counted as ONNX Runtime holds them: it frees a value after its last use, lets an elementwise operator overwrite an input
+at its last use, and reshapes without a copy. FLOPs count only matrix products, convolutions and attention. A
+multiplication with its addition counts as two.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Walk:
         return numpy_helper.from_array(self.numbers[name].astype(kind), name)
 
     def _small(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node over known numbers makes few of them; what it makes is known after it ran at worst."""
+        """Return whether a node over known numbers makes few numbers, as far as its inputs tell."""
         if node.op_type == "ConstantOfShape":
             return int(np.prod(self.numbers[node.input[0]])) <= SMALL
         if node.op_type == "Expand":

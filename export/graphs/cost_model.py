@@ -46,7 +46,7 @@ def cost_model(bundle: Path, content: Manifest, component: str) -> CostModel:
 
 
 def fit(samples: list[tuple[Mapping[str, int], int]], terms: list[tuple[str, ...]]) -> Polynomial:
-    """Return the polynomial of `terms`, products of dimensions, with the smallest largest relative error."""
+    """Return the polynomial of `terms`, products of dimensions, whose largest relative error is least."""
     from scipy.optimize import linprog
 
     matrix = np.array([[np.prod([sizes[n] for n in term], initial=1) for term in terms] for sizes, _ in samples], float)

@@ -20,7 +20,7 @@ from .cost import Walk
 
 NESTED = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-UNSURE = 1000  # the weight of a value that a part could not know whether to round
+UNSURE = 1000  # the weight of a value if a part could not tell whether to round it
 
 
 def cut(graph: Path, sizes: Mapping[str, int], most: int) -> tuple[Part, ...]:
@@ -93,7 +93,7 @@ def _borders(nodes: Sequence[ir.Node], weights: Mapping[str, int], most: int) ->
 
 
 def _widths(nodes: Sequence[ir.Node]) -> list[int]:
-    """Return how many values cross before each node; a value that only some uses round counts as `UNSURE`."""
+    """Return how many values cross before each node. A value counts as `UNSURE` if only some of its uses round it."""
     changes = [0] * (len(nodes) + 1)
     places = {node: place for place, node in enumerate(nodes)}
     for place, node in enumerate(nodes):
@@ -128,7 +128,7 @@ def _part(
     used = {value for node in inside for value in node.inputs if value is not None}
     inputs = [value for value in [*model.graph.inputs, *_ordered(lower, nodes)] if value in used]
     graph = ir.convenience.extract(model.graph, inputs, [value for value in upper if value in made])
-    for name in sorted(graph.initializers):  # their order is that of a set
+    for name in sorted(graph.initializers):  # a set gave their order
         graph.initializers[name] = graph.initializers.pop(name)
     kept = [*model.graph.inputs, *model.graph.outputs, *filter(_is_rounded, (*lower, *upper))]
     _widen(graph, {value.name for value in kept})
@@ -154,8 +154,8 @@ def _widen(graph: ir.Graph, own: set[str | None]) -> None:
 
     ONNX Runtime's CPU computes most operators on halves in float32, and removes the narrowing between two such
     operators, with the operators in between. A part must round where the whole graph rounds. So a crossing value is
-    negated on either side (an operator of that kind), widened, and given another axis: nothing right before an output
-    is removed.
+    negated on both sides (Neg is such an operator), widened, and given another axis, because ONNX Runtime removes
+    nothing right before an output.
     """
     axes = ir.Value(name="part_axes", const_value=ir.tensor([0], name="part_axes"))
     axes.dtype = ir.DataType.INT64

@@ -73,8 +73,8 @@ def check_numbers(manifest: Manifest, where: str) -> None:
         falling = all(a > b for a, b in itertools.pairwise((*levels, 0.0)))
         if levels and not (len(levels) == of.steps and levels[0] <= 1 and falling):
             raise BundleError(
-                f"{where} has sampler.sigmas = {str(levels)[:80]}, which must be {of.steps} levels that fall within "
-                "(0, 1].",
+                f"{where} has sampler.sigmas = {str(levels)[:80]}, which must be {of.steps} levels that decrease "
+                "within (0, 1].",
                 "Export the bundle again.",
             )
     unit = latents.factor * latents.patch
@@ -115,12 +115,13 @@ def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float
         }
         ranges |= {f"{name}.token_shift.mu[{i}]": (-10, value, 10) for i, value in enumerate(mu)}
         slope = (mu[1] - mu[0]) / max(high - low, 1)
-        ranges[f"{name}.token_shift's growth a token"] = (-1e-2, slope, 1e-2)
+        ranges[f"the growth per token of {name}.token_shift"] = (-1e-2, slope, 1e-2)
     if sampler.noise is not None:
         ranges |= {f"{name}.noise.betas[{i}]": (_TINY, value, 0.5) for i, value in enumerate(sampler.noise.betas)}
         ranges[f"{name}.noise.offset"] = (0, sampler.noise.offset, 1)
         known = ("trailing", "leading", "linspace")
-        ranges[f"{name}.noise.spacing, counted in {', '.join(known)},"] = (1, known.count(sampler.noise.spacing), 1)
+        spacing = f"the count of {name}.noise.spacing {sampler.noise.spacing!r:.40} in {', '.join(known)}"
+        ranges[spacing] = (1, known.count(sampler.noise.spacing), 1)
     return ranges
 
 

@@ -175,7 +175,8 @@ def check(content: Manifest, target: Target) -> None:
         )
     if content.video is not None and not family.moving:
         raise BundleError(
-            f"the bundle {content.name!r} of the picture family {content.family} has a table video.", "Export it again."
+            f"the bundle {content.name!r} of the picture family {content.family} has a table for videos.",
+            "Export it again.",
         )
     components = family.present(content)
     missing = [name for name in components if name not in content.components]

@@ -1,7 +1,7 @@
 """The largest numbers in a request or a bundle. Each is far above any use and keeps arithmetic bounded."""
 
-MAX_STEPS = 1000  # network calls a picture
-MAX_COUNT = 4096  # pictures a request
+MAX_STEPS = 1000  # network calls per picture
+MAX_COUNT = 4096  # pictures per request
 MAX_TEXT = 100_000  # characters of a prompt: above any tokenizer's limit, below that of a PNG text chunk
 MAX_TOKENS = 10_000
 MAX_SIDE = 16_384  # pixels

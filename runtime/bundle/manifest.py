@@ -197,8 +197,8 @@ class Fidelity:
 
     `against` names the reference. For an exported bundle it is "the checkpoint in fp32". For a quantized bundle it is
     the sha256 of its source bundle, followed by " in fp32": the weights of that bundle, computed in fp32. `psnr` is in
-    dB over all pixels of `pictures` pictures or clips; no bundle below `gate` is made. `source` is the fidelity of a
-    quantized bundle's source.
+    dB over all pixels of `pictures` pictures or clips; export makes no bundle below `gate`. `source` is the fidelity of
+    a quantized bundle's source.
     """
 
     against: str

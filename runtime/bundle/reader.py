@@ -1,4 +1,4 @@
-"""Open a bundle. No file of it is parsed before its path and its sha256 are checked.
+"""Open a bundle. Segue checks the path and the sha256 of each file before it parses that file.
 
 A symbolic link below the bundle's directory is refused, because ONNX Runtime refuses links that leave the directory,
 and because a link's target may change unnoticed. Hard links are allowed: they look like the original, and installers

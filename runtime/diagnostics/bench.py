@@ -53,8 +53,8 @@ class Stage:
     calls: int
     seconds: Spread
     flops: float | None  # None if the bundle does not state it
-    share: float | None  # None also if another device than the processor computes
-    device_bytes: int | None  # None if the engine does not report it, as ONNX Runtime
+    share: float | None  # None also if a GPU computes
+    device_bytes: int | None  # None if the engine does not report it; ONNX Runtime does not
 
 
 @dataclass(frozen=True)

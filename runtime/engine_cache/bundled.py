@@ -1,4 +1,4 @@
-"""Engines in a bundle: its folder `engines` holds them, its bundle.json the hashes of their records."""
+"""Engines in a bundle: the folder `engines` holds them, and bundle.json holds the hashes of their records."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def put_into(bundle: Bundle, made: Sequence[Made], waiting: Callable[[], None] =
     """Copy engines into the bundle's folder `engines` and name them in its bundle.json.
 
     A new engine replaces the bundle's older engine for the same component, GPU, system and target. The bundle's own
-    hash changes: an older journal cannot be resumed with it. One process at a time does so; `waiting()` is called
-    before waiting for another one. Raises OutputError, and BundleError if the bundle was changed since it was opened.
+    hash changes: an older journal cannot be resumed with it. One process at a time does this; `waiting()` is
+    called before waiting for another one. Raises OutputError, and BundleError if the bundle was changed since it was
+    opened.
     """
     with holding(bundle.directory / LOCK, waiting):
         _put_into(_as_it_is_now(bundle), made)

@@ -25,7 +25,7 @@ def find_engine(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     trust: bool = False,
 ) -> Entry:
-    """Return the checked engine of a component for a GPU of that capability; of several, the last one used.
+    """Return the checked engine of a component for a GPU of that capability; the last one used if several fit.
 
     If `shapes` of the component's inputs are given, the engine must have room for them. Engines of the user's cache
     come first; those of the bundle count only with `trust`. Raises EngineError if no engine fits; the error names what

@@ -62,7 +62,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def find_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what `read_metadata` does, None for a PNG without metadata; raises UsageError for any other file."""
+    """Return the metadata as `read_metadata` does; None if the PNG has none. Raises UsageError for any other file."""
     from PIL import Image
 
     try:

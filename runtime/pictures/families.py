@@ -142,7 +142,7 @@ def join_states(states: Sequence[np.ndarray], joint_width: int, t5_tokens: int) 
     missing = joint_width - hidden.shape[-1]
     if missing < 0:
         raise BundleError(
-            f"the text encoders give {hidden.shape[-1]} features a token, but the denoiser takes only {joint_width}. "
+            f"the text encoders give {hidden.shape[-1]} features per token, but the denoiser takes only {joint_width}. "
             "Export the bundle again from a checkpoint with a larger joint_attention_dim."
         )
     return np.pad(hidden, ((0, 0), (0, t5_tokens), (0, missing)))

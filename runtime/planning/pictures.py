@@ -1,8 +1,8 @@
-"""Plan the memory of pictures, phase by phase, so that they stay within a budget; decided before anything is loaded.
+"""Plan the memory of pictures, phase by phase, before anything is loaded, so that they stay within a budget.
 
-A plan is a pure function of bundle, request, machine and budget. It is the fastest candidate that fits; among equals it
-keeps most for the next request. Every candidate gives the same picture, except with tiles of the decoder. A plan uses
-tiles only if nothing else fits.
+A plan is a pure function of bundle, request, machine and budget. It is the fastest candidate that fits. Among
+equals, it keeps the most loaded for the next request. Every candidate gives the same picture, except with tiles of the
+decoder. A plan uses tiles only if nothing else fits.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Plan:
 def plan(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Plan:
     """Return the plan of a picture bundle; the limit is `budget` in bytes, and at most the machine's memory.
 
-    Raises BudgetError if no candidate fits; it names the smallest budget that suffices.
+    Raises BudgetError if no candidate fits; it names the smallest budget that is enough.
     """
 
     def candidates(height: int, width: int) -> Iterator[Plan]:
@@ -205,7 +205,7 @@ def tilings_of(height: int, width: int, sides: Sequence[int], machine: Machine) 
 def streamings(
     content: Manifest, costs: dict[str, ComponentCost], keep: tuple[str, ...], machine: Machine
 ) -> Iterator[tuple[dict[str, bool], dict[str, ComponentCost]]]:
-    """Yield the components to stream (the value: whether the next part loads ahead), with the costs that follow.
+    """Yield the components to stream (the value: whether the next part loads ahead), and the resulting costs.
 
     On a processor, nothing is streamed, or every component with parts. On a GPU, each bound on the bytes gives one
     choice: the components that exceed it when held whole.
@@ -224,7 +224,7 @@ def streamings(
 def _bounded(
     costs: dict[str, ComponentCost], cut: list[str], machine: Machine
 ) -> Iterator[tuple[dict[str, bool], dict[str, ComponentCost]]]:
-    """Yield for each bound on the bytes the components of `cut` that exceed it, to stream, with the costs that follow.
+    """For each bound on the bytes, yield the components of `cut` that exceed it, to stream, and the resulting costs.
 
     The next part loads ahead if the component then stays within the bound. For every budget, one of these choices
     streams only the components that must be streamed.
@@ -282,12 +282,12 @@ def _infeasible(
     elif sixteen and worst.component not in least.streamed:
         knob = f"Quantize the bundle (segue quantize {content.name} -o NEW) or give that much"
     else:
-        knob = "Give that much: half the size takes hardly less"
+        knob = "Give that much: half the size takes almost as much"
     whose = f"the memory of {machine.name}," if limit == machine.memory else "the budget of"
     return BudgetError(
         f"{worst.component} takes {mebibytes(worst.peak)} MiB for {size[1]}x{size[0]} px, which is "
-        f"{mebibytes(worst.peak - limit)} MiB above {whose} {limit // 2**20} MiB. The smallest budget that does is "
-        f"{mebibytes(least.peak)} MiB.",
+        f"{mebibytes(worst.peak - limit)} MiB above {whose} {limit // 2**20} MiB. The smallest budget that is enough "
+        f"is {mebibytes(least.peak)} MiB.",
         advice=f"{knob}.",
         needed=least.peak,
     )

@@ -50,7 +50,7 @@ class WantedVideo:
 def plan_video(content: Manifest, wanted: WantedVideo, machine: Machine, budget: int | None) -> Plan:
     """Return the plan of a video bundle, like `pictures.plan` for pictures.
 
-    Raises BudgetError if no candidate fits; it names the smallest budget that suffices.
+    Raises BudgetError if no candidate fits; it names the smallest budget that is enough.
     """
 
     def candidates(height: int, width: int) -> Iterator[Plan]:

@@ -85,7 +85,7 @@ def efficient_tilings(height: int, width: int, overlap: int, least: int) -> list
 
 
 def blend(parts: Sequence[np.ndarray], tiles: Sequence[Tile], tiling: Tiling | None, factor: int = 1) -> np.ndarray:
-    """Return the plane of `parts`, float32, one part a tile and `factor` pixels a latent pixel.
+    """Return the plane of `parts`, float32, one part per tile and `factor` pixels per latent pixel.
 
     A single part comes back unchanged.
     """

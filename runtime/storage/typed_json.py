@@ -30,12 +30,12 @@ class Malformed(ValueError):
 
 
 def read(data: bytes) -> Any:
-    """Return what `data` holds; raises ValueError for no JSON, NaN and infinities, RecursionError if too deep."""
+    """Return what `data` holds; raises ValueError for invalid JSON, NaN and infinities, RecursionError if too deep."""
     return json.loads(data, parse_constant=_no_constant)
 
 
 def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def build(kind: Any, value: Any, where: str) -> Any:

@@ -70,7 +70,7 @@ class _Half:
     def __call__(self, array: np.ndarray, seen: int, made: int) -> np.ndarray:
         """Run the half on `array` [channels, frames, ...]; returns float32.
 
-        `seen` and `made` are the pixels a latent pixel of the input and of the output.
+        `seen` and `made` are the pixels per latent pixel of the input and of the output.
         """
         codec = self._codec
         tiles = make_tiles(array.shape[-2] // seen, array.shape[-1] // seen, codec._tiling)

@@ -21,7 +21,7 @@ def denoise_motion(
     """Return Stage I's latents of a window, float32 [channels, frames, height, width]; see `motion.generate`.
 
     `noise` and `image` have that shape; `image` is the latents of the image followed by grey frames. `states`
-    [1 or 2, tokens, width] holds the prompt's states, with guidance after those of the negative prompt.
+    [1 or 2, tokens, width] holds the prompt's states; with guidance, the negative prompt's states come first.
     `report(done, total)` runs before each call. An expert is released when the other one starts, and both at the end.
     Raises the errors of `Components.run`.
     """
@@ -34,7 +34,7 @@ def denoise_motion(
 
     def before(step: int) -> None:
         report(step, levels.steps)
-        components.release(*(name for name in names if name != experts[step]))  # sigmas only fall
+        components.release(*(name for name in names if name != experts[step]))  # sigmas only decrease
 
     def one(step: int, latents: np.ndarray, timestep: np.ndarray) -> np.ndarray:
         before(step)

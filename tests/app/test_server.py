@@ -274,7 +274,7 @@ class TestVideos:
         answer = client.post("/v1/jobs", json={"kind": "video", "image": picture, "frames": 9})
         assert answer.status_code == 422
         assert answer.json()["error"]["type"] == "BudgetError"
-        assert "smallest budget that does is" in answer.json()["error"]["message"]
+        assert "smallest budget that is enough is" in answer.json()["error"]["message"]
 
     def test_the_plan_of_a_video_grows_with_its_size_and_needs_no_image(self, both):
         client, _ = both

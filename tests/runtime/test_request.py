@@ -66,7 +66,7 @@ def test_sizes_within_range_are_taken(content, size, expected):
         ({"sigmas": [1.0, 0.5], "steps": 3}, "there are 2 sigmas. Leave steps out"),
         ({"latents": np.zeros((1, 4, 4, 5))}, r"latents must be finite float32 of shape \[1, 4, 4, 4\]"),
         ({"latents": np.zeros((1, 4, 4, 4), int)}, "got int64"),
-        ({"latents": np.full((1, 4, 4, 4), np.nan)}, "not finite"),
+        ({"latents": np.full((1, 4, 4, 4), np.nan)}, "NaN or infinity"),
         ({"negative": None}, "negative must be a string, got None"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_stage_out_of_order_names_what_to_run_first(tmp_path: Path, pictures: 
         f'[autoencoder]\ndata = "{pictures}"\nstart = "{tmp_path}/none"\n'
         "[loop]\nsteps = 1\nbatch = 1\nlearning_rate = 1e-3\n"
     )
-    with pytest.raises(TrainingError, match=r"none/vae has no config\.json.*Run the recipes that it starts from first"):
+    with pytest.raises(TrainingError, match=r"none/vae has no config\.json.*First run the recipes that it starts from"):
         train(path, tmp_path / "run", lambda *_: None)
     assert not (tmp_path / "run").exists()
 

@@ -47,7 +47,7 @@ class ScheduleSpec:
             raise TrainingError(
                 f"[cdm.schedule] longest = {self.longest}, lowest = {self.lowest}, highest = {self.highest}, fixed = "
                 f"{self.fixed}: not possible. Correct the recipe: longest is at least 1, 0 < lowest < highest <= 1, "
-                "and fixed falls from 1."
+                "and fixed decreases from 1."
             )
 
 

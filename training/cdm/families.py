@@ -105,7 +105,7 @@ def square_ids(tokens: int) -> Tensor:
     """Return LongCat-Image's position ids (tokens, 3) of a square picture: modality 1, row, column, after the text."""
     side = round(tokens**0.5)
     if side * side != tokens:
-        raise TrainingError(f"{tokens} packed latents are no square. Give a square size, a multiple of 16 px.")
+        raise TrainingError(f"{tokens} packed latents are not a square. Give a square size, a multiple of 16 px.")
     row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) + LONGCAT_TEXT,) * 2, indexing="ij")
     return torch.stack([torch.ones(tokens), row.flatten(), column.flatten()], 1)
 

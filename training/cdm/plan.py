@@ -201,12 +201,12 @@ def described(plan: Plan, world: int) -> list[tuple[str, str]]:
     trained = "all" if plan.trained == plan.parameters else f"{plan.trained / 1e6:.1f} M (adapter)"
     total = sum(plan.bytes.values())
     return [
-        ("transformer", f"{plan.parameters / 1e6:.1f} M parameters, {plan.flops / 1e12:.3g} TFLOP a call and sample"),
+        ("transformer", f"{plan.parameters / 1e6:.1f} M parameters, {plan.flops / 1e12:.3g} TFLOP per call and sample"),
         ("trained, of student and fake teacher each", trained),
         *((f"bytes, {name}", f"{size / 2**30:.2f} GiB") for name, size in plan.bytes.items()),
         ("bytes, all of these", f"{total / 2**30:.2f} GiB on each of {world}"),
         *((f"calls, {name}", f"{count:.1f}") for name, count in plan.calls.items()),
-        ("calls, all of these", f"{plan.forwards:.1f} for one update of the student, a sample (3 or 4 with gradient)"),
+        ("calls, all of these", f"{plan.forwards:.1f} per sample and update of the student (3 or 4 with gradient)"),
         ("one update of the student", f"{plan.seconds:.3g} s at {plan.rate / 1e12:.3g} TFLOP/s, measured here"),
         ("the run", f"{plan.updates} updates of the student, {plan.updates * plan.seconds / 3600:.3g} h"),
     ]

@@ -128,7 +128,7 @@ def checked_spec(recipe: dict[str, Any], world: int) -> CdmSpec:
 def _check_loop(table: dict[str, Any]) -> None:
     for name, instead in (("optimiser", "AdamW trains both networks"), ("ema", "cdm.decay sets the student's average")):
         if name in table:
-            raise TrainingError(f"[loop] {name} means nothing to a distillation: {instead}. Remove it.")
+            raise TrainingError(f"[loop] {name} has no effect in a distillation: {instead}. Remove it.")
 
 
 def _check_shift(teacher: Path, spec: CdmSpec) -> None:

@@ -57,13 +57,13 @@ class CdmSpec:
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
             raise TrainingError(
                 f"[cdm] {name} = {getattr(self, name)!r} is not possible. size is [height, width] or [frames, height, "
-                "width], sides in multiples of 16. decay is in [0, 1), pull in [0, 1]. The others are above 0; 0 turns "
-                "off what is optional. Correct the recipe."
+                "width], sides in multiples of 16. decay is in [0, 1), pull in [0, 1]. The others are above 0, or 0 to "
+                "turn an option off. Correct the recipe."
             )
         if self.rank and self.shard:
             raise TrainingError("[cdm] has rank and shard, but adapters cannot be sharded. Remove one.")
         if self.compile and (self.rank or self.shard):
-            raise TrainingError("[cdm] compile takes whole networks, without rank and shard. Remove one.")
+            raise TrainingError("[cdm] compile needs whole networks, without rank and shard. Remove one.")
 
 
 def updates(spec: CdmSpec, steps: int) -> int:

@@ -72,7 +72,7 @@ class Comparison:
 def compare(first: str, second: str, spec: CompareSpec, data: Path | None, progress: Progress) -> Comparison:
     """Draw and measure. The bundles draw in turn, each in its own process, after one picture as a warm-up.
 
-    Raises UsageError if the second side is no bundle and no directory with a picture for each prompt.
+    Raises UsageError if the second side is neither a bundle nor a directory with a picture for each prompt.
     """
     pictures = _pictures(second, spec)
     size = check_size(spec.size, read(first).manifest.sizes)
@@ -114,7 +114,7 @@ def verdict(first: Side, second: Side, gap: dict[str, float], budget: float) -> 
     said = []
     for side in (first, second):
         if "p95 s" not in side.figures:
-            said.append(f"{side.name} is pictures that exist, without a time")
+            said.append(f"{side.name} holds finished pictures, without a time")
         else:
             slow = side.figures["p95 s"]
             holds = "keeps" if slow <= budget else "misses"

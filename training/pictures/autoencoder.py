@@ -58,7 +58,7 @@ class Autoencoder:
         torch.manual_seed(seed)
         if len(spec.channels) != 4:
             raise TrainingError(
-                f"autoencoder.channels = {list(spec.channels)}: f8 needs four widths, one for each scale."
+                f"autoencoder.channels = {list(spec.channels)}: f8 needs four widths. Give one for each scale."
             )
         if spec.start:
             self.vae = pretrained(AutoencoderKL, Path(spec.start) / "vae")

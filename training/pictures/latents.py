@@ -10,7 +10,7 @@ from ..loop.cached import Progress, parts, remembered, silent
 from ..loop.networks import pretrained
 from .dataset import Pictures
 
-"""Takes what is being done, how many pictures are done, and of how many."""
+"""Takes the current work, and the numbers of finished and of all pictures."""
 
 
 @torch.no_grad()

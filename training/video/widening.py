@@ -30,8 +30,8 @@ def widen(narrow: Any, wide: Any, generator: torch.Generator) -> None:
         if source is None or not _fits(source.shape, target.shape):
             raise TrainingError(
                 f"{name} has the shape {tuple(target.shape)} in the recipe and "
-                f"{None if source is None else tuple(source.shape)} in what it starts from. Give [codec] the widths of "
-                "that, or base or decoder_base twice as large."
+                f"{None if source is None else tuple(source.shape)} in its start. Give [codec] the widths "
+                "of its start, or base or decoder_base twice as large."
             )
         target.copy_(_widened(name, source, target.shape, generator))
 

@@ -68,7 +68,7 @@ class _Rotary(torch.nn.Module):
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
     """Return the five graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
-    Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
+    Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
     """
     try:
         return (

@@ -26,7 +26,7 @@ class _Transformer(Wrapper):
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
     """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder: six, seven with T5.
 
-    Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
+    Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
     """
     try:
         return (
@@ -69,7 +69,7 @@ def transformer(config: dict[str, Any]) -> Graph:
             return None
         from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
 
-        # as get_2d_sincos_pos_embed, which computes both axes for every place: 1.6 GB for SD3-Medium
+        # equals get_2d_sincos_pos_embed, which computes both axes for every place and takes 1.6 GB for SD3-Medium
         places = torch.arange(size, dtype=torch.float32) / (size / (config["sample_size"] // patch))
         axis = get_1d_sincos_pos_embed_from_grid(inner // 2, places, output_type="pt").float()
         across, down = axis[None].expand(size, size, -1), axis[:, None].expand(size, size, -1)

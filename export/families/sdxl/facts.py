@@ -1,4 +1,4 @@
-"""What a Stable Diffusion XL checkpoint says beside its graphs: is it one, its sampler, latents and picture sizes."""
+"""Check a Stable Diffusion XL checkpoint, and read its sampler, latents and picture sizes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CLASSES = {
     "tokenizer_2": "CLIPTokenizer",
     "scheduler": "EulerDiscreteScheduler",
 }
-# Settings of EulerDiscreteScheduler that the runtime's sampler knows only in this state.
+# The runtime's sampler supports these settings of EulerDiscreteScheduler only with these values
 NEUTRAL: dict[str, Any] = {
     "beta_schedule": "scaled_linear", "prediction_type": "epsilon", "interpolation_type": "linear",
     "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False, "trained_betas": None,
     "timestep_type": "discrete", "rescale_betas_zero_snr": False, "final_sigmas_type": "zero",
 }  # fmt: skip
-DEFAULTS = {"beta_schedule": "linear"}  # of the class, where they are not the neutral ones
+DEFAULTS = {"beta_schedule": "linear"}  # defaults of the class that are not neutral
 
 
 def check(index: dict[str, Any]) -> None:
@@ -58,8 +58,8 @@ def facts(found: Checkpoint) -> Facts:
             )
         if unet.get("addition_embed_type") != "text_time" or unet.get("time_cond_proj_dim") is not None:
             raise CheckpointError(
-                "unet/config.json is not of an SDXL UNet with text_time embeddings and without an embedded guidance. "
-                "Name such a checkpoint."
+                f"unet/config.json has addition_embed_type {unet.get('addition_embed_type')!r} and time_cond_proj_dim "
+                f"{unet.get('time_cond_proj_dim')!r}; Segue exports 'text_time' and None. Choose such a checkpoint."
             )
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         unit = factor * 2 ** (len(unet["block_out_channels"]) - 1)
@@ -80,7 +80,7 @@ def facts(found: Checkpoint) -> Facts:
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise unusable(error) from None
     if settings.sigmas:
-        raise CheckpointError("segue.json has sigmas, and this sampler's levels follow from the steps. Remove them.")
+        raise CheckpointError("segue.json has sigmas, but this sampler makes its levels from the steps. Remove them.")
     sizes = Sizes((side, side), min(-(-64 // unit) * unit, side), maximum, unit)
     zeros = found.index.get("force_zeros_for_empty_prompt", True) is True
     # diffusers' pipeline widens the autoencoder of such a checkpoint before it decodes

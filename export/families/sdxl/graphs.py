@@ -40,7 +40,7 @@ class _TextEncoder(Wrapper):
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
     """Return the six graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
-    Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
+    Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
     """
     try:
         return (
@@ -73,7 +73,7 @@ def unet(config: dict[str, Any]) -> Graph:
 
     hidden_states [batch, channels, height, width], encoder_hidden_states [batch, text, width], text_embeds [batch,
     pooled], time_ids [batch, 6], timestep [batch] float32 -> noise, shaped as hidden_states. Height and width are
-    multiples of 2 to the number of its halvings.
+    multiples of 2**n if the UNet halves them n times.
     """
     from diffusers import UNet2DConditionModel
 

@@ -44,7 +44,7 @@ class _TextEncoder(Wrapper):
 def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
     """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
-    Raises CheckpointError where a config lacks a key or holds a value that its class does not take.
+    Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
     """
     try:
         return (

@@ -104,7 +104,7 @@ def test_the_conditioning_is_put_together_as_diffusers_does(spare, t5_tokens, dt
 
 
 def test_encoders_wider_than_the_transformer_are_refused():
-    with pytest.raises(BundleError, match="give 10 features a token, but the denoiser takes only 9"):
+    with pytest.raises(BundleError, match="give 10 features per token, but the denoiser takes only 9"):
         join_states([np.zeros((1, 2, 10))], 9, 0)
 
 

@@ -97,7 +97,7 @@ def test_a_request_that_the_gpu_has_no_room_for_is_refused_before_anything_is_lo
 
 
 def test_a_budget_that_no_way_fits_is_refused_with_the_smallest_that_does(gpu):
-    smallest = r"The smallest budget that does is (\d+) MiB"
+    smallest = r"The smallest budget that is enough is (\d+) MiB"
     with (
         segue.open("emoji", target="ort-cuda", budget="300MiB") as model,
         pytest.raises(BudgetError, match=smallest) as refused,

@@ -224,7 +224,7 @@ def test_what_an_earlier_request_left_is_not_held_beside_the_next():
 def test_what_does_not_fit_is_refused_before_anything_is_loaded():
     with segue.open("emoji", budget=smallest("emoji", wanted_of("emoji", 128, 128)) - MIB) as model:
         started = time.perf_counter()
-        with pytest.raises(BudgetError, match="The smallest budget that does is"):
+        with pytest.raises(BudgetError, match="The smallest budget that is enough is"):
             model.generate("red apple")
         assert time.perf_counter() - started < 0.5
         assert not model._components._engines

@@ -200,7 +200,7 @@ def half_a_latent_frame(table):
     [
         (no_second_stage, "lacks detail_transformer"),
         (another_sampler, "sampler 'dpm'"),
-        (pictures_with_video, "has a table video"),
+        (pictures_with_video, "has a table for videos"),
         (half_a_latent_frame, "video.frames modulo 4 = 2"),
     ],
 )

@@ -114,8 +114,8 @@ def test_draws_move_to_a_device_whole():
         ({"schedule": "cosine"}, "schedule = 'cosine' must be one of dynamic, stratified, fixed"),
         ({"longest": 0}, "longest = 0.*longest is at least 1"),
         ({"lowest": 0.9, "highest": 0.3}, "lowest < highest"),
-        ({"fixed": (0.9, 0.5)}, "fixed falls from 1"),
-        ({"fixed": (1.0, 0.5, 0.5)}, "fixed falls from 1"),
+        ({"fixed": (0.9, 0.5)}, "fixed decreases from 1"),
+        ({"fixed": (1.0, 0.5, 0.5)}, "fixed decreases from 1"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(change, message):

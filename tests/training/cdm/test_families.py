@@ -24,7 +24,7 @@ def test_position_ids_are_those_of_longcats_pipeline() -> None:
     assert text_ids(7).equal(prepare_pos_ids(modality_id=0, type="text", start=(0, 0), num_token=7))
     expected = prepare_pos_ids(modality_id=1, type="image", start=(512, 512), height=4, width=4)
     assert square_ids(16).equal(expected)
-    with pytest.raises(TrainingError, match="15 packed latents are no square"):
+    with pytest.raises(TrainingError, match="15 packed latents are not a square"):
         square_ids(15)
 
 

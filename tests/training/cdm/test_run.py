@@ -179,10 +179,10 @@ def test_two_processes_that_were_killed_go_on_bit_for_bit(recipe, tmp_path: Path
         ({"size = [32, 32]": "size = [33, 32]"}, r"size = \(33, 32\) is not possible"),
         ({"fake_learning_rate = 1e-3": "fake_learning_rate = -1.0"}, r"fake_learning_rate = -1\.0 is not possible"),
         ({"rank = 0": "rank = 2\nshard = true"}, "rank and shard"),
-        ({"rank = 0": "rank = 2\ncompile = true"}, "compile takes whole networks"),
+        ({"rank = 0": "rank = 2\ncompile = true"}, "compile needs whole networks"),
         ({"rank = 0": "shard = true"}, "torchrun"),
-        ({"warmup = 1": "ema = 0.9"}, r"\[loop\] ema means nothing"),
-        ({"warmup = 1": 'optimiser = "muon"'}, r"\[loop\] optimiser means nothing"),
+        ({"warmup = 1": "ema = 0.9"}, r"\[loop\] ema has no effect"),
+        ({"warmup = 1": 'optimiser = "muon"'}, r"\[loop\] optimiser has no effect"),
         ({"longest = 3": "longest = 3\nshift = 0.0"}, "shift = 0"),
     ],
 )

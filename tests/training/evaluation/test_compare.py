@@ -48,7 +48,7 @@ def test_a_bundle_beside_pictures_that_exist_has_the_times_of_one_side(exported,
     found = compare(str(exported), str(tmp_path), CompareSpec(PROMPTS, 1e-6, 1, (64, 64), 1), None, told)
     assert found.sides[1].seconds is None
     assert found.sides[1].images.shape == (3, 1, 64, 64, 3)
-    assert "pictures that exist, without a time" in found.verdict
+    assert "finished pictures, without a time" in found.verdict
     assert "misses 0 ms" in found.verdict
     assert ("median s", f"{found.sides[0].figures['median s']:.3g}", "") in rows_of(found)
 

@@ -1,7 +1,7 @@
 """Pairs of noise and the guided teacher's result, for the regression of a student's estimates.
 
 A directory holds `pairs.json` and `pairs-00000.safetensors` and so on. Each file has "row" (the prompt's index in the
-embeddings) and "end" (the clean latents, fp16) of up to SHARD pairs. The seed gives the noise again: no file keeps it.
+embeddings) and "end" (the clean latents, fp16) of up to SHARD pairs. The seed recreates the noise, so no file keeps it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHARD = 512
 
 @dataclass(frozen=True)
 class PairsSpec:
-    """How to make the pairs, with two calls of the teacher a step."""
+    """How to make the pairs, with two calls of the teacher per step."""
 
     teacher: str
     conditions: str
