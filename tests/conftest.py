@@ -17,7 +17,8 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each worker: t
 
 PART = 2**17  # bytes of weights in a part of the fixtures `exported` and `half`
 TESTS = Path(__file__).parent
-FIRST = ("video_bundle", "exported", "half")  # modules that use the costliest of these fixtures begin first
+VIDEO = "video_bundle"  # takes minutes to export, so all its tests are slow
+FIRST = (VIDEO, "exported", "half")  # modules that use the costliest of these fixtures begin first
 EARLY = (  # modules that take minutes by themselves
     "docs/test_docs_run.py",
     "runtime/engine_cache/test_build_shipped.py",
@@ -30,7 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep each module on one worker, and start with those that take long, so that both workers end together."""
     used: dict[Path, set[str]] = {}
     for item in items:
-        used.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+        names = set(getattr(item, "fixturenames", ()))
+        if VIDEO in names:
+            item.add_marker(pytest.mark.slow)
+        used.setdefault(item.path, set()).update(names)
 
     def rank(item: pytest.Item) -> tuple[bool, int, int]:
         """Have one worker begin with the video bundle while the other one makes the bundles of pictures."""
@@ -41,8 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=rank)
     for item in items:
-        video = "video_bundle" in used[item.path]  # a worker that waited for it would waste minutes
-        item.add_marker(pytest.mark.xdist_group("video_bundle" if video else str(item.path)))
+        video = item.get_closest_marker("slow") and VIDEO in used[item.path]  # a second worker would only wait for it
+        item.add_marker(pytest.mark.xdist_group(VIDEO if video else item.path.relative_to(TESTS).as_posix()))
 
 
 @pytest.hookimpl(optionalhook=True)

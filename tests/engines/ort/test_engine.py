@@ -64,7 +64,7 @@ def test_specs_tell_names_dtypes_and_free_dimensions(graph):
         ({"b": np.zeros(1)}, "missing or unknown: b"),
         ({"x": np.ones((2, 4), np.float32)}, r"x of shape \['n', 3\], got \[2, 4\]"),
         ({"x": np.ones(3, np.float32)}, r"got \[3\]"),
-        ({"a": np.ones((5, 3), np.float32)}, r"a of shape .* got \[5, 3\] where \{'n': 2\}"),
+        ({"a": np.ones((5, 3), np.float32)}, r"takes a of shape .* got \[5, 3\] with the sizes \{'n': 2\}"),
         ({"x": np.ones((2, 3), np.int64)}, "x as float16, got int64"),
         ({"shape": np.array([-1.0])}, "shape as int64, got float64"),
     ],

@@ -107,7 +107,7 @@ def test_alpha_may_stand_in_diffusers_metadata(tiny_checkpoint, tmp_path):
         (lambda t: {k.replace("transformer.", "prior."): v for k, v in t.items()}, "which the checkpoint lacks"),
         (lambda t: {k: v for k, v in t.items() if "lora_B" not in k}, "has no second half"),
         (lambda t: {k: v[:, :-1].contiguous() if "lora_A" in k else v for k, v in t.items()}, "a weight of"),
-        (lambda t: t | {"lora_unet_down.lokr_w1": torch.ones(2)}, "no part of a LoRA"),
+        (lambda t: t | {"lora_unet_down.lokr_w1": torch.ones(2)}, "not part of a LoRA"),
         (lambda t: {}, "holds 'nothing'|holds nothing"),
         (lambda t: {k: v * 1e30 for k, v in t.items()}, "larger than fp32 can hold"),
     ],
