@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.shared import once
+from support.traces import keep_traces
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # training would take a GPU, where nothing is promised bit for bit
 
@@ -110,6 +111,7 @@ def bundle_of(request: pytest.FixtureRequest, name: str, checkpoint: Path, bundl
     def make(folder: Path) -> None:
         from segue.export.export import export
 
+        keep_traces(request.config)
         folder.mkdir()
         export(checkpoint, folder / bundle, **options)
 

@@ -44,7 +44,7 @@ def once(request: pytest.FixtureRequest, name: str, make: Callable[[Path], objec
     with FileLock(folder.with_suffix(".lock")):
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
-            kept = _kept(request.config, name)
+            kept = cached_folder(request.config, name)
             if kept is not None and kept.exists():
                 shutil.copytree(kept, folder)
             else:
@@ -58,8 +58,8 @@ def once(request: pytest.FixtureRequest, name: str, make: Callable[[Path], objec
     return folder
 
 
-def _kept(config: pytest.Config, name: str) -> Path | None:
-    """Return where pytest's cache keeps a copy, after copies of other sources are removed; None without the cache."""
+def cached_folder(config: pytest.Config, name: str) -> Path | None:
+    """Return a folder in pytest's cache, after those of other sources are removed; None without the cache."""
     if not hasattr(config, "cache") or config.cache is None:
         return None
     folder = config.cache.mkdir("bundles") / sources()

@@ -1,0 +1,40 @@
+"""The traces that tests keep are the traces that they would make again."""
+
+import json
+
+import onnx_ir as ir
+import pytest
+
+from segue.export.checkpoint import read
+from segue.export.families import registry
+from segue.export.graphs import trace
+from support.traces import describe, kept
+
+
+@pytest.fixture(scope="module")
+def graphs(tiny_checkpoint):
+    family = registry.find(read.read_index(tiny_checkpoint)["_class_name"])
+    found = read.read(tiny_checkpoint, (*family.folders, *family.optional))
+    return {
+        graph.component: graph for graph in family.graphs({name: part.config for name, part in found.parts.items()})
+    }
+
+
+def content(model: ir.Model):
+    marks = [value.name for value in model.graph.inputs if value.meta.get(trace.BUFFER)]
+    return ir.serde.serialize_model(model).SerializeToString(deterministic=True), marks
+
+
+def test_a_kept_trace_is_the_one_that_was_made(graphs, tmp_path):
+    graph, make = graphs["transformer"], getattr(trace.trace, "__wrapped__", trace.trace)
+    found = kept(make, tmp_path)
+    first, second = found(graph, "fp32"), found(graph, "fp32")
+    assert len(list(tmp_path.glob("*.onnx"))) == 1
+    assert content(first) == content(second) == content(make(graph, "fp32"))
+    assert content(first)[1] == ["model.pos_embed.pos_embed"]
+
+
+def test_graphs_that_differ_have_descriptions_that_differ(graphs):
+    told = [json.dumps([describe(value) for value in vars(graph).values()]) for graph in graphs.values()]
+    assert len(set(told)) == len(told)
+    assert not any(" at 0x" in each for each in told)

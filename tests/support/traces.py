@@ -1,0 +1,74 @@
+"""Keep the traces of tiny models: a trace depends on configs and code and not on weights, so many exports share it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from .shared import cached_folder
+
+
+def keep_traces(config: pytest.Config) -> None:
+    """Let `segue.export.graphs.trace.trace` of this process look in pytest's cache first."""
+    from segue.export.graphs import trace
+
+    folder = cached_folder(config, "traces")
+    if folder is None or hasattr(trace.trace, "__wrapped__"):
+        return
+    folder.mkdir(exist_ok=True)
+    trace.trace = kept(trace.trace, folder)
+
+
+def kept(make: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """Return `make`, a function like `trace`, with its results kept in `folder`."""
+    import onnx_ir as ir
+
+    from segue.export.graphs.trace import BUFFER
+
+    @functools.wraps(make)
+    def found(graph: Any, kind: str) -> ir.Model:
+        described = json.dumps([kind, *(describe(value) for value in vars(graph).values())])
+        if " at 0x" in described:  # something without a description of its own
+            return make(graph, kind)
+        path = folder / f"{hashlib.sha256(described.encode()).hexdigest()[:32]}.onnx"
+        marks = path.with_suffix(".json")
+        with FileLock(path.with_suffix(".lock")):
+            if not marks.exists():
+                made = make(graph, kind)
+                ir.save(made, path)
+                marks.write_text(json.dumps([value.name for value in made.graph.inputs if value.meta.get(BUFFER)]))
+            model = ir.load(path)
+        buffers = set(json.loads(marks.read_text()))
+        for value in model.graph.inputs:
+            value.meta[BUFFER] = value.name in buffers
+        return model
+
+    return found
+
+
+def describe(value: Any) -> Any:
+    """Return JSON that is equal for equal values; of a function its name and what it closes over."""
+    if isinstance(value, functools.partial):
+        return [describe(value.func), describe(value.args), describe(value.keywords)]
+    if isinstance(value, FunctionType):
+        cells = [describe(cell.cell_contents) for cell in value.__closure__ or ()]
+        return [
+            value.__module__,
+            value.__qualname__,
+            value.__code__.co_firstlineno,
+            cells,
+            describe(value.__defaults__),
+        ]
+    if isinstance(value, Mapping):
+        return {str(key): describe(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(each) for each in value]
+    return repr(value)
