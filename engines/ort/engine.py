@@ -85,7 +85,7 @@ class OrtEngine(Closing):
         self._device = "cpu" if provider == CPU else "cuda"
         self._shares = pooled and provider == CPU
         self._run_options = None if pooled or provider != CUDA else _shrinking(onnxruntime)
-        options = _options(onnxruntime, threads or default_threads(), pooled)
+        options = _options(onnxruntime, threads or default_threads(), pooled, provider)
         try:
             chosen = choose(onnxruntime, options, provider, settings or {})
             if self._shares:
@@ -204,13 +204,15 @@ class OrtEngine(Closing):
         return TensorSpec(value.name, _DTYPES[value.type], shape)
 
 
-def _options(onnxruntime: Any, threads: int, pooled: bool) -> Any:
+def _options(onnxruntime: Any, threads: int, pooled: bool, provider: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SILENT
     options.use_deterministic_compute = True
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = pooled
+    options.enable_cpu_mem_arena = pooled
+    # On a processor a pattern costs memory, because its block is added to the arena's regions, and saves no time
+    options.enable_mem_pattern = pooled and provider != CPU
     # One component runs at a time: waiting threads of the others must not spin
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads >= default_threads() * 2:

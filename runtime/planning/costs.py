@@ -17,6 +17,9 @@ from .hardware import CPU, Machine
 SPREAD = 1.03  # factor on the export's measurement: pages, threads
 LEFT = 8 * 2**20  # bytes that fragmentation by the sessions of successive parts leaves behind (5 MiB measured)
 CROSSING = 0.15  # share of a call's working bytes that passes between parts, if not measured (0.09 measured)
+# Without a budget a call takes more from ONNX Runtime's arena than it works with, because the arena does not join its
+# regions: a factor (1.8 to 1.95 measured), and bytes that it keeps between calls
+ARENA, REGIONS = 1.95, 12 * 2**20
 # Factors on the counted bytes of a GPU: holes between arrays, and the workspace of convolutions (measured with ONNX
 # Runtime on an H100: at most 1.5 without convolutions, 2.3 with them)
 WORKSPACE, CONVOLUTIONS = 1.5, 2.4
@@ -111,6 +114,11 @@ def streamed_cost(cost: ComponentCost, machine: Machine, ahead: bool) -> Compone
         cost, held=MemoryUse(peak, 0, peak), weights=cost.weights * cost.calls,
         overlapped=ahead and machine.kind != CPU, coming=max(following, default=0),
     )  # fmt: skip
+
+
+def pooled_cost(cost: ComponentCost) -> ComponentCost:
+    """Return the cost if the component works in the arena of the processor, as it does without a budget."""
+    return replace(cost, held=replace(cost.held, working=int(ARENA * cost.held.working) + REGIONS))
 
 
 def _held_part(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ...engines import devices
-from ...engines.process import resident
+from ...engines.process import peak_resident, resident
 from ...errors import BudgetError
 from ..units import mebibytes
 from . import memory
@@ -24,7 +24,7 @@ class Ledger:
 
     def __init__(self, on_gpu: bool = False) -> None:
         self._on_gpu = on_gpu
-        self._base = 0
+        self._base = self._most = 0
         self._base = self._taken()
         self.planned: int | None = None
         self.loaded: dict[str, int] = {}
@@ -33,7 +33,20 @@ class Ledger:
     @property
     def used(self) -> int:
         """Return the bytes taken now."""
-        return max(self._taken() - self._base, 0)
+        taken = max(self._taken() - self._base, 0)
+        self._most = max(self._most, taken)
+        return taken
+
+    @property
+    def peak(self) -> int:
+        """Return the most bytes taken so far: on a processor by the kernel's count, on a GPU of all looks at `used`."""
+        used = self.used
+        return self._most if self._on_gpu else max(peak_resident() - self._base, used)
+
+    @property
+    def idle(self) -> int:
+        """Return the bytes that were taken when the ledger was opened."""
+        return self._base
 
     @contextmanager
     def entry(self, component: str) -> Iterator[None]:

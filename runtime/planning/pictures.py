@@ -17,13 +17,14 @@ from ..bundle.families import Kind, family_of, role_of
 from ..bundle.manifest import STEP, Manifest
 from ..sampling.tiles import Tiling, efficient_tilings, make_tiles
 from ..units import mebibytes
-from .costs import SESSION, ComponentCost, Phase, cost_of, dims_of, phases_of, streamed_cost
+from .costs import SESSION, ComponentCost, Phase, cost_of, dims_of, phases_of, pooled_cost, streamed_cost
 from .hardware import CPU, Machine
 
 RUNTIME = 69 * 2**20  # bytes of the libraries and the first session of a process
 # Bytes in memory for each byte of a tokenizer's file (measured: 13.3 for BPE, 36.3 for Unigram), and the bytes that
 # RUNTIME includes of that, because it was measured with CLIP's two tokenizers
 TOKENIZER, UNIGRAM, INCLUDED = 14, 38, 31 * 2**20
+NAMES = 10  # bytes in memory for each byte of prompts.json (9.2 measured)
 THREAD = 2**16  # bytes of each thread of a session (45 kB measured)
 ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps
 PIXEL = 64  # bytes of a picture's pixel outside the decoder: tiles, scaled and rounded copies (39 measured)
@@ -104,6 +105,16 @@ def unbounded_plan(content: Manifest, wanted: Wanted, machine: Machine) -> Plan:
     return unbounded_candidate(_candidates(content, wanted, machine, None), content, machine)
 
 
+def usual_plan(whole: Plan, machine: Machine, budget: int | None, make: Callable[[int | None], Plan]) -> Plan:
+    """Return the plan of a run: `whole` if there is no budget and it fits, else the best one, `make(budget)`.
+
+    If `whole` does not fit into a processor's memory, the plan has all memory as its budget.
+    """
+    if budget is None and whole.peak <= machine.memory:
+        return whole
+    return make(machine.memory if budget is None and machine.kind == CPU else budget)
+
+
 def unbounded_candidate(candidates: Iterable[Plan], content: Manifest, machine: Machine) -> Plan:
     """Return the candidate that saves nothing; on a GPU each component's arena keeps its working memory."""
     candidate = max(candidates, key=lambda one: (one.tiling is None, one.together, not one.streamed, len(one.keep)))
@@ -146,9 +157,9 @@ def limit_of(machine: Machine, budget: int | None) -> int:
 
 
 def base_of(content: Manifest, machine: Machine) -> int:
-    """Return the bytes that are always taken: by libraries, and on a processor also by tokenizers."""
+    """Return the bytes that are always taken: by libraries, and on a processor also by tokenizers and names."""
     if machine.kind == CPU:
-        return RUNTIME + ALLOWANCE + _tokenizers(content)
+        return RUNTIME + ALLOWANCE + _texts(content)
     return CONTEXT if content.video is None else VIDEO_CONTEXT
 
 
@@ -160,15 +171,16 @@ def step_bytes(content: Manifest, streamed: Collection[str], machine: Machine) -
 
 def host_of(content: Manifest, machine: Machine, arrays: int) -> int:
     """Return the bytes of host memory of a request on a GPU, including `arrays`; 0 on a processor."""
-    return 0 if machine.kind == CPU else HOST + _tokenizers(content) + arrays
+    return 0 if machine.kind == CPU else HOST + _texts(content) + arrays
 
 
-def _tokenizers(content: Manifest) -> int:
+def _texts(content: Manifest) -> int:
+    names = NAMES * content.files[content.prompts].bytes if content.prompts else 0
     taken = sum(
         (UNIGRAM if (content.family, name) in families.UNIGRAM else TOKENIZER) * content.files[tokenizer.file].bytes
         for name, tokenizer in content.tokenizers.items()
     )
-    return max(taken - INCLUDED, 0)
+    return max(taken - INCLUDED, 0) + names
 
 
 def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Iterator[Plan]:
@@ -184,6 +196,8 @@ def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int
     split = (True, False) if wanted.guided else (True,)
     for together, tiling in itertools.product(split, tilings_of(*plane, TILES, machine)):
         costs = {name: _cost(content, name, wanted, machine, together, tiling) for name in used}
+        if budget is None and machine.kind == CPU:
+            costs = {name: pooled_cost(cost) for name, cost in costs.items()}
         for number in range(len(used) + 1):
             for keep in itertools.combinations(used, number):
                 for streamed, taken in streamings(content, costs, keep, machine):

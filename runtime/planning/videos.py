@@ -17,7 +17,7 @@ from ..bundle.segments import COMPRESSION, SegmentSpec, count_segments, latent_f
 from ..bundle.shapes import sized
 from ..sampling.motion import experts_of
 from ..sampling.tiles import Tiling, make_tiles
-from .costs import ComponentCost, cost_of, dims_of, phases_of
+from .costs import ComponentCost, cost_of, dims_of, phases_of, pooled_cost
 from .hardware import CPU, Machine
 from .pictures import THREAD, Plan, base_of, best_plan, host_of, step_bytes, streamings, tilings_of, unbounded_candidate
 
@@ -86,6 +86,8 @@ def _candidates(content: Manifest, wanted: WantedVideo, machine: Machine, budget
         arrays = _host(content, video, wanted) + max(cost.waiting for cost in costs.values())
         host = host_of(content, machine, arrays)
         if budget is None:  # loaded components then stay
+            if machine.kind == CPU:
+                costs = {name: pooled_cost(cost) for name, cost in costs.items()}
             keep = tuple(costs) if machine.kind == CPU else tuple(name for name in costs if not role_of(name).leaves)
             there = base + step_bytes(content, (), machine) + THREAD * machine.threads * len(costs)
             phases = tuple(phases_of(costs, keep, windows, machine, there))
