@@ -12,11 +12,13 @@ from pathlib import Path
 from ..errors import BundleError, CheckpointError, ParityError, UsageError
 from ..runtime.bundle import bundle_json, manifest
 from ..runtime.bundle.limits import PART_BYTES, PRECISIONS
+from ..runtime.request import check_size
 from ..runtime.storage.directory import NewDirectory
 from .checkpoint import convert as weights
 from .checkpoint import copy, headers, read
 from .checkpoint.hub import Origin
 from .checkpoint.lora import Lora, merge
+from .checkpoint.prompts import list_of_names
 from .checks import fidelity
 from .checks.footprint import with_footprints
 from .families.registry import Family, find
@@ -53,6 +55,7 @@ def export(
     loras: Sequence[Lora] = (),
     origin: Origin | None = None,
     part_bytes: int = PART_BYTES,
+    trained: Sequence[tuple[int, int]] = (),
     progress: Progress = lambda event: None,
 ) -> manifest.Manifest:
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
@@ -62,10 +65,11 @@ def export(
     keeps folders that overflow fp16 in fp32. `name` is the bundle's name, by default the last part of `out`. `loras`
     are merged: the changed weights go into a patch file, and the checkpoint's own weights stay unchanged. `origin` is
     the checkpoint's source on the hub. A graph with more than `part_bytes` of weights is also written in parts, which a
-    runtime can load one by one.
+    runtime can load one by one. `trained` holds each (height, width) that the model was trained at; empty: those in the
+    checkpoint's segue.json. A prompts.json in the checkpoint becomes the bundle's list of names.
 
     Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
-    all. Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision.
+    all. Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision or size.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"Unknown precision {precision!r}. Choose one of {', '.join(PRECISIONS)}.")
@@ -83,6 +87,7 @@ def export(
         )
     kinds = {f: read.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
     facts = family.facts(found)
+    sizes = tuple(check_size(size, facts.sizes) for size in trained)
     wanted = dict.fromkeys(found.parts, precision)
     islands = _islands(found, facts.wide, kinds, precision, parity, progress)
     for folder, why in islands.items():
@@ -97,13 +102,14 @@ def export(
         tokenizers={},
         sampler=facts.sampler,
         latents=facts.latents,
-        sizes=facts.sizes,
+        sizes=dataclasses.replace(facts.sizes, trained=sizes or found.settings.trained),
         t5_tokens=found.settings.t5_tokens if family.row.zero_tokens else 0,
         provenance=_provenance(found, origin, loras),
         files={file: manifest.File("", 0, True) for file in found.files},
         video=facts.video,
         zero_negative=facts.zero_negative,
         islands=islands,
+        prompts=list_of_names(found),
     )
     _encode(draft, source)  # fails before the work if no reader could open the bundle
     with new:

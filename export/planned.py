@@ -70,7 +70,8 @@ def planned_at(
         tokenizers[folder] = manifest.Tokenizer(file, length, 0, family.template)
     content = manifest.Manifest(
         schema=manifest.SCHEMA, name=name, family=family.name, components={}, tokenizers=tokenizers,
-        sampler=facts.sampler, latents=facts.latents, sizes=facts.sizes,
+        sampler=facts.sampler, latents=facts.latents,
+        sizes=dataclasses.replace(facts.sizes, trained=settings.trained),
         t5_tokens=settings.t5_tokens if family.row.zero_tokens else 0,
         provenance=manifest.Provenance(settings.source, settings.revision, settings.licence, (), {}),
         files=files, video=facts.video, zero_negative=facts.zero_negative,

@@ -6,14 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BundleError
+from ..runtime.bundle.families import family_of
+from ..runtime.bundle.manifest import Manifest
 from ..runtime.bundle.reader import read
 from ..runtime.storage.directory import NewDirectory
 from .checkpoint import convert
 from .checkpoint.headers import reading
+from .checkpoint.read import Settings
 
 
-def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = lambda file, done, total: None) -> None:
+def note_of(content: Manifest) -> str:
+    """Return which argument diffusers needs to draw what Segue draws, as a sentence; empty if its default fits.
+
+    No file of a checkpoint can say this: diffusers 0.42.1 takes the number of T5's tokens only from the call.
+    """
+    if not family_of(content).zero_tokens or content.t5_tokens == Settings.t5_tokens:
+        return ""
+    return (
+        f"diffusers draws the same pictures if you call it with max_sequence_length={content.t5_tokens}. Its default "
+        f"is {Settings.t5_tokens} tokens of T5, also where T5 is absent."
+    )
+
+
+def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = lambda file, done, total: None) -> str:
     """Write the diffusers checkpoint inside the bundle directory `bundle` to the new directory `out`.
+
+    Returns `note_of` the bundle.
 
     The bundle is opened and verified as for rendering. The files have the bytes that export copied or converted; their
     sha256 is checked again during the copy. `progress` gets the file, the bytes done and the total. Raises UsageError
@@ -46,3 +64,4 @@ def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = 
                     f"{file.sha256}. Fetch the bundle again."
                 )
         new.commit()
+    return note_of(opened.manifest)

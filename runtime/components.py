@@ -239,19 +239,20 @@ class Components(Closing):
             self._tokenizers[name] = load_tokenizer(self.bundle.path(spec.file))
         return tokenise(self._tokenizers[name], spec, prompt)
 
-    def warn_of_cuts(self, prompts: Iterable[str]) -> None:
-        """Warn `PromptTruncated` for each prompt that is longer than a tokenizer's limit."""
+    def cuts(self, prompts: Iterable[str]) -> Iterator[str]:
+        """Yield a line for each prompt that is longer than a tokenizer's limit."""
         names = family_of(self.bundle.manifest).tokenizers_of(self.bundle.manifest)
         for prompt in dict.fromkeys(prompts):
             cut, name = max(((self.tokens(n, prompt).cut, n) for n in names), key=lambda found: len(found[0]))
             if cut:
                 limit = self.bundle.manifest.tokenizers[name].length
                 shown = cut if len(cut) <= 200 else f"{cut[:200]}…"
-                warnings.warn(
-                    f"a prompt is longer than {limit} tokens; its end was cut: {shown!r}. Shorten the prompt.",
-                    PromptTruncated,
-                    stacklevel=4,  # the caller of Model.generate, render, pictures or animate
-                )
+                yield f"a prompt is longer than {limit} tokens; its end was cut: {shown!r}. Shorten the prompt."
+
+    def warn_of_cuts(self, prompts: Iterable[str]) -> None:
+        """Warn `PromptTruncated` with each line of `cuts`."""
+        for text in self.cuts(prompts):
+            warnings.warn(text, PromptTruncated, stacklevel=4)  # the caller of generate, render, pictures or animate
 
     def close(self) -> None:
         """Free every component. Closing twice is allowed."""

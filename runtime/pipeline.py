@@ -13,7 +13,6 @@ from typing import TypeVar, overload
 import numpy as np
 
 from ..engines import heap
-from ..engines.base import Closing
 from ..engines.devices import driver
 from ..engines.ort.engine import check_threads, default_threads
 from ..engines.targets import DEFAULT, TARGETS, find_target
@@ -21,25 +20,24 @@ from ..errors import BusyError, UsageError
 from .bundle.families import check
 from .bundle.reader import Bundle, Progress, read
 from .components import Cancel, Components, Feeds, OnCall
+from .notices import Described, Notice, notices
 from .pictures.render import OnStep, Picture, Result, decode, render
-from .plan_prepared import plan_prepared
+from .plan_prepared import Asked, plan_prepared, prepare_any
 from .planning.hardware import CPU, find_machine, gpu_here
 from .planning.ledger import Ledger
 from .planning.pictures import Plan
-from .request import Prepared, Request, prepare
+from .request import Prepared, Request
 from .sampling.tiles import Tiling
 from .storage.journal import check_job, kept_job
 from .units import bytes_of
 from .videos.render import OnEvent, animate
 from .videos.request import AnimationRequest, PreparedAnimation, as_begun
 from .videos.request import job as job_of
-from .videos.request import prepare as prepare_animation
 
 T = TypeVar("T")
-Asked = Request | AnimationRequest | Prepared | PreparedAnimation
 
 
-class Model(Closing):
+class Model(Described):
     """An opened bundle. Use it as a context manager, or call `close`.
 
     A model serves one call at a time; another call raises BusyError (`ModelQueue` lets callers wait). It loads each
@@ -69,6 +67,19 @@ class Model(Closing):
         self._prompts: dict[str, Feeds] = {}
         self._lock = threading.Lock()
 
+    def notices(self, request: Asked) -> tuple[str, ...]:
+        """Return one line for each reason why a request is likely to disappoint; runs nothing.
+
+        Reasons: a size that is not a trained one, guidance on a model made to draw without, a prompt like no name of
+        the bundle, a photograph for a model that knows none. `generate`, `render`, `pictures`, `animate` and `frames`
+        warn each line as a `Notice`. Raises UsageError if this bundle cannot meet the request.
+        """
+        return notices(self.bundle.manifest, self.prepare(request), self.prompts)
+
+    def cuts(self, request: Asked) -> tuple[str, ...]:
+        """Return the text of each `PromptTruncated` that a request would warn; runs only the tokenizers."""
+        return tuple(self._components.cuts(_read_texts(self.prepare(request))))
+
     def generate(
         self, prompt: str | Sequence[str], *, negative: str = "", seed: int = 0, steps: int | None = None,
         guidance: float | None = None, size: int | tuple[int, int] | None = None, count: int = 1,
@@ -78,7 +89,8 @@ class Model(Closing):
         """Render and return only the pixels, uint8 sRGB: [height, width, 3] for one prompt and a `count` of 1.
 
         A list of prompts, or a `count` above 1, gives [pictures, height, width, 3]; pictures of one prompt stand next
-        to each other. The arguments are those of `Request`. `on_step`, `cancel` and the errors are those of `pictures`.
+        to each other. `PIL.Image.fromarray(image)` shows or saves it. The arguments are those of `Request`. `on_step`,
+        `cancel` and the errors are those of `pictures`.
         """
         request = Request(prompt, negative, seed, steps, guidance, size, count, sigmas, latents, noise)
         images = [picture.image for picture in self._start(request, on_step, cancel)]
@@ -101,7 +113,8 @@ class Model(Closing):
         The same request gives the same bytes on the same machine. `on_step(done, total, latents)` runs after each
         step: it gets the steps done and in all, over all pictures, and the current picture's latents, read-only
         float32 [1, channels, height / factor, width / factor]. `cancel()` is called before every network call.
-        Warns `PromptTruncated` if a prompt is cut. The model is busy until the iterator ends or is closed.
+        Warns `PromptTruncated` if a prompt is cut, and `Notice` for each line of `notices`. The model is busy until the
+        iterator ends or is closed.
 
         | Error | Reason |
         |---|---|
@@ -146,7 +159,8 @@ class Model(Closing):
             prepared = as_begun(prepared, begun)
         if (plan := self._require_memory(prepared, settled=begun is not None)) is not None:
             prepared = dataclasses.replace(prepared, tiling=plan.tiling)
-        self._components.warn_of_cuts((prepared.prompt, prepared.negative))
+        self._warn(prepared, 3)  # the caller of frames
+        self._components.warn_of_cuts(_read_texts(prepared))
         job = job_of(prepared, self.bundle.digest)
         if folder is not None and resume:
             check_job(folder, job)
@@ -166,24 +180,10 @@ class Model(Closing):
     def prepare(self, request: Asked) -> Prepared | PreparedAnimation:
         """Return a request with its defaults, checked for this bundle; a prepared one comes back unchanged.
 
-        Raises UsageError if this bundle cannot meet the request.
+        Emoji in prompts become names, see `bundle.prompts.spell_emoji`. Raises UsageError if this bundle cannot meet
+        the request.
         """
-        if isinstance(request, Prepared | PreparedAnimation):
-            return request
-        moving = self.bundle.manifest.video is not None
-        if isinstance(request, AnimationRequest):
-            if not moving:
-                raise UsageError(
-                    f"the bundle {self.bundle.manifest.name!r} draws pictures, not videos. Open emoji-motion or "
-                    "another video bundle."
-                )
-            return prepare_animation(request, self.bundle.manifest)
-        if moving:
-            raise UsageError(
-                f"the bundle {self.bundle.manifest.name!r} draws videos, not pictures. Call Model.animate, or run "
-                "segue animate."
-            )
-        return prepare(request, self.bundle.manifest)
+        return prepare_any(self.bundle.manifest, request, self.prompts)
 
     def plan(self, request: Asked) -> Plan:
         """Return the plan of a request, within the budget if there is one; loads nothing.
@@ -231,16 +231,14 @@ class Model(Closing):
     def _start(self, request: Request, on_step: OnStep | None, cancel: Cancel | None) -> Generator[Picture]:
         self._components.check_open()
         prepared = self.prepare(request)
-        prompts = (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
-        if prepared.negative and not prepared.guided:
-            warnings.warn(
-                f"guidance is {prepared.guidance:g}, so the negative prompt has no effect. Use a guidance above 1 and "
-                "a bundle that supports it.",
-                stacklevel=3,  # the caller of generate, render or pictures
-            )
+        self._warn(prepared, 4)  # the caller of generate, render or pictures
         plan = self._require_memory(prepared)
-        self._components.warn_of_cuts(prompts)
+        self._components.warn_of_cuts(_read_texts(prepared))
         return self._exclusively(render(self._components, prepared, plan, self._prompts, on_step, cancel), plan)
+
+    def _warn(self, prepared: Prepared | PreparedAnimation, level: int) -> None:
+        for text in self.notices(prepared):
+            warnings.warn(text, Notice, stacklevel=level)
 
     def _plan(self, prepared: Prepared | PreparedAnimation, settled: bool) -> Plan:
         machine = find_machine(CPU, self.threads) if find_target(self.target).device == "cpu" else gpu_here()
@@ -274,6 +272,13 @@ class Model(Closing):
             raise self.ledger.ran_out("the arrays between calls") from error
         finally:
             self._lock.release()
+
+
+def _read_texts(prepared: Prepared | PreparedAnimation) -> tuple[str, ...]:
+    """Return the texts that the text encoders read."""
+    if isinstance(prepared, PreparedAnimation):
+        return prepared.prompt, prepared.negative
+    return (*prepared.prompts, prepared.negative) if prepared.guided else prepared.prompts
 
 
 def open_model(

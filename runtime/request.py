@@ -22,7 +22,7 @@ class Request:
 
     - `prompt`: one string, or a list for several pictures from the same noise. A prompt may be empty.
     - `negative`: what guidance leads away from.
-    - `seed`: 0 to 2**64 - 1.
+    - `seed`: 0 to 2**64 - 1. None draws one at random; the metadata names it.
     - `steps`: network evaluations per picture, 1 or more.
     - `guidance`: classifier-free guidance scale, 0 or more. Values up to 1 switch it off.
     - `size`: (height, width) in pixels, or one number for both.
@@ -36,7 +36,7 @@ class Request:
 
     prompt: str | Sequence[str]
     negative: str = ""
-    seed: int = 0
+    seed: int | None = 0
     steps: int | None = None
     guidance: float | None = None
     size: int | tuple[int, int] | None = None
@@ -62,6 +62,7 @@ class Prepared:
     shape: tuple[int, int, int]  # one picture's latents: channels, height / factor, width / factor
     block: np.ndarray | None  # the initial latents of all pictures, if they come as one block
     noise: str  # "philox", "torch" or "given"
+    asked: tuple[str, ...]  # the prompts as the caller wrote them; `prompts` may spell their emoji as names
 
     @property
     def guided(self) -> bool:
@@ -88,8 +89,10 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
     for text in texts:
         check_text("prompt", text)
     check_text("negative", request.negative)
+    if len(texts) > MAX_COUNT:
+        raise UsageError(f"a request has at most {MAX_COUNT} prompts, got {len(texts)}. Send several requests.")
     count = whole_number("count", request.count, 1, MAX_COUNT // len(texts))
-    seed = noise.check_seed(request.seed)
+    seed = noise.random_seed() if request.seed is None else noise.check_seed(request.seed)
     guidance = manifest.sampler.guidance if request.guidance is None else request.guidance
     if not _is_number(guidance) or not math.isfinite(guidance) or guidance < 0:
         raise UsageError(f"guidance must be a number, 0 or more, got {guidance!r}. Try {manifest.sampler.guidance:g}.")
@@ -113,6 +116,7 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
         shape=shape,
         block=_block(request, (len(texts) * count, *shape), seed),
         noise=request.noise if request.latents is None else "given",
+        asked=tuple(text for text in texts for _ in range(count)),
     )
 
 
@@ -144,8 +148,7 @@ def check_size(size: int | tuple[int, int] | None, sizes: Sizes) -> tuple[int, i
     if nearest != sides:
         raise UsageError(
             f"size {sides[1]}x{sides[0]} (width x height) is not possible: both sides must be multiples of "
-            f"{sizes.multiple} from {sizes.minimum} to {sizes.maximum}. Try {nearest[1]}x{nearest[0]} (in Python: "
-            f"size = ({nearest[0]}, {nearest[1]}))."
+            f"{sizes.multiple} from {sizes.minimum} to {sizes.maximum}. Try {nearest[1]}x{nearest[0]}."
         )
     return int(sides[0]), int(sides[1])
 

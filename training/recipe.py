@@ -22,13 +22,7 @@ def train(path: Path, out: Path, report: Reporter, progress: Progress = silent) 
     A recipe has the table [loop] and the table of one task. `progress` reports the work before training.
     """
     recipe = read_recipe(path)
-    tasks = sorted(recipe.keys() - {"loop"})
-    if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in RUNS:
-        raise TrainingError(
-            f"{path} needs [loop] and exactly one of {', '.join(RUNS)}; it has {sorted(recipe)}. Correct it."
-        )
-    loop = fill(LoopSpec, recipe["loop"], "loop")
-    _check_loop(loop)
+    task, loop = _checked(path, recipe)
     try:
         out.mkdir(parents=True, exist_ok=True)
         check_writable(out / "losses.jsonl")
@@ -38,7 +32,7 @@ def train(path: Path, out: Path, report: Reporter, progress: Progress = silent) 
 
     logging.disable_progress_bar()  # they would disturb Segue's
     try:
-        training = _built(tasks[0], recipe, loop, progress)
+        training = _built(task, recipe, loop, progress)
     except BaseException:
         with contextlib.suppress(OSError):  # keeps a directory that is not empty
             out.rmdir()
@@ -58,16 +52,35 @@ def _built(task: str, recipe: dict[str, Any], loop: LoopSpec, progress: Progress
 
 
 def plan(path: Path, world: int) -> list[tuple[str, str]]:
-    """Return the needs of a distillation on each of `world` processes, as rows of a table."""
+    """Return the needs of a recipe on each of `world` processes, as rows of a table.
+
+    Only a distillation, [cdm], has a plan of memory and time.
+    """
     from .cdm.plan import described, make_plan
     from .cdm.run import checked_spec
 
     recipe = read_recipe(path)
-    if sorted(recipe) != ["cdm", "loop"]:
-        raise TrainingError(f"{path} has no [cdm]: only a distillation has a plan. Run it without --dry-run.")
+    task, loop = _checked(path, recipe)
+    if task != "cdm":
+        return [
+            ("task", task),
+            ("steps", f"{loop.steps}"),
+            ("samples", f"{loop.steps * loop.batch}, {loop.batch} a step"),
+            ("memory and time", "not planned: only a distillation, [cdm], has a plan"),
+        ]
+    return described(make_plan(checked_spec(recipe, world), loop, world), world)
+
+
+def _checked(path: Path, recipe: dict[str, Any]) -> tuple[str, LoopSpec]:
+    """Return the task and the loop of a recipe; raises TrainingError if it has not exactly one of each."""
+    tasks = sorted(recipe.keys() - {"loop"})
+    if "loop" not in recipe or len(tasks) != 1 or tasks[0] not in RUNS:
+        raise TrainingError(
+            f"{path} needs [loop] and exactly one of {', '.join(RUNS)}; it has {sorted(recipe)}. Correct it."
+        )
     loop = fill(LoopSpec, recipe["loop"], "loop")
     _check_loop(loop)
-    return described(make_plan(checked_spec(recipe, world), loop, world), world)
+    return tasks[0], loop
 
 
 def _check_loop(loop: LoopSpec) -> None:

@@ -11,7 +11,7 @@ from ...errors import CheckpointError
 
 PREFIX = "hf:"
 PATTERN = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-ROOT = ("model_index.json", "segue.json", "LICENSE*", "NOTICE*", "*.md")
+ROOT = ("model_index.json", "segue.json", "prompts.json", "LICENSE*", "NOTICE*", "*.md")
 OF_A_PART = ("*.json", "*.txt", "*.model", "model*.safetensors", "diffusion_pytorch_model*.safetensors")
 VARIANTS = ("*.fp16*", "*.bf16*", "*.fp32*", "*.non_ema*", "*.ema*")  # of the same weights
 

@@ -15,6 +15,7 @@ from ...runtime.bundle.families import Family
 from ...runtime.bundle.limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MIN_FPS
 from ...runtime.storage import typed_json
 from . import headers
+from .hub import PATTERN, PREFIX
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 TEXTS = (".json", ".txt", ".md", ".model")
@@ -28,7 +29,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "targets": (1, MAX_FRAMES), "before": (0, MAX_FRAMES), "after": (0, MAX_FRAMES), "motion_steps": (1, MAX_STEPS),
     "motion_guidance": (0, 10**6),
 }  # fmt: skip
-WANTED = {"size": "[height, width]"}
+WANTED = {"size": "[height, width]", "trained": "a list of [height, width]"}
 PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
@@ -69,7 +70,8 @@ class Settings:
 
     The defaults are those of Stable Diffusion 3: 256 zero tokens for the absent T5, 28 steps, guidance 7. `sigmas` are
     the levels of a few-step student before the shift, as many as `steps`; empty means the default grid. `maximum_size`
-    bounds a picture's side in pixels; None means the reach of the positional table.
+    bounds a picture's side in pixels; None means the reach of the positional table. `trained` holds each size, (height,
+    width), that the model was trained at, if that is known.
     """
 
     t5_tokens: int = 256
@@ -81,6 +83,7 @@ class Settings:
     licence: str = "unknown"
     credits: tuple[str, ...] = field(default=())
     maximum_size: int | None = None
+    trained: tuple[tuple[int, int], ...] = field(default=())
     video: VideoSettings = field(default=VideoSettings())
 
 
@@ -265,7 +268,8 @@ def _no_directory(root: Path) -> str:
             f"{root} is a file; a checkpoint is a directory. Convert it: diffusers' StableDiffusion3Pipeline"
             f".from_single_file({str(root)!r}, {WITHOUT_T5}).save_pretrained('converted'). Then export converted."
         )
-    return f"There is no checkpoint at {root}. Give a directory written by diffusers' save_pretrained."
+    meant = f"Did you mean {PREFIX}{root.as_posix()}? Or g" if PATTERN.fullmatch(root.as_posix()) else "G"
+    return f"There is no checkpoint at {root}. {meant}ive a directory written by diffusers' save_pretrained."
 
 
 def _no_weights(root: Path, folder: str) -> str:

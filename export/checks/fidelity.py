@@ -14,6 +14,7 @@ from ...runtime.bundle import manifest
 from ...runtime.bundle.segments import COMPRESSION
 from ...runtime.diagnostics.difference import psnr
 from ...runtime.media.read_image import test_pattern
+from ...runtime.notices import silent
 from ...runtime.pipeline import Model, open_model
 from ...runtime.planning import memory
 from ...runtime.request import Request
@@ -37,7 +38,7 @@ def near(before: Path, after: Path, prompts: Sequence[str], report: Callable[[in
     """
     drawn = []
     for number, path in enumerate((before, after)):
-        with open_model(path) as model:
+        with open_model(path) as model, silent():
             pictures = []
             for done, picture in enumerate(_drawn(model, prompts)):
                 pictures.append(picture)

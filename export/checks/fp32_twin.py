@@ -72,7 +72,7 @@ def write_bundle(
         )  # fmt: skip
     held = {f: manifest.File(convert.digest(out / f), (out / f).stat().st_size, False) for f in sorted(set(files))}
     made = dataclasses.replace(
-        content, components=components, files=held, parity=(), fidelity=None, islands={}, engines={}
+        content, components=components, files=held, parity=(), fidelity=None, islands={}, engines={}, prompts=""
     )
     (out / manifest.FILE_NAME).write_bytes(bundle_json.dump(made))
     return out

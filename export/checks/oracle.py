@@ -17,6 +17,7 @@ from ...errors import UsageError
 from ...runtime.bundle.families import family_of
 from ...runtime.bundle.manifest import Manifest
 from ...runtime.diagnostics.difference import psnr, relative_l2
+from ...runtime.notices import silent
 from ...runtime.pipeline import open_model
 from ...runtime.request import Request
 from ...runtime.sampling.noise import philox_normal
@@ -58,17 +59,17 @@ def compare(bundle: Path, cases: Sequence[Case], threads: int | None = None) -> 
         for seed, case in enumerate(cases):
             height, width = (side // manifest.latents.factor for side in case.size)
             noise = philox_normal((manifest.latents.channels, height, width), seed, image=0)[None]
-            ours = model.render(
-                Request(
-                    case.prompt,
-                    case.negative,
-                    steps=case.steps,
-                    guidance=case.guidance,
-                    size=case.size,
-                    sigmas=case.sigmas,
-                    latents=noise,
-                )
+            request = Request(
+                case.prompt,
+                case.negative,
+                steps=case.steps,
+                guidance=case.guidance,
+                size=case.size,
+                sigmas=case.sigmas,
+                latents=noise,
             )
+            with silent():
+                ours = model.render(request)
             latents = _latents(pipeline, manifest, case, torch.from_numpy(noise.copy()))
             scaled = latents / pipeline.vae.config.scaling_factor + (pipeline.vae.config.shift_factor or 0)
             decoded = pipeline.vae.decode(scaled, return_dict=False)[0]

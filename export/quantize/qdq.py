@@ -18,6 +18,7 @@ from onnx_ir.passes import common
 
 from ...engines.ort.engine import OrtEngine
 from ...runtime.bundle.reader import Bundle
+from ...runtime.notices import silent
 from ...runtime.pipeline import Model
 from ...runtime.request import Request
 from ..graphs import trace
@@ -56,7 +57,7 @@ def calibration_feeds(bundle: Bundle, component: str, prompts: Sequence[str], sc
             files.append(scratch / f"call_{len(files)}.npz")
             np.savez(files[-1], **feeds)  # type: ignore[arg-type]  # its stub has no named arrays
 
-    with Model(bundle, on_call=keep) as model:  # before the first yield: two networks would not fit
+    with Model(bundle, on_call=keep) as model, silent():  # before the first yield: two networks would not fit
         for _ in model.pictures(Request(list(prompts))):
             pass
     return map(_taken, files)

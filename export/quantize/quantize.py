@@ -88,6 +88,7 @@ def quantize(
             "with --precision fp16 first."
         )
     kept = [tokenizer.file for tokenizer in content.tokenizers.values()]
+    kept += [content.prompts] if content.prompts else []
     kept += [file for file in content.files if Path(file).name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
     for name in content.components.keys() - chosen:
         kept += [*content.components[name].graphs, *content.components[name].weights]

@@ -1,7 +1,6 @@
-"""The jobs of a batch: read them from a file, make one, and record which are done.
+"""The jobs of a batch: make one, and record which are done.
 
-A job is one line of JSON: the arguments of `Request` or `AnimationRequest`. `size` is "192x128" (width x height), and
-the optional "id" names its file. The result depends only on the job and the bundle, not on the worker.
+The result of a job depends only on the job, its seed and the bundle, not on the worker.
 """
 
 from __future__ import annotations
@@ -11,98 +10,56 @@ import io
 import json
 import os
 import platform
-import re
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...engines.base import Closing
 from ...errors import UsageError
-from ..bundle.manifest import Manifest
 from ..film import film
 from ..media.png import encode_png
 from ..media.provenance import MIME, Certificate, check_certificate, read_file, signed
 from ..media.read_image import read_image
 from ..pipeline import Model
-from ..request import Request, prepare
+from ..request import Request
+from ..sampling.noise import random_seed
 from ..storage.files import write_whole, writing
 from ..storage.lock import locked
-from ..units import size_of
 from ..videos.request import AnimationRequest
-from ..videos.request import prepare as prepare_video
 
 RESULTS = "results.jsonl"
-MAX_JOBS = 1_000_000
-MAX_LINE = 1 << 20  # characters
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # Windows reserves these names
-_PICTURE = ("prompt", "negative", "seed", "steps", "guidance", "size", "sigmas", "noise")
-_VIDEO = ("image", "prompt", "negative", "seed", "frames", "fps", "size")
 
 
 @dataclass(frozen=True)
 class BatchJob:
-    """One job: the name of its file without suffix, its arguments, and the hash that identifies it."""
+    """One job: the name of its file without suffix, its arguments, and the hash that identifies it.
+
+    A job without a seed gets one from `Ledger.seeded`.
+    """
 
     name: str
     arguments: dict[str, Any]  # an image is the path of its file, or its bytes if `packed`
-    key: str  # sha256 of the bundle, the arguments and the image's bytes
+    key: str  # sha256 of the bundle, the given arguments and the image's bytes
     image: str | None = None  # sha256 of the image's bytes
     metadata: bool = True  # whether its file holds metadata
 
 
 @dataclass(frozen=True)
 class Made:
-    """The result of a job: the bytes of a PNG or MP4 file, its metadata, its suffix, and the time it took."""
+    """The result of a job: the bytes of a PNG or MP4 file, its metadata, its suffix, and the time it took.
+
+    `warnings` says what is probably not as intended, such as a prompt that was cut.
+    """
 
     data: bytes
     metadata: dict[str, Any] | None
     ending: str
     seconds: float
     worker: str
-
-
-def read_jobs(
-    path: Path, content: Manifest, digest: str, metadata: bool = True, certificate: Certificate | None = None
-) -> list[BatchJob]:
-    """Return the jobs in the file at `path`; the bundle of `content` can meet every one.
-
-    `digest` is the bundle's. Without `metadata` the files hold none; with a `certificate` the ledger signs them. Raises
-    UsageError with the number of the first wrong line.
-    """
-    variant = ([] if metadata else ["bare"]) + (
-        [] if certificate is None else [hashlib.sha256(certificate.chain.read_bytes()).hexdigest()]
-    )
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a JSON string may hold other line ends
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", "Name a file with one JSON object per line.") from None
-    if len(lines) > MAX_JOBS:
-        raise UsageError(f"{path} has {len(lines)} lines, above the limit of {MAX_JOBS}.", "Split it.")
-    jobs: list[BatchJob] = []
-    names: set[str] = set()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            job = _job(line, number, path.parent, content, digest, variant)
-        except json.JSONDecodeError as error:
-            raise UsageError(
-                f"{path}, line {number} is not JSON: {error.msg}, at character {error.pos}.", "Correct that line."
-            ) from None
-        except (UsageError, TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"{path}, line {number}: {error}", "Correct that line; nothing was drawn.") from None
-        if job.name.casefold() in names:  # some file systems ignore case
-            raise UsageError(
-                f"{path}, line {number}: another job has the id {job.name!r}.", "Give each job its own id."
-            )
-        names.add(job.name.casefold())
-        jobs.append(replace(job, metadata=metadata))
-    if not jobs:
-        raise UsageError(f"{path} holds no job.", 'Write one JSON object per line, such as {"prompt": "a red heart"}.')
-    return jobs
+    warnings: tuple[str, ...] = ()
 
 
 def packed(job: BatchJob) -> BatchJob:
@@ -125,14 +82,18 @@ def packed(job: BatchJob) -> BatchJob:
 def make(model: Model, job: BatchJob) -> Made:
     """Return the result of a packed job; raises as `Model.pictures` and `Model.frames` do."""
     started = time.perf_counter()
-    if model.bundle.manifest.video is None:
-        (picture,) = model.pictures(Request(**job.arguments))
-        metadata = dict(picture.metadata) if job.metadata else None
-        data, ending = encode_png(picture.image, metadata), ".png"
-    else:
-        data, metadata = _video(model, _animation(job.arguments), job.metadata)
-        ending = ".mp4"
-    return Made(data, metadata, ending, time.perf_counter() - started, f"{platform.node()}:{os.getpid()}")
+    with warnings.catch_warnings(record=True) as caught:  # they go to the caller of the batch
+        warnings.simplefilter("always")
+        if model.bundle.manifest.video is None:
+            (picture,) = model.pictures(Request(**job.arguments))
+            metadata = dict(picture.metadata) if job.metadata else None
+            data, ending = encode_png(picture.image, metadata), ".png"
+        else:
+            data, metadata = _video(model, animation(job.arguments), job.metadata)
+            ending = ".mp4"
+    told = tuple(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)))
+    worker = f"{platform.node()}:{os.getpid()}"
+    return Made(data, metadata, ending, time.perf_counter() - started, worker, told)
 
 
 class Ledger(Closing):
@@ -160,6 +121,7 @@ class Ledger(Closing):
         try:
             rows = [json.loads(line) for line in whole.split(b"\n") if line]
             self._done = {(row["id"], row["key"]): row for row in rows if row["state"] == "done"}
+            self._seeds = {(row["id"], row["key"]): row.get("seed", 0) for row in rows}  # 0: of earlier versions
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{folder / RESULTS} was not written by segue batch.", "Name another directory.") from None
 
@@ -173,6 +135,13 @@ class Ledger(Closing):
         except OSError:
             return False
 
+    def seeded(self, job: BatchJob) -> BatchJob:
+        """Return the job with a seed: its own, else that of an earlier run of the same job, else a random one."""
+        if "seed" in job.arguments:
+            return job
+        earlier = self._seeds.get((job.name, job.key))
+        return replace(job, arguments=job.arguments | {"seed": random_seed() if earlier is None else earlier})
+
     def done(self, job: BatchJob, made: Made, attempts: int) -> dict[str, Any]:
         """Write a job's file, then its line; return the line."""
         file, data = f"{job.name}{made.ending}", made.data
@@ -180,9 +149,10 @@ class Ledger(Closing):
             data = signed(data, MIME[made.ending], self.certificate, made.metadata)
         with writing(self.folder):
             write_whole(self.folder / file, data)
+        told = {"warnings": list(made.warnings)} if made.warnings else {}
         return self._write(
             job, "done", file=file, sha256=hashlib.sha256(data).hexdigest(), seconds=round(made.seconds, 3),
-            worker=made.worker, attempts=attempts,
+            worker=made.worker, attempts=attempts, **told,
         )  # fmt: skip
 
     def failed(self, job: BatchJob, error: BaseException, attempts: int) -> dict[str, Any]:
@@ -194,7 +164,7 @@ class Ledger(Closing):
         self._lock.release()
 
     def _write(self, job: BatchJob, state: str, **values: Any) -> dict[str, Any]:
-        row = {"id": job.name, "state": state, "key": job.key, **values}
+        row = {"id": job.name, "state": state, "key": job.key, "seed": job.arguments.get("seed", 0), **values}
         with writing(self.folder), (self.folder / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
@@ -204,34 +174,8 @@ class Ledger(Closing):
         return row
 
 
-def _job(line: str, number: int, folder: Path, content: Manifest, digest: str, variant: list[str]) -> BatchJob:
-    table = json.loads(line) if len(line) <= MAX_LINE else None
-    if not isinstance(table, dict):
-        raise UsageError("the job is not a JSON object, or is too long.")
-    name = table.pop("id", f"{number:06d}")
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or _DEVICE.match(name):
-        raise UsageError(f"id must be a file name, got {name!r}.")
-    known = _PICTURE if content.video is None else _VIDEO
-    if unknown := sorted(table.keys() - set(known)):
-        raise UsageError(f"a job has no key {unknown[0]!r}; the keys are id, {', '.join(known)}.")
-    if size := table.get("size"):
-        table["size"] = list(size_of(str(size)))
-    hashed, image = dict(table), None
-    if content.video is None:
-        if not isinstance(table.get("prompt"), str):
-            raise UsageError("prompt is missing, or is not a string.")
-        prepare(Request(**table), content)
-    else:
-        if not isinstance(table.get("image"), str):
-            raise UsageError("image is missing: the path of a picture, relative to the file of jobs.")
-        table["image"] = str((folder / table["image"]).resolve())
-        prepare_video(_animation(table), content)
-        hashed["image"] = image = hashlib.sha256(Path(table["image"]).read_bytes()).hexdigest()
-    key = hashlib.sha256(json.dumps([digest, hashed, *variant], sort_keys=True).encode()).hexdigest()
-    return BatchJob(name, table, key, image)
-
-
-def _animation(arguments: dict[str, Any]) -> AnimationRequest:
+def animation(arguments: dict[str, Any]) -> AnimationRequest:
+    """Return the request of a video job; its image is a path, or the bytes of a file."""
     image = arguments["image"]
     pixels = read_image(io.BytesIO(image), name="the image") if isinstance(image, bytes) else read_image(image)
     return AnimationRequest(**{**arguments, "image": pixels})

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from ...engines.ort.engine import default_threads
 from ...engines.targets import DEFAULT, find_target
-from ...errors import BudgetError, BundleError, MissingDependencyError, SegueError, UsageError
+from ...errors import BudgetError, BundleError, Cancelled, MissingDependencyError, SegueError, UsageError
+from ..components import Cancel
 from ..pipeline import Model, open_model
 from ..worker_process import one_worker
 from .jobs import BatchJob, Ledger, Made, make, packed
@@ -47,19 +48,22 @@ class Workers(Protocol):
         ...
 
 
-def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_result: OnResult) -> Counter[str]:
+def run_batch(
+    jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_result: OnResult, stop: Cancel = lambda: False
+) -> Counter[str]:
     """Run the jobs in `workers`; return how many are "done" and "failed". No job may be done already.
 
     `on_result` is called after the result is in the ledger. If a worker dies, its job runs again, in another worker if
-    possible, at most three times in total.
+    possible, at most three times in total. As soon as `stop()` returns true no job begins any more; those that run are
+    finished, and Cancelled is raised if any is left.
     """
     counts: Counter[str] = Counter()
     waiting = deque(jobs)
     running: dict[Future[Made], BatchJob] = {}
     attempts: Counter[str] = Counter()
     since = time.monotonic()
-    while waiting or running:
-        while waiting and workers.idle():
+    while running or (waiting and not stop()):
+        while waiting and not stop() and workers.idle():
             job = waiting.popleft()
             attempts[job.name] += 1
             try:
@@ -91,6 +95,8 @@ def run_batch(jobs: Iterable[BatchJob], ledger: Ledger, workers: Workers, on_res
                 row = ledger.failed(job, error, attempts[job.name])
             counts[row["state"]] += 1
             on_result(row)
+    if waiting:
+        raise Cancelled(f"{len(waiting)} jobs were not begun.", "Run the same batch again to continue.")
     return counts
 
 

@@ -1,15 +1,22 @@
-"""Convert `bundle.json` to a manifest and back, and check every field, number and path."""
+"""Convert `bundle.json` to a manifest and back, and check every field, path and number.
+
+The numbers must be in the ranges that an export writes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 from pathlib import PurePosixPath
 
 from ...errors import BundleError
 from ..storage import typed_json
-from . import checks
-from .manifest import SCHEMA, Manifest
+from .limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_TRAINED, MAX_WIDTH, MIN_FPS
+from .manifest import SCHEMA, Latents, Manifest, Sampler, Sizes, Video
+from .polynomial import Polynomial
+from .segments import COMPRESSION
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -39,12 +46,13 @@ def parse(data: bytes, where: str) -> Manifest:
         manifest: Manifest = typed_json.build(Manifest, table, where)
     except ValueError as error:
         raise BundleError(f"{error}.", "Export the bundle again.") from None
-    checks.check_numbers(manifest, where)
+    _check_numbers(manifest, where)
     for path in manifest.files:
         check_path(path, where)
     named = [t.file for t in manifest.tokenizers.values()]
     for component in manifest.components.values():
         named += [*component.graphs, *component.weights]
+    named += [manifest.prompts] if manifest.prompts else []
     for path in named:
         if path not in manifest.files:
             raise BundleError(f"{where} uses {path!r} but lists no hash for it.", "Export the bundle again.")
@@ -60,3 +68,153 @@ def check_path(path: str, where: str) -> None:
             f"{where} names the path {path!r}, which leaves the bundle's directory or is not plain.",
             "Do not use this bundle; export it again from its checkpoint.",
         )
+
+
+_TINY = 1e-6
+
+
+def _check_numbers(manifest: Manifest, where: str) -> None:
+    """Refuse numbers that no export writes, because they would break arithmetic or exhaust memory."""
+    sampler, latents, sizes = manifest.sampler, manifest.latents, manifest.sizes
+    ranges: dict[str, tuple[float, float, float]] = {  # lowest, value, highest
+        "sampler.shift": (_TINY, sampler.shift, 1e6),
+        "sampler.train_timesteps": (1, sampler.train_timesteps, 10**6),
+        "sampler.steps": (1, sampler.steps, MAX_STEPS),
+        "sampler.guidance": (0, sampler.guidance, 1e6),
+        "latents.channels": (1, latents.channels, 4096),
+        "latents.factor": (1, latents.factor, 256),
+        "latents.patch": (1, latents.patch, 256),
+        "latents.scaling": (_TINY, latents.scaling, 1e6),
+        "latents.shift": (-1e6, latents.shift, 1e6),
+        "sizes.minimum": (1, sizes.minimum, MAX_SIDE),
+        "sizes.maximum": (1, sizes.maximum, MAX_SIDE),
+        "sizes.multiple": (1, sizes.multiple, MAX_SIDE),
+        "t5_tokens": (0, manifest.t5_tokens, MAX_TOKENS),
+    }
+    ranges |= _sampler_ranges("sampler", sampler)
+    if manifest.video is not None:
+        ranges |= _sampler_ranges("video.motion.sampler", manifest.video.motion.sampler)
+    for name, tokenizer in manifest.tokenizers.items():
+        ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # at least the begin and the end token
+        ranges[f"tokenizers.{name}.pad_id"] = (0, tokenizer.pad_id, 2**31 - 1)
+    for name, component in manifest.components.items():
+        for what in ("flops", "activations", "widened") if component.cost is not None else ():
+            _check_polynomial(getattr(component.cost, what), f"components.{name}.cost.{what}", where)
+        if component.footprint is not None:
+            _check_polynomial(component.footprint.working, f"components.{name}.footprint.working", where)
+            ranges[f"components.{name}.footprint.loaded"] = (0, component.footprint.loaded, 2**50)
+            ranges[f"components.{name}.footprint.loading"] = (0, component.footprint.loading, 2**50)
+        for i, part in enumerate(component.parts):
+            for what in ("bytes", "loading", "loaded"):
+                ranges[f"components.{name}.parts[{i}].{what}"] = (0, getattr(part, what), 2**50)
+            if part.working is not None:
+                _check_polynomial(part.working, f"components.{name}.parts[{i}].working", where)
+        ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
+        for spec in (*component.inputs, *component.outputs):
+            for i, size in enumerate(spec.shape):
+                if isinstance(size, int):
+                    ranges[f"components.{name}.{spec.name}.shape[{i}]"] = (0, size, MAX_WIDTH)
+    for name, file in manifest.files.items():
+        ranges[f"files.{name}.bytes"] = (0, file.bytes, 2**50)
+    if manifest.video is not None:
+        ranges |= _video_ranges(manifest.video, latents)
+    for name, (lowest, value, highest) in ranges.items():
+        if not lowest <= value <= highest:
+            raise BundleError(
+                f"{where} has {name} = {str(value)[:40]}, which must be from {lowest:g} to {highest:g}.",
+                "Export the bundle again.",
+            )
+    for of in (sampler, *([manifest.video.motion.sampler] if manifest.video else [])):
+        levels = of.sigmas
+        falling = all(a > b for a, b in itertools.pairwise((*levels, 0.0)))
+        if levels and not (len(levels) == of.steps and levels[0] <= 1 and falling):
+            raise BundleError(
+                f"{where} has sampler.sigmas = {str(levels)[:80]}, which must be {of.steps} levels that decrease "
+                "within (0, 1].",
+                "Export the bundle again.",
+            )
+    _check_sizes(sizes, manifest.video, latents, where)
+
+
+def _check_sizes(sizes: Sizes, video: Video | None, latents: Latents, where: str) -> None:
+    unit = latents.factor * latents.patch
+    if video is not None:
+        unit = math.lcm(unit, video.scale * video.motion.factor * video.motion.patch)
+    named = [side for size in (sizes.default, *sizes.trained) for side in size]
+    if sizes.multiple % unit or any(side % sizes.multiple for side in (sizes.minimum, sizes.maximum, *named)):
+        raise BundleError(
+            f"{where} has sizes {str(sizes)[:300]} that are not multiples of {sizes.multiple}, or of the {unit} pixels "
+            "of one patch.",
+            "Export the bundle again.",
+        )
+    if not all(sizes.minimum <= side <= sizes.maximum for side in named):
+        raise BundleError(
+            f"{where} has a default or trained size outside its own range: {str(sizes)[:300]}.",
+            "Export the bundle again.",
+        )
+    if len(sizes.trained) > MAX_TRAINED:
+        raise BundleError(
+            f"{where} has {len(sizes.trained)} trained sizes, and the limit is {MAX_TRAINED}.",
+            "Export the bundle again.",
+        )
+
+
+_MOST_TERMS, _MOST_FACTORS = 256, 16  # of a polynomial; an export writes a tenth of this
+
+
+def _check_polynomial(found: Polynomial, name: str, where: str) -> None:
+    known = {"batch", "height", "width", "frames", "length", "text"}
+    whole = len(found.terms) == len(found.coefficients) <= _MOST_TERMS
+    whole = whole and all(known.issuperset(term) and len(term) <= _MOST_FACTORS for term in found.terms)
+    if not whole or not 0 <= found.error < 1 or not all(0 <= c <= 2**60 for c in found.coefficients):
+        raise BundleError(
+            f"{where} has {name} = {str(found)[:80]}, which is not a polynomial of {', '.join(sorted(known))} "
+            "with coefficients of 0 or more and an error below 1.",
+            "Export the bundle again.",
+        )
+
+
+def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float, float]]:
+    ranges: dict[str, tuple[float, float, float]] = {}
+    if sampler.token_shift is not None:
+        (low, high), mu = sampler.token_shift.tokens, sampler.token_shift.mu
+        ranges |= {
+            f"{name}.token_shift.tokens[0]": (1, low, 2**24),
+            f"{name}.token_shift.tokens[1]": (low + 1, high, 2**25),
+        }
+        ranges |= {f"{name}.token_shift.mu[{i}]": (-10, value, 10) for i, value in enumerate(mu)}
+        slope = (mu[1] - mu[0]) / max(high - low, 1)
+        ranges[f"the growth per token of {name}.token_shift"] = (-1e-2, slope, 1e-2)
+    if sampler.noise is not None:
+        ranges |= {f"{name}.noise.betas[{i}]": (_TINY, value, 0.5) for i, value in enumerate(sampler.noise.betas)}
+        ranges[f"{name}.noise.offset"] = (0, sampler.noise.offset, 1)
+        known = ("trailing", "leading", "linspace")
+        spacing = f"the count of {name}.noise.spacing {sampler.noise.spacing!r:.40} in {', '.join(known)}"
+        ranges[spacing] = (1, known.count(sampler.noise.spacing), 1)
+    return ranges
+
+
+def _video_ranges(video: Video, latents: Latents) -> dict[str, tuple[float, float, float]]:
+    motion = video.motion
+    ranges: dict[str, tuple[float, float, float]] = {
+        "video.frames": (COMPRESSION + 1, video.frames, MAX_FRAMES),
+        "video.frames modulo 4": (1, video.frames % COMPRESSION, 1),
+        "video.fps": (MIN_FPS, video.fps, MAX_FPS),
+        "video.scale": (1, video.scale, 64),
+        "video.targets": (1, video.targets, MAX_FRAMES),
+        "video.before": (0, video.before, MAX_FRAMES),
+        "video.after": (0, video.after, MAX_FRAMES),
+        "video.motion.channels": (1, motion.channels, 4096),
+        "video.motion.factor": (1, motion.factor, 256),
+        "video.motion.patch": (1, motion.patch, 256),
+        "video.motion.sampler.shift": (_TINY, motion.sampler.shift, 1e6),
+        "video.motion.sampler.train_timesteps": (1, motion.sampler.train_timesteps, 10**6),
+        "video.motion.sampler.steps": (1, motion.sampler.steps, MAX_STEPS),
+        "video.motion.sampler.guidance": (0, motion.sampler.guidance, 1e6),
+    }
+    for name, of, channels in (("video", video, latents.channels), ("video.motion", motion, motion.channels)):
+        ranges[f"the length of {name}.mean"] = (channels, len(of.mean), channels)
+        ranges[f"the length of {name}.std"] = (channels, len(of.std), channels)
+        ranges |= {f"{name}.mean[{i}]": (-1e6, value, 1e6) for i, value in enumerate(of.mean)}
+        ranges |= {f"{name}.std[{i}]": (_TINY, value, 1e6) for i, value in enumerate(of.std)}
+    return ranges

@@ -12,3 +12,6 @@ QUANTIZED = ("int8", "w8a8", "fp8")  # precisions whose large matrices have 8 bi
 PART_BYTES = 2**28  # weights of a part of a graph: the default of an export
 PRECISIONS = ("keep", "fp16", "bf16", "fp32")  # what an export may be asked for
 NOISES = ("philox", "torch")  # kinds of noise that a request may name
+MAX_TRAINED = 64  # sizes that a bundle was trained at
+MAX_PROMPTS = 8 * 2**20  # bytes of prompts.json
+MAX_NAMES, MAX_NAME = 50_000, 400  # names in prompts.json, and characters of a name, a tag or a style

@@ -136,12 +136,21 @@ class Latents:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Picture sizes in pixels: default (height, width) and the range of either side."""
+    """Picture sizes in pixels: default (height, width) and the range of either side.
+
+    `trained` holds each (height, width) that the model was trained at. It is empty if nobody has said so.
+    """
 
     default: tuple[int, int]
     minimum: int
     maximum: int
     multiple: int
+    trained: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def good(self) -> tuple[tuple[int, int], ...]:
+        """Return the sizes to offer: the trained ones, or the default if none is stated."""
+        return self.trained or (self.default,)
 
 
 @dataclass(frozen=True)
@@ -250,6 +259,7 @@ class Manifest:
     fidelity: Fidelity | None = None
     islands: dict[str, str] = field(default_factory=dict)  # folder that stays in fp32 in an fp16 bundle -> reason
     engines: dict[str, str] = field(default_factory=dict)  # directory below engines/ -> sha256 of its engine.json
+    prompts: str = ""  # the file with the names that the model can draw (`prompts.read_prompts`), or empty
 
 
 def step_of(denoiser: str) -> str:

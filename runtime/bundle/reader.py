@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from ...errors import BundleError, UsageError
@@ -21,37 +22,38 @@ from . import bundle_json, external_data, manifest
 Progress = Callable[[str, int, int], None]  # the current file, bytes hashed, bytes in total
 
 _CHUNK = 2**20
+_ATTEMPTS = 3  # to hash a file that another program touches meanwhile
 
 
 @dataclass(frozen=True)
 class Bundle:
     """An opened, verified bundle: its real directory, its manifest, and the sha256 of its bundle.json (hex).
 
-    `keys` identifies each file as it was when it was verified (see `verified.key`).
+    `keys` identifies each file as it was when it was last verified (see `verified.key`).
     """
 
     directory: Path
     manifest: manifest.Manifest
     digest: str
-    keys: Mapping[str, str]
+    keys: dict[str, str]
 
     def path(self, name: str) -> Path:
         """Return the path of the file `name` of the manifest."""
         return self.directory / name
 
     def check_unchanged(self, *names: str) -> None:
-        """Raise BundleError if these files of the manifest have changed since they were verified.
+        """Raise BundleError if the bytes of these files of the manifest have changed since they were verified.
 
-        Call it right before a file is read again, which may be long after the bundle was opened.
+        Call it right before a file is read again, which may be long after the bundle was opened. A file whose status
+        changed is hashed again, once. A new hard link, other permissions or a copy change the status, not the bytes.
         """
         for name in names:
-            path = self.path(name)
             try:
-                now = verified.key(os.lstat(path), self.manifest.files[name].sha256)
+                known = verified.key(os.lstat(self.path(name)), self.manifest.files[name].sha256) == self.keys[name]
             except OSError:
-                now = ""
-            if now != self.keys[name]:
-                raise BundleError(f"{path} was changed since the bundle was opened.", "Open the bundle again.")
+                known = False
+            if not known:
+                _check_again(self, name)
 
 
 def shipped() -> dict[str, Path]:
@@ -70,13 +72,13 @@ def plans() -> dict[str, Path]:
     return {entry.parent.name: entry.parent for entry in sorted(root.glob(f"*/{manifest.FILE_NAME}"))}
 
 
-def resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the directory of a bundle, given the name of a shipped one or a path.
+def resolve(name_or_path: str | os.PathLike[str], planned: bool = False) -> Path:
+    """Return the directory of a bundle, given the name of a shipped one or a path; with `planned` also of a plan.
 
     A shipped name always means the shipped bundle: write `./emoji` for a directory of that name. Raises UsageError for
     an unknown name, BundleError for a directory that is not a bundle.
     """
-    known = shipped()
+    known = shipped() | (plans() if planned else {})
     if isinstance(name_or_path, str) and name_or_path in known:
         return known[name_or_path]
     path = Path(name_or_path)
@@ -92,10 +94,13 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
             f"{name_or_path!r} ships only as a plan, without weights, for segue plan.",
             "Export its checkpoint with segue export, and name that bundle.",
         )
-    names = ", ".join(known) or "none are installed"
+    asked, names = os.fspath(name_or_path), ", ".join(known) or "none are installed"
+    meant = get_close_matches(asked, known, 1)
     raise UsageError(
-        f"there is no bundle {os.fspath(name_or_path)!r}: it is neither a directory nor a shipped bundle ({names}).",
-        "Name a shipped bundle, or a directory made by segue export.",
+        f"there is no bundle {asked!r}: it is neither a directory nor a shipped bundle{' or plan' if planned else ''} "
+        f"({names}).",
+        f"{f'Did you mean {meant[0]}? ' if meant else ''}Name one of these, or a directory made by segue export. "
+        "segue list shows them all.",
     )
 
 
@@ -118,15 +123,14 @@ def read(name_or_path: str | os.PathLike[str], verify_all: bool = False, progres
 
 def read_manifest(name_or_path: str | os.PathLike[str]) -> manifest.Manifest:
     """Return the manifest of a bundle or of a plan (`plans`); the other files may be absent. Raises as `read` does."""
-    if isinstance(name_or_path, str) and not (Path(name_or_path) / manifest.FILE_NAME).is_file():
-        name_or_path = plans().get(name_or_path, name_or_path)
-    directory, data = _manifest_of(name_or_path)
+    here = (Path(name_or_path) / manifest.FILE_NAME).is_file()
+    directory, data = _manifest_of(name_or_path, planned=not here)
     return bundle_json.parse(data, str(directory / manifest.FILE_NAME))
 
 
-def _manifest_of(name_or_path: str | os.PathLike[str]) -> tuple[Path, bytes]:
+def _manifest_of(name_or_path: str | os.PathLike[str], planned: bool = False) -> tuple[Path, bytes]:
     try:
-        directory = resolve(name_or_path).resolve(strict=True)
+        directory = resolve(name_or_path, planned).resolve(strict=True)
         return directory, b"".join(_chunks(directory / manifest.FILE_NAME, manifest.MAX_BYTES))
     except (OSError, RuntimeError, ValueError) as error:
         raise BundleError(
@@ -198,6 +202,30 @@ def _check_files(
         if name in weights:
             fresh.append((statuses[name], digest.hexdigest()))
     verified.remember(fresh)
+
+
+def _check_again(bundle: Bundle, name: str) -> None:
+    """Hash a file whose status changed. Remember its new status if it has the bytes that bundle.json names."""
+    path, expected = bundle.path(name), bundle.manifest.files[name].sha256
+    for _ in range(_ATTEMPTS):
+        status = _place(bundle.directory, bundle.manifest, name)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            settled = verified.key(os.lstat(path), found) == verified.key(status, found)
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from None
+        if found != expected:
+            raise BundleError(
+                f"{path} was changed since the bundle was opened: its sha256 is {found}, {manifest.FILE_NAME} says "
+                f"{expected}.",
+                "Fetch or export the bundle again.",
+            )
+        if settled:
+            bundle.keys[name] = verified.key(status, expected)
+            verified.remember([(status, expected)])
+            return
+    raise BundleError(f"another program keeps changing {path}.", "Wait until it has finished, and try again.")
 
 
 def _check_digest(bundle: Bundle, name: str, found: str, size: int) -> None:

@@ -19,6 +19,7 @@ from ...errors import UsageError
 from ..bundle import reader as bundles
 from ..bundle.families import family_of
 from ..components import OnCall
+from ..notices import silent
 from ..pipeline import Model, open_model
 from ..planning.costs import dims_of
 from ..request import Request, prepare
@@ -91,7 +92,7 @@ def bench(
     calls: list[tuple[str, float]] = []
     watch = _watch(calls)
     peak = _peak()
-    with Model(opened, threads, target, watch) as model:
+    with Model(opened, threads, target, watch) as model, silent():
         started = time.perf_counter()
         model.render(request)
         first = time.perf_counter() - started
@@ -179,5 +180,6 @@ def _open_bundle(bundle: str, threads: int | None, target: str) -> None:
 def _paint(prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None) -> Drawn:
     assert _model is not None
     started = time.perf_counter()
-    image = _model.generate(prompt, seed=seed, size=size, steps=steps)
+    with silent():
+        image = _model.generate(prompt, seed=seed, size=size, steps=steps)
     return Drawn(image, time.perf_counter() - started, peak_resident() - _idle)

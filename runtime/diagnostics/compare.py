@@ -21,6 +21,7 @@ from ..bundle.manifest import STEP, Component
 from ..bundle.reader import Bundle
 from ..bundle.shapes import default_range, profiles
 from ..components import Feeds
+from ..notices import silent
 from ..pipeline import Model
 from ..request import Request
 from ..storage.files import write_whole, writing
@@ -159,10 +160,12 @@ def _drawn(
     """Return the picture and the latents after each step, or the frames and the denoiser's outputs."""
     denoised.clear()
     if isinstance(request, AnimationRequest):
-        frames = np.concatenate(list(model.frames(request)))
+        with silent():
+            frames = np.concatenate(list(model.frames(request)))
         return frames, {stage: made.copy() for stage, made in denoised.items()}
     steps: list[np.ndarray] = []
-    (picture,) = model.pictures(request, on_step=lambda done, total, latents: steps.append(latents.copy()))
+    with silent():
+        (picture,) = model.pictures(request, on_step=lambda done, total, latents: steps.append(latents.copy()))
     return picture.image, {"picture": steps}
 
 

@@ -6,6 +6,7 @@ No deserialiser of engines is called, because without a driver it can end the pr
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 from collections.abc import Iterable
@@ -21,10 +22,11 @@ from ...engines.ort.engine import default_threads
 from ...engines.ort.load import onnxruntime
 from ...engines.ort.providers import CUDA, RTX, TENSORRT, preload, rtx_devices
 from ...engines.tensorrt.build import CAPABILITIES
-from ...errors import MissingDependencyError, SegueError
+from ...errors import MissingDependencyError, OutputError, SegueError
 from ..bundle.reader import Bundle
 from ..engine_cache import store
 from ..engine_cache.find import find_engine
+from ..storage.files import check_writable
 from ..storage.paths import cache_directory
 
 OK, NOTE, FAULT = "ok", "note", "fault"
@@ -62,6 +64,19 @@ def examine(bundle: Bundle | None = None) -> list[Finding]:
     if bundle is not None:
         found += [_fit(bundle, target, driver) for target in targets.TARGETS.values() if usable[target.name]]
     return found
+
+
+def verdict(found: Iterable[Finding], bundle: str = "") -> str:
+    """Return the findings in one sentence: the targets that run here, and whether the bundle of that name does."""
+    states = {finding.subject: finding.state for finding in found}
+    here = [name.removeprefix("target ") for name in states if name.startswith("target ") and states[name] == OK]
+    if not here:
+        return "This machine runs no bundle yet. See the table for what is missing."
+    told = f"This machine runs {', '.join(here)}."
+    if not bundle:
+        return f"{told} The shipped bundles need no more than ort-cpu."
+    fits = [target for target in here if states.get(f"{bundle} on {target}") == OK]
+    return f"{told} {bundle} runs on {', '.join(fits)}." if fits else f"{told} {bundle} does not fit: see the table."
 
 
 def _processor() -> Finding:
@@ -180,13 +195,17 @@ def _dotted(capabilities: Iterable[int]) -> str:
 
 def _cache() -> Finding:
     place = cache_directory()
-    there = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    there = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
     kept = store.entries(store.root())
     engines = f"{len(kept)} engines of {sum(e.record.bytes for e in kept) / 1e6:.0f} MB"
     try:
         free = shutil.disk_usage(there).free
-    except OSError as error:
-        return Finding("cache", FAULT, f"{place}: {error}", "set XDG_CACHE_HOME to a directory that can be written")
+        check_writable(there / "probe")
+    except (OSError, OutputError):
+        return Finding(
+            "cache", NOTE, f"{place} cannot be written: each start hashes every file again, and no engine can be built",
+            "set XDG_CACHE_HOME to a directory that can be written",
+        )  # fmt: skip
     return Finding("cache", OK if free > 2**30 else NOTE, f"{place}: {engines}, {free / 2**30:.1f} GiB free")
 
 

@@ -1,17 +1,20 @@
-"""Verify the user's engines, keep them below a limit of bytes, and remove them."""
+"""Verify the user's engines, keep them below a limit of bytes, and remove them and the rest of the cache."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import EngineError, OutputError, UsageError
+from ..storage import verified
 from ..storage.directory import remove_dead
 from ..storage.files import writing
+from ..storage.paths import cache_directory, packages_directory
 from ..units import bytes_of
 from .store import KEY, entries, read, root
 
@@ -47,15 +50,17 @@ def unreadable(place: Path) -> list[Unreadable]:
             try:
                 read(directory)
             except EngineError as error:
-                found.append(Unreadable(directory, _size(directory), str(error)))
+                found.append(Unreadable(directory, bytes_below(directory), str(error)))
     return found
 
 
-def _size(directory: Path) -> int:
+def bytes_below(place: Path) -> int:
+    """Return the bytes of a file, or of all files below a directory; 0 if there is none."""
     size = 0
-    for file in directory.rglob("*"):
+    for file in (place, *place.rglob("*")):
         with contextlib.suppress(OSError):
-            size += file.lstat().st_size
+            status = file.lstat()
+            size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
     return size
 
 
@@ -108,6 +113,46 @@ def clear() -> int:
             remove(directory)
             count += 1
     return count + remove_dead(place, "*")
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the cache holds besides engines: a file or directory, how many things it holds, and its bytes.
+
+    `mine`: it lies in Segue's own cache directory, so `clear_rest` removes it.
+    """
+
+    what: str
+    path: Path
+    count: int
+    bytes: int
+    mine: bool
+
+
+def rest() -> list[Held]:
+    """Return what the cache holds besides engines: fetched data, digests of verified files, reports of comparisons."""
+    place, data = cache_directory(), packages_directory()
+    known = (
+        ("training data and networks", data, len(list(data.glob("[!.]*"))) if data.is_dir() else 0),
+        ("digests of verified files", place / "verified.json", len(verified.load())),
+        ("reports of compared targets", place / "parity", len(list(place.glob("parity/*.json")))),
+    )
+    return [
+        Held(what, path, count, size, path.is_relative_to(place))
+        for what, path, count in known
+        if (size := bytes_below(path))
+    ]
+
+
+def clear_rest() -> int:
+    """Remove what `rest` returns and is Segue's own; return the bytes. Raises OutputError."""
+    freed = 0
+    for held in rest():
+        if held.mine:
+            with writing(held.path):
+                shutil.rmtree(held.path) if held.path.is_dir() else held.path.unlink(missing_ok=True)
+            freed += held.bytes
+    return freed
 
 
 def remove(directory: Path) -> None:

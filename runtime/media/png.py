@@ -1,11 +1,10 @@
-"""Write and read PNG files with Segue's metadata, and choose their names."""
+"""Write and read PNG files with Segue's metadata."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import OutputError, UsageError
-from ..storage.files import check_writable, write_whole
+from ..storage.files import write_whole
 
 KEY = "segue"
 
@@ -74,44 +73,6 @@ def find_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (OSError, ValueError, SyntaxError, RecursionError) as error:
         raise UsageError(f"{path} is not a readable PNG: {error}.", "Name a picture that Segue wrote.") from None
     return table if isinstance(table, dict) else None
-
-
-def picture_paths(output: Path | None, prompt: str, seed: int, count: int) -> list[Path]:
-    """Return `count` writable paths: `output`, numbered if there are several, or new names made from the prompt.
-
-    Raises OutputError if one of them cannot be written, and UsageError if `output` does not end in .png or if no new
-    name is left.
-    """
-    if output is None:
-        paths = _free_names(prompt, seed, count)
-    else:
-        check_png(output)  # also for several pictures, because it may be a directory
-        paths = _numbered(output, count)
-    for path in paths:
-        check_writable(path)
-    return paths
-
-
-def check_png(path: Path) -> None:
-    """Raise OutputError unless a file can be made at `path`, UsageError unless its name ends in .png."""
-    check_writable(path)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"{path} must end in .png.", f"Name it {path.name}.png, or another name that ends in .png.")
-
-
-def _numbered(first: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [first]
-    return [first.with_name(f"{first.stem}-{i}{first.suffix}") for i in range(1, count + 1)]
-
-
-def _free_names(prompt: str, seed: int, count: int) -> list[Path]:
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
-    for suffix in ("", *(f"-{i}" for i in range(2, 10_000))):
-        paths = _numbered(Path(f"{words}-{seed}{suffix}.png"), count)
-        if not any(os.path.lexists(path) for path in paths):
-            return paths
-    raise UsageError(f"thousands of pictures are named {words}-{seed}.", "Choose a name with --output.")
 
 
 def _in_words(metadata: Mapping[str, Any]) -> str:

@@ -17,6 +17,8 @@ import numpy as np
 
 from ...errors import MissingDependencyError, UsageError
 from ..storage.files import write_whole, writing
+from .formats import FORMATS, encode_picture, find_comment
+from .formats import MIME as PICTURES
 from .png import KEY, encode_png, find_metadata
 
 MIME = {".png": "image/png", ".mp4": "video/mp4"}
@@ -80,11 +82,18 @@ def signed(data: bytes, kind: str, certificate: Certificate, metadata: Mapping[s
     return made.getvalue()
 
 
-def write_picture(path: Path, image: Any, metadata: Mapping[str, Any] | None, certificate: Certificate | None) -> None:
-    """Write a PNG file as `png.write_png` does, signed if there is a certificate; `metadata` None adds no metadata."""
-    data = encode_png(image, metadata)
+def write_picture(
+    path: Path, image: Any, metadata: Mapping[str, Any] | None, certificate: Certificate | None, quality: int = 100
+) -> None:  # fmt: skip
+    """Write a PNG, JPEG or WebP file, as its name ends, whole or not at all; sign it if there is a certificate.
+
+    `metadata` None adds no metadata. `quality`, 0 to 100, is that of JPEG and WebP. Raises the errors of
+    `formats.encode_picture` and `signed`, and OutputError.
+    """
+    kind = FORMATS[path.suffix.lower()]
+    data = encode_picture(image, kind, metadata, quality)
     if certificate is not None:
-        data = signed(data, MIME[".png"], certificate, metadata)
+        data = signed(data, PICTURES[kind], certificate, metadata)
     with writing(path):
         write_whole(path, data)
 
@@ -105,18 +114,20 @@ def sign_file(path: Path, certificate: Certificate, metadata: Mapping[str, Any] 
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the "metadata" and the "signature" of a PNG or MP4 file; either is None if absent.
+    """Return the "metadata" and the "signature" of a picture or an MP4 file; either is None if absent.
 
     "signature" has "signer", "issuer", "valid" (the file is unchanged since it was signed; None without c2pa-python)
     and "why" (the codes of the failures). It does not say whether to trust the certificate. Raises UsageError for any
     other file.
     """
-    kind = MIME.get(path.suffix.lower())
+    ending = path.suffix.lower()
+    kind = PICTURES[FORMATS[ending]] if ending in FORMATS else MIME.get(ending)
     if not path.is_file():
         raise UsageError(f"{path} does not exist, or is not a file.", "Name a file that Segue wrote.")
     if kind is None:
-        raise UsageError(f"{path} is not a {' or '.join(MIME)} file; only those hold metadata.", "Name such a file.")
-    metadata = find_metadata(path) if kind == MIME[".png"] else _of_video(path)
+        known = ", ".join((*FORMATS, ".mp4"))
+        raise UsageError(f"{path} is not a file that holds metadata: {known}.", "Name such a file.")
+    metadata = (_of_video if kind == MIME[".mp4"] else find_metadata if ending == ".png" else find_comment)(path)
     return {"metadata": metadata, "signature": _signature(path, kind)}
 
 

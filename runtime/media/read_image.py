@@ -7,7 +7,7 @@ import os
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ...errors import UsageError
 from ..bundle.limits import MAX_SIDE
@@ -40,7 +40,9 @@ def read_image(
     except UsageError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise any error
-        raise UsageError(f"{shown} cannot be read as a picture: {error}.", "Name a PNG, JPEG or WebP file.") from None
+        # Pillow's own words for an unknown format name an object of the program
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
+        raise UsageError(f"{shown} cannot be read as a picture: {reason}.", "Name a PNG, JPEG or WebP file.") from None
 
 
 def as_pixels(picture: Image.Image, background: tuple[int, int, int] = WHITE) -> np.ndarray:

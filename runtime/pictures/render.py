@@ -106,9 +106,10 @@ def decode(components: Components, latents: np.ndarray, cancel: Cancel | None, t
 
 def describe(components: Components, prepared: Prepared, index: int) -> dict[str, Any]:
     """Return what is needed to render picture `index` again (JSON types), except latents that the caller gave."""
-    bundle = components.bundle
+    bundle, asked, drawn = components.bundle, prepared.asked[index], prepared.prompts[index]
     return {
-        "prompt": prepared.prompts[index],
+        "prompt": asked,
+        **({} if asked == drawn else {"spelled": drawn}),
         "negative": prepared.negative,
         "seed": prepared.seed,
         "index": index % prepared.count,

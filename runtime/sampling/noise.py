@@ -15,6 +15,7 @@ vectorised logarithm and cosine correctly, and they differ between processors.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ from ...errors import UsageError
 from ..units import is_whole
 
 SEED_LIMIT = 2**64
+RANDOM_LIMIT = 2**32  # of seeds drawn at random: short enough to type again
 INITIAL = 0  # stream of the initial latents
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -113,6 +115,11 @@ def check_seed(seed: int) -> int:
     if not is_whole(seed) or not 0 <= seed < SEED_LIMIT:
         raise UsageError(f"seed must be a whole number from 0 to 2**64 - 1, got {seed!r}.")
     return int(seed)
+
+
+def random_seed() -> int:
+    """Return a seed drawn at random, 0 to 2**32 - 1, for a request that names none."""
+    return secrets.randbelow(RANDOM_LIMIT)
 
 
 def _torch_blocks(words: np.ndarray) -> np.ndarray:

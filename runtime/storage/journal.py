@@ -109,9 +109,9 @@ def open_journal(folder: Path, job: Mapping[str, Any], resume: bool) -> Journal:
     return Journal(folder, done, lock)
 
 
-def finished(folder: Path) -> int:
-    """Return how many arrays the journal in `folder` holds; 0 if there is no journal."""
-    return len(_done(folder))
+def finished(folder: Path) -> tuple[str, ...]:
+    """Return the names of the arrays that the journal in `folder` holds; empty if there is no journal."""
+    return tuple(_done(folder))
 
 
 def _check_own(folder: Path) -> None:
@@ -133,7 +133,7 @@ def kept_job(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise UsageError(f"{folder} holds no journal to resume.", "Run the command without --resume.")
+        raise UsageError(f"{folder} holds no journal to resume.", "Start from the beginning (Python: resume=False).")
     return found
 
 
@@ -146,7 +146,7 @@ def check_job(folder: Path, job: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{folder} is the journal of another job: its {key} is {str(found.get(key))[:80]!r}, yours is "
             f"{str(wanted.get(key))[:80]!r}.",
-            "Ask for the same video as before, or run without --resume to start again.",
+            "Ask for the same video as before, or start again (segue animate: --anew; Python: resume=False).",
         )
 
 

@@ -20,6 +20,11 @@ def data_directory() -> Path:
     return _directory("XDG_DATA_HOME", "data", Path("Library/Application Support"), Path(".local/share"))
 
 
+def packages_directory() -> Path:
+    """Return the directory of what `segue data` fetches: $SEGUE_DATA, else `data` in Segue's cache directory."""
+    return Path(os.environ.get("SEGUE_DATA") or cache_directory() / "data")
+
+
 def _directory(variable: str, windows: str, mac: Path, other: Path) -> Path:
     chosen = os.environ.get(variable, "")
     if os.path.isabs(chosen):

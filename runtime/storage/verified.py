@@ -1,7 +1,8 @@
 """A cache of hashed files, so that large files are hashed once.
 
 `verified.json` in the user's cache directory holds one entry for each file whose sha256 was right:
-device-inode-size-mtime_ns-ctime_ns-sha256. It only saves time: without a readable cache every file is hashed.
+device-inode-size-mtime_ns-ctime_ns-sha256. It only saves time: without a readable cache every file is hashed, and a
+file with another status is hashed again. A hard link, a chmod or a copy changes the status and not the bytes.
 """
 
 from __future__ import annotations

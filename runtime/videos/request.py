@@ -27,6 +27,7 @@ class AnimationRequest:
     - `size`: (height, width) in pixels, or one number for both.
     - `frames`: rounded up to 4 k + 1. None: one window.
     - `fps`: the intended speed. It changes no frame.
+    - `seed`: 0 to 2**64 - 1. None draws one at random; the metadata names it.
     - `tiling`: Stage II's autoencoder works tile by tile. This takes less memory and changes the frames slightly,
       because a tile does not see past its edges.
     """
@@ -36,7 +37,7 @@ class AnimationRequest:
     negative: str = ""
     frames: int | None = None
     fps: float | None = None
-    seed: int = 0
+    seed: int | None = 0
     size: int | tuple[int, int] | None = None
     tiling: Tiling | None = None
 
@@ -54,6 +55,7 @@ class PreparedAnimation:
     height: int
     width: int
     tiling: Tiling | None
+    asked: str  # the prompt as the caller wrote it; `prompt` may spell its emoji as names
 
     def windows(self, video: Video) -> list[int]:
         """Return the number of frames of each window, including its image."""
@@ -83,7 +85,8 @@ def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
     first = fitted(image, height, width).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return PreparedAnimation(
         first, request.prompt, request.negative, video_frames(latent_frames(frames)), float(fps),
-        noise.check_seed(request.seed), height, width, request.tiling,
+        noise.random_seed() if request.seed is None else noise.check_seed(request.seed), height, width, request.tiling,
+        request.prompt,
     )  # fmt: skip
 
 
@@ -116,6 +119,7 @@ def describe(prepared: PreparedAnimation, content: Manifest, digest: str, target
     """Return what is needed to make the video again, except its image (JSON types)."""
     import importlib.metadata
 
-    return job(prepared, digest) | {
+    spelled = {} if prepared.asked == prepared.prompt else {"spelled": prepared.prompt}
+    return job(prepared, digest) | {"prompt": prepared.asked} | spelled | {
         "fps": prepared.fps, "bundle": content.name, "engine": target, "segue": importlib.metadata.version("segue"),
     }  # fmt: skip

@@ -16,7 +16,8 @@ from segue.export import export as export_module
 from segue.export.checks import parity
 from segue.export.export import export
 from segue.export.unpack import unpack
-from segue.runtime.bundle import bundle_json, manifest
+from segue.runtime.bundle import bundle_json, manifest, reader
+from segue.runtime.bundle import prompts as p
 
 
 def read(bundle):
@@ -280,3 +281,50 @@ def test_a_checkpoint_with_half_a_t5_is_refused(tiny_checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="tokenizer_3 as None"):
         export(tmp_path / "t5", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+NAMES = p.Prompts((p.Name("red heart", "❤", (), True), p.Name("pizza", "🍕", (), True)), ("noto",), False)
+
+
+@pytest.fixture
+def with_names(tiny_checkpoint, tmp_path):
+    """A checkpoint that lists its names and the sizes that it was trained at."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint/segue.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trained": [[128, 128], [64, 96]]}))
+    (tmp_path / "checkpoint/prompts.json").write_bytes(p.dump(NAMES))
+    return tmp_path / "checkpoint"
+
+
+def test_a_checkpoints_names_and_trained_sizes_go_into_its_bundle_and_back(with_names, tmp_path):
+    made = export(with_names, tmp_path / "bundle", parity=False)
+    opened = reader.verify(tmp_path / "bundle")
+    assert opened.manifest == made
+    assert (made.sizes.trained, made.prompts) == (((128, 128), (64, 96)), "prompts.json")
+    assert made.files["prompts.json"].origin
+    assert p.read_prompts(opened) == NAMES
+    unpack(tmp_path / "bundle", tmp_path / "again")
+    assert (tmp_path / "again/prompts.json").read_bytes() == p.dump(NAMES)
+
+
+def test_trained_sizes_can_be_said_at_export(with_names, tmp_path):
+    made = export(with_names, tmp_path / "bundle", parity=False, trained=[(64, 64)])
+    assert made.sizes.trained == ((64, 64),)
+    with pytest.raises(UsageError, match="size 40x40"):
+        export(with_names, tmp_path / "other", parity=False, trained=[(40, 40)])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_trained_size_that_cannot_run_and_a_foreign_list_of_names_are_refused(with_names, tmp_path):
+    path = with_names / "segue.json"
+    good = path.read_text()
+    path.write_text(json.dumps(json.loads(good) | {"trained": [[64, 4096]]}))
+    with pytest.raises(CheckpointError, match="outside its own range"):
+        export(with_names, tmp_path / "out", progress=lambda event: pytest.fail("work began"))
+    path.write_text(json.dumps(json.loads(good) | {"trained": [64]}))
+    with pytest.raises(CheckpointError, match="trained"):
+        export(with_names, tmp_path / "out")
+    path.write_text(good)
+    (with_names / "prompts.json").write_text('["a prompt"]')
+    with pytest.raises(CheckpointError, match=r"prompts\.json is not a list of names.*rename it"):
+        export(with_names, tmp_path / "out")

@@ -25,7 +25,7 @@ def test_what_is_left_out_takes_the_bundles_defaults(content):
         (0, "16x16"),
         (-5, "16x16"),
         (10**9, "64x64"),
-        ((40, 32), r"32x48 \(in Python: size = \(48, 32\)\)"),
+        ((40, 32), r"32x48\.$"),
     ],
 )
 def test_a_size_that_is_not_possible_names_the_nearest_that_is(content, size, nearest):
@@ -137,3 +137,14 @@ def test_what_is_no_request_is_refused(exported):
         pytest.raises(UsageError, match=r"must be a segue.Request, got 'a red heart'. Give segue.Request"),
     ):
         model.render("a red heart")
+
+
+def test_a_request_without_a_seed_gets_one_at_random(content):
+    seeds = {prepare(Request("a cat", seed=None), content).seed for _ in range(5)}
+    assert len(seeds) == 5
+    assert max(seeds) < 2**32
+
+
+def test_more_prompts_than_a_request_holds_are_refused_by_their_number(content):
+    with pytest.raises(UsageError, match=r"a request has at most 4096 prompts, got 4097\. Send several"):
+        prepare(Request(["x"] * 4097), content)

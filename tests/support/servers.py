@@ -28,8 +28,11 @@ def local(folder, *bundles, limit=16, token=None, **options):
 
 
 @contextmanager
-def served(folder, *bundles, queue=16, options=()):
-    """Yield (client, process) of `segue serve` in a process of its own; it is killed at the end."""
+def served(folder, *bundles, queue=16, options=(), stderr=None):
+    """Yield (client, process) of `segue serve` in a process of its own; it is killed at the end.
+
+    `stderr` is a file for its standard error.
+    """
     command = [
         sys.executable,
         "-m",
@@ -42,7 +45,8 @@ def served(folder, *bundles, queue=16, options=()):
         "0",
         "--json",
     ]
-    process = subprocess.Popen([*command, "--queue", str(queue), *options], stdout=subprocess.PIPE, text=True)
+    command += ["--queue", str(queue), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -50,10 +51,12 @@ def once(request: pytest.FixtureRequest, name: str, make: Callable[[Path], objec
             else:
                 make(folder)
                 if kept is not None:
-                    partial = kept.with_suffix(".partial")
-                    shutil.rmtree(partial, ignore_errors=True)
-                    shutil.copytree(folder, partial)
-                    partial.rename(kept)
+                    partial = Path(tempfile.mkdtemp(dir=kept.parent))
+                    shutil.copytree(folder, partial, dirs_exist_ok=True)
+                    try:
+                        partial.rename(kept)
+                    except OSError:  # another run of pytest was faster
+                        shutil.rmtree(partial)
             done.touch()
     return folder
 

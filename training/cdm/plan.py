@@ -208,5 +208,17 @@ def described(plan: Plan, world: int) -> list[tuple[str, str]]:
         *((f"calls, {name}", f"{count:.1f}") for name, count in plan.calls.items()),
         ("calls, all of these", f"{plan.forwards:.1f} per sample and update of the student (3 or 4 with gradient)"),
         ("one update of the student", f"{plan.seconds:.3g} s at {plan.rate / 1e12:.3g} TFLOP/s, measured here"),
-        ("the run", f"{plan.updates} updates of the student, {plan.updates * plan.seconds / 3600:.3g} h"),
+        ("the run", f"{plan.updates} updates of the student, {_duration(plan.updates * plan.seconds)} on {_here()}"),
     ]
+
+
+def _duration(seconds: float) -> str:
+    """Return a long time in hours, days or years."""
+    hours = seconds / 3600
+    if hours < 100:
+        return f"{hours:.3g} h"
+    return f"{hours / 24:.0f} days" if hours < 24 * 1000 else f"{hours / 24 / 365:.0f} years"
+
+
+def _here() -> str:
+    return "this GPU" if training_device().type == "cuda" else "this processor"

@@ -101,11 +101,15 @@ def load(folder: Path) -> tuple[list[Row], np.ndarray]:
     """Return the rows and the pictures (N, 128, 128, 4) uint8 that `prepare` wrote into `folder`."""
     from safetensors.numpy import load_file
 
+    return load_rows(folder), load_file(folder / "emoji.safetensors")["rgba"]
+
+
+def load_rows(folder: Path) -> list[Row]:
+    """Return the rows that `prepare` wrote into `folder`, without the pictures."""
     if not (folder / "emoji.json").is_file():
         raise TrainingError(f"{folder} has no emoji data. Run: segue data emoji --out {folder}")
     table = json.loads((folder / "emoji.json").read_text())["rows"]
-    rows = [Row(**{**row, "tags": tuple(row["tags"])}) for row in table]
-    return rows, load_file(folder / "emoji.safetensors")["rgba"]
+    return [Row(**{**row, "tags": tuple(row["tags"])}) for row in table]
 
 
 def credits(folder: Path) -> list[str]:

@@ -101,10 +101,8 @@ def compare(first: str, second: str, spec: CompareSpec, data: Path | None, progr
             if spec.price is not None:
                 figures["cost of 1000"] = 1000 * float(seconds.mean()) / 3600 * spec.price
         sides.append(Side(name, images, seconds, figures))
-    gap = {
-        "LPIPS": _apart(*tensors),
-        "KID x 1e3": kid(features[1], features[0])[0],
-    }
+    sets = [found.unflatten(0, tensor.shape[:2]) for found, tensor in zip(features, tensors, strict=True)]
+    gap = {"LPIPS": _apart(*tensors), "KID x 1e3": _sets_apart(*sets)}
     progress("measuring", 3, 3)
     return Comparison((sides[0], sides[1]), gap, verdict(sides[0], sides[1], gap, spec.budget))
 
@@ -133,6 +131,18 @@ def _apart(first: Tensor, second: Tensor) -> float:
     """
     first, second = torch.broadcast_tensors(first, second)
     return float(lpips(first.flatten(0, 1), second.flatten(0, 1)).mean())
+
+
+def _sets_apart(first: Tensor, second: Tensor) -> float:
+    """Return a thousand times the KID between Lite0 features (prompts, seeds, 1280) of two sets.
+
+    If a side has one picture for a prompt, this is the mean over the other side's seeds. That side's rows are not
+    repeated, because KID would take a picture and its copy for two pictures that are alike.
+    """
+    if first.shape[1] == second.shape[1]:
+        return kid(second.flatten(0, 1), first.flatten(0, 1))[0]
+    first, second = torch.broadcast_tensors(first, second)
+    return float(np.mean([kid(there, here)[0] for here, there in zip(first.unbind(1), second.unbind(1), strict=True)]))
 
 
 def rows_of(found: Comparison) -> list[tuple[str, str, str]]:

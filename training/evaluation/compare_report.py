@@ -49,11 +49,18 @@ def _page(found: Comparison, spec: CompareSpec) -> str:
 <title>Segue: {html.escape(first)} and {html.escape(second)}</title>
 <style>{STYLE}.pair{{display:grid;grid-template-columns:1fr 1fr;gap:1em}}</style>
 <h1>{html.escape(first)} and {html.escape(second)}</h1><p><strong>{html.escape(found.verdict)}</strong></p>
-<p>{len(spec.prompts)} prompts, {spec.seeds} pictures each, both sides in turn on this machine
-({html.escape(spec.target)}).</p>
+<p>{html.escape(_drawn(found, spec))}</p>
 {table_of(rows)}<h2>Time of a picture</h2>{_times(found, spec.budget)}
 <h2>Pictures</h2><p>Left {html.escape(first)}, right {html.escape(second)}.</p>{"".join(shown)}</html>
 """
+
+
+def _drawn(found: Comparison, spec: CompareSpec) -> str:
+    first, second = found.sides
+    drawn = f"{len(spec.prompts)} prompts, {spec.seeds} pictures each"
+    if second.seconds is None:
+        return f"{drawn} by {first.name} on this machine ({spec.target}); {second.name} holds one for each prompt."
+    return f"{drawn}, both sides in turn on this machine ({spec.target})."
 
 
 def _picture(images: np.ndarray) -> str:

@@ -136,8 +136,9 @@ def evaluate(students: dict[str, Path], teacher: Path, data: Path, spec: EvalSpe
     checkpoint cannot be read.
     """
     device = training_device()
+    pictures, _ = Pictures(data), Lite0()  # first: what is missing is told before the models load
     loaded = [Student(name, load_pipeline(path, device), sigmas_of(path)) for name, path in students.items()]
-    bench = Bench(Pictures(data), data, spec, device)
+    bench = Bench(pictures, data, spec, device)
     compared = subjects(loaded, load_pipeline(teacher, device), spec)
     total = len(compared) * (spec.seeds + 1) + 2 * len(loaded) * len(LADDER) * spec.seeds
     done = 0
@@ -153,13 +154,13 @@ def evaluate(students: dict[str, Path], teacher: Path, data: Path, spec: EvalSpe
         reference: tuple[Tensor, dict[str, float]] | None = None
         for subject in compared:
             told(f"{subject.name}, seed {seed}")
-            pictures = bench.draw(subject, bench.chosen, seed)
-            scores = bench.score(pictures, bench.chosen) | bench.nearness(pictures)
-            reference = reference or (pictures, scores)
-            scores |= beside(pictures, scores, *reference)
+            drawings = bench.draw(subject, bench.chosen, seed)
+            scores = bench.score(drawings, bench.chosen) | bench.nearness(drawings)
+            reference = reference or (drawings, scores)
+            scores |= beside(drawings, scores, *reference)
             for name, value in scores.items():
                 values[subject.name].setdefault(name, []).append(value)
-            grids.setdefault(subject.name, pictures[:24].clamp(-1, 1))
+            grids.setdefault(subject.name, drawings[:24].clamp(-1, 1))
     for subject in compared:
         told(f"{subject.name}, diversity")
         values[subject.name]["diversity"] = bench.diversity(subject)

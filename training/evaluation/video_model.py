@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ...errors import TrainingError
 from ...export.families.wan.segment import SegmentTransformer
+from ...runtime.bundle.manifest import Sampler
 from ...runtime.bundle.segments import SegmentSpec
+from ...runtime.sampling import motion
 from ...runtime.sampling.noise import philox_normal
-from ...runtime.sampling.schedule import Schedule, custom_schedule, default_schedule
+from ...runtime.sampling.schedule import Schedule
 from ...runtime.videos.render import DETAIL_NOISE, MOTION_NOISE
 from ..loop.device import mixed_precision
 from ..loop.networks import pretrained
@@ -106,9 +108,8 @@ def settings_of(folder: Path) -> Settings:
         video = said["video"]
 
         def schedule(table: dict[str, Any], prefix: str) -> Schedule:
-            raw = table.get(f"{prefix}sigmas")
-            steps = table[f"{prefix}steps"]
-            return custom_schedule(raw, shift, 1000) if raw else default_schedule(steps, shift, 1000)
+            sigmas = tuple(table.get(f"{prefix}sigmas") or ())
+            return motion.schedule(Sampler("flow-match-euler", shift, 1000, table[f"{prefix}steps"], 1.0, sigmas))
 
         return Settings(
             video["frames"], video["scale"], video["text_tokens"],

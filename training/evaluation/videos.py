@@ -23,7 +23,7 @@ from ..video.clips.places import places
 from .measures import Interval, interval, lpips
 from .upscale import FACTORS, AnimeVideo
 from .video import by_frame, dynamic_degree, flicker, loop_gap, seams, warp_error
-from .video_model import Noise, VideoModel
+from .video_model import Noise, VideoModel, settings_of
 
 Progress = Callable[[str, int, int], None]
 TRUTH, TRUE, MADE = "the clip itself", "motion of the clip", "motion of Stage I"
@@ -59,9 +59,12 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
     work, and the numbers of finished and of all batches.
     """
     device = training_device()
+    for path in models.values():  # what is missing is told before the models load
+        settings_of(path)
+    clips, net = Clips(data, HELD_OUT), Lite0().to(device)
     loaded = {name: VideoModel(path, device) for name, path in models.items()}
     first = next(iter(loaded.values()))
-    clips, frames = Clips(data, HELD_OUT), first.settings.frames
+    frames = first.settings.frames
     scale = first.settings.scale
     differing = [n for n, m in loaded.items() if (m.settings.frames, m.settings.scale) != (frames, scale)]
     if differing:
@@ -72,7 +75,7 @@ def evaluate(models: dict[str, Path], data: Path, spec: VideoEvalSpec, progress:
     where = places(clips, 1)
     chosen = torch.randperm(len(where), generator=torch.Generator().manual_seed(0))[: spec.clips]
     anime = AnimeVideo(scale) if scale in FACTORS else None
-    net, records = Lite0().to(device), []
+    records: list[Record] = []
     sheets: dict[str, list[Tensor]] = {}
     batches = list(chosen.split(spec.batch))
     for seed, (number, batch) in itertools.product(range(spec.seeds), enumerate(batches)):

@@ -52,6 +52,19 @@ def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, fast_dtype(device))
 
 
+def quiet_libraries() -> None:
+    """Silence warnings, logs and progress bars of diffusers and transformers, which would disturb Segue's own."""
+    import warnings
+
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    for library in (of_diffusers, of_transformers):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|torchmetrics|peft|huggingface_hub)\b")
+
+
 @contextlib.contextmanager
 def plain_attention(device: torch.device) -> Iterator[None]:
     """Use matrix products for attention on a processor. A GPU keeps its fused kernels.

@@ -15,14 +15,22 @@ from .. import recipes
 T = TypeVar("T")
 
 
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.name.removesuffix(".toml") for path in _shipped().glob("*.toml"))
+
+
 def find_recipe(name: str) -> Path:
     """Return the path of a recipe. `name` is a file or a shipped recipe ("emoji-teacher")."""
-    shipped = Path(str(resources.files(recipes)))
-    for path in (Path(name), shipped / name, shipped / f"{name}.toml"):
+    for path in (Path(name), _shipped() / name, _shipped() / f"{name}.toml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(p.name for p in shipped.glob("*.toml")))
+    known = ", ".join(recipe_names())
     raise TrainingError(f"there is no recipe {name!r}. Shipped recipes: {known}. Name one of these, or a TOML file.")
+
+
+def _shipped() -> Path:
+    return Path(str(resources.files(recipes)))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

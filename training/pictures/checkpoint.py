@@ -9,6 +9,7 @@ from typing import Any
 
 from ...runtime.storage.directory import NewDirectory
 from ..data import emoji
+from ..data.prompts import write_names
 from ..loop.networks import pretrained, save_half
 from .spec import TeacherSpec
 
@@ -59,5 +60,7 @@ def _write_parts(transformer: Any, spec: TeacherSpec, folder: Path) -> None:
         "licence": "Apache-2.0 (weights); pictures: MIT, Apache-2.0, CC-BY-4.0",
         "credits": emoji.credits(Path(spec.data)),
         "maximum_size": 256,
+        "trained": [[emoji.SIZE, emoji.SIZE]],
     }
+    write_names(emoji.load_rows(Path(spec.data)), folder)
     (folder / "segue.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -12,6 +12,7 @@ import torch
 from ...errors import TrainingError
 from ...runtime.storage.directory import NewDirectory
 from ..data import clips
+from ..data.prompts import write_names
 from ..loop.networks import pretrained, save_half
 from .spec import DetailSpec, MotionSpec
 
@@ -61,6 +62,7 @@ def write_motion(transformer: Any, spec: MotionSpec, out: Path) -> None:
             "source": "segue: training/recipes/emoji-motion.toml", "revision": spec.revision,
             "licence": "Apache-2.0 (weights); clips: MIT", "credits": clips.credits(Path(spec.data)),
         }  # fmt: skip
+        write_names(clips.load(Path(spec.data)), new.path)
         _write_json(new.path / "segue.json", origin | {"video": video})
         new.commit()
 
@@ -81,7 +83,8 @@ def write_detail(transformer: Any, spec: DetailSpec, size: tuple[int, int], fps:
         _save_transformer(transformer, new.path / "detail_transformer")
         save_half(_detail_vae(spec), new.path / "detail_vae")
         _write_json(new.path / "model_index.json", index | DETAIL)
-        _write_json(new.path / "segue.json", settings | {"steps": 4, "guidance": 1.0, "revision": spec.revision})
+        sampled = {"steps": 4, "guidance": 1.0, "revision": spec.revision, "trained": [list(size)]}
+        _write_json(new.path / "segue.json", settings | sampled)
         new.commit()
 
 

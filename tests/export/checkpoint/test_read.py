@@ -252,3 +252,11 @@ def test_weights_that_do_not_fit_the_config_are_refused(tiny_checkpoint, tmp_pat
     graph = text_encoder("text_encoder", part.config | {"projection_dim": 8})
     with pytest.raises(CheckpointError, match=r"'text_projection.weight' as F32 \[16, 16\].*F32 \[8, 16\]"):
         trace.write(graph, "fp32", part.tensors, tmp_path / "model.onnx")
+
+
+def test_a_name_of_the_hub_without_its_prefix_is_recognised(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"Did you mean hf:stabilityai/sd-turbo\?"):
+        checkpoint.read_index(Path("stabilityai/sd-turbo"))
+    with pytest.raises(CheckpointError, match=r"There is no checkpoint at nowhere\. Give a directory"):
+        checkpoint.read_index(Path("nowhere"))

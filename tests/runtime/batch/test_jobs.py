@@ -15,8 +15,9 @@ from PIL import Image
 
 import segue
 from segue.cli import cli
-from segue.errors import BundleError, SegueError, UsageError
-from segue.runtime.batch.jobs import RESULTS, Ledger, Made, packed, read_jobs
+from segue.errors import BundleError, Cancelled, SegueError, UsageError
+from segue.runtime.batch.job_file import read_jobs
+from segue.runtime.batch.jobs import RESULTS, Ledger, Made, packed
 from segue.runtime.batch.workers import LocalWorkers, RayWorkers, run_batch
 from segue.runtime.bundle.reader import read
 from segue.runtime.media.provenance import read_file
@@ -33,7 +34,7 @@ def opened():
 def written(tmp_path):
     def write(*jobs):
         path = tmp_path / "jobs.jsonl"
-        path.write_text("".join(job if isinstance(job, str) else json.dumps(job) + "\n" for job in jobs))
+        path.write_text("".join(job if isinstance(job, str) else json.dumps(job) + "\n" for job in jobs), "utf-8")
         return path
 
     return write
@@ -120,7 +121,8 @@ def test_a_line_that_was_cut_off_is_no_line(batch):
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ("no json\n", "line 1 is not JSON"),
+        ("{no json\n", "line 1 is not JSON"),
+        ('[{"prompt": "x"}]\n', "is a JSON array. Write one JSON object on each line"),
         ({"seed": 1}, "prompt is missing"),
         (asked(1, size="65x64"), "size 65x64"),
         (asked(1, size=[64, 64]), "not a size. Write 128, or width x height"),
@@ -133,6 +135,95 @@ def test_a_line_that_was_cut_off_is_no_line(batch):
 def test_a_wrong_job_is_refused_by_its_line_before_anything_is_drawn(written, opened, job, message):
     with pytest.raises(UsageError, match=message):
         read_jobs(written(job), opened.manifest, opened.digest)
+
+
+def test_jobs_without_a_seed_draw_one_and_keep_it_when_they_are_drawn_again(batch):
+    jobs = [{"id": name, "prompt": "pizza", "steps": 1, "size": "64x64", **more} for name, more in SEEDLESS]
+    told, out = batch(*jobs)
+    assert told.exit_code == 0, told.output
+    assert f"the seeds are in {out / RESULTS}" in told.output.replace("\n", "")
+    seeds = {row["id"]: row["seed"] for row in rows(out)}
+    assert {name: read_file(out / f"{name}.png")["metadata"]["seed"] for name in seeds} == seeds
+    assert len(set(seeds.values())) == 3
+    before = pixels(out)
+    for path in out.glob("*.png"):
+        path.unlink()
+    told, _ = batch(*jobs, {"id": "d", "prompt": "pizza", "steps": 1, "size": "64x64", "seed": 7}, options=["--json"])
+    results = [json.loads(line) for line in told.output.splitlines() if '"result"' in line]
+    assert {row["id"]: row["seed"] for row in results} == seeds | {"d": 7}
+    assert pixels(out) | before == pixels(out)
+
+
+SEEDLESS = (("a", {}), ("b", {}), ("c", {"seed": None}))
+
+
+def test_results_of_earlier_versions_mean_seed_0(batch, written, opened, tmp_path):
+    _, out = batch({"prompt": "pizza", "id": "a", "steps": 1, "size": "64x64"})
+    (row,) = rows(out)
+    del row["seed"]
+    (out / RESULTS).write_text(json.dumps(row) + "\n")
+    jobs = read_jobs(tmp_path / "jobs.jsonl", opened.manifest, opened.digest)
+    with Ledger(out) as ledger:
+        assert ledger.seeded(jobs[0]).arguments["seed"] == 0
+
+
+def test_a_list_of_prompts_is_drawn_into_files_with_their_names(batch):
+    told, out = batch("\ufeffa red heart\r\n\n  pizza\npizza\n🍕\n一只猫\ncon\n")
+    assert told.exit_code == 0, told.output
+    made = ["a-red-heart", "pizza", "pizza-2", "pizza-3", "一只猫", "picture-con"]
+    assert [row["id"] for row in rows(out)] == made
+    assert read_file(out / "a-red-heart.png")["metadata"]["prompt"] == "a red heart"
+    told, _ = batch("rocket\na red heart\npizza\npizza\n🍕\n一只猫\ncon\n")
+    assert "1 done, 0 failed, 6 done before" in told.output.replace("\n", "")
+
+
+def test_a_name_that_is_counted_never_meets_one_that_ends_in_a_number(written, opened):
+    jobs = read_jobs(written("pizza\npizza 2\npizza\npizza\n"), opened.manifest, opened.digest)
+    assert [job.name for job in jobs] == ["pizza", "pizza-2", "pizza-3", "pizza-4"]
+
+
+def test_a_list_of_prompts_is_no_batch_of_videos(video_bundle, written):
+    videos = read(video_bundle)
+    with pytest.raises(UsageError, match=r"is a list of prompts, and .* makes videos"):
+        read_jobs(written("a dog\n"), videos.manifest, videos.digest)
+
+
+def test_all_wrong_lines_are_told_at_once_and_many_are_counted(written, opened):
+    with pytest.raises(UsageError) as refused:
+        read_jobs(written(asked(1), "{no\n", asked(1), asked(-1, id="minus"), {}), opened.manifest, opened.digest)
+    head, *lines, advice = str(refused.value).splitlines()
+    assert head.endswith("has 4 wrong lines:")
+    assert [line.split(":")[0].split(" is")[0] for line in lines] == ["  line 2", "  line 3", "  line 4", "  line 5"]
+    assert "another job has the id 'job-1'" in lines[1]
+    assert advice.strip() == "Correct them; nothing was drawn."
+    with pytest.raises(UsageError) as refused:
+        read_jobs(written(*[{"prompt": "x" * 10_000, "wrong": 1}] * 50), opened.manifest, opened.digest)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 23
+    assert lines[-2] == "  and 30 more."
+    assert len(str(refused.value)) < 7000
+
+
+def test_what_a_prompt_lacks_is_told_with_its_job(batch):
+    told, out = batch(asked(1, prompt="words " * 300), options=["--json"])
+    assert told.exit_code == 0, told.output
+    (row,) = rows(out)
+    assert any("is longer than" in text for text in row["warnings"])
+    warned = [json.loads(line) for line in told.stdout.splitlines() if '"warning"' in line]
+    assert {event["text"] for event in warned if event["event"] == "warning"} == {
+        f"job-1: {text}" for text in row["warnings"]
+    }
+
+
+def test_a_stop_finishes_the_jobs_that_run_and_begins_no_other(written, opened, tmp_path):
+    jobs = read_jobs(written(*(asked(seed) for seed in range(5))), opened.manifest, opened.digest)
+    done = []
+    with (
+        Ledger(tmp_path / "out") as ledger,
+        pytest.raises(Cancelled, match=r"jobs were not begun\. Run the same"),
+    ):
+        run_batch(jobs, ledger, OneByOne(done), done.append, lambda: len(done) >= 2)
+    assert [row["id"] for row in rows(tmp_path / "out")] == ["job-0", "job-1"]
 
 
 def test_two_jobs_of_one_name_are_refused(written, opened):
@@ -204,6 +295,21 @@ class Failing:
 
     def close(self):
         pass
+
+
+class OneByOne(Failing):
+    """A worker that takes a job as soon as the one before is in `done`."""
+
+    def __init__(self, done):
+        super().__init__()
+        self.done, self.begun = done, 0
+
+    def idle(self):
+        return self.begun == len(self.done)
+
+    def submit(self, job):
+        self.begun += 1
+        return super().submit(job)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ def put(table, path, value):
 def test_a_manifest_survives_dump_and_parse(content):
     full = dataclasses.replace(
         content,
+        sizes=dataclasses.replace(content.sizes, trained=((32, 32), (16, 64))),
+        prompts="tokenizer/tokenizer.json",
         parity=(m.Parity("transformer", {"x": (2, 3)}, 1e-6, None, 1e-4), m.Parity("vae", {}, None, None, None)),
     )
     assert bundle_json.parse(bundle_json.dump(full), "bundle.json") == full
@@ -55,6 +57,12 @@ def test_a_manifest_survives_dump_and_parse(content):
         ("sizes.minimum", 24, "multiples"),
         ("sizes.default", [128, 128], "outside its own range"),
         ("sizes.default", [32], "should be list"),
+        ("sizes.trained", [[32, 128]], "outside its own range"),
+        ("sizes.trained", [[32, 40]], "multiples"),
+        ("sizes.trained", [32, 32], "should be list"),
+        ("sizes.trained", [[32, 32]] * 65, "65 trained sizes"),
+        ("prompts", "names.json", "lists no hash"),
+        ("prompts", 3, "should be str"),
         ("t5_tokens", -1, "t5_tokens = -1"),
         ("components.transformer.graph", "other.onnx", "lists no hash"),
         ("tokenizers.tokenizer.length", 0, r"tokenizer\.length = 0"),
@@ -183,3 +191,9 @@ def test_any_replaced_value_gives_a_manifest_or_a_bundle_error(content, data):
 def test_any_bytes_give_a_bundle_error(data):
     with pytest.raises(BundleError):
         bundle_json.parse(data, "bundle.json")
+
+
+def test_a_bundle_from_before_trained_sizes_and_names_opens_and_offers_its_default_size(table):
+    del table["sizes"]["trained"], table["prompts"]
+    old = parse(table)
+    assert (old.sizes.trained, old.sizes.good, old.prompts) == ((), ((32, 32),), "")

@@ -1,10 +1,12 @@
 import hashlib
 import os
+import re
 import shutil
 
 import onnx
 import pytest
 
+import segue
 from segue.errors import BundleError, UsageError
 from segue.runtime.bundle import reader
 from segue.runtime.storage import paths, verified
@@ -62,15 +64,82 @@ def test_progress_ends_at_the_bytes_of_what_was_hashed(tiny_bundle, content):
 
 
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS, "tokenizer/tokenizer.json"])
-def test_a_file_that_changed_since_the_bundle_was_opened_is_told(tiny_bundle, name):
+def test_a_file_whose_bytes_changed_since_the_bundle_was_opened_is_told_with_both_hashes(tiny_bundle, content, name):
     opened = reader.read(tiny_bundle)
     opened.check_unchanged(*opened.manifest.files)
-    (tiny_bundle / name).rename(tiny_bundle / "old")
-    with pytest.raises(BundleError, match="was changed since the bundle was opened"):
-        opened.check_unchanged(name)
-    shutil.copy(tiny_bundle / "old", tiny_bundle / name)
-    with pytest.raises(BundleError, match="was changed since the bundle was opened"):
+    path = tiny_bundle / name
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(BundleError, match="was changed since the bundle was opened") as caught:
         opened.check_unchanged(*opened.manifest.files)
+    assert {content.files[name].sha256, sha(path)} <= set(re.findall("[0-9a-f]{64}", str(caught.value)))
+
+
+def link(path):
+    os.link(path, path.with_suffix(".second"))
+
+
+def replace(path):
+    shutil.copy(path, path.with_suffix(".copy"))
+    path.with_suffix(".copy").replace(path)
+
+
+@pytest.mark.parametrize("change", [link, replace, lambda path: path.chmod(0o600), lambda path: path.touch()])
+@pytest.mark.parametrize("name", [GRAPH, WEIGHTS, "tokenizer/tokenizer.json"])
+def test_a_file_with_another_status_and_the_same_bytes_is_hashed_again_once(tiny_bundle, monkeypatch, name, change):
+    opened = reader.read(tiny_bundle)
+    change(tiny_bundle / name)
+    hashed_again = []
+    original = reader.hashlib.file_digest
+    monkeypatch.setattr(reader.hashlib, "file_digest", lambda f, k: (hashed_again.append(f.name), original(f, k))[1])
+    for _ in range(3):
+        opened.check_unchanged(*opened.manifest.files)
+    assert hashed_again == [str(opened.path(name))]
+
+
+def test_a_model_draws_on_after_an_installer_made_a_hard_link_and_after_it_removed_that(tiny_bundle, tmp_path):
+    with segue.open(tiny_bundle, threads=1) as model:
+        os.link(tiny_bundle / WEIGHTS, tmp_path / "second")
+        first = model.generate("a red heart", steps=1)
+        (tmp_path / "second").unlink()
+        model.close()
+    with segue.open(tiny_bundle, threads=1) as model:
+        assert (model.generate("a red heart", steps=1) == first).all()
+
+
+def test_a_linked_weight_file_is_remembered_with_its_new_status(tiny_bundle, tmp_path):
+    age(tiny_bundle)
+    opened = reader.read(tiny_bundle)
+    os.link(tiny_bundle / WEIGHTS, tmp_path / "second")
+    opened.check_unchanged(WEIGHTS)
+    assert WEIGHTS not in hashed(tiny_bundle)
+
+
+def test_a_file_that_became_a_link_or_vanished_is_refused(tiny_bundle, tmp_path):
+    opened = reader.read(tiny_bundle)
+    (tiny_bundle / WEIGHTS).rename(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="is missing from the bundle"):
+        opened.check_unchanged(WEIGHTS)
+    (tiny_bundle / WEIGHTS).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="is a link"):
+        opened.check_unchanged(WEIGHTS)
+
+
+def test_a_file_that_keeps_changing_while_it_is_hashed_is_refused(tiny_bundle, monkeypatch):
+    opened = reader.read(tiny_bundle)
+    original = reader.hashlib.file_digest
+
+    def disturbed(file, kind):
+        os.utime(file.name, ns=(0, next(times)))
+        return original(file, kind)
+
+    times = iter(range(1, 100))
+    (tiny_bundle / WEIGHTS).touch()
+    monkeypatch.setattr(reader.hashlib, "file_digest", disturbed)
+    with pytest.raises(BundleError, match="another program keeps changing"):
+        opened.check_unchanged(WEIGHTS)
 
 
 def test_a_graph_is_read_once_so_that_what_is_checked_is_what_was_hashed(tiny_bundle, monkeypatch):
@@ -227,6 +296,18 @@ def test_an_unknown_name_lists_the_known_ones(tiny_bundle, tmp_path, monkeypatch
     monkeypatch.setattr(reader, "shipped", lambda: {"emoji": tiny_bundle})
     with pytest.raises(UsageError, match=r"there is no bundle 'emojy'.*\(emoji\)"):
         reader.resolve("emojy")
+
+
+def test_an_unknown_plan_lists_the_plans_as_well():
+    with pytest.raises(UsageError, match=r"bundle or plan \(emoji, .*sd3-medium.*Did you mean sd3-medium\?"):
+        reader.read_manifest("sd3-medum")
+    with pytest.raises(UsageError, match=r"nor a shipped bundle \(emoji, emoji-motion, emoji-teacher\)"):
+        reader.resolve("sd3-medum")
+
+
+def test_a_path_that_does_not_exist_is_not_called_a_directory():
+    with pytest.raises(UsageError, match="there is no bundle '/nonexistent'"):
+        reader.resolve("/nonexistent")
 
 
 def test_a_shipped_name_wins_over_a_directory_unless_it_is_written_as_a_path(tiny_bundle, tmp_path, monkeypatch):

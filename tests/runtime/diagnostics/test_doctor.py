@@ -123,3 +123,22 @@ def test_a_plugin_of_onnx_runtime_that_does_not_register_is_a_fault(monkeypatch)
     found = of(examine())["target ort-rtx"]
     assert found.state == FAULT
     assert "nowhere.so" in found.text
+
+
+def test_the_verdict_is_one_sentence_about_what_runs(exported):
+    found = examine()
+    assert doctor.verdict(found) == "This machine runs ort-cpu. The shipped bundles need no more than ort-cpu."
+    assert doctor.verdict(examine(reader.read(exported)), "tiny").endswith("tiny runs on ort-cpu.")
+    assert doctor.verdict([]).startswith("This machine runs no bundle yet")
+    assert doctor.verdict(found, "tiny").endswith("tiny does not fit: see the table.")
+
+
+def test_a_cache_that_cannot_be_written_is_not_called_fine(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert of(examine())["cache"].state == OK
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "segue").write_text("a file where the directory should be")
+    found = of(examine())["cache"]
+    assert found.state == NOTE
+    assert f"{tmp_path / 'segue'} cannot be written" in found.text
+    assert "XDG_CACHE_HOME" in found.hint

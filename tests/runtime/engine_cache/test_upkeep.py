@@ -108,3 +108,25 @@ def test_clear_removes_damaged_ones_too():
     assert upkeep.clear() == 1
     assert not entry.directory.exists()
     assert upkeep.clear() == 0
+
+
+def test_the_rest_of_the_cache_is_counted_and_removed_but_not_a_place_of_the_users(cache, tmp_path, monkeypatch):
+    assert upkeep.rest() == []
+    (cache / "data/package").mkdir(parents=True)
+    (cache / "data/package/file").write_bytes(b"0123456789")
+    (cache / "parity").mkdir()
+    (cache / "parity/report.json").write_bytes(b"{}")
+    (cache / "verified.json").write_text('["one", "two"]')
+    found = {held.what.split()[0]: (held.count, held.bytes, held.mine) for held in upkeep.rest()}
+    assert found == {"training": (1, 10, True), "digests": (2, 14, True), "reports": (1, 2, True)}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_bytes(b"12345")
+    monkeypatch.setenv("SEGUE_DATA", str(elsewhere))
+    assert [held.mine for held in upkeep.rest()] == [False, True, True]
+    assert upkeep.clear_rest() == 16
+    assert (elsewhere / "file").is_file()
+    assert (cache / "data/package/file").is_file()
+    monkeypatch.delenv("SEGUE_DATA")
+    assert upkeep.clear_rest() == 10
+    assert list(cache.iterdir()) == []

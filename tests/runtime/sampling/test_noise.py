@@ -97,3 +97,9 @@ def test_seeds_outside_64_bits_are_refused(seed):
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
 def test_any_seed_gives_finite_noise(seed, image):
     assert np.isfinite(noise.philox_normal((16,), seed, image)).all()
+
+
+def test_seeds_at_random_differ_and_are_short_enough_to_type():
+    seeds = [noise.random_seed() for _ in range(200)]
+    assert len(set(seeds)) > 190
+    assert all(0 <= seed < 2**32 for seed in seeds)

@@ -1,5 +1,6 @@
 """Comparisons: two bundles, a bundle and pictures, the verdict, the report that stands alone."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,8 +12,18 @@ from PIL import Image
 from segue.cli import cli
 from segue.errors import UsageError
 from segue.training.evaluation import compare as module
-from segue.training.evaluation import measures
-from segue.training.evaluation.compare import CompareSpec, Side, _apart, compare, rows_of, verdict
+from segue.training.evaluation import compare_report, measures
+from segue.training.evaluation.compare import (
+    CompareSpec,
+    Comparison,
+    Side,
+    _apart,
+    _sets_apart,
+    compare,
+    rows_of,
+    verdict,
+)
+from segue.training.metrics.scores import kid
 
 PROMPTS = ("a red heart", "pizza", "rocket")
 
@@ -73,6 +84,42 @@ def test_pictures_of_all_common_seeds_count_and_one_a_prompt_is_set_beside_each(
     assert _apart(images, other) == pytest.approx(third / 3, rel=1e-4)
     expected = np.mean([_apart(images[:, i : i + 1], images[:, :1]) for i in range(3)])
     assert _apart(images, images[:, :1]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_kid_to_one_picture_a_prompt_takes_the_pictures_of_the_same_prompts_at_every_seed():
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randn(40, 1, 32, generator=generator)
+    prompts[:20] += 3  # the first half of the prompts gives other pictures than the second
+    drawn = prompts + 0.01 * torch.randn(40, 2, 32, generator=generator)
+    expected = [kid(prompts[:, 0], drawn[:, seed])[0] for seed in range(2)]
+    assert _sets_apart(drawn, prompts) == pytest.approx(np.mean(expected))
+    assert _sets_apart(prompts, drawn) == pytest.approx(np.mean(expected), abs=1e-6)
+    assert abs(_sets_apart(drawn, prompts)) < 0.01 * abs(kid(prompts[:20, 0].repeat(2, 1), prompts[:, 0])[0])
+
+
+def test_a_bundle_at_two_seeds_is_set_beside_each_picture_of_a_directory(exported, tmp_path):
+    first = compare(str(exported), str(exported), CompareSpec(PROMPTS, 60.0, 1, (64, 64), 1), None, told).sides[0]
+    for number, image in enumerate(first.images[:, 0]):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    found = compare(str(exported), str(tmp_path), CompareSpec(PROMPTS, 60.0, 2, (64, 64), 1), None, told)
+    there, *drawn = (
+        module.Lite0().features(torch.from_numpy(images).movedim(-1, 1).float() / 127.5 - 1)
+        for images in (found.sides[1].images[:, 0], *np.moveaxis(found.sides[0].images, 1, 0))
+    )
+    assert kid(there, drawn[0])[0] == pytest.approx(0, abs=1e-6)
+    assert kid(there, drawn[1])[0] != pytest.approx(0, abs=1e-3)
+    assert found.gap["KID x 1e3"] == pytest.approx(kid(there, drawn[1])[0] / 2)
+
+
+def test_the_report_says_which_side_drew_and_which_holds_finished_pictures():
+    page = [
+        compare_report._drawn(Comparison((side("a", 0.2), second), {}, ""), CompareSpec(PROMPTS, 1.0, 2))
+        for second in (side("b", 0.2), dataclasses.replace(side("b", 0.2), seconds=None))
+    ]
+    assert page == [
+        "3 prompts, 2 pictures each, both sides in turn on this machine (ort-cpu).",
+        "3 prompts, 2 pictures each by a on this machine (ort-cpu); b holds one for each prompt.",
+    ]
 
 
 def test_the_report_stands_alone(exported, tmp_path):

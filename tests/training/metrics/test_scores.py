@@ -43,6 +43,14 @@ def test_kid_has_no_spread_where_one_subset_is_all() -> None:
     assert spread == 0
 
 
+def test_kid_refuses_sets_whose_rows_cannot_be_paired() -> None:
+    pictures = torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="got 10 and 20"):
+        scores.kid(pictures[:10], pictures)
+    with pytest.raises(ValueError, match="got 20 and 10"):
+        scores.kid(pictures, pictures[:10])
+
+
 def test_the_retriever_finds_names_that_the_features_tell_apart() -> None:
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.nn.functional.normalize(torch.randn(100, 16, generator=generator), dim=-1)
