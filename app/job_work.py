@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..runtime.film import film
+from ..runtime.media.formats import encode_picture
 from ..runtime.media.provenance import Certificate, write_picture
 from ..runtime.media.read_image import read_image
 from ..runtime.pipeline import Model
@@ -25,6 +25,9 @@ from .feed import Feed
 from .store import Job
 
 INPUT, VIDEO, JOURNAL = "input.png", "video.mp4", "journal"
+PICTURES = "picture-*"  # the pictures of a job; the ending is the format
+SERVERS = ("previews", "partial_images", "output_format", "output_compression")  # keys that the model does not get
+DEFECT = "Defect"  # the kind of an error that Segue does not raise on purpose
 
 
 def kind_of(model: Model) -> str:
@@ -34,7 +37,20 @@ def kind_of(model: Model) -> str:
 
 def picture_request(request: dict[str, Any]) -> Request:
     """Return the request of a job of pictures."""
-    return Request(**{name: value for name, value in request.items() if name != "previews"})
+    return Request(**{name: value for name, value in request.items() if name not in SERVERS})
+
+
+def check_request(model: Model, request: dict[str, Any], image: np.ndarray | None) -> tuple[str, ...]:
+    """Return the warnings of a request, one line each; raises the errors of `Runner.submit` that concern the model."""
+    wanted: Request | AnimationRequest
+    wanted = picture_request(request) if image is None else AnimationRequest(image, **request)
+    prepared = model.prepare(wanted)
+    if model.budget is not None:
+        model.plan(prepared)
+    notices = (*model.notices(prepared), *model.cuts(prepared))
+    if request.get("partial_images") and model.budget is not None:
+        notices += ("a plan with --budget does not count partial images, so there are none. Leave them out.",)
+    return notices
 
 
 def draw_pictures(
@@ -42,18 +58,35 @@ def draw_pictures(
 ) -> list[str]:
     """Draw a job's pictures into the directory `place`, with events to `feed`; return the names of the files."""
     files: list[str] = []
+    kind, quality = job.request.get("output_format", "png"), job.request.get("output_compression", 100)
+    spare = model.budget is None  # a plan does not count the memory of previews
 
     def on_step(done: int, total: int, latents: np.ndarray) -> None:
         feed.put("step", done=done, total=total)
-        if job.request.get("previews") and model.budget is None:  # a plan does not count the memory of previews
-            feed.put("preview", image=_data_url(model.decode(latents)[0]))
+        if job.request.get("previews") and spare:
+            data = encode_picture(model.decode(latents)[0], "webp", None, quality=70)
+            feed.put("preview", image="data:image/webp;base64," + base64.b64encode(data).decode())
+        steps = total // job.request.get("count", 1)
+        shown = partial_steps(steps, job.request.get("partial_images", 0))
+        if (step := (done - 1) % steps + 1) in shown and spare:
+            data = encode_picture(model.decode(latents)[0], kind, None, quality)
+            feed.put("partial", index=shown.index(step), image=base64.b64encode(data).decode())
 
     for picture in model.pictures(picture_request(job.request), on_step=on_step, cancel=token):
-        name = f"picture-{len(files) + 1}.png"
-        write_picture(place / name, picture.image, picture.metadata if metadata else None, certificate)
+        name = f"picture-{len(files) + 1}.{kind}"
+        write_picture(place / name, picture.image, picture.metadata if metadata else None, certificate, quality)
         files.append(name)
         feed.put("picture", file=name)
     return files
+
+
+def partial_steps(steps: int, count: int) -> list[int]:
+    """Return the steps, from 1 to `steps` - 1, after which `count` unfinished pictures are shown, evenly spaced.
+
+    There are fewer if a picture has too few steps.
+    """
+    count = min(count, steps - 1)
+    return [round(i * steps / (count + 1)) for i in range(1, count + 1)]
 
 
 def make_video(
@@ -82,17 +115,14 @@ def make_video(
     return [VIDEO]
 
 
+def defect_of(error: Exception) -> str:
+    """Return the message for an error that Segue does not raise on purpose."""
+    return f"a bug in Segue or in a library: {type(error).__name__}: {error}. Report it."
+
+
 def _is_of(journal: Path, prepared: PreparedAnimation, model: Model) -> bool:
     try:
         check_job(journal, job_of(prepared, model.bundle.digest))
     except UsageError:
         return False
     return True
-
-
-def _data_url(image: np.ndarray) -> str:
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "WEBP", quality=70)
-    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()

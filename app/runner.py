@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,17 @@ from ..runtime.media.png import write_png
 from ..runtime.media.provenance import Certificate
 from ..runtime.pipeline import Model
 from ..runtime.queue import CancelToken, ModelQueue
-from ..runtime.request import Request
 from ..runtime.storage.files import writing
 from ..runtime.storage.lock import locked
 from ..runtime.units import bytes_of
-from ..runtime.videos.request import AnimationRequest
 from .feed import Feed
-from .job_work import INPUT, draw_pictures, kind_of, make_video, picture_request
+from .job_work import DEFECT, INPUT, check_request, defect_of, draw_pictures, kind_of, make_video
+from .private import JOBS, LOCK, STORE, prepare_folder
 from .store import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Store
 
 ATTEMPTS = 3  # how often a job is started if the server ends during it
-DEFECT = "Defect"  # the kind of an error that Segue does not raise on purpose
 _ROOM = bytes_of("64MiB")  # left free on the disk, for the file of jobs
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,13 +57,13 @@ class Runner(Closing):
     ) -> None:  # fmt: skip
         self.models, self.folder, self.limit = dict(models), folder, limit
         self.metadata, self.certificate = metadata, certificate
+        prepare_folder(folder)
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
             self._file = locked(
-                folder / "lock",
+                folder / LOCK,
                 f"another server keeps its jobs in {folder}. Stop it, or choose another directory with --data.",
             )
-        self.store = Store(folder / "jobs.sqlite")
+        self.store = Store(folder / STORE)
         # Interrupted jobs come last, because one of them may have ended the server
         left = sorted(self.store.unfinished(), key=lambda job: job.state == RUNNING)
         # One more, because a queue forgets a job a moment after its last event
@@ -74,29 +74,37 @@ class Runner(Closing):
         for job in left:
             self._take_up(job)
 
-    def submit(self, kind: str, bundle: str | None, request: dict[str, Any], image: np.ndarray | None = None) -> Job:
-        """Check a request, write its job to disk and return the job.
+    def submit(
+        self, kind: str, bundle: str | None, request: dict[str, Any], image: np.ndarray | None = None,
+        feed: Feed | None = None, warnings: Sequence[str] = (),
+    ) -> Job:  # fmt: skip
+        """Check a request, write its job to disk and return the job. Its events go to `feed`, or to a new feed.
+
+        `warnings` are lines that the job gets besides those of the model.
 
         Raises UsageError if the bundle cannot meet the request, BudgetError if it does not fit into the budget,
         BusyError if `limit` jobs wait or run or the disk is full, and OutputError if the job cannot be written.
         """
         name = self.find(kind, bundle)
-        self._check(name, kind, request, image)
-        job = Job(uuid.uuid4().hex, kind, name, request, WAITING, time.time())
+        told = [*warnings, *check_request(self.models[name], request, image)]
+        job = Job(uuid.uuid4().hex, kind, name, request, WAITING, time.time(), warnings=told)
         place = self.place(job.id)
         try:
             with writing(place):
-                place.mkdir(parents=True)
+                place.mkdir(mode=0o700, parents=True)
             if image is not None:
                 write_png(place / INPUT, image, {})
             with self._lock:
                 self.check_room()
                 self.store.add(job)
                 try:
-                    self._enqueue(job)
+                    self._enqueue(job, feed)
                 except SegueError:
                     self.store.remove(job.id)
                     raise
+                _log.info("job %s: accepted, a %s of %s", job.id, kind, name)  # before it can run
+                for line in told:
+                    _log.info("job %s: %s", job.id, line)
         except SegueError:
             shutil.rmtree(place, ignore_errors=True)
             raise
@@ -155,6 +163,21 @@ class Runner(Closing):
             self._enqueue(job)
             return job
 
+    def remove(self, identifier: str) -> None:
+        """Remove a job and its files.
+
+        Raises UsageError if the job waits or runs, and OutputError if a file cannot be removed.
+        """
+        with self._lock:
+            if identifier in self._live:
+                raise UsageError(f"the job {identifier} waits or runs. Cancel it first.")
+            place = self.place(identifier)
+            with writing(place):
+                if place.exists():
+                    shutil.rmtree(place)  # before the row: after a kill between the two, it can be removed again
+            self.store.remove(identifier)
+        _log.info("job %s: removed", identifier)
+
     def feed(self, identifier: str) -> Feed | None:
         """Return the feed of a job that waits or runs, None for any other job."""
         with self._lock:
@@ -163,7 +186,7 @@ class Runner(Closing):
 
     def place(self, identifier: str) -> Path:
         """Return the directory of a job's files."""
-        return self.folder / "jobs" / identifier
+        return self.folder / JOBS / identifier
 
     def unfinished(self) -> int:
         """Return how many jobs wait or run."""
@@ -191,18 +214,6 @@ class Runner(Closing):
         if shutil.disk_usage(self.folder).free < _ROOM:
             raise BusyError(f"the disk of {self.folder} is full. Make room, then try again.")
 
-    def _check(self, name: str, kind: str, request: dict[str, Any], image: np.ndarray | None) -> None:
-        model = self.models[name]
-        wanted: Request | AnimationRequest
-        if kind == "picture":
-            wanted = picture_request(request)
-        else:
-            assert image is not None
-            wanted = AnimationRequest(image, **request)
-        prepared = model.prepare(wanted)
-        if model.budget is not None:
-            model.plan(prepared)
-
     def _take_up(self, job: Job) -> None:
         """Queue a job that an earlier server left, or end it if it cannot run."""
         with self._lock:
@@ -221,8 +232,8 @@ class Runner(Closing):
                 return
             self.store.change(job.id, finished=time.time(), **ended)
 
-    def _enqueue(self, job: Job) -> None:
-        live = _Live(CancelToken(), Feed())
+    def _enqueue(self, job: Job, feed: Feed | None = None) -> None:
+        live = _Live(CancelToken(), feed or Feed())
         live.future = self._queues[job.bundle].do(lambda model: self._run(model, job.id, live), live.token)
         self._live[job.id] = live
 
@@ -239,6 +250,7 @@ class Runner(Closing):
                 self._end(identifier, FAILED, error=_error_of(error))
                 return
         feed.put("state", state=RUNNING)
+        _log.info("job %s: running", identifier)
         make = draw_pictures if job.kind == "picture" else make_video
         state, ended = DONE, dict[str, Any]()
         try:
@@ -249,6 +261,7 @@ class Runner(Closing):
         except SegueError as error:
             state, ended = FAILED, {"error": _error_of(error)}
         except Exception as error:
+            _log.info("job %s: a defect", identifier, exc_info=True)
             state, ended = FAILED, {"error": {"kind": DEFECT, "message": defect_of(error)}}
         with self._lock:
             if state == CANCELLED and self._closing and not live.cancelling:
@@ -260,6 +273,7 @@ class Runner(Closing):
         """Write the end of a job and send the last event; free its place and readers even if writing fails."""
         feed = self._live.pop(identifier).feed
         files, error = values.get("files", []), values.get("error")
+        _log.info("job %s: %s%s", identifier, state, "" if error is None else f", {error['message']}")
         try:
             return self.store.change(identifier, state=state, finished=time.time(), **values)
         except OutputError as fault:
@@ -267,11 +281,6 @@ class Runner(Closing):
             raise
         finally:
             feed.put(state, last=True, files=files, error=error)
-
-
-def defect_of(error: Exception) -> str:
-    """Return the message for an error that Segue does not raise on purpose."""
-    return f"a bug in Segue or in a library: {type(error).__name__}: {error}. Report it."
 
 
 def _error_of(error: SegueError) -> dict[str, str]:

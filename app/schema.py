@@ -1,33 +1,60 @@
-"""The bodies of requests and answers, as the OpenAPI schema shows them."""
+"""The bodies of requests and answers of Segue's own endpoints, as the OpenAPI schema shows them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from ..runtime.bundle.limits import MAX_COUNT, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TEXT, MIN_FPS
-from ..runtime.units import SIDES
 
 MAX_PICTURES = 16  # of one request, because files stay on disk until a user removes them
 SEED = (1 << 53) - 1  # JavaScript's numbers are exact up to here
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Seed = Annotated[
+    int | None, Field(ge=0, le=SEED, description="Default: a random one. The answer holds the seed that was used.")
+]
 
 
-class _Closed(BaseModel):
+class Closed(BaseModel):
+    """A body that may hold only the keys that it names. `refused` says of other known keys what to do instead."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+    refused: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        body = {key: value for key, value in body.items() if value is not None or key not in cls.refused}
+        for key in body:
+            if key in cls.refused:
+                raise fault("unsupported_parameter", key, f"the key {key} is not supported. {cls.refused[key]}")
+            if key not in cls.model_fields:
+                known = ", ".join(cls.model_fields)
+                text = f"the key {key[:80]} is unknown; known are {known}. Leave it out."
+                raise fault("unknown_parameter", key[:80], text)
+        return body
 
 
-class PictureRequest(_Closed):
+def fault(code: str, key: str, message: str) -> PydanticCustomError:
+    """Return the error of a key, for a validator to raise. `message` is a whole sentence for people."""
+    message, key = (text.encode(errors="replace").decode() for text in (message, key))  # of lone surrogates
+    return PydanticCustomError(code, "{message}", {"message": message, "param": key})  # type: ignore[arg-type]
+
+
+class PictureRequest(Closed):
     """Pictures of a prompt. A value that is left out takes the bundle's default."""
 
     kind: Literal["picture"] = "picture"
     bundle: str | None = Field(None, description="A name of /v1/models. Default: the first bundle that draws pictures.")
     prompt: Text
     negative: Text = ""
-    seed: int = Field(0, ge=0, le=SEED)
+    seed: Seed = None
     steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     guidance: float | None = Field(None, ge=0, le=1000)
     width: Side | None = None
@@ -36,7 +63,7 @@ class PictureRequest(_Closed):
     previews: bool = Field(False, description="Send a preview event after each step. Each preview costs one decoding.")
 
 
-class VideoRequest(_Closed):
+class VideoRequest(Closed):
     """A video of a picture. The picture is sent, or taken from a job."""
 
     kind: Literal["video"]
@@ -45,7 +72,7 @@ class VideoRequest(_Closed):
     image_job: str | None = Field(None, description="A finished picture job. Its first picture is used.")
     prompt: Text = ""
     negative: Text = ""
-    seed: int = Field(0, ge=0, le=SEED)
+    seed: Seed = None
     frames: int | None = Field(None, ge=1, le=MAX_FRAMES)
     fps: float | None = Field(None, ge=MIN_FPS, le=MAX_FPS)
     width: Side | None = None
@@ -59,6 +86,9 @@ def _kind(body: object) -> object:
 
 JobRequest = Annotated[
     Annotated[PictureRequest, Tag("picture")] | Annotated[VideoRequest, Tag("video")], Discriminator(_kind)
+]
+Warnings = Annotated[
+    list[str], Field(description="What is probably not as intended, one line each, such as a prompt that was cut.")
 ]
 
 
@@ -75,6 +105,7 @@ class JobView(BaseModel):
     finished: float | None
     files: list[str] = Field(description="Paths of the finished files, from the root of this server.")
     error: dict[str, str] | None
+    warnings: Warnings
 
 
 class JobList(BaseModel):
@@ -111,6 +142,10 @@ class ModelView(BaseModel):
     multiple: int = Field(description="Width and height must be multiples of this.")
     steps: int
     frames: int | None = Field(description="Default length of a video in frames; null for pictures.")
+    sizes: list[tuple[int, int]] = Field(description="The sizes that the bundle was trained at, [width, height] each.")
+    guided: bool = Field(description="Whether the bundle was made for guidance.")
+    negative: bool = Field(description="Whether a negative prompt has an effect.")
+    draws: str = Field(description="What prompts the bundle knows, in a few words.")
 
 
 class ModelList(BaseModel):
@@ -120,38 +155,13 @@ class ModelList(BaseModel):
     data: list[ModelView]
 
 
-class ImagesRequest(BaseModel):
-    """OpenAI's image generation. Segue ignores the fields that it does not use."""
+class PromptList(BaseModel):
+    """What a bundle can draw."""
 
-    model_config = ConfigDict(extra="allow")
-
-    prompt: Text
-    model: str | None = None
-    n: int | None = Field(1, ge=1, le=MAX_PICTURES)
-    size: str | None = Field(
-        None,
-        pattern=f"^({SIDES}|auto)$",
-        description="Width x height in pixels, as 192x128; auto: the bundle's default.",
-    )
-    response_format: Literal["b64_json", "url"] | None = "b64_json"
-    output_format: Literal["png"] | None = "png"
-    seed: int | None = Field(None, ge=0, le=SEED, description="An addition of Segue. Default: 0.")
-
-
-class ImageView(BaseModel):
-    """A picture in the requested format."""
-
-    b64_json: str | None = None
-    url: str | None = None
-
-
-class ImagesAnswer(BaseModel):
-    """OpenAI's answer to an image generation."""
-
-    created: int
-    data: list[ImageView]
-    output_format: Literal["png"] = "png"
-    size: str
+    bundle: str
+    names: list[str] = Field(description="Names that the bundle was trained with. The best match comes first.")
+    styles: list[str] = Field(description="Words that choose a style, such as noto.")
+    photographs: bool = Field(description="Whether the bundle was trained with photographs.")
 
 
 class PhaseView(BaseModel):
@@ -171,3 +181,10 @@ class PlanView(BaseModel):
     seconds: float
     keep: list[str]
     phases: list[PhaseView]
+
+
+class Health(BaseModel):
+    """The server answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str

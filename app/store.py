@@ -15,7 +15,7 @@ from ..errors import OutputError
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 STATES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
-_SCHEMA = 1
+_SCHEMA = 2  # 1 had no warnings
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Job:
     error: dict[str, str] | None = None  # "kind" and "message"
     attempts: int = 0  # how often it was started
     cancelling: bool = False  # a caller cancelled it while it ran
+    warnings: list[str] = field(default_factory=list)  # what is probably not as intended, one line each
 
     @property
     def over(self) -> bool:
@@ -50,13 +51,13 @@ class Store(Closing):
     def __init__(self, path: Path) -> None:
         self._path, self._lock, self._changing = path, threading.Lock(), threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             # A commit in the log survives the death of the process without a flush to the disk itself.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA secure_delete = ON")  # the prompt of a removed job does not stay in the file
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _SCHEMA):
+            if version > _SCHEMA:
                 raise OutputError(
                     f"{path} holds jobs in schema {version}; this version of Segue writes {_SCHEMA}. Choose another "
                     "directory with --data, or use the version that wrote it."
@@ -83,8 +84,9 @@ class Store(Closing):
             return job
 
     def remove(self, identifier: str) -> None:
-        """Remove a job."""
+        """Remove a job, also from the log that SQLite keeps beside its file."""
         self._run("DELETE FROM jobs WHERE id = ?", identifier)
+        self._run("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def get(self, identifier: str) -> Job | None:
         """Return the job, or None if there is no such job."""

@@ -1,257 +1,216 @@
 // The page of segue serve: submits jobs, follows their events, shows their results. No library, no build.
-const find = (id) => document.getElementById(id);
-const MIB = 2 ** 20;
-let models = [];
-let shown = null; // the job that is shown
-let source = null; // the events of that job
-let plans = 0; // number of requested plans
+import { call, complain, fail, retry, server } from "./api.js";
+import { confirmed, find, make, remembered, still } from "./dom.js";
+import { again, attach, follow, jobs, leave } from "./follow.js";
+import { able, adapt, keepDraft, kind, model, restore, restoreDraft, setModels, turn, wanted } from "./form.js";
+import { forget, mark, more, refresh } from "./history.js";
+import { examples, listen } from "./names.js";
+import { plan } from "./plan.js";
+import { onFile, sourceOf, takeAddress, takeFile } from "./source.js";
+import { over, shownFile, shownJob, titleOf } from "./stage.js";
 
-async function call(path, body) {
-  const options = body === undefined ? {} : {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
-  };
-  const answer = await fetch(path, options);
-  if (answer.status === 401 && path !== "v1/session") {
-    await enter();
-    return call(path, body);
-  }
-  if (answer.status === 204) return null;
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(found.error?.message ?? `the server answered ${answer.status}`);
+const EVERY = 5000; // milliseconds between two looks at the list: other programs submit jobs too
+const EXAMPLES = 6;
+const tabs = new BroadcastChannel("segue");
+let begun = false;
+let sending = false;
+
+async function look() {
+  const found = attach(await refresh(open, drop));
+  mark(shownJob()?.id);
   return found;
 }
 
-async function enter() {
-  const door = find("door");
-  for (;;) {
-    door.showModal();
-    await new Promise((done) => door.addEventListener("close", done, { once: true }));
-    try {
-      await call("v1/session", { token: find("token").value });
-      return;
-    } catch (error) {
-      find("door-words").textContent = error.message;
-    }
-  }
+// After a change by this tab: the other tabs look too.
+function changed() {
+  tabs.postMessage("changed");
+  return look().catch(fail);
 }
 
-function say(text) {
-  find("status").textContent = text;
+function edited() {
+  keepDraft();
+  plan();
 }
 
-function busy(running) {
-  find("stop").disabled = !running;
-}
-
-function picture(address, words) {
-  find("film").hidden = true;
-  find("film").removeAttribute("src");
-  Object.assign(find("picture"), { src: address, alt: words, hidden: false });
-}
-
-function film(address) {
-  const player = find("film");
-  if (player.getAttribute("src") === address) return;
-  const at = player.hidden ? 0 : player.currentTime; // the finished file continues where the growing file was
-  find("picture").hidden = true;
-  player.hidden = false;
-  player.src = address;
-  player.currentTime = at;
-  player.play().catch(() => {}); // the browser may forbid autoplay; the controls remain
-}
-
-function show(job) {
-  const words = job.request.prompt || "an animated picture";
-  const video = models.some((model) => model.kind === "video");
-  find("again").hidden = !["failed", "cancelled"].includes(job.state);
-  find("animate").hidden = !(job.kind === "picture" && job.state === "done" && video);
-  if (job.state === "done" && job.kind === "picture") picture(job.files[0], words);
-  if (job.state === "done" && job.kind === "video") film(job.files[0]);
-}
-
-function follow(job) {
-  source?.close();
-  shown = job;
-  show(job);
-  if (["done", "failed", "cancelled"].includes(job.state)) {
-    find("progress").value = job.state === "done" ? 1 : 0;
-    say(job.error ? job.error.message : job.state);
-    busy(false);
-    return;
-  }
-  busy(true);
-  say("waiting in the queue");
-  find("progress").value = 0;
-  const words = job.request.prompt || "an animated picture";
-  const mine = new EventSource(`v1/jobs/${job.id}/events`);
-  source = mine;
-  const on = (name, act) => mine.addEventListener(name, (event) => act(JSON.parse(event.data)));
-  on("state", () => say("started"));
-  on("step", ({ done, total }) => {
-    find("progress").value = done / total;
-    say(`step ${done} of ${total}`);
-  });
-  on("preview", ({ image }) => picture(image, `${words}, unfinished`));
-  on("call", ({ stage, window, done, total }) => say(`window ${window + 1}: ${stage} ${done} of ${total}`));
-  on("frames", ({ done, total }) => {
-    find("progress").value = done / total;
-    say(`${done} of ${total} frames`);
-    film(`v1/jobs/${job.id}/video`);
-  });
-  for (const end of ["done", "failed", "cancelled"]) {
-    on(end, async ({ error }) => {
-      mine.close();
-      try {
-        const over = await call(`v1/jobs/${job.id}`);
-        history();
-        if (shown.id !== job.id) return; // the user has opened another job
-        busy(false);
-        say(error ? error.message : end);
-        shown = over;
-        show(over);
-      } catch (fault) {
-        say(fault.message);
-      }
+// Says on the empty stage what to do, with examples of what the model can draw.
+async function hint() {
+  const one = model();
+  const video = kind() === "video";
+  find("empty-title").textContent = video ? "What shall move?" : "What would you like to see?";
+  find("empty-words").textContent = video
+    ? "Choose a first picture, name the motion if you like, and press Animate."
+    : "Type it as a prompt and press Draw. The picture appears here.";
+  const found = one && !video ? await examples(one.id, EXAMPLES) : [];
+  if (model() !== one) return; // another model was chosen meanwhile
+  find("examples").hidden = !found.length;
+  find("examples").replaceChildren(...found.map((name) => {
+    const button = make("button", { type: "button" }, name);
+    button.addEventListener("click", () => {
+      find("prompt").value = name;
+      find("prompt").focus(); // the button goes away
+      edited();
+      submit();
     });
-  }
-  mine.onerror = () => { // the browser reconnects unless the stream is closed
-    if (shown.id !== job.id) return;
-    say(mine.readyState === EventSource.CLOSED ? "the server no longer knows this job; draw again" : "the server does not answer; trying again");
-  };
-}
-
-async function ask(body) {
-  try {
-    follow(await call("v1/jobs", body));
-    history();
-  } catch (error) {
-    say(error.message);
-  }
-}
-
-function wanted() {
-  const [width, height] = find("size").value.split("x").map(Number);
-  return {
-    kind: "picture", bundle: find("bundle").value, prompt: find("prompt").value, seed: Number(find("seed").value), width, height,
-  };
-}
-
-function moving() {
-  return { kind: "video", bundle: models.find((one) => one.kind === "video").id, frames: Number(find("frames").value) };
-}
-
-async function history() {
-  const { jobs } = await call("v1/jobs?limit=12").catch((error) => say(error.message) ?? { jobs: [] });
-  find("history").replaceChildren(...jobs.map((job) => {
-    const row = document.createElement("li");
-    const button = document.createElement("button");
-    const thumb = job.kind === "picture" && job.files.length ? new Image() : document.createElement("div");
-    if (thumb instanceof Image) Object.assign(thumb, { src: job.files[0], alt: "" });
-    else thumb.className = "blank";
-    const words = document.createElement("span");
-    const state = document.createElement("small");
-    state.textContent = `${job.kind}, ${job.state}`;
-    words.append(job.request.prompt || "(no prompt)", state);
-    button.append(thumb, words);
-    button.addEventListener("click", () => call(`v1/jobs/${job.id}`).then(follow).catch((error) => say(error.message)));
-    row.append(button);
-    return row;
+    return make("li", {}, button);
   }));
 }
 
-async function plan(body, of) {
-  const words = find("plan-words");
-  const mine = ++plans;
+async function submit() {
+  complain("");
+  const body = wanted();
+  const video = body.kind === "video";
+  if (video && sourceOf() === null) {
+    complain("A video needs a first picture. Choose one.");
+    find("upload").focus();
+    return;
+  }
+  if (sending) return;
+  sending = true;
   try {
-    const made = await call("v1/plan", body);
-    if (mine === plans) draw(made, of); // a later plan may have been requested
+    follow(await call("v1/jobs", { ...body, ...(video ? { image: sourceOf() } : { previews: true }) }), true);
+    find("result").scrollIntoView({ block: "nearest", behavior: still.matches ? "auto" : "smooth" });
+    await changed();
   } catch (error) {
-    if (mine !== plans) return;
-    words.textContent = error.message;
-    find("plan").replaceChildren();
+    fail(error);
+  } finally {
+    sending = false;
   }
 }
 
-function draw({ peak, budget, seconds, phases }, of) {
-  const limit = budget === null ? "" : ` of ${Math.round(budget / MIB)} MiB`;
-  find("plan-words").textContent = `${of}: at most ${Math.round(peak / MIB)} MiB${limit}, about ${seconds.toPrecision(2)} s.`;
-  const [width, height, foot] = [320, 150, 34];
-  const top = Math.max(peak, budget ?? 0) * 1.1;
-  const make = (name, values, text = "") => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(values)) made.setAttribute(key, value);
-    made.textContent = text;
-    return made;
-  };
-  const drawn = [];
-  const least = seconds * 0.04; // a very short phase stays visible
-  const whole = phases.reduce((sum, phase) => sum + Math.max(phase.seconds, least), 0);
-  let left = 0;
-  for (const [index, phase] of phases.entries()) {
-    const wide = (Math.max(phase.seconds, least) / whole) * width;
-    const high = (phase.peak / top) * height;
-    const bar = make("rect", { x: left, y: height - high, width: Math.max(wide - 1, 1), height: high });
-    bar.append(make("title", {}, `${phase.component}: ${Math.round(phase.peak / MIB)} MiB, ${phase.seconds.toPrecision(2)} s`));
-    drawn.push(bar);
-    if (wide > 40) drawn.push(make("text", { x: left + 2, y: height + 13 + (index % 2) * 13 }, phase.component));
-    left += wide;
-  }
-  if (budget !== null) {
-    const at = height - (budget / top) * height;
-    drawn.push(make("line", { x1: 0, x2: width, y1: at, y2: at }), make("text", { x: 2, y: at - 4 }, "budget"));
-  }
-  find("plan").setAttribute("viewBox", `0 0 ${width} ${height + foot}`);
-  find("plan").replaceChildren(...drawn);
+async function takeJob(address, job) {
+  await takeAddress(address, `the picture of “${titleOf(job)}”`).catch(fail);
 }
 
-function sizes() {
-  const model = models.find((one) => one.id === find("bundle").value);
-  const options = [1, 0.5, 1.5, 2].map((factor) => {
-    const side = (pixels) => Math.round((pixels * factor) / model.multiple) * model.multiple;
-    return new Option(`${side(model.width)}x${side(model.height)}`);
-  });
-  find("size").replaceChildren(...options);
+// Shows a job of the history and puts its request into the form.
+async function open(job) {
+  try {
+    const now = await call(`v1/jobs/${job.id}`);
+    follow(now, true);
+    mark(now.id);
+    complain(restore(now));
+    if (now.kind === "video" && able("video")) await takeJob(`v1/jobs/${now.id}/files/input.png`, now);
+    edited();
+  } catch (error) {
+    fail(error);
+    look().catch(fail); // it may have been deleted
+  }
+}
+
+async function drop(job) {
+  try {
+    await call(`v1/jobs/${job.id}`, undefined, "DELETE");
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  if (find("about").contains(document.activeElement)) find("prompt").focus();
+  if (shownJob()?.id === job.id) follow(null);
+  forget(job.id);
+  await changed();
+}
+
+async function animate() {
+  const [job, address] = [shownJob(), shownFile()];
+  complain("");
+  turn("video");
+  if (!find("prompt").value) find("prompt").value = job.request.prompt;
+  find("prompt").focus();
+  edited();
+  hint();
+  await takeJob(address, job);
+}
+
+async function take(file) {
+  complain("");
+  if (!able("video")) {
+    complain("This server makes no videos, so it takes no pictures.");
+    return;
+  }
+  try {
+    await takeFile(file);
+    turn("video");
+    edited();
+    hint();
+  } catch (error) {
+    complain(error.message);
+  }
+}
+
+// Shows what runs, or what this tab showed before its reload.
+async function resume() {
+  const drafted = restoreDraft();
+  const [running] = (await call("v1/jobs?state=running&limit=1")).jobs; // it may be older than the list reaches
+  if (running) follow(running);
+  const found = (await look()) ?? running;
+  const last = remembered("shown");
+  if (found && !drafted) restore(found);
+  if (!found && last) await call(`v1/jobs/${last}`).then((job) => follow(job, true), () => follow(null));
 }
 
 async function begin() {
-  models = (await call("v1/models")).data;
-  const drawing = models.filter((model) => model.kind === "picture");
-  find("machine").textContent = models.map((model) => model.id).join(", ");
-  find("bundle").replaceChildren(...drawing.map((model) => new Option(model.id)));
-  if (drawing.length) {
-    sizes();
-    await plan(wanted(), "A picture");
-  }
-  await history();
+  const { data } = await call("v1/models");
+  setModels(data);
+  find("machine").textContent = data.map(({ id }) => id).join(" · ");
+  if (!begun) await resume();
+  else if (shownJob()) await again(shownJob());
+  else await look();
+  begun = true;
+  mark(shownJob()?.id);
+  plan();
+  await hint();
 }
 
+listen();
+onFile(take);
 find("draw").addEventListener("submit", (event) => {
   event.preventDefault();
-  ask({ ...wanted(), previews: true });
+  submit();
 });
-find("draw").addEventListener("change", (event) => {
-  if (event.target.id === "bundle") sizes();
-  plan(wanted(), "A picture");
+find("draw").addEventListener("change", ({ target }) => {
+  if (target.name === "kind") turn(target.value);
+  if (target.name === "bundle") adapt();
+  if (["kind", "bundle"].includes(target.name)) hint();
+  edited();
 });
+find("draw").addEventListener("input", edited);
 find("dice").addEventListener("click", () => {
-  find("seed").value = Math.floor(Math.random() * 2 ** 32);
+  find("seed").value = "";
+  edited();
+});
+find("keep").addEventListener("click", () => {
+  find("seed").value = shownJob().request.seed;
+  edited();
 });
 find("stop").addEventListener("click", () => {
-  if (shown) call(`v1/jobs/${shown.id}/cancel`, {}).catch((error) => say(error.message));
+  call(`v1/jobs/${shownJob().id}/cancel`, {}).then(changed).catch(fail);
 });
-find("again").addEventListener("click", async () => {
-  try {
-    follow(await call(`v1/jobs/${shown.id}/resume`, {}));
-  } catch (error) {
-    say(error.message);
-  }
+find("again").addEventListener("click", () => {
+  call(`v1/jobs/${shownJob().id}/resume`, {}).then((job) => follow(job, true)).then(changed).catch(fail);
 });
-find("animate").addEventListener("submit", (event) => {
-  event.preventDefault();
-  ask({ ...moving(), image_job: shown.id, prompt: find("motion").value || shown.request.prompt });
+find("animate").addEventListener("click", animate);
+confirmed(find("delete"), "Delete this job for good: press again", () => drop(shownJob()));
+find("older").addEventListener("click", () => {
+  more();
+  look().catch(fail);
 });
-for (const moment of ["focusin", "change"]) {
-  find("animate").addEventListener(moment, () => plan(moving(), `A video of ${moving().frames} frames`));
-}
-find("draw").addEventListener("focusin", () => plan(wanted(), "A picture"));
-begin().catch((error) => say(error.message));
+find("retry").addEventListener("click", retry);
+server.addEventListener("gone", () => {
+  leave();
+  find("gone").hidden = false;
+  find("go").disabled = true;
+});
+server.addEventListener("back", () => {
+  find("gone").hidden = true;
+  begin().catch(fail);
+});
+jobs.addEventListener("change", () => look().catch(fail));
+tabs.addEventListener("message", () => look().catch(fail));
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) leave(); // a browser opens few connections to one server
+  else if (shownJob() && !over(shownJob())) again(shownJob());
+  else look().catch(fail);
+});
+setInterval(() => {
+  if (begun && !document.hidden && find("gone").hidden) look().catch(fail);
+}, EVERY);
+begin().catch(fail);

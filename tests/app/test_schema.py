@@ -55,7 +55,8 @@ def test_no_request_to_any_endpoint_ends_in_a_defect(tmp_path, video_bundle):
             )  # fmt: skip
             @given(case=operation.as_strategy())
             def ask(case):
-                if len(found) % 2 and "identifier" in (case.path_parameters or {}):  # noqa: B023
+                deletes = case.method.upper() == "DELETE"  # the real jobs are still needed
+                if len(found) % 2 and "identifier" in (case.path_parameters or {}) and not deletes:  # noqa: B023
                     case.path_parameters["identifier"] = real[len(found) // 2 % 2]  # noqa: B023
                 if isinstance(case.body, dict):
                     for name, most in DRAWN.items():
@@ -70,6 +71,7 @@ def test_no_request_to_any_endpoint_ends_in_a_defect(tmp_path, video_bundle):
 
             ask()
     assert not wrong
-    assert len(asked) == 12
+    assert len(asked) == 16
     assert {200, 404} <= set(asked["GET /v1/jobs/{identifier}"])
     assert 200 in asked["GET /v1/jobs/{identifier}/video"]
+    assert 200 in asked["POST /v1/images/generations"]

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from segue.app import server
 from segue.app.feed import Feed
 from segue.app.store import Job, Store
 from segue.errors import OutputError, UsageError
+from support.browser import CHROMIUM
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def test_a_full_queue_answers_429_and_keeps_what_it_accepted(exported, here, tmp
 
 
 def test_openai_clients_get_pictures_in_base64_or_as_addresses(client):
-    body = {"prompt": "a red heart", "n": 2, "size": "64x64", "model": "tiny", "user": "somebody", "quality": "auto"}
+    body = {"prompt": "a red heart", "n": 2, "size": "64x64", "model": "tiny", "user": "somebody", "seed": 3}
     first = client.post("/v1/images/generations", json=body).json()
     assert [pixels(base64.b64decode(one["b64_json"])).shape for one in first["data"]] == [(64, 64, 3)] * 2
     again = client.post("/v1/images/generations", json=body | {"response_format": "url"}).json()
@@ -144,7 +146,7 @@ def test_a_plan_is_given_before_anything_is_asked_for(client):
         (asked(width=65), "size 65x64"),
         ({"kind": "picture", "prompt": "x", "width": 64}, "one is missing"),
         (asked(bundle="other"), "no bundle 'other' of this server"),
-        (asked(steps=0), "greater than or equal to 1"),
+        (asked(steps=0), "steps = 0: it must be at least 1"),
         (asked(shape=3), "the key shape is unknown; known are kind, bundle, prompt"),
         (asked(prompt="\ud800"), "valid Unicode|unicode|surrogates"),
         ({"kind": "video", "image": ""}, "no bundle of this server makes a video"),
@@ -171,6 +173,7 @@ def test_what_is_not_there_is_404_in_the_same_form(client, path):
     answer = client.get(path)
     assert answer.status_code == 404
     assert answer.json()["error"]["message"]
+    assert answer.json()["error"]["type"] == "NotFound"
 
 
 def test_files_of_jobs_are_the_only_files_that_are_given(client, finished):
@@ -303,7 +306,10 @@ class TestVideos:
         ("image", "message"),
         [
             ("§", "not valid base64"),
-            (base64.b64encode(b"text").decode(), "the image that was sent cannot be read as a picture"),
+            (
+                base64.b64encode(b"text").decode(),
+                "the image that was sent cannot be read as a picture: its format is unknown. Name a PNG",
+            ),
             (None, "needs one"),
         ],
     )
@@ -317,8 +323,8 @@ def test_the_page_is_given_with_all_that_it_asks_for(client):
     page = client.get("/").text
     for name in ("page.js", "page.css"):
         assert name in page
-        assert client.get("/" + name).status_code == 200
-    assert {path.name for path in server.PAGE.iterdir()} == {"index.html", "page.js", "page.css"}
+    for path in server.PAGE.iterdir():
+        assert client.get(f"/{path.name}").content == path.read_bytes()
 
 
 def test_readers_that_come_back_are_told_what_they_missed(client):
@@ -409,7 +415,7 @@ def test_a_job_without_a_kind_is_a_picture(client, finished):
         ),
         ({"prompt": "x", "steps": 10**6}, "steps", "steps = 1000000: "),
         ({"prompt": "x" * 10**6}, "prompt", "xxx...: "),
-        ({}, "prompt", "prompt: Field required. Correct it"),
+        ({}, "prompt", "prompt is missing. Add it"),
     ],
 )
 def test_a_body_that_does_not_fit_is_refused_with_the_key_its_value_and_what_to_do(client, body, param, message):
@@ -422,6 +428,46 @@ def test_a_body_that_does_not_fit_is_refused_with_the_key_its_value_and_what_to_
 def test_a_body_that_is_no_json_and_a_name_that_is_no_jobs_are_told_apart(client):
     answer = client.post("/v1/jobs", content=b'{"prompt": ', headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
-    assert "the body is not valid JSON" in answer.json()["error"]["message"]
+    assert "the body is not valid JSON at character" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] is None
     assert client.get("/v1/jobs/nothing").status_code == 404
     assert "there is no job 'nothing'" in client.get("/v1/jobs/nothing").json()["error"]["message"]
+
+
+class TestHealthAndDocs:
+    def test_health_needs_no_token(self, exported, here, tmp_path):
+        with here(tmp_path, exported, token="secret") as (client, _):
+            assert client.get("/health").json()["status"] == "ok"
+            assert client.get("/v1/models").status_code == 401
+
+    def test_the_page_of_the_endpoints_is_whole_and_asks_no_other_host(self, exported, here, tmp_path):
+        with here(tmp_path, exported, token="secret") as (client, _):
+            page = client.get("/docs").text
+            asked = re.findall(r"""(?:src|href)="([^"]+)"|url: ["']([^"']+)""", page)
+            places = [httpx.URL(one or other) for one, other in asked]
+            assert len(places) >= 3
+            assert {place.host for place in places} <= {"", "127.0.0.1"}
+            for place in places:
+                assert client.get(place.path).status_code == 200
+            schemes = client.get("/openapi.json").json()["components"]["securitySchemes"]
+            assert [scheme["scheme"] for scheme in schemes.values()] == ["bearer"]
+
+    @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
+    def test_a_browser_shows_the_endpoints(self, browser, start, tmp_path):
+        with start(tmp_path, "emoji") as (client, _):
+            page, hosts = browser.new_page(), set()
+            page.on("request", lambda request: hosts.add(httpx.URL(request.url).netloc))
+            page.goto(f"{client.base_url}/docs")
+            page.wait_for_selector(".opblock-summary-path >> nth=15")
+            assert page.locator(".opblock").count() == 16
+            assert hosts <= {client.base_url.netloc, b""}
+            page.close()
+
+
+def test_what_no_endpoint_does_is_told_in_words(client):
+    answer = client.post("/v1/models", json={})
+    assert answer.status_code == 405
+    assert "no POST '/v1/models'. See /docs" in answer.json()["error"]["message"]
+    answer = client.put("/v1/nothing")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "unknown_url"

@@ -1,0 +1,134 @@
+"""The endpoints of jobs: submit, list, show, cancel, resume, delete, events."""
+
+import asyncio
+import base64
+import binascii
+import dataclasses
+import io
+import threading
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import Body, Depends, FastAPI, Header, Query
+from fastapi import Path as InPath
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from ...errors import UsageError
+from ...runtime.media.read_image import read_image
+from ...runtime.sampling.noise import random_seed
+from .. import schema
+from ..failures import Refused
+from ..runner import Runner
+from ..store import Job
+
+Identifier = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="A job's identifier.")]
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+
+
+def job_in_path(runner: Runner) -> Any:
+    """Return the type of a parameter: the job that the path names."""
+
+    def job(identifier: Identifier) -> Job:
+        return found(runner, identifier)
+
+    return Annotated[Job, Depends(job)]
+
+
+def found(runner: Runner, identifier: str) -> Job:
+    """Return a job; raises Refused with 404 if there is no such job."""
+    job = runner.store.get(identifier)
+    if job is None:
+        raise Refused(404, f"there is no job {identifier!r}. List the jobs at /v1/jobs.")
+    return job
+
+
+def add_jobs(app: FastAPI, runner: Runner, known: Any) -> None:
+    """Add the endpoints; `known` is the type that `job_in_path` returns."""
+    decoding = threading.Semaphore()
+
+    @app.post("/v1/jobs", status_code=202)
+    def create(wanted: Annotated[schema.JobRequest, Body()]) -> schema.JobView:
+        """Accept a job. The answer comes after the job is on disk, so it survives the server."""
+        if isinstance(wanted, schema.PictureRequest):
+            return _view(runner.submit(wanted.kind, wanted.bundle, arguments(wanted)))
+        name = runner.find(wanted.kind, wanted.bundle)  # checked before the picture is decoded
+        runner.check_room()
+        with decoding:  # one at a time, because each may take hundreds of MB
+            image = _input(runner, wanted)
+        return _view(runner.submit(wanted.kind, name, arguments(wanted), image))
+
+    @app.get("/v1/jobs")
+    def jobs(limit: Annotated[int, Query(ge=1, le=200)] = 50, state: State | None = None) -> schema.JobList:
+        """List jobs, newest first."""
+        return schema.JobList(jobs=[_view(job) for job in runner.store.newest(limit, state)])
+
+    @app.get("/v1/jobs/{identifier}")
+    def show(job: known) -> schema.JobView:
+        """Show a job."""
+        return _view(job)
+
+    @app.delete("/v1/jobs/{identifier}", status_code=204)
+    async def delete(job: known) -> None:
+        """Remove a job and its files. A job that waits or runs is cancelled first."""
+        feed = await asyncio.to_thread(runner.feed, job.id)
+        if feed is not None:
+            await asyncio.to_thread(runner.cancel, job.id)
+            async for _ in feed.read():
+                pass
+        await asyncio.to_thread(runner.remove, job.id)
+
+    @app.post("/v1/jobs/{identifier}/cancel")
+    def cancel(job: known) -> schema.JobView:
+        """Stop a job before its next network call. A finished job does not change."""
+        return _view(runner.cancel(job.id) or job)
+
+    @app.post("/v1/jobs/{identifier}/resume")
+    def resume(job: known) -> schema.JobView:
+        """Queue a cancelled or failed job again. A video continues after its last finished segment."""
+        return _view(runner.resume(job.id) or job)
+
+    @app.get("/v1/jobs/{identifier}/events", response_class=EventSourceResponse)
+    async def events(
+        job: known, last_event_id: Annotated[str | None, Header(max_length=40)] = None
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Stream a job's events: state, step, preview, picture, call, frames; last done, failed or cancelled."""
+        feed = await asyncio.to_thread(runner.feed, job.id)
+        if feed is None:
+            over = await asyncio.to_thread(runner.store.get, job.id) or job  # it may be deleted by now
+            yield ServerSentEvent(event=over.state, data={"files": over.files, "error": over.error})
+            return
+        async for event in feed.read(feed.after(last_event_id)):
+            yield ServerSentEvent(event=event.name, id=f"{feed.mark}-{event.number}", data=event.values)
+
+
+def arguments(wanted: schema.PictureRequest | schema.VideoRequest) -> dict[str, Any]:
+    """Return the arguments of Request or AnimationRequest; a seed that is left out is drawn."""
+    given = wanted.model_dump(exclude_none=True, exclude={"kind", "bundle", "image", "image_job", "width", "height"})
+    given.setdefault("seed", random_seed())
+    if (wanted.width is None) != (wanted.height is None):
+        raise UsageError(f"width = {wanted.width}, height = {wanted.height}: one is missing. Give both or neither.")
+    return given if wanted.width is None else given | {"size": [wanted.height, wanted.width]}
+
+
+def _input(runner: Runner, wanted: schema.VideoRequest) -> np.ndarray:
+    """Return the picture that a video begins with."""
+    if (wanted.image is None) == (wanted.image_job is None):
+        raise UsageError("a video needs one picture. Send either image or image_job.")
+    if wanted.image_job is not None:
+        source = runner.store.get(wanted.image_job)
+        if source is None or source.kind != "picture" or not source.files:
+            raise UsageError(f"the job {wanted.image_job!r} has no picture. Name a picture job that is done.")
+        return read_image(runner.place(source.id) / source.files[0], name="the picture of that job")
+    assert wanted.image is not None
+    text = wanted.image.partition(",")[2] if wanted.image.startswith("data:") else wanted.image
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise UsageError(f"image is not valid base64: {error}. Send the bytes of the file in base64.") from None
+    return read_image(io.BytesIO(data), name="the image that was sent")
+
+
+def _view(job: Job) -> schema.JobView:
+    values = dataclasses.asdict(job) | {"files": [f"v1/jobs/{job.id}/files/{name}" for name in job.files]}
+    return schema.JobView(**values)
