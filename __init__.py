@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .runtime.media.png import read_metadata, write_png
     from .runtime.media.provenance import Certificate
     from .runtime.media.read_image import read_image
+    from .runtime.notices import Notice
     from .runtime.pipeline import Model, Picture, Result, open_model
     from .runtime.planning.pictures import Plan
     from .runtime.queue import CancelToken, ModelQueue
@@ -58,6 +59,7 @@ __all__ = [  # without `open`, so that a star import keeps the builtin
     "MissingDependencyError",
     "Model",
     "ModelQueue",
+    "Notice",
     "OutputError",
     "ParityError",
     "Picture",
@@ -83,6 +85,7 @@ _LAZY = {
     "Event": ("videos.render", "Event"),
     "Model": ("pipeline", "Model"),
     "ModelQueue": ("queue", "ModelQueue"),
+    "Notice": ("notices", "Notice"),
     "Picture": ("pipeline", "Picture"),
     "Plan": ("planning.pictures", "Plan"),
     "PromptTruncated": ("bundle.tokens", "PromptTruncated"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -9,18 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import SegueError, UsageError
 from .console import JSON, Output
-from .options import BUNDLE, TARGET, TRUST, Bytes, Size, memory_of, opened, signing, stopped_with
+from .options import (
+    BUNDLE,
+    SEED,
+    TARGET,
+    TRUST,
+    VERBOSE,
+    VIDEOS,
+    YES,
+    argument_missing,
+    confirmed,
+    memory_of,
+    opened,
+    plan_of,
+    signing,
+    stopped_with,
+)  # fmt: skip
+from .terminal.option_types import Bytes, Size
 
 if TYPE_CHECKING:
     from ..runtime.media.provenance import Certificate
+    from ..runtime.pipeline import Model
     from ..runtime.videos.render import Event
+    from ..runtime.videos.request import PreparedAnimation
+    from .terminal.progress import Work
 
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
-@click.argument("picture", type=click.Path(path_type=Path))
+@click.argument("picture", type=click.Path(path_type=Path), required=False, metavar="PICTURE")
 @click.option(
     "-o",
     "--output",
@@ -32,25 +53,30 @@ if TYPE_CHECKING:
 @click.option("--negative", default="", help="Text that guidance leads away from.")
 @click.option("--frames", type=int, help="Video frames, rounded up to 4k + 1 (default: the bundle's).")
 @click.option("--fps", type=float, help="Frames per second (default: the bundle's).")
-@click.option("--seed", default=0, show_default=True, help="Seed of the noise, 0 to 2^64 - 1.")
+@SEED
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
 @click.option(
     "--tile", type=int, help="Side of a tile of Stage II's autoencoder, in latent pixels (default: no tiles)."
 )
 @click.option("--overlap", type=int, help="Overlap of tiles, in latent pixels (default: a quarter of --tile).")
-@click.option("--resume", is_flag=True, help="Continue where the same command was stopped.")
+@click.option("--anew", is_flag=True, help="Start again, even if an earlier run has finished or unfinished work here.")
+@click.option("--resume", is_flag=True, hidden=True, help="Has no effect: the command resumes by itself.")
 @click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
 @click.option("--budget", type=Bytes(), help="Most memory to use, as 512MiB. segue plan shows the need.")
 @TARGET
 @TRUST
 @signing
+@YES
+@VERBOSE
 @JSON
 def animate(
     bundle: str,
-    picture: Path,
+    picture: Path | None,
     output: Path,
+    seed: int | None,
     tile: int | None,
     overlap: int | None,
+    anew: bool,
     resume: bool,
     threads: int | None,
     budget: int | None,
@@ -58,84 +84,170 @@ def animate(
     trust_engines: bool,
     metadata: bool,
     certificate: Certificate | None,
+    yes: bool,
+    verbose: bool,
     as_json: bool,
     **wanted: Any,
 ) -> None:
     """Animate PICTURE with BUNDLE (a directory, or the name of a shipped bundle).
 
-    The file grows segment by segment. Finished segments stay in .OUTPUT.journal beside it until the end. After a stop,
-    the same command with --resume continues and makes the same video.
+    The shipped emoji-motion animates pictures of emoji, not photographs. The file grows segment by segment. Finished
+    segments stay in .OUTPUT.journal beside it until the end. After a stop, the same command continues and makes the
+    same video.
 
     \b
     Examples:
-      segue animate ./my-videos picture.png -o out.mp4 --prompt "waving hand"
-      segue animate ./my-videos picture.png -o out.mp4 --frames 129 --resume
+      segue animate emoji-motion picture.png -o out.mp4 --prompt "waving hand"
+      segue animate ./my-videos picture.png -o out.mp4 --frames 129
     """
     from ..runtime.bundle.limits import MAX_FRAMES
     from ..runtime.bundle.segments import latent_frames, video_frames
-    from ..runtime.film import film
-    from ..runtime.media.provenance import MIME
+    from ..runtime.film import film, remember, seed_of_finished
     from ..runtime.media.read_image import read_image
     from ..runtime.media.sinks import find_sink
+    from ..runtime.sampling.noise import random_seed
     from ..runtime.sampling.tiles import Tiling
     from ..runtime.storage.files import check_parent
     from ..runtime.storage.journal import finished
     from ..runtime.videos.request import AnimationRequest
 
-    show = Output(as_json)
+    if picture is None:
+        raise argument_missing("animate", bundle, "PICTURE", VIDEOS, "picture.png -o out.mp4")
+    show = Output(as_json, verbose)
     piped = str(output) == "-"
-    if piped and (resume or as_json):
-        raise UsageError("-o - writes frames to standard output, so --resume and --json cannot be used. Name a file.")
+    if piped and as_json:
+        raise UsageError("-o - writes frames to standard output, so --json cannot be used. Name a file.")
     sink = find_sink(output)
-    if certificate is not None and output.suffix.lower() not in MIME:
+    if certificate is not None and output.suffix.lower() != ".mp4":
         raise UsageError(f"{output} cannot be signed: only .mp4 videos can. Name a .mp4 file.")
     if overlap is not None and tile is None:
         raise UsageError("--overlap needs tiles. Give --tile as well.")
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
-    request = AnimationRequest(read_image(picture), tiling=tiling, **wanted)
+    request = AnimationRequest(read_image(picture), tiling=tiling, seed=seed, **wanted)
     asked = wanted["frames"]
     rounded = video_frames(latent_frames(asked)) if asked is not None and 0 < asked <= MAX_FRAMES else asked
     if rounded != asked:
         show.warning(f"the number of frames must be 4k + 1; {asked} was rounded up to {rounded}.")
     started = time.perf_counter()
-
-    def report(done: int, total: int) -> None:
-        show.event("frames", done=done, total=total, seconds=time.perf_counter() - started)
-
     journal = None if piped else output.absolute().with_name(f".{output.name}.journal")
     if not piped:
         check_parent(output)
-    if journal is not None and not resume and (lost := finished(journal)):
-        show.warning(f"{lost} finished pieces of an earlier run are deleted. Use --resume to continue from them.")
-    if journal is not None and resume and output.exists() and not journal.exists():
-        raise UsageError(f"{output} is finished: it has no journal to resume. Leave --resume out to make it again.")
-    again = "" if journal is None else "Run the same command with --resume to continue after the last finished segment."
-    with (
-        stopped_with(again, lambda: journal is not None and finished(journal) > 0),
-        opened(show, bundle, threads, target, trust_engines, budget) as model,
-        show.stages() as update,
-    ):
+    work = show.work("frames")
+    with opened(show, bundle, threads, target, trust_engines, budget, work.call) as model:
+        ready = model.prepare(request)
+        signed, kept = certificate is not None, None
+        if journal is not None and not anew:
+            made = seed_of_finished(model, ready, output, metadata, signed, seed is None)
+            if made is not None:
+                _remove(journal)
+                show.line(f"{output} is finished already: {ready.frames} frames, seed {made}. --anew makes it again.")
+                show.event("video", path=str(output), frames=ready.frames, seconds=0.0, seed=made, finished=True)
+                return
+            kept = _begun(model, ready, journal, output, seed is None)
+        if seed is None:
+            ready = dataclasses.replace(ready, seed=random_seed() if kept is None else kept)
+        confirmed(show, model, ready, yes)
+        pieces = () if kept is None or journal is None else finished(journal)
+        if pieces:
+            show.note(f"Continuing an earlier run, which has finished {len(pieces)} pieces. --anew starts over.")
+        _plan(work, model, ready, pieces)
+
+        def report(done: int, total: int) -> None:
+            work.count(done, total)
+            work.reach(done, total)
+            show.event("frames", done=done, total=total, seconds=time.perf_counter() - started)
 
         def on_event(event: Event) -> None:
-            label = f"window {event.window}: {event.stage}"
-            update(label, "calls", event.done, event.total, **memory_of(model))
+            if as_json or verbose:
+                memory, stage = memory_of(model), f"window {event.window}: {event.stage}"
+                work.say(f"{stage} {event.done}/{event.total}", **memory)
+                show.event("progress", task=stage, done=event.done, total=event.total, share=work.done, **memory)
 
-        done = film(
-            model,
-            request,
-            output,
-            sink=sink,
-            metadata=metadata,
-            certificate=certificate,
-            on_frames=report,
-            journal=journal,
-            resume=resume,
-            on_event=on_event,
-        )
-    if journal is not None:
+        again = "" if journal is None else "Run the same command again to continue after the last finished segment."
+        with (
+            work,
+            stopped_with(again, lambda: journal is not None and bool(finished(journal))),
+            show.stoppable() as stop,
+        ):
+            done = film(
+                model,
+                ready,
+                output,
+                sink=sink,
+                metadata=metadata,
+                certificate=certificate,
+                on_frames=report,
+                journal=journal,
+                resume=kept is not None,
+                on_event=on_event,
+                cancel=stop,
+            )
+        if journal is not None:
+            remember(model, ready, output, metadata, signed)
+            shutil.rmtree(journal, ignore_errors=True)
+            show.line(f"{output}: {done} frames in {time.perf_counter() - started:.1f} s")
+    if seed is None and not as_json:
+        show.note(f"The seed was {ready.seed}. Make the same again with --seed {ready.seed}.")
+    show.event("video", path=str(output), frames=done, seconds=time.perf_counter() - started, seed=ready.seed)
+
+
+def _begun(model: Model, ready: PreparedAnimation, journal: Path, output: Path, any_seed: bool) -> int | None:
+    """Return the seed of the unfinished video that the journal keeps of this request; None if there is none.
+
+    With `any_seed` the request names no seed. Raises UsageError if the journal keeps work of another request.
+    """
+    from ..runtime.storage.journal import finished, kept_job
+    from ..runtime.videos.request import as_begun, job
+
+    try:
+        kept = kept_job(journal)
+    except UsageError:
+        return None
+    seed = kept.get("seed")
+    if isinstance(seed, int) and any_seed:
+        ready = dataclasses.replace(ready, seed=seed)
+    if ready.tiling is None:
+        ready = as_begun(ready, kept)  # a budget may have chosen them
+    wanted = job(ready, model.bundle.digest)
+    other = [name for name in wanted if kept.get(name) != wanted[name]]
+    if not other:
+        return ready.seed
+    if not finished(journal):
+        return None  # nothing is lost
+    words = {"bundle_sha256": "bundle", "image_sha256": "picture"}
+    named = [words.get(name, f"{name} ({str(kept.get(name))[:80]}, not {str(wanted[name])[:80]})") for name in other]
+    raise UsageError(
+        f"an earlier run has begun {output} with another {' and another '.join(named)}.",
+        "Run its command again to continue it, add --anew to start over, or name another file with -o.",
+    )
+
+
+def _remove(journal: Path) -> None:
+    """Remove the journal of a finished video, which a kill at the very end leaves; not one that is in use."""
+    from ..runtime.storage.journal import kept_job, open_journal
+
+    with contextlib.suppress(SegueError):
+        open_journal(journal, kept_job(journal), resume=True).close()
         shutil.rmtree(journal, ignore_errors=True)
-        show.line(f"{output}: {done} frames in {time.perf_counter() - started:.1f} s")
-    show.event("video", path=str(output), frames=done, seconds=time.perf_counter() - started)
+
+
+def _plan(work: Work, model: Model, ready: PreparedAnimation, pieces: tuple[str, ...]) -> None:
+    """Give the bar the calls of a video; those whose results the journal keeps, as `pieces`, are skipped."""
+    from ..runtime.bundle.families import Kind, Stage, role_of
+
+    content, plan = model.bundle.manifest, plan_of(model, ready)
+    assert content.video is not None
+    work.count(0, ready.frames)
+    work.plan(plan)
+    windows = len(ready.windows(content.video))
+    motions = sum(name.startswith("motion-") for name in pieces)
+    segments = len(pieces) - motions
+    for phase in plan.phases if plan is not None and pieces else ():
+        role = role_of(phase.component)
+        if role.stage is Stage.MOTION and role.kind in (Kind.ENCODER, Kind.DENOISER):
+            work.skip(phase.component, phase.calls * motions / windows)
+        elif role.kind is Kind.DENOISER:
+            work.skip(phase.component, content.sampler.steps * segments)
 
 
 COMMANDS = (animate,)

@@ -1,4 +1,4 @@
-"""The commands that measure on the user's machine and prompts: bench, compare."""
+"""The commands that examine and measure the user's machine: bench, compare, doctor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import click
 
 from ..errors import UsageError
 from .console import JSON, Output, need, table
-from .options import BUNDLE, TARGET, Size
+from .options import BUNDLE, TARGET
+from .terminal.option_types import Size
 
 
 class Duration(click.ParamType):
@@ -142,4 +143,39 @@ def _milliseconds(spread: Any) -> str:
     return f"{1000 * spread.median:.3g} ({1000 * spread.low:.3g} to {1000 * spread.high:.3g})"
 
 
-COMMANDS = (bench, compare)
+@click.command()
+@click.argument("bundle", type=BUNDLE, required=False)
+@JSON
+def doctor(bundle: str | None, as_json: bool) -> None:
+    """Show what this machine can run, what is missing and how to get it; with BUNDLE also whether it fits.
+
+    \b
+    Example:
+      segue doctor emoji
+    """
+    from ..errors import EngineError
+    from ..runtime.bundle.reader import read
+    from ..runtime.diagnostics.doctor import FAULT, examine, verdict
+
+    show = Output(as_json)
+    opened = None if bundle is None else read(bundle)
+    found = examine(opened)
+    for finding in found:
+        show.event("finding", **dataclasses.asdict(finding))
+    told = verdict(found, "" if opened is None else opened.manifest.name)
+    show.event("verdict", text=told)
+    if not as_json:
+        show.line(told)
+        table("segue doctor", ("", "state", "found"), [(f.subject, f.state, f.text) for f in found])
+        for finding in found:
+            if finding.hint:
+                show.line(f"{finding.subject}: {finding.hint}")
+    faults = [finding for finding in found if finding.state == FAULT]
+    if faults:
+        raise EngineError(
+            f"{len(faults)} of {len(found)} checks found a fault: "
+            f"{'; '.join(f'{f.subject}: {f.text}' for f in faults)}. {faults[0].hint or 'See the table.'}."
+        )
+
+
+COMMANDS = (bench, compare, doctor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,8 @@ from typing import Any
 import click
 
 from ..errors import BudgetError, Cancelled, MissingDependencyError, OutputError, SegueError
+from .terminal.interrupt import Stop, stopping
+from .terminal.progress import Bar, Work, counted, showing
 
 _CLOSED = 141  # 128 + SIGPIPE, the exit code of other programs
 _DEFECT = 70
@@ -25,11 +26,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON obje
 class Output:
     """Writes results to standard output and progress to standard error.
 
-    With `as_json` each event is one JSON object a line on standard output: {"event": NAME, ...}.
+    With `as_json` each event is one JSON object a line on standard output: {"event": NAME, ...}. `verbose` adds stages
+    and memory to the bar of `work`.
     """
 
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self, as_json: bool, verbose: bool = False) -> None:
+        self.as_json, self.verbose = as_json, verbose
 
     def event(self, name: str, /, **values: Any) -> None:
         """Write a JSON event; nothing without `as_json`."""
@@ -41,24 +43,55 @@ class Output:
         if not self.as_json:
             _print(_plain(text))
 
+    def note(self, text: str) -> None:
+        """Write a line for people on standard error, so that standard output keeps only results."""
+        if sys.stderr is not None:
+            print(_plain(text), file=sys.stderr, flush=True)
+
     def warning(self, text: str) -> None:
         """Write a warning: a line on standard error, and an event."""
-        print(_plain(f"Warning: {text}"), file=sys.stderr, flush=True)
+        self.note(f"Warning: {text}")
         self.event("warning", text=text)
 
     def failure(self, text: str, kind: str, exit_code: int) -> None:
         """Write why the command stops: a line on standard error, and an event."""
-        print(_plain(text if kind == Cancelled.__name__ else f"Error: {text}"), file=sys.stderr, flush=True)
+        self.note(text if kind == Cancelled.__name__ else f"Error: {text}")
         self.event("error", kind=kind, exit_code=exit_code, text=text)
+
+    @property
+    def drawing(self) -> bool:
+        """Whether bars are drawn: standard error is a terminal."""
+        return not self.as_json and sys.stderr is not None and sys.stderr.isatty()
+
+    def work(self, unit: str, total: int = 1) -> Work:
+        """Return the bar of the whole command, to be entered when the work begins. It writes no events."""
+        return Work(unit, total, self.drawing, self.verbose)
+
+    @contextmanager
+    def stoppable(self, unit: str = "step") -> Iterator[Stop]:
+        """Yield a `cancel` for the runtime; Ctrl-C presses it and is answered at once, a second one ends at once."""
+
+        def tell() -> None:
+            self.note(f"Stopping after this {unit} … Press Ctrl-C again to stop at once.")
+            self.event("stopping")
+
+        def end() -> None:
+            if self.drawing:
+                sys.stderr.write("\x1b[?25h")  # the bar has hidden the cursor
+            self.failure("Stopped.", Cancelled.__name__, Cancelled.exit_code)
+
+        with stopping(tell, end) as stop:
+            yield stop
 
     @contextmanager
     def progress(self, label: str, unit: str = "steps") -> Iterator[Any]:
         """Yield `update(done, total, **figures)`: a bar on a terminal, events with `as_json`."""
         if self.as_json:
             yield lambda done, total, **figures: self.event("progress", task=label, done=done, total=total, **figures)
-        elif sys.stderr is not None and sys.stderr.isatty():
-            with _bar(label, unit) as update:
-                yield update
+        elif self.drawing:
+            bar = Bar(label)
+            with showing(bar):
+                yield counted(bar, unit)
         else:
             yield lambda done, total, **figures: None
 
@@ -76,41 +109,6 @@ class Output:
                 inner(done, total, **figures)
 
             yield update
-
-
-@contextmanager
-def _bar(label: str, unit: str) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    scale, unit = (1e6, "MB") if unit == "bytes" else (1, unit)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    started: dict[str, float] = {}
-    console = Console(stderr=True)
-    # rich redirects printed text to its own stream, which is right only if standard output is the terminal too
-    both = sys.stdout is not None and sys.stdout.isatty()
-    with Progress(*columns, console=console, transient=True, redirect_stdout=both) as bar:
-        task = bar.add_task(label, total=None, amount="", rate="", figures="")
-
-        def update(done: float, total: float, **figures: float) -> None:
-            now = time.monotonic()
-            started.setdefault("time", now)
-            started.setdefault("done", done)
-            passed = now - started["time"]
-            rate = f"{(done - started['done']) / scale / passed:.3g} {unit}/s" if passed > 0.2 else ""
-            amount = f"{done / scale:.0f}/{total / scale:.0f}"
-            shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            bar.update(task, completed=done, total=total, amount=amount, rate=rate, figures=shown)
-
-        yield update
 
 
 def guard(command: Callable[[], Any], show: Output) -> int:
@@ -132,7 +130,7 @@ def _silence() -> None:
 
 def _print(text: str) -> None:
     try:
-        print(text, flush=True)
+        print(f"{text}\n", end="", flush=True)  # one write, because another thread may write an event
     except BrokenPipeError:
         raise SystemExit(_CLOSED) from None
     except OSError as error:
@@ -186,15 +184,16 @@ def _run(command: Callable[[], Any], show: Output) -> int:
     return code
 
 
-def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    """Print a table to standard output."""
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], narrow: bool = False) -> None:
+    """Print a table to standard output; with `narrow` without lines, and only the last column may break."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
-    made = Table(
-        *(Column(column, overflow="fold") for column in columns), title=Text(_plain(title)), title_justify="left"
-    )
+    heads = [Column(column, overflow="fold", no_wrap=narrow and column != columns[-1]) for column in columns]
+    made = Table(*heads, title=Text(_plain(title)), title_justify="left")
+    if narrow:
+        made.box = None
     for row in rows:
         made.add_row(*(Text(_plain(str(cell))) for cell in row))
     try:

@@ -1,4 +1,4 @@
-"""The commands about engines: build them, manage the engine cache, examine this machine (build, cache, doctor)."""
+"""The commands about engines and the rest of the cache: build, cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import click
 from ..engines.targets import TARGETS
 from ..errors import UsageError
 from .console import JSON, Output, table
-from .options import BUNDLE, COMPILED, LARGE, Bytes, building
+from .options import BUNDLE, COMPILED, LARGE, building, sure
+from .terminal.option_types import Bytes
 
 if TYPE_CHECKING:
     from ..runtime.bundle.reader import Bundle
@@ -128,7 +129,7 @@ def described(made: Made) -> str:
 
 @click.group()
 def cache() -> None:
-    """Manage the engines in the user's cache directory.
+    """Manage the user's cache directory: engines, training data, digests of verified files.
 
     \b
     Example:
@@ -139,14 +140,15 @@ def cache() -> None:
 @cache.command("list")
 @JSON
 def listed(as_json: bool) -> None:
-    """List the engines, the least recently used first; then engines with unreadable records.
+    """List the engines, the least recently used first, unreadable ones, and what else the cache holds.
 
     \b
     Example:
       segue cache list --json
     """
     from ..runtime.engine_cache.store import entries, root
-    from ..runtime.engine_cache.upkeep import unreadable
+    from ..runtime.engine_cache.upkeep import bytes_below, rest, unreadable
+    from ..runtime.storage.paths import cache_directory
 
     show, found = Output(as_json), entries(root())
     rows = []
@@ -160,10 +162,16 @@ def listed(as_json: bool) -> None:
         )  # fmt: skip
     if not as_json:
         columns = ("bundle", "component", "target", "precision", "SM", "MB", "built", "key")
-        table(f"{root()}: {sum(e.record.bytes for e in found) / 1e6:.1f} MB", columns, rows)
+        table(f"{root()}: {len(found)} engines, {sum(e.record.bytes for e in found) / 1e6:.1f} MB", columns, rows)
     for each in unreadable(root()):
         show.line(f"{each.bytes / 1e6:.1f} MB unreadable, removed first if the cache grows too large: {each.why}")
         show.event("unreadable", path=str(each.directory), bytes=each.bytes, text=each.why)
+    held = rest()
+    for other in held:
+        show.line(f"{other.path}: {other.count} {other.what}, {other.bytes / 1e6:.1f} MB")
+        show.event("held", what=other.what, path=str(other.path), count=other.count, bytes=other.bytes)
+    total = bytes_below(root()) + sum(other.bytes for other in held)
+    show.line(f"{cache_directory()}: {total / 1e6:.1f} MB in all")
 
 
 @cache.command("verify")
@@ -198,54 +206,36 @@ def verified(as_json: bool) -> None:
     "--keep",
     type=Bytes(),
     default=0,
-    help="Keep the most recently used engines up to this size, as 8GiB (default: none).",
+    help="Remove only engines, and keep the most recently used ones up to this size, as 8GiB.",
 )
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @JSON
-def cleared(keep: int, as_json: bool) -> None:
-    """Remove the cached engines. segue build makes them again.
+def cleared(keep: int, yes: bool, as_json: bool) -> None:
+    """Remove the cache: engines, training data, digests of verified files. Segue makes or fetches them again.
+
+    Data in $SEGUE_DATA stays, because that directory is not Segue's own.
 
     \b
     Examples:
       segue cache clear
-      segue cache clear --keep 8GiB
+      segue cache clear --keep 8GiB --yes
     """
-    from ..runtime.engine_cache.upkeep import clear, evict
+    from ..runtime.engine_cache.store import root
+    from ..runtime.engine_cache.upkeep import bytes_below, clear, clear_rest, evict, rest
 
-    show = Output(as_json)
+    show, before = Output(as_json), bytes_below(root())
+    others = [] if keep else [each for each in rest() if each.mine]
+    if keep:
+        asked = f"engines of {before / 1e6:.1f} MB, except the last {keep / 1e6:.1f} MB"
+    else:
+        parts = [f"engines ({before / 1e6:.1f} MB)", *(f"{each.what} ({each.bytes / 1e6:.1f} MB)" for each in others)]
+        asked = ", ".join(parts)
+    if before or others:
+        sure(show, f"This removes {asked}.", yes)
     count = len(evict(keep)) if keep else clear()
-    show.line(f"{count} engines removed")
-    show.event("cleared", engines=count)
+    freed = before - bytes_below(root()) + (0 if keep else clear_rest())
+    show.line(f"{count} engines removed, {freed / 1e6:.1f} MB in all")
+    show.event("cleared", engines=count, bytes=freed)
 
 
-@click.command()
-@click.argument("bundle", type=BUNDLE, required=False)
-@JSON
-def doctor(bundle: str | None, as_json: bool) -> None:
-    """Show what this machine can run, what is missing and how to get it; with BUNDLE also whether it fits.
-
-    \b
-    Example:
-      segue doctor emoji
-    """
-    from ..errors import EngineError
-    from ..runtime.bundle.reader import read
-    from ..runtime.diagnostics.doctor import FAULT, examine
-
-    show = Output(as_json)
-    found = examine(None if bundle is None else read(bundle))
-    for finding in found:
-        show.event("finding", **dataclasses.asdict(finding))
-    if not as_json:
-        table("segue doctor", ("", "state", "found"), [(f.subject, f.state, f.text) for f in found])
-        for finding in found:
-            if finding.hint:
-                show.line(f"{finding.subject}: {finding.hint}")
-    faults = [finding for finding in found if finding.state == FAULT]
-    if faults:
-        raise EngineError(
-            f"{len(faults)} of {len(found)} checks found a fault: "
-            f"{'; '.join(f'{f.subject}: {f.text}' for f in faults)}. {faults[0].hint or 'See the table.'}."
-        )
-
-
-COMMANDS = (build, cache, doctor)
+COMMANDS = (build, cache)

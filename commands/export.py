@@ -11,7 +11,8 @@ import click
 from ..runtime.bundle.limits import PART_BYTES, PRECISIONS, QUANTIZED
 from .console import JSON, Output, need
 from .engines import build_engines, checked
-from .options import BUNDLE, COMPILED, Bytes, Scaled, building, megabytes
+from .options import BUNDLE, COMPILED, building, megabytes
+from .terminal.option_types import Bytes, Scaled, Size
 
 if TYPE_CHECKING:
     from ..export.export import Event
@@ -36,6 +37,13 @@ UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity"
 @click.option(
     "--part-size", type=Bytes(), default=PART_BYTES, help="Most weights in one part of a graph (default: 256MiB)."
 )
+@click.option(
+    "--trained-size",
+    "trained",
+    type=Size(),
+    multiple=True,
+    help="A size that the model was trained at, as 1152x896 (default: what the checkpoint states). Repeatable.",
+)
 @click.option("--target", type=click.Choice(COMPILED), help="Also build engines for this target, as segue build does.")
 @building
 @JSON
@@ -47,6 +55,7 @@ def export(
     name: str | None,
     loras: tuple[tuple[Path, float], ...],
     part_size: int,
+    trained: tuple[tuple[int, int], ...],
     target: str | None,
     as_json: bool,
     **wanted: Any,
@@ -89,6 +98,7 @@ def export(
             name=name,
             loras=merged,
             part_bytes=part_size,
+            trained=trained,
             progress=report,
         )
     show.line(f"{output}: {len(made.components)} components, {megabytes(made)} MB")
@@ -120,9 +130,11 @@ def unpack(bundle: str, output: Path, as_json: bool) -> None:
 
     show = Output(as_json)
     with show.progress("unpacking", "bytes") as update:
-        run(resolve(bundle), output, lambda file, done, total: update(done, total))
+        note = run(resolve(bundle), output, lambda file, done, total: update(done, total))
     show.line(str(output))
-    show.event("checkpoint", path=str(output))
+    if note:
+        show.line(note)
+    show.event("checkpoint", path=str(output), note=note)
 
 
 @click.command()

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from .console import JSON, Output, need, table
 from .options import BUNDLE, megabytes
+from .plan import facts_lines
 
 if TYPE_CHECKING:
-    from ..runtime.bundle.manifest import Fidelity, Parity
+    from ..runtime.bundle.manifest import Fidelity, Manifest, Parity
+    from ..runtime.bundle.prompts import Prompts
     from ..runtime.bundle.reader import Bundle
     from ..runtime.diagnostics.compare import Comparison
     from ..runtime.request import Request
@@ -23,21 +26,43 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
+@click.option("--prompts", is_flag=True, help="Show only the names that BUNDLE was trained on.")
 @JSON
-def inspect(bundle: str, as_json: bool) -> None:
-    """Show the contents of BUNDLE: components, parity, sampler, sizes, provenance.
+def inspect(bundle: str, prompts: bool, as_json: bool) -> None:
+    """Show what BUNDLE draws, its sizes, steps, memory and licence, and then its components and parity.
 
     \b
-    Example:
+    Examples:
       segue inspect emoji
+      segue inspect emoji --prompts
     """
+    from ..runtime.bundle.prompts import read_prompts
     from ..runtime.bundle.reader import read
+    from ..runtime.diagnostics.catalogue import BUNDLE as KIND
+    from ..runtime.diagnostics.catalogue import facts_of
 
-    made = read(bundle).manifest
-    show = Output(as_json)
-    if as_json:
-        show.event("manifest", **dataclasses.asdict(made))
+    opened = read(bundle)
+    made, names, show = opened.manifest, read_prompts(opened), Output(as_json)
+    if prompts:
+        _show_names(show, made, names)
         return
+    facts = facts_of(bundle, KIND, made, names)
+    if as_json:
+        show.event("manifest", **dataclasses.asdict(made), facts=dataclasses.asdict(facts))
+        return
+    sampler, sizes, source = made.sampler, made.sizes, made.provenance
+    show.line(made.name)
+    for line in facts_lines(facts, sizes, () if names is None else names.styles):
+        show.line(line)
+    for label, value in (
+        *(("credit", credit) for credit in source.credits),
+        ("source", f"{source.source}, revision {source.revision}"),
+        ("sampler", f"{sampler.kind}, shift {sampler.shift:g}"),
+        ("levels", ", ".join(f"{level:g}" for level in sampler.sigmas) or "the default grid"),
+        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros if T5 is absent)"),
+        ("fidelity", _fidelity(made.fidelity)),
+    ):
+        show.line(f"{label:8} {value}")
     rows: list[tuple[Any, ...]] = [
         (
             name,
@@ -65,18 +90,24 @@ def inspect(bundle: str, as_json: bool) -> None:
         for p in made.parity
     ]
     table("parity", ("component", "shapes", "relative L2", "maximum", "gate", "note"), rows)
-    sampler, sizes, source = made.sampler, made.sizes, made.provenance
-    for label, value in (
-        ("sampler", f"{sampler.kind}, shift {sampler.shift:g}, {sampler.steps} steps, guidance {sampler.guidance:g}"),
-        ("levels", ", ".join(f"{level:g}" for level in sampler.sigmas) or "the default grid"),
-        ("sizes", f"{sizes.default[1]}x{sizes.default[0]}; {sizes.minimum} to {sizes.maximum} by {sizes.multiple}"),
-        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros if T5 is absent)"),
-        ("source", f"{source.source}, revision {source.revision}"),
-        ("fidelity", _fidelity(made.fidelity)),
-        ("licence", source.licence),
-        *(("credit", credit) for credit in source.credits),
-    ):
-        show.line(f"{label:8} {value}")
+
+
+def _show_names(show: Output, made: Manifest, names: Prompts | None) -> None:
+    """Show the names that a bundle was trained on; variants by skin tone are only counted."""
+    from ..runtime.bundle.prompts import VARIANT
+
+    if names is None:
+        raise UsageError(f"the bundle {made.name} takes any text, so it has no list of names. Leave --prompts out.")
+    show.event("prompts", **dataclasses.asdict(names))
+    trained = [name for name in names.names if name.seen]
+    plain = [name for name in trained if VARIANT not in name.name]
+    for name in plain:
+        show.line(f"{name.emoji or ' '}  {name.name}")
+    if len(trained) > len(plain):
+        variant = next(name.name for name in trained if VARIANT in name.name)
+        show.line(f"{len(trained) - len(plain)} variants by skin tone, such as: {variant}")
+    if names.styles:
+        show.line(f"styles, after a comma: {', '.join(names.styles)}")
 
 
 @click.command()
@@ -227,7 +258,8 @@ def show_metadata(file: Path, as_json: bool) -> None:
     if metadata is None:
         out.line(f"{file} holds no metadata of Segue.")
     else:
-        table(str(file), ("what", "value"), [(name, value) for name, value in metadata.items() if value is not None])
+        rows = [(name, _shown(name, value)) for name, value in metadata.items() if value is not None]
+        table(str(file), ("what", "value"), rows)
     if signature is None:
         out.line("It is not signed.")
     elif signature["valid"] is None:
@@ -239,6 +271,12 @@ def show_metadata(file: Path, as_json: bool) -> None:
         )
     else:
         out.line(f"Its signature by {signature['signer']} is not valid: {', '.join(signature['why'])}.")
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Return a value of the metadata for people: a size as width x height, as every command takes it."""
+    pair = isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value)
+    return f"{value[1]}x{value[0]}" if name == "size" and pair else value
 
 
 COMMANDS = (inspect, verify, show_metadata)

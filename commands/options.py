@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,103 +10,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from ..engines.targets import DEFAULT, TARGETS
-from ..errors import BudgetError, Cancelled, UsageError
+from ..errors import BudgetError, Cancelled, SegueError, UsageError
+from ..runtime.units import mebibytes
 from .console import Output
+from .terminal.option_types import BundleName, Bytes, Capability, Known, Sizes
 
 if TYPE_CHECKING:
     from ..runtime.bundle.manifest import Manifest
-    from ..runtime.bundle.shapes import SizeRange
+    from ..runtime.components import OnCall
     from ..runtime.pipeline import Model
+    from ..runtime.plan_prepared import Asked
+    from ..runtime.planning.pictures import Plan
 
 PICTURES, VIDEOS = "emoji", "emoji-motion"  # the shipped bundles that commands use by default
 COMPILED = tuple(name for name, target in TARGETS.items() if target.compiled)
 LARGE = 10**8  # bytes; hashing less needs no progress bar
 BESIDE = 64 * 2**20  # bytes of private memory that the libraries map and do not touch
 STACK = 8 * 2**20  # bytes of a thread's stack, mostly untouched
+FAR = 4  # times the pixels of the largest trained size: above it a command asks first
 
 
-class BundleName(click.ParamType):
-    """The name of a shipped bundle, or a directory; with `planned` also the name of a plan."""
+def devices() -> list[str]:
+    """Return the names of devices that segue plan takes."""
+    from ..runtime.planning.hardware import published
 
-    name = "bundle"
-
-    def __init__(self, planned: bool = False) -> None:
-        self.planned = planned
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name unchanged. Opening the bundle checks it."""
-        return str(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the shipped bundles that begin like `incomplete`; the shell adds directories."""
-        from ..runtime.bundle.reader import plans, shipped
-
-        known = [*shipped(), *(plans() if self.planned else ())]
-        names = [CompletionItem(name) for name in known if name.startswith(incomplete)]
-        return [CompletionItem(incomplete, type="dir"), *names]  # bash drops the items before a directory
-
-
-class Size(click.ParamType):
-    """Pixels as "128" or "192x128" (width x height), to (height, width), the order of the Python API."""
-
-    name = "WIDTHxHEIGHT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Return (height, width)."""
-        from ..runtime.units import size_of
-
-        try:
-            return size_of(str(value))
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Bytes(click.ParamType):
-    """Memory as "8GiB", "512MiB", "6GB" or a number of bytes, to bytes."""
-
-    name = "BYTES"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the bytes, 1 or more."""
-        from ..runtime.units import bytes_of
-
-        try:
-            return value if isinstance(value, int) else bytes_of(value)  # a default is a number
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Scaled(click.ParamType):
-    """A file with a factor (default: 1), as "style.safetensors=0.8", to (path, factor)."""
-
-    name = "FILE[=FACTOR]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float]:
-        """Return the path and the factor."""
-        path, mark, factor = str(value).rpartition("=")
-        try:
-            return (Path(path), float(factor)) if mark else (Path(factor), 1.0)
-        except ValueError:
-            self.fail(f"{factor!r} in {value!r} is not a number. Write FILE=0.8.", param, ctx)
-
-
-class Sigmas(click.ParamType):
-    """Noise levels as "1,0.75,0.5", to numbers."""
-
-    name = "S,S,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Return the numbers."""
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of noise levels. Write it as 1,0.75,0.5,0.25.", param, ctx)
+    return ["this", "cpu", *published()]
 
 
 BUNDLE = BundleName()
+DEVICE = Known(devices)
+SEED = click.option(
+    "--seed", type=int, show_default="random", help="Seed of the noise, 0 to 2^64 - 1. The same one repeats the result."
+)
+YES = click.option("--yes", is_flag=True, help="Do not ask before a size far above the trained ones.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also show stages and memory while it works.")
 
 TARGET = click.option(
     "--target", type=click.Choice(list(TARGETS)), default=DEFAULT, show_default=True,
@@ -139,9 +79,9 @@ def signing(command: Any) -> Any:
 
 
 def memory_of(model: Model) -> dict[str, float]:
-    """Return the memory that progress shows, in MiB: used now, and planned."""
+    """Return the memory that progress shows, in MiB: used now, the peak so far, and planned."""
     planned = model.ledger.planned
-    figures = {"used_MiB": model.ledger.used / 2**20}
+    figures = {"used_MiB": model.ledger.used / 2**20, "peak_MiB": model.ledger.peak / 2**20}
     return figures if planned is None else figures | {"planned_MiB": planned / 2**20}
 
 
@@ -158,19 +98,79 @@ def stopped_with(hint: str, kept: Callable[[], bool] = lambda: False) -> Iterato
         raise
 
 
+def plan_of(model: Model, request: Any) -> Plan | None:
+    """Return the plan of a request, None if it cannot be planned; what is wrong comes to light when it runs."""
+    try:
+        return model.plan(request)
+    except SegueError:
+        return None
+
+
+def argument_missing(command: str, bundle: str, what: str, usual: str, sample: str) -> UsageError:
+    """Return the error for a command that got one argument, `bundle`, which may be the other one.
+
+    `what` is the name of the second argument and `sample` one of its kind; `usual` is the bundle to suggest.
+    """
+    from ..runtime.bundle.reader import shipped
+
+    if bundle in shipped() or Path(bundle).is_dir():
+        return UsageError(f"{what} is missing. Write: segue {command} {bundle} {sample}")
+    quoted = f'"{bundle}"' if " " in bundle else bundle
+    return UsageError(f"a bundle and {what} are needed, got only {bundle!r}. Write: segue {command} {usual} {quoted}")
+
+
+def confirmed(show: Output, model: Model, prepared: Asked, yes: bool) -> None:
+    """Ask before a request with far more pixels than the model was trained at; `yes` answers it.
+
+    Raises UsageError if there is no terminal to ask on, Cancelled if the answer is no, and the errors of `Model.plan`.
+    """
+    ready = model.prepare(prepared)
+    height, width = max(model.sizes, key=lambda size: size[0] * size[1])
+    times = ready.height * ready.width / (height * width)
+    if times <= FAR or yes:
+        return
+    plan = model.plan(ready)
+    told = (
+        f"{ready.width}x{ready.height} has {times:.3g} times the pixels of {width}x{height}, the largest size that "
+        f"{model.name} is made for. It takes about {duration(plan.seconds)} and {mebibytes(plan.peak)} MiB of memory."
+    )
+    sure(show, told, yes, ", or choose a smaller --size")
+
+
+def sure(show: Output, told: str, yes: bool, instead: str = "") -> None:
+    """Ask whether to go on, after the sentence `told`; `yes` answers it. `instead` is another way out.
+
+    Raises UsageError if there is no terminal to ask on, Cancelled if the answer is no.
+    """
+    if yes:
+        return
+    if show.as_json or sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError(told, f"Add --yes if you want it{instead}.")
+    if not click.confirm(f"{told} Go on?", err=True):
+        raise Cancelled("Nothing was done.")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that people would use, such as "0.45 s" or "12 min"."""
+    unit, name = (1, "s") if seconds < 100 else (60, "min") if seconds < 6000 else (3600, "h")
+    value = seconds / unit
+    return f"{value:.2g} {name}" if value < 9.5 else f"{value:.0f} {name}"
+
+
 @contextmanager
 def opened(
     show: Output, bundle: str, threads: int | None, target: str = DEFAULT, trust: bool = False,
-    budget: int | None = None,
+    budget: int | None = None, on_call: OnCall | None = None,
 ) -> Iterator[Model]:  # fmt: skip
-    """Open a bundle and show its warnings as they come."""
+    """Open a bundle and show its warnings as they come; `on_call` runs after each network call."""
     from ..engines.process import limit_data
     from ..engines.targets import find_target
-    from ..runtime.pipeline import open_model
+    from ..runtime.bundle.reader import read
+    from ..runtime.pipeline import Model
 
     with show.progress("hashing", "bytes") as update:
         report = lambda _, done, total: update(done, total) if total > LARGE else None  # noqa: E731
-        model = open_model(bundle, threads, report, target, trust, budget)
+        model = Model(read(bundle, progress=report), threads, target, on_call, trust, budget)
     if budget is not None and find_target(target).device == "cpu":
         # If a plan is wrong, the kernel refuses memory far above it. A library must not do this, a command may.
         limit_data(budget + BESIDE + STACK * (model.threads + 1) * len(model.bundle.manifest.components))
@@ -183,43 +183,6 @@ def opened(
 def megabytes(made: Manifest) -> str:
     """Return the size of a bundle's files, in MB."""
     return f"{sum(f.bytes for f in made.files.values()) / 1e6:.1f}"
-
-
-class Sizes(click.ParamType):
-    """Pixels as "128", "192x128" (width x height), or a range of these as "64..256" or "64..128..256"."""
-
-    name = "SIZE[..SIZE]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SizeRange:
-        """Return the range. With two sizes, the larger one is also the usual one."""
-        from ..runtime.bundle.shapes import SizeRange
-        from ..runtime.units import size_of
-
-        try:
-            sizes = [size_of(part) for part in str(value).split("..")]
-        except UsageError:
-            sizes = []
-        if not 1 <= len(sizes) <= 3:
-            self.fail(f"{value!r} is not a size or range. Write 128, 192x128 or 64..256.", param, ctx)
-        return SizeRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
-
-
-class Capability(click.ParamType):
-    """A compute capability as 89, or the name of a GPU in `hardware.json`."""
-
-    name = "89|rtx4090"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the capability times ten."""
-        from ..runtime.planning.hardware import published
-
-        if str(value).isdecimal():
-            return int(value)
-        if (machine := published().get(str(value))) is None:
-            self.fail(
-                f"{value!r} is not a known GPU. Choose {', '.join(published())}, or a number such as 89.", param, ctx
-            )
-        return machine.capability
 
 
 BUILD = (

@@ -2,30 +2,66 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from ..runtime.bundle.limits import MAX_COUNT, NOISES
 from .console import JSON, Output
-from .options import BUNDLE, PICTURES, TARGET, TRUST, VIDEOS, Bytes, Sigmas, Size, memory_of, opened, signing
+from .options import (
+    BUNDLE,
+    PICTURES,
+    SEED,
+    TARGET,
+    TRUST,
+    VERBOSE,
+    VIDEOS,
+    YES,
+    argument_missing,
+    confirmed,
+    memory_of,
+    opened,
+    plan_of,
+    signing,
+    stopped_with,
+)  # fmt: skip
+from .terminal.option_types import Bytes, Sigmas, Size
 
 if TYPE_CHECKING:
     from ..runtime.media.provenance import Certificate
 
-DEMO = ("a red heart", "pizza", "rocket", "grinning cat", "woman astronaut medium skin tone", "snowman, noto")
-MOVING = 3  # index in DEMO of the picture that is animated
+# What the demo draws: a prompt and its seed
+DEMO = (
+    ("a red heart", 0),
+    ("rocket", 4),
+    ("dog face", 2),
+    ("frog", 4),
+    ("cherries", 6),
+    ("sunflower", 5),
+)
+MOVING, CLIP_SEED, CLIP_FRAMES = 2, 1, 17  # the picture (index in DEMO) that is animated, and its clip
+NEXT = (
+    ("segue list", "the models that are here, and what they draw"),
+    ('segue render emoji "birthday cake"', "a picture of your own"),
+    ("segue serve", "the same in your browser; first run pip install '.[app]'"),
+)
 
 
 @click.command()
 @click.argument("bundle", type=BUNDLE)
-@click.argument("prompt")
+@click.argument("prompt", required=False, metavar="PROMPT")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="PNG file (default: a name from prompt and seed)."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="PNG, JPEG or WebP file, or - for a PNG on standard output (default: a name from prompt and seed).",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the noise, 0 to 2^64 - 1.")
+@SEED
 @click.option("--steps", type=int, help="Network calls per picture (default: the bundle's).")
 @click.option("--guidance", type=float, help="Classifier-free guidance; 1 or less is off (default: the bundle's).")
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
@@ -44,21 +80,29 @@ MOVING = 3  # index in DEMO of the picture that is animated
 @TARGET
 @TRUST
 @signing
+@YES
+@VERBOSE
 @JSON
 def render(
     bundle: str,
-    prompt: str,
+    prompt: str | None,
     output: Path | None,
-    as_json: bool,
+    seed: int | None,
+    count: int,
     threads: int | None,
     target: str,
     trust_engines: bool,
     budget: int | None,
     metadata: bool,
     certificate: Certificate | None,
+    yes: bool,
+    verbose: bool,
+    as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Render PROMPT with BUNDLE (a directory, or the name of a shipped bundle) into a PNG file.
+    """Render PROMPT with BUNDLE (a directory, or the name of a shipped bundle) into a picture file.
+
+    Without --seed the seed is random. Segue prints it, and the file's metadata hold it.
 
     \b
     Examples:
@@ -66,24 +110,74 @@ def render(
       segue render emoji "rocket, noto" --count 3 -o rocket.png
       segue render emoji "pizza" --certificate chain.pem --key key.pem
     """
-    from ..runtime.media.png import picture_paths
+    from ..runtime.bundle.prompts import spell_emoji
+    from ..runtime.media.names import given_names, new_names
     from ..runtime.media.provenance import write_picture
     from ..runtime.request import Request
+    from ..runtime.sampling.noise import random_seed
 
-    show = Output(as_json)
-    paths = picture_paths(output, prompt, wanted["seed"], wanted["count"])
+    if prompt is None:
+        raise argument_missing("render", bundle, "PROMPT", PICTURES, '"a red heart"')
+    show = Output(as_json, verbose)
+    piped = output is not None and str(output) == "-"
+    if piped:
+        _check_pipe(count, as_json)
+    given = [Path("-")] if piped else None if output is None else given_names(output, count)
+    chosen = random_seed() if seed is None else seed
     started = time.perf_counter()
-    with opened(show, bundle, threads, target, trust_engines, budget) as model, show.progress("rendering") as update:
+    work = show.work("picture" if count == 1 else "pictures", count)
+    with opened(show, bundle, threads, target, trust_engines, budget, work.call) as model:
+        request = Request(prompt, seed=chosen, count=count, **wanted)
+        confirmed(show, model, request, yes)
+        work.plan(plan_of(model, request))
 
         def report(done: int, total: int, _: Any) -> None:
-            update(done, total, **memory_of(model))
+            work.reach(done, total)
+            if as_json or verbose:
+                memory = memory_of(model)
+                work.say("", **memory)
+                show.event("progress", task="rendering", done=done, total=total, share=work.done, **memory)
 
-        pictures = model.pictures(Request(prompt, **wanted), on_step=report)
-        for path, picture in zip(paths, pictures, strict=True):
-            write_picture(path, picture.image, picture.metadata if metadata else None, certificate)
-            show.line(str(path))
-            show.event("image", path=str(path), **picture.metadata)
-    show.event("done", seconds=time.perf_counter() - started)
+        words = spell_emoji(prompt, model.prompts)
+        names = nullcontext(given) if given else new_names(words, chosen, count)
+        with names as paths, work, stopped_with(""), show.stoppable() as stop:
+            pictures = model.pictures(request, on_step=report, cancel=stop)
+            for number, (path, picture) in enumerate(zip(paths, pictures, strict=True), 1):
+                told = picture.metadata if metadata else None
+                if piped:
+                    _write_out(picture.image, told, certificate)
+                else:
+                    write_picture(path, picture.image, told, certificate)
+                    show.line(str(path))
+                work.count(number, count)
+                show.event("image", path=str(path), **picture.metadata)
+    if seed is None and not as_json:
+        show.note(f"The seed was {chosen}. Draw the same again with --seed {chosen}.")
+    show.event("done", seconds=time.perf_counter() - started, seed=chosen)
+
+
+def _check_pipe(count: int, as_json: bool) -> None:
+    if count > 1 or as_json:
+        raise UsageError("-o - writes one PNG to standard output, so --count and --json cannot be used. Name a file.")
+    if sys.stdout is None or sys.stdout.isatty():
+        raise UsageError("standard output is no place for a picture now. Redirect it to a file or a program.")
+
+
+def _write_out(image: Any, metadata: Any, certificate: Certificate | None) -> None:
+    from ..errors import OutputError
+    from ..runtime.media.formats import MIME, encode_picture
+    from ..runtime.media.provenance import signed
+
+    data = encode_picture(image, "png", metadata)
+    if certificate is not None:
+        data = signed(data, MIME["png"], certificate, metadata)
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OutputError(
+            f"standard output was closed: {error.strerror}.", "Keep the program that reads the picture running."
+        ) from None
 
 
 @click.command()
@@ -95,10 +189,12 @@ def render(
     show_default=True,
     help="PNG file; the video has the same name with .mp4.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the noise, 0 to 2^64 - 1.")
+@click.option("--seed", type=int, help="Seed of all pictures and of the clip, 0 to 2^64 - 1 (default: chosen ones).")
 @JSON
-def demo(output: Path, seed: int, as_json: bool) -> None:
+def demo(output: Path, seed: int | None, as_json: bool) -> None:
     """Render six pictures with the shipped emoji bundle and animate one of them, without torch.
+
+    It draws the same each time.
 
     \b
     Example:
@@ -106,33 +202,59 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
     """
     import numpy as np
 
-    from ..runtime.media.png import check_png, write_png
+    from ..engines.process import peak_resident
+    from ..runtime.media.names import with_ending
+    from ..runtime.media.png import write_png
     from ..runtime.request import Request
+    from ..runtime.storage.files import check_writable
+    from ..runtime.units import mebibytes
 
     show = Output(as_json)
-    check_png(output)
+    output = with_ending(output, (".png",))
+    check_writable(output)
     started = time.perf_counter()
-    with opened(show, PICTURES, None) as model, show.progress("rendering") as update:
-        result = model.render(Request(DEMO, seed=seed), on_step=lambda done, total, _: update(done, total))
-    rows = [np.concatenate(list(result.images[i : i + 3]), axis=1) for i in (0, 3)]
-    sheet = {"prompt": ", ".join(DEMO), "prompts": DEMO, "layout": {"rows": 2, "columns": 3}}
-    write_png(output, np.concatenate(rows), {**result.metadata[0], **sheet})
+    prompts = [prompt for prompt, _ in DEMO]
+    seeds = [chosen if seed is None else seed for _, chosen in DEMO]
+    work = show.work("pictures", len(DEMO))
+    images, metadata = list[Any](), dict[str, Any]()
+    with opened(show, PICTURES, None, on_call=work.call) as model:
+        work.plan(plan_of(model, Request(prompts)))
+        with work, stopped_with(""), show.stoppable() as stop:
+            for number, (prompt, one) in enumerate(zip(prompts, seeds, strict=True), 1):
+                (picture,) = model.pictures(Request(prompt, seed=one), cancel=stop)
+                metadata = metadata or picture.metadata
+                images.append(picture.image)
+                work.count(number, len(DEMO))
+    rows = [np.concatenate(images[i : i + 3], axis=1) for i in (0, 3)]
+    sheet = {"prompt": ", ".join(prompts), "prompts": prompts, "seeds": seeds, "layout": {"rows": 2, "columns": 3}}
+    write_png(output, np.concatenate(rows), {**metadata, **sheet})
     seconds = time.perf_counter() - started
-    show.line(f"{output}: {', '.join(DEMO)} in {seconds:.1f} s")
-    show.event("image", path=str(output), seconds=seconds, prompts=DEMO)
-    _animate(show, result.images[MOVING], DEMO[MOVING], output.with_suffix(".mp4"))
+    show.line(f"{output}: {', '.join(prompts)} in {seconds:.1f} s")
+    show.event("image", path=str(output), seconds=seconds, prompts=prompts, seeds=seeds)
+    _animate(show, images[MOVING], prompts[MOVING], CLIP_SEED if seed is None else seed, output.with_suffix(".mp4"))
+    seconds, peak = time.perf_counter() - started, peak_resident()
+    show.line(f"The demo took {seconds:.1f} s and at most {mebibytes(peak)} MiB of memory. It downloaded nothing.")
+    show.line("Try next:")
+    widest = max(len(command) for command, _ in NEXT)
+    for command, why in NEXT:
+        show.line(f"  {command.ljust(widest)}  {why}")
+    show.event("done", seconds=seconds, peak=peak)
 
 
-def _animate(show: Output, image: Any, prompt: str, path: Path) -> None:
+def _animate(show: Output, image: Any, prompt: str, seed: int, path: Path) -> None:
     from ..runtime.film import film
     from ..runtime.videos.request import AnimationRequest
 
     started = time.perf_counter()
-    with opened(show, VIDEOS, None) as model, show.progress("animating", "frames") as update:
-        done = film(model, AnimationRequest(image, prompt), path, on_frames=update)
+    work = show.work("frames", CLIP_FRAMES)
+    with opened(show, VIDEOS, None, on_call=work.call) as model:
+        request = AnimationRequest(image, prompt, frames=CLIP_FRAMES, seed=seed)
+        work.plan(plan_of(model, request))
+        with work, stopped_with(""), show.stoppable() as stop:
+            done = film(model, request, path, on_frames=work.count, cancel=stop)
     seconds = time.perf_counter() - started
     show.line(f"{path}: {prompt}, {done} frames in {seconds:.1f} s")
-    show.event("video", path=str(path), frames=done, seconds=seconds, prompt=prompt)
+    show.event("video", path=str(path), frames=done, seconds=seconds, prompt=prompt, seed=seed)
 
 
 COMMANDS = (render, demo)

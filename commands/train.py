@@ -9,7 +9,13 @@ import click
 from ..errors import UsageError
 from ..training.cdm import names
 from .console import JSON, Output, need, table
-from .options import Size
+from .terminal.option_types import Known, Size
+
+
+def _recipes() -> list[str]:
+    from ..training.loop.recipe_file import recipe_names
+
+    return recipe_names()
 
 
 @click.command()
@@ -79,7 +85,10 @@ def encode(checkpoint: Path, prompts: Path, out: Path, family: str, as_json: boo
       segue encode runs/emoji-teacher/checkpoint runs/data/emoji/prompts.txt -o runs/emoji-conditions
     """
     need("peft", "train")
+    from ..training.loop.device import quiet_libraries
+
     show = Output(as_json)
+    quiet_libraries()
     with show.progress("encoding", "prompts") as update:
         if names.KINDS[family] == names.VIDEO:
             from ..training.video.clips.conditions import encode_clips
@@ -120,8 +129,10 @@ def pairs(
     need("peft", "train")
     from ..training.cdm.data.pairs import PairsSpec, write_pairs
     from ..training.evaluation.evaluate import settings_of
+    from ..training.loop.device import quiet_libraries
 
     show = Output(as_json)
+    quiet_libraries()
     settings = settings_of(teacher)
     if missing := {"steps", "guidance", "shift"} - settings.keys():
         raise UsageError(
@@ -135,9 +146,9 @@ def pairs(
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", type=Known(_recipes))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Run directory (default: runs/RECIPE).")
-@click.option("--dry-run", is_flag=True, help="Show what a distillation needs, without loading weights, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show what the recipe needs, without loading weights, and stop.")
 @click.option(
     "--processes",
     type=click.IntRange(1),
@@ -169,7 +180,7 @@ def train(recipe: str, out: Path | None, dry_run: bool, processes: int, as_json:
         rows = plan(path, processes)
         show.event("plan", **dict(rows))
         if not as_json:
-            table(f"{path.stem} on {processes} processes", ("what", "how much"), rows)
+            table(f"{path.stem} on {processes} process{'es' if processes > 1 else ''}", ("what", "how much"), rows)
         return
     out = out or Path("runs") / path.stem
     with show.stages() as update:
@@ -221,7 +232,10 @@ def evaluate(
       segue eval bundles/emoji --teacher bundles/emoji-teacher -o report
     """
     need("matplotlib", "train")
+    from ..training.loop.device import quiet_libraries
+
     show = Output(as_json)
+    quiet_libraries()
     if (students[0] / "detail_transformer").is_dir():
         _evaluate_videos(show, students, data or Path("runs/data/emoji-clips"), out, clips, seeds)
     elif teacher is None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -65,7 +67,7 @@ def test_several_pictures_are_numbered_and_custom_sigmas_are_taken(exported: Pat
 
 def test_several_pictures_never_overwrite_those_of_an_earlier_run(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "x-0-2.png").write_bytes(b"mine")
-    done = run("render", exported, "x", "--count", 2, "--size", 64, "--steps", 1, cwd=tmp_path)
+    done = run("render", exported, "x", "--count", 2, "--size", 64, "--steps", 1, "--seed", 0, cwd=tmp_path)
     assert done.stdout.split() == ["x-0-2-1.png", "x-0-2-2.png"]
     assert (tmp_path / "x-0-2.png").read_bytes() == b"mine"
     (tmp_path / "y-2.png").mkdir()
@@ -96,9 +98,13 @@ def test_a_cut_prompt_is_warned_of(exported: Path, tmp_path: Path) -> None:
         (("render", "BUNDLE", "x", "--sigmas", "1,a"), 2, ("is not a list of noise levels",)),
         (("render", "BUNDLE", "x", "--seed", -1), 2, ("-1",)),
         (("render", "BUNDLE", "x", "-o", "nowhere/x.png"), 6, ("nowhere does not exist", "mkdir")),
-        (("render", "BUNDLE", "x", "-o", "x.jpg"), 2, ("x.jpg must end in .png", "x.jpg.png")),
-        (("demo", "-o", "sheet"), 2, ("sheet must end in .png",)),
-        (("render", "BUNDLE"), 2, ("PROMPT",)),
+        (("render", "BUNDLE", "x", "-o", "x.gif"), 2, ("x.gif must end in .png, .jpg, .jpeg or .webp", "x.png")),
+        (("render", "BUNDLE", "x", "-o", "-", "--count", 2), 2, ("Name a file",)),
+        (("demo", "-o", "sheet.jpg"), 2, ("sheet.jpg must end in .png",)),
+        (("render", "BUNDLE"), 2, ("PROMPT is missing. Write: segue render", '"a red heart"')),
+        (("render", "a red heart"), 2, ('Write: segue render emoji "a red heart"',)),
+        (("render", "pizza"), 2, ("got only 'pizza'. Write: segue render emoji pizza",)),
+        (("animate", "heart.png", "-o", "x.mp4"), 2, ("Write: segue animate emoji-motion heart.png",)),
         (("export", ".", "-o", "out"), 4, ("model_index.json",)),
         (("train", "nothing"), 8, ("no recipe 'nothing'",)),
         (("unknown",), 2, ("unknown",)),
@@ -252,12 +258,71 @@ def test_the_sheet_of_demo_names_its_prompts_and_their_places(
     done = CliRunner().invoke(cli.cli, ["demo", "-o", str(tmp_path / "sheet.png")])
     assert done.exit_code == 0, done.output
     made = segue.read_metadata(tmp_path / "sheet.png")
-    assert made["prompts"] == list(render.DEMO)
+    assert made["prompts"] == [prompt for prompt, _ in render.DEMO]
+    assert made["seeds"] == [seed for _, seed in render.DEMO]
     assert made["layout"] == {"rows": 2, "columns": 3}
     height, width = made["size"]
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.size == (3 * width, 2 * height)
-    assert read_file(tmp_path / "sheet.mp4")["metadata"]["prompt"] == render.DEMO[render.MOVING]
+    clip = read_file(tmp_path / "sheet.mp4")["metadata"]
+    assert (clip["prompt"], clip["frames"]) == (render.DEMO[render.MOVING][0], render.CLIP_FRAMES)
+    *_, took, following, first, second, third = done.output.splitlines()
+    assert took.startswith("The demo took ")
+    assert "MiB of memory" in took
+    assert following == "Try next:"
+    for line in (first, second, third):
+        name, *words = shlex.split(line.split("  ")[1])
+        assert name == "segue"
+        cli.cli.commands[words[0]].make_context(words[0], words[1:])
+
+
+def test_a_seed_is_drawn_and_told_if_none_is_given(exported: Path, tmp_path: Path) -> None:
+    options = ("--size", 64, "--steps", 1, "-o", "x.png")
+    seeds = set()
+    for _ in range(3):
+        done = run("render", exported, "red", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "x.png\n"
+        (seed,) = re.findall(r"^The seed was (\d+)\. Draw the same again with --seed \1\.$", done.stderr, re.MULTILINE)
+        assert segue.read_metadata(tmp_path / "x.png")["seed"] == int(seed) < 2**32
+        seeds.add(seed)
+    assert len(seeds) == 3
+    first = (tmp_path / "x.png").read_bytes()
+    run("render", exported, "red", *options, "--seed", seed, cwd=tmp_path)
+    assert (tmp_path / "x.png").read_bytes() == first
+    done = run("render", exported, "red", *options, "--json", cwd=tmp_path)
+    image, end = [json.loads(line) for line in done.stdout.splitlines()][-2:]
+    assert image["seed"] == end["seed"]
+    assert "seed was" not in done.stderr
+
+
+def test_a_picture_can_go_to_standard_output(exported: Path, tmp_path: Path) -> None:
+    options = ("--size", 64, "--steps", 1, "--seed", 5)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "segue.cli", "render", str(exported), "red", "-o", "-", *map(str, options)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert run("render", exported, "red", "-o", "x", *options, cwd=tmp_path).stdout == "x.png\n"
+    assert (tmp_path / "x.png").read_bytes() == done.stdout
+
+
+@pytest.mark.parametrize("ending", ["jpg", "jpeg", "webp"])
+def test_other_formats_tell_their_origin_too(exported: Path, tmp_path: Path, ending: str) -> None:
+    options = ("--size", 64, "--steps", 1, "--seed", 5, "-o", f"x.{ending}")
+    assert run("render", exported, "a rød heart", *options, cwd=tmp_path).returncode == 0
+    with Image.open(tmp_path / f"x.{ending}") as picture:
+        assert (picture.format, picture.size) == ("WEBP" if ending == "webp" else "JPEG", (64, 64))
+    shown = run("show", f"x.{ending}", cwd=tmp_path)
+    assert "a rød heart" in shown.stdout
+    assert run("render", exported, "a rød heart", *options, "--no-metadata", cwd=tmp_path).returncode == 0
+    assert "holds no metadata" in run("show", f"x.{ending}", cwd=tmp_path).stdout
+
+
+def test_a_prompt_of_emoji_or_chinese_gives_a_readable_name(exported: Path, tmp_path: Path) -> None:
+    options = ("--size", 64, "--steps", 1, "--seed", 5)
+    assert run("render", exported, "für Jörg", *options, cwd=tmp_path).stdout == "für-jörg-5.png\n"
+    assert run("render", exported, "一只猫", *options, cwd=tmp_path).stdout == "一只猫-5.png\n"
+    assert run("render", "emoji", "🍕", *options, cwd=tmp_path).stdout == "pizza-5.png\n"
 
 
 def test_each_stage_has_a_task_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,9 +338,20 @@ def test_version_is_told(tmp_path: Path) -> None:
     assert run("--version", cwd=tmp_path).stdout.startswith("segue ")
 
 
+def completed(monkeypatch: pytest.MonkeyPatch, line: str) -> set[str]:
+    """Return what bash gets for the last word of a line."""
+    monkeypatch.setenv("_SEGUE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    return set(CliRunner().invoke(cli.cli, [], prog_name="segue").output.split())
+
+
 def test_a_shell_completes_the_names_of_shipped_bundles(monkeypatch):
-    words = {"_SEGUE_COMPLETE": "bash_complete", "COMP_WORDS": "segue render emoji-", "COMP_CWORD": "2"}
-    for name, value in words.items():
-        monkeypatch.setenv(name, value)
-    told = CliRunner().invoke(cli.cli, [], prog_name="segue").output
-    assert {"plain,emoji-teacher", "plain,emoji-motion", "dir,emoji-"} == set(told.split())
+    assert completed(monkeypatch, "segue render emoji-") == {"plain,emoji-teacher", "plain,emoji-motion", "dir,emoji-"}
+
+
+def test_a_shell_completes_recipes_and_devices(monkeypatch):
+    assert completed(monkeypatch, "segue train emoji-t") == {"plain,emoji-teacher", "plain,emoji-text"}
+    assert "plain,rtx4090" in completed(monkeypatch, "segue plan emoji --device rtx")
+    assert completed(monkeypatch, "segue plan emoji --device th") == {"plain,this"}
+    assert "plain,rtx4090" in completed(monkeypatch, "segue build emoji --device rtx4")

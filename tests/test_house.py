@@ -1,6 +1,7 @@
 """The tree keeps its shape: no circle of imports, small modules, small folders, one table of families."""
 
 import ast
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def test_no_module_is_long():
 def test_no_folder_has_many_modules():
     counted = Counter(str(path.parent.relative_to(ROOT)) for path in [*MODULES, *(ROOT / "benchmarks").rglob("*.py")])
     assert {folder: count for folder, count in counted.items() if count > 12} == {}
+
+
+def test_an_installed_segue_has_every_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {path.parent for folder in (*FOLDERS, "bundles") for path in (ROOT / folder).rglob("__init__.py")}
+    names = {".".join(("segue", *path.relative_to(ROOT).parts)) for path in found if "plans" not in path.parts}
+    assert set(listed) == names | {"segue"}
 
 
 def test_only_the_table_of_families_compares_their_names_and_those_of_components():

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import segue
+from segue.commands.render import DEMO
 from segue.engines.ort.engine import OrtEngine
 from segue.engines.streamed import StreamedEngine, StreamedPart
+from segue.runtime.bundle.prompts import spell_emoji
 from segue.runtime.bundle.reader import read_manifest
 from segue.runtime.bundle.shapes import default_range, dimensions, sized
 
@@ -118,3 +120,39 @@ def test_the_shipped_bundles_tell_no_path_of_the_machine_that_made_them() -> Non
     texts = [path.read_text() for path in BUNDLES.rglob("*.json")]
     assert texts
     assert not any("_name_or_path" in text or "/root/" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ["emoji", "emoji-teacher", "emoji-motion"])
+def test_a_shipped_bundle_knows_its_names_and_its_trained_size(name: str) -> None:
+    with segue.open(name) as model:
+        content, names = model.bundle.manifest, model.prompts
+    assert content.sizes.trained == ((128, 128),)
+    assert names is not None
+    assert not names.photographs
+    assert 1000 < len(names.seen) < len(names.names)
+    assert {"red heart", "grinning cat", "waving hand", "woman astronaut medium skin tone"} <= set(names.seen)
+    assert "abacus" not in names.seen  # a held-out name
+    assert all(names.knows(each.name) for each in names.names)
+    assert all(names.knows(f"a {each.name}, {style}") for each in names.names for style in names.styles)
+    spelled = {each.emoji: spell_emoji(each.emoji, names) for each in names.names}
+    assert spelled == {each.emoji: each.name for each in names.names}
+
+
+@pytest.mark.parametrize("prompt", ["car", "coffee cup, noto", "红心", "rotes Herz", "ein lächelndes Gesicht"])
+def test_what_the_shipped_student_cannot_know_is_told_with_names_that_it_knows(prompt: str) -> None:
+    with segue.open("emoji") as model:
+        (found,) = model.notices(segue.Request(prompt))
+        assert model.notices(segue.Request([text for text, _ in DEMO])) == ()
+    assert prompt in found
+    assert found.count(",") >= 4
+
+
+def test_the_video_bundle_is_told_of_photographs_and_not_of_emoji() -> None:
+    from skimage.data import astronaut
+
+    with segue.open("emoji") as model:
+        drawn = model.generate("grinning cat")
+    with segue.open("emoji-motion") as model:
+        (found,) = model.notices(segue.AnimationRequest(astronaut(), "grinning cat"))
+        assert model.notices(segue.AnimationRequest(drawn, "🐱")) == ()
+    assert found.startswith("the picture looks like a photograph, but emoji-motion was trained without photographs")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from segue.commands import console
+from segue.commands.terminal import progress
 from segue.errors import BudgetError, SegueError
 
 
@@ -17,15 +18,16 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_sees_how_far_how_fast_and_how_long_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    clock = iter((0.0, 1.0))
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(progress, "time", clock)
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     with console.Output(as_json=False).progress("emoji-teacher") as update:
         update(1, 400, loss=2.5)
-        update(3, 400, loss=0.25)
+        clock.now = 1.0
+        update(5, 400, loss=0.25)
     shown = screen.getvalue()
-    for part in ("emoji-teacher", "3/400", "2 steps/s", "loss 0.25", "0:00:"):
+    for part in ("emoji-teacher", "5/400", "4 steps/s", "loss 0.25", "0:01:39 left"):
         assert part in shown, part
 
 

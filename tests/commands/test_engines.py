@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 
 from segue import cli
 from segue.engines.targets import TARGETS, Target
-from segue.errors import EngineError, OutputError, ParityError
+from segue.errors import EngineError, OutputError, ParityError, UsageError
 from segue.runtime.bundle.reader import read
 from segue.runtime.components import Components
 from segue.runtime.engine_cache import store, upkeep
@@ -45,7 +46,7 @@ def test_build_list_verify_and_clear(half: Path) -> None:
     assert Path(made[0]["path"]).is_file()
     kept = [e for e in events(run("build", half, *options)) if e["event"] == "engine"]
     assert [(e["path"], e["built"]) for e in kept] == [(made[0]["path"], False)]
-    (listed,) = events(run("cache", "list", "--json"))
+    (listed,) = [e for e in events(run("cache", "list", "--json")) if e["event"] == "engine"]
     assert listed["fingerprint"]["capabilities"] == [89]
     assert events(run("cache", "verify", "--json"))[-1] == {"event": "verified", "engines": 1, "damaged": 0}
     Path(made[0]["path"]).write_bytes(b"evil")
@@ -58,12 +59,18 @@ def test_build_list_verify_and_clear(half: Path) -> None:
     assert events(run("cache", "verify", "--json"))[-1] == {"event": "verified", "engines": 1, "damaged": 0}
     record = Path(made[0]["path"]).with_name(store.RECORD)
     record.write_text(record.read_text().replace('"schema": 1', '"schema": 0'))
-    (unreadable,) = events(run("cache", "list", "--json"))
-    assert (unreadable["event"], unreadable["path"]) == ("unreadable", str(record.parent))
+    (unreadable,) = [e for e in events(run("cache", "list", "--json")) if e["event"] == "unreadable"]
+    assert unreadable["path"] == str(record.parent)
     for command in ("list", "verify"):
         assert "its record has schema 0" in run("cache", command).stdout
-    assert events(run("cache", "clear", "--json"))[-1]["engines"] == 1
+    refused = run("cache", "clear", "--json")
+    assert isinstance(refused.exception, UsageError)
+    assert re.search(r"removes engines \(\d\.\d MB\).*digests of verified files.*Add --yes", str(refused.exception))
+    assert record.is_file()
+    cleared = events(run("cache", "clear", "--yes", "--json"))[-1]
+    assert (cleared["engines"], cleared["bytes"] > 10_000) == (1, True)
     assert events(run("cache", "list", "--json")) == []
+    assert events(run("cache", "clear", "--json"))[-1] == {"event": "cleared", "engines": 0, "bytes": 0}
 
 
 @pytest.mark.parametrize("option", [("--sm", "89"), ("--device", "rtx4090")])
@@ -101,7 +108,9 @@ def test_doctor_finds_no_fault_here_and_shows_a_table(half: Path) -> None:
     shown = run("doctor", half)
     assert shown.exception is None
     assert "ort-cpu" in shown.stdout
-    states = {e["subject"]: e["state"] for e in events(run("doctor", half, "--json"))}
+    told = events(run("doctor", half, "--json"))
+    states = {e["subject"]: e["state"] for e in told if e["event"] == "finding"}
+    assert told[-1] == {"event": "verdict", "text": "This machine runs ort-cpu. tiny runs on ort-cpu."}
     assert states["ONNX Runtime"] == "ok"
 
 

@@ -1,13 +1,18 @@
 """The commands that make models: what they need, what they refuse, what they write."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from segue import cli
 from segue.errors import SegueError
 from segue.training.cdm.data.pairs import Pairs
+from segue.training.evaluation import evaluate, videos
 
 
 def invoke(*arguments: object) -> Result:
@@ -72,10 +77,44 @@ def test_a_video_model_that_does_not_say_how_it_is_sampled_is_refused(tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+def test_what_an_evaluation_lacks_is_told_before_a_model_is_loaded(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(evaluate, "load_pipeline", load)
+    options = ("--teacher", tiny_checkpoint, "--data", tmp_path / "nowhere", "-o", tmp_path / "out")
+    refused(invoke("eval", tiny_checkpoint, *options), "TrainingError", "nowhere has no emoji data. Run: segue data")
+    monkeypatch.setattr(videos, "VideoModel", load)
+    monkeypatch.setattr(videos, "settings_of", lambda path: None)
+    (tmp_path / "model/detail_transformer").mkdir(parents=True)
+    options = ("--data", tmp_path / "nowhere", "-o", tmp_path / "out")
+    refused(invoke("eval", tmp_path / "model", *options), "TrainingError", "nowhere has no emoji clips")
+
+
+def test_libraries_are_quiet_while_a_command_shows_its_own_progress(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("red " * 200 + "\n")  # the tokenizer would warn of its length
+    command = [sys.executable, "-m", "segue", "encode", tiny_checkpoint, tmp_path / "prompts.txt"]
+    command += ["-o", tmp_path / "texts"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'texts'}: 1 prompts\n", "")
+
+
+def test_a_dry_run_of_a_recipe_without_distillation_tells_its_steps() -> None:
+    done = invoke("train", "emoji-teacher", "--dry-run", "--json")
+    assert done.exit_code == 0, done.output
+    event = json.loads(done.output)
+    assert (event["task"], event["steps"].isdigit()) == ("teacher", True)
+    assert event["memory and time"] == "not planned: only a distillation, [cdm], has a plan"
+
+
 def test_a_dry_run_plans_many_processes_and_a_run_does_not_start_them(tmp_path: Path) -> None:
     done = invoke("train", "sd3-medium-cdm", "--dry-run", "--processes", 8, "--json")
     assert done.exit_code == 0, done.output
     (event,) = [json.loads(line) for line in done.output.splitlines()]
     assert event["event"] == "plan"
     assert event["transformer"].startswith("2028.3 M parameters")
+    assert re.fullmatch(r"\d+ updates of the student, \d+ (years|days) on this processor", event["the run"])
     refused(invoke("train", "sd3-medium-cdm", "--processes", 8), "UsageError", "torchrun")

@@ -12,9 +12,11 @@ import pytest
 
 from segue.export.checkpoint.read import Settings
 from segue.runtime.media.png import write_png
+from support import hub
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/desktop/README.md"]
+STUDENT = "byliutao/stable-diffusion-3-medium-turbo"
 CODE = re.compile(r"^```(python|sh)\n(.*?)^```$|((?:^    [^\n]*\n)+)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(segue|pip|python|pytest|torchrun|pyinstaller|dist/segue-desktop) ?")
 ELSEWHERE = {  # what no test can run on two cores within minutes, and where it is run instead
@@ -62,6 +64,14 @@ def folder(tmp_path_factory, tiny_checkpoint):
 
 
 @pytest.fixture(scope="module")
+def student_hub(tmp_path_factory):
+    """Environment in which hf: finds a tiny checkpoint with the layout of the model that the recipe names."""
+    made = tmp_path_factory.mktemp("hub")
+    with hub.hub(STUDENT, hub.build_student(made / "student")) as address:
+        yield {"HF_ENDPOINT": address, "HF_HOME": str(made / "home"), "HF_HUB_DISABLE_XET": "1"}
+
+
+@pytest.fixture(scope="module")
 def done():
     """The commands that a page has run; another page that gives them relies on what they left."""
     return set()
@@ -69,7 +79,7 @@ def done():
 
 def exports(page):
     """Return whether the page's commands make a bundle, or use one that another page made; that takes minutes."""
-    return any("my-bundle" in text or "segue quantize" in text for _, text in code_of(page))
+    return any(re.search("my-bundle|segue quantize|segue export hf:", text) for _, text in code_of(page))
 
 
 @pytest.mark.parametrize(
@@ -79,9 +89,12 @@ def exports(page):
         for page in WITH_CODE
     ],
 )
-def test_the_code_of_a_page_runs(page, folder, done, monkeypatch):
+def test_the_code_of_a_page_runs(page, folder, done, monkeypatch, request):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # not the user's
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
+    if any(f"hf:{STUDENT}" in text for _, text in code_of(page)):
+        for name, value in request.getfixturevalue("student_hub").items():
+            monkeypatch.setenv(name, value)
     server, port = None, None
     try:
         for kind, text in code_of(page):
@@ -95,7 +108,7 @@ def test_the_code_of_a_page_runs(page, folder, done, monkeypatch):
             if port:
                 text = text.replace("8421", port)  # which may be taken here
             how = [sys.executable, "-c"] if kind == "python" else ["bash", "-euc"]
-            run = subprocess.run([*how, text], cwd=folder, capture_output=True, text=True, timeout=280)
+            run = subprocess.run([*how, text], cwd=folder, capture_output=True, text=True, timeout=560)
             assert run.returncode == 0, f"{text}\n{run.stdout}{run.stderr}"
             done.add(text)
     finally:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -58,20 +59,27 @@ def until(app, condition, seconds=60):
         time.sleep(0.01)
 
 
-def test_a_prompt_becomes_a_picture_and_then_a_video(app, window, tmp_path):
+def test_a_prompt_becomes_a_picture_and_then_a_video_and_both_are_saved(app, example, window, tmp_path, monkeypatch):
     import segue
 
     window.prompt.setText("a red heart")
+    window.seed.setValue(5)
     window.prompt.returnPressed.emit()
     assert not window.draw.isEnabled()
     until(app, window.draw.isEnabled)
     with segue.open("emoji") as model:
-        assert np.array_equal(window.image, model.generate("a red heart"))
+        assert np.array_equal(window.image, model.generate("a red heart", seed=5))
     window.play.click()
     until(app, lambda: window.film)
     until(app, window.draw.isEnabled)
     assert len(window.film) == 17
     until(app, lambda: window.shown > 1)
+    for name in ("saved.png", "saved.mp4"):
+        monkeypatch.setattr(example.QFileDialog, "getSaveFileName", lambda *_, name=name: (str(tmp_path / name), ""))
+        window.keep.click()
+    assert segue.read_metadata(tmp_path / "saved.png")["seed"] == 5
+    with av.open(str(tmp_path / "saved.mp4")) as saved:
+        assert len(list(saved.decode(video=0))) == 17
     shot = window.grab().toImage()
     assert shot.save(str(tmp_path / "window.png"))
     colours = {shot.pixelColor(x, shot.height() // 2).name() for x in range(0, shot.width(), 8)}
@@ -82,7 +90,7 @@ def test_cancel_stops_what_runs(app, window, monkeypatch):
     import segue
 
     plain = segue.Request
-    monkeypatch.setattr(segue, "Request", lambda prompt: plain(prompt, steps=900))
+    monkeypatch.setattr(segue, "Request", lambda prompt, **more: plain(prompt, steps=900, **more))
     window.ask()
     until(app, lambda: window.progress.value() > 1)
     window.stop.click()
@@ -95,7 +103,7 @@ def test_what_fails_is_said_in_the_window(app, window, monkeypatch):
     import segue
 
     plain = segue.Request
-    monkeypatch.setattr(segue, "Request", lambda prompt: plain(prompt, size=17))
+    monkeypatch.setattr(segue, "Request", lambda prompt, **more: plain(prompt, size=17, **more))
     window.ask()
     until(app, window.draw.isEnabled)
     assert "size 17x17" in window.status.text()
