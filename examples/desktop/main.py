@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ from PySide6.QtWidgets import (
     QMessageBox,
     QProgressBar,
     QPushButton,
+    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
 import segue
+from segue.runtime.media.sinks import find_sink
 
 SIDE = 384  # pixels of the picture on the screen
 
@@ -55,6 +58,7 @@ class Window(QWidget):
         self.token: segue.CancelToken | None = None
 
         self.prompt = QLineEdit("a red heart")
+        self.seed = QSpinBox(prefix="Seed ", maximum=2**31 - 1, toolTip="Another seed gives another picture.")
         self.draw = QPushButton("&Draw", clicked=self.ask)
         self.stop = QPushButton("&Cancel", clicked=self.cancel, enabled=False)
         self.play = QPushButton("&Animate", clicked=self.animate, enabled=False, visible=videos is not None)
@@ -66,7 +70,7 @@ class Window(QWidget):
         self.prompt.returnPressed.connect(self.ask)
 
         buttons = QHBoxLayout()
-        for button in (self.draw, self.stop, self.play, self.keep):
+        for button in (self.seed, self.draw, self.stop, self.play, self.keep):
             buttons.addWidget(button)
         layout = QVBoxLayout(self)
         for part in (self.prompt, self.progress, self.picture, self.status):
@@ -85,7 +89,7 @@ class Window(QWidget):
         """Draw the prompt."""
         if not self.draw.isEnabled():
             return
-        request, token = segue.Request(self.prompt.text()), segue.CancelToken()
+        request, token = segue.Request(self.prompt.text(), seed=self.seed.value()), segue.CancelToken()
 
         def on_step(done: int, total: int, latents: np.ndarray) -> None:
             self.signals.progress.emit(done, total)
@@ -96,14 +100,14 @@ class Window(QWidget):
         """Make a video of the picture and play its frames from the first segment."""
         assert self.videos is not None
         assert self.image is not None
-        token, image, words = segue.CancelToken(), self.image, self.prompt.text()
+        token, image, words, seed = segue.CancelToken(), self.image, self.prompt.text(), self.seed.value()
         self.film, self.shown = [], 0
 
         def on_event(event: Any) -> None:
             self.signals.progress.emit(event.done, event.total)
 
         def work(model: segue.Model) -> None:
-            for frames in model.animate(image, words, on_event=on_event, cancel=token):
+            for frames in model.animate(image, words, seed=seed, on_event=on_event, cancel=token):
                 self.signals.frames.emit(frames)
 
         self.clock.start()
@@ -146,6 +150,7 @@ class Window(QWidget):
         """Show a picture. A video was already shown while it was made."""
         if result is not None:
             self.clock.stop()
+            self.film = []
             self.image, self.origin = result.images[0], result.metadata[0]
             self.paint(self.image)
         self.busy(False)
@@ -185,13 +190,25 @@ class Window(QWidget):
         self.keep.setEnabled(not working and self.image is not None)
 
     def save(self) -> None:
-        """Write the picture to a file of the user's choice."""
-        path, _ = QFileDialog.getSaveFileName(self, "Save picture", "picture.png", "PNG (*.png)")
+        """Write the picture, or its video if there is one, to a file of the user's choice."""
+        kinds = ("Picture (*.png)", "Video (*.mp4)")
+        shown = kinds if self.film else kinds[:1]
+        path, _ = QFileDialog.getSaveFileName(self, "Save", "picture.png", ";;".join(shown))
         if path and self.image is not None:
             try:
-                segue.write_png(path, self.image, self.origin)
+                self.write(Path(path))
             except segue.SegueError as error:
                 self.show_failure(str(error))
+
+    def write(self, path: Path) -> None:
+        """Write the video if the name ends in .mp4 and there is one, else the picture; raises SegueError."""
+        if path.suffix.lower() == ".mp4" and self.film:
+            height, width, _ = self.film[0].shape
+            with find_sink(path)(path, 1000 / self.clock.interval(), height, width, None) as write:
+                write(np.stack(self.film))
+        else:
+            assert self.image is not None
+            segue.write_png(path, self.image, self.origin)
 
 
 def main(arguments: list[str]) -> int:
