@@ -176,7 +176,8 @@ class PhaseView(BaseModel):
 class PlanView(BaseModel):
     """The planned memory and time of a request on this machine."""
 
-    peak: int = Field(description="Peak of memory in bytes.")
+    peak: int = Field(description="Most memory in bytes that the model takes, in addition to the server's.")
+    server: int = Field(description="Memory in bytes of the server before it opened the model; 0 for a GPU's plan.")
     budget: int | None
     seconds: float
     keep: list[str]

@@ -68,8 +68,9 @@ def add_models(app: FastAPI, runner: Runner) -> None:
             for phase in made.phases
         ]
         return schema.PlanView(
-            peak=made.peak, budget=made.budget, seconds=made.seconds, keep=list(made.keep), phases=phases
-        )
+            peak=made.peak, server=0 if made.host else model.ledger.idle, budget=made.budget, seconds=made.seconds,
+            keep=list(made.keep), phases=phases,
+        )  # fmt: skip
 
 
 def _choice(runner: Runner) -> str:

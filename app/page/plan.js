@@ -32,9 +32,9 @@ export const plan = later(async () => {
   }
 }, 250);
 
-function show({ peak, budget, seconds, phases }) {
+function show({ peak, server, budget, seconds, phases }) {
   find("plan").hidden = false;
-  find("plan-words").textContent = `at most ${mib(peak)}, about ${time(seconds)}`;
+  find("plan-words").textContent = `the model takes at most ${mib(peak)}, about ${time(seconds)}`;
   find("phases").replaceChildren(...phases.map((phase) => {
     const bar = make("span", { className: "bar", ariaHidden: "true" });
     bar.style.setProperty("--part", phase.peak / peak);
@@ -42,7 +42,8 @@ function show({ peak, budget, seconds, phases }) {
     return make("tr", {}, make("th", { scope: "row" }, words), make("td", {}, bar, mib(phase.peak)),
       make("td", {}, time(phase.seconds)));
   }));
-  find("budget").textContent = budget === null ? "" : `The server's budget is ${mib(budget)}.`;
+  const besides = server ? `The server itself takes ${mib(server)}, and each other loaded model adds its own. ` : "";
+  find("budget").textContent = besides + (budget === null ? "" : `The model's budget is ${mib(budget)}.`);
 }
 
 function refuse(words) {

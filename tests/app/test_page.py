@@ -188,7 +188,7 @@ def test_several_pictures_of_a_job_are_shown_to_choose_one(page):
 
 def test_the_plan_is_one_quiet_line_that_opens_and_follows_the_form(page):
     before = page.text_content("#plan-words")
-    assert re.fullmatch(r"at most [\d,]+ MiB, about [\d.]+ s", before)
+    assert re.fullmatch(r"the model takes at most [\d,]+ MiB, about [\d.]+ s", before)
     assert page.is_hidden("#phases")
     page.click("#plan-words")
     assert "transformer" in page.text_content("#phases")

@@ -138,6 +138,7 @@ def test_a_plan_is_given_before_anything_is_asked_for(client):
     found = client.post("/v1/plan", json=asked()).json()
     assert found["peak"] == max(phase["peak"] for phase in found["phases"])
     assert found["seconds"] > 0
+    assert found["server"] > 2**20
 
 
 @pytest.mark.parametrize(
