@@ -24,14 +24,14 @@ def finished():
     return servers.wait
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop must not outlive the tests of the page
 def browser():
     """Chromium."""
     with browsers.launched() as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """HTTP client of a server with the shipped bundles."""
     with servers.served(tmp_path_factory.mktemp("page"), "emoji", "emoji-teacher", "emoji-motion") as (client, _):
