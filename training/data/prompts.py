@@ -29,7 +29,7 @@ def prompts_of(rows: Iterable[Row | Clip]) -> Prompts:
     names = tuple(
         Name(
             row.name,
-            "".join(chr(int(point, 16)) for point in row.hexcode.split("-")),
+            "".join(chr(code) for point in row.hexcode.split("-") if (code := int(point, 16)) >= 32),
             row.tags if isinstance(row, Row) and VARIANT not in row.name else (),
             row.hexcode in seen,
         )
