@@ -8,13 +8,16 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import BudgetError, Cancelled, MissingDependencyError, OutputError, SegueError
-from .terminal.interrupt import Stop, stopping
+from .terminal.interrupt import stopping
 from .terminal.progress import Bar, Work, counted, showing
+
+if TYPE_CHECKING:
+    from ..runtime.queue import CancelToken
 
 _CLOSED = 141  # 128 + SIGPIPE, the exit code of other programs
 _DEFECT = 70
@@ -68,7 +71,7 @@ class Output:
         return Work(unit, total, self.drawing, self.verbose)
 
     @contextmanager
-    def stoppable(self, unit: str = "step") -> Iterator[Stop]:
+    def stoppable(self, unit: str = "step") -> Iterator[CancelToken]:
         """Yield a `cancel` for the runtime; Ctrl-C presses it and is answered at once, a second one ends at once."""
 
         def tell() -> None:

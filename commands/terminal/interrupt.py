@@ -13,36 +13,27 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ...errors import Cancelled
+
+if TYPE_CHECKING:
+    from ...runtime.queue import CancelToken
 
 GRACE = 0.5  # seconds that the main thread has to end after a second Ctrl-C
 
 
-class Stop:
-    """Returns whether Ctrl-C was pressed: the `cancel` of the runtime, which asks before every network call."""
-
-    def __init__(self) -> None:
-        self._pressed = threading.Event()
-
-    def press(self) -> None:
-        """Ask for the stop."""
-        self._pressed.set()
-
-    def __call__(self) -> bool:
-        """Return whether the work should stop."""
-        return self._pressed.is_set()
-
-
 @contextmanager
-def stopping(tell: Callable[[], None], end: Callable[[], None]) -> Iterator[Stop]:
-    """Yield a Stop that Ctrl-C presses in the block; `tell` answers at once, from another thread.
+def stopping(tell: Callable[[], None], end: Callable[[], None]) -> Iterator[CancelToken]:
+    """Yield a token that Ctrl-C cancels in the block; `tell` answers at once, from another thread.
 
     A second Ctrl-C raises KeyboardInterrupt. If the main thread is in a network call and cannot, `end` runs and the
     process ends with exit code 130. Ctrl-C stays as it is outside the main thread, and if the parent process or the
     program has changed it.
     """
-    stop = Stop()
+    from ...runtime.queue import CancelToken
+
+    stop = CancelToken()
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield stop
@@ -52,7 +43,7 @@ def stopping(tell: Callable[[], None], end: Callable[[], None]) -> Iterator[Stop
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal presses
         presses += 1
-        stop.press()
+        stop.cancel()
         if presses > 1:
             raise KeyboardInterrupt
 
@@ -62,7 +53,7 @@ def stopping(tell: Callable[[], None], end: Callable[[], None]) -> Iterator[Stop
             for _ in range(data.count(signal.SIGINT)):
                 seen += 1
                 if seen == 1:
-                    stop.press()
+                    stop.cancel()
                     tell()
                 elif seen == 2 and not over.wait(GRACE):
                     end()
