@@ -268,8 +268,8 @@ def _no_directory(root: Path) -> str:
             f"{root} is a file; a checkpoint is a directory. Convert it: diffusers' StableDiffusion3Pipeline"
             f".from_single_file({str(root)!r}, {WITHOUT_T5}).save_pretrained('converted'). Then export converted."
         )
-    meant = f"Did you mean {PREFIX}{root.as_posix()}? Or g" if PATTERN.fullmatch(root.as_posix()) else "G"
-    return f"There is no checkpoint at {root}. {meant}ive a directory written by diffusers' save_pretrained."
+    meant = f"Did you mean {PREFIX}{root.as_posix()}? " if PATTERN.fullmatch(root.as_posix()) else ""
+    return f"There is no checkpoint at {root}. {meant}Give a directory written by diffusers' save_pretrained."
 
 
 def _no_weights(root: Path, folder: str) -> str:
