@@ -1,6 +1,7 @@
 """The code of the documents runs as it is written: page by page, in the order in which it stands there."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from segue.export.checkpoint.read import Settings
 from segue.runtime.media.png import write_png
 from support import hub
+from support.traces import write_command
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples/desktop/README.md"]
@@ -64,6 +66,14 @@ def folder(tmp_path_factory, tiny_checkpoint):
 
 
 @pytest.fixture(scope="module")
+def command(tmp_path_factory, request):
+    """A directory with the command `segue`, whose exports take the traces that other tests have made."""
+    made = tmp_path_factory.mktemp("bin")
+    write_command(request.config, made)
+    return made
+
+
+@pytest.fixture(scope="module")
 def student_hub(tmp_path_factory):
     """Environment in which hf: finds a tiny checkpoint with the layout of the model that the recipe names."""
     made = tmp_path_factory.mktemp("hub")
@@ -89,7 +99,8 @@ def exports(page):
         for page in WITH_CODE
     ],
 )
-def test_the_code_of_a_page_runs(page, folder, done, monkeypatch, request):
+def test_the_code_of_a_page_runs(page, folder, command, done, monkeypatch, request):
+    monkeypatch.setenv("PATH", f"{command}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # not the user's
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
     if any(f"hf:{STUDENT}" in text for _, text in code_of(page)):
@@ -101,8 +112,8 @@ def test_the_code_of_a_page_runs(page, folder, done, monkeypatch, request):
             if kind == "command" and (elsewhere(text) or text in done):
                 continue
             if text == "segue serve":
-                command = [sys.executable, "-m", "segue", "serve", "--port", "0", "--json"]
-                server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+                serve = [sys.executable, "-m", "segue", "serve", "--port", "0", "--json"]
+                server = subprocess.Popen(serve, cwd=folder, stdout=subprocess.PIPE, text=True)
                 (port,) = re.findall(r":(\d+)", server.stdout.readline())
                 continue
             if port:

@@ -109,6 +109,7 @@ def test_what_fails_is_said_in_the_window(app, window, monkeypatch):
     assert "size 17x17" in window.status.text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool (Debian: apt install)"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
@@ -16,15 +17,46 @@ from filelock import FileLock
 from .shared import cached_folder
 
 
+SEGUE = """#!{python}
+import sys
+from pathlib import Path
+
+if __name__ == "__main__" and sys.argv[1:2] == ["export"]:
+    sys.path.insert(0, {tests!r})
+    from support.traces import keep_traces_in
+
+    keep_traces_in(Path({folder!r}))
+if __name__ == "__main__":
+    from segue.cli import main
+
+    main()
+"""
+
+
 def keep_traces(config: pytest.Config) -> None:
     """Let `segue.export.graphs.trace.trace` of this process look in pytest's cache first."""
+    folder = cached_folder(config, "traces")
+    if folder is not None:
+        keep_traces_in(folder)
+
+
+def keep_traces_in(folder: Path) -> None:
+    """Let `segue.export.graphs.trace.trace` of this process look in `folder` first."""
     from segue.export.graphs import trace
 
+    if not hasattr(trace.trace, "__wrapped__"):
+        folder.mkdir(exist_ok=True)
+        trace.trace = kept(trace.trace, folder)
+
+
+def write_command(config: pytest.Config, directory: Path) -> None:
+    """Write an executable `segue` into `directory`: the command itself, whose exports look in pytest's cache first."""
     folder = cached_folder(config, "traces")
-    if folder is None or hasattr(trace.trace, "__wrapped__"):
-        return
-    folder.mkdir(exist_ok=True)
-    trace.trace = kept(trace.trace, folder)
+    if folder is not None:
+        command = directory / "segue"
+        tests = str(Path(__file__).parents[1])
+        command.write_text(SEGUE.format(python=sys.executable, tests=tests, folder=str(folder)))
+        command.chmod(0o755)
 
 
 def kept(make: Callable[..., Any], folder: Path) -> Callable[..., Any]:
