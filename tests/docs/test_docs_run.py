@@ -87,15 +87,18 @@ def done():
     return set()
 
 
-def exports(page):
-    """Return whether the page's commands make a bundle, or use one that another page made; that takes minutes."""
-    return any(re.search("my-bundle|segue quantize|segue export hf:", text) for _, text in code_of(page))
+LONG = ("docs/guide/first-picture.md", "docs/guide/memory.md", "docs/guide/train.md")
+
+
+def is_slow(page):
+    """Return whether the page's commands take long, make a bundle, or use one that another page made."""
+    return str(page.relative_to(ROOT)) in LONG or any(re.search("my-bundle|segue quantize|segue export hf:", text) for _, text in code_of(page))
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] if exports(page) else [])
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] if is_slow(page) else [])
         for page in WITH_CODE
     ],
 )

@@ -25,6 +25,7 @@ def content(model: ir.Model):
     return ir.serde.serialize_model(model).SerializeToString(deterministic=True), marks
 
 
+@pytest.mark.slow
 def test_a_kept_trace_is_the_one_that_was_made(graphs, tmp_path):
     graph, make = graphs["transformer"], getattr(trace.trace, "__wrapped__", trace.trace)
     found = kept(make, tmp_path)

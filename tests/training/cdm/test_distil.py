@@ -92,9 +92,8 @@ def test_micro_batches_change_the_memory_but_not_the_update(worker, teacher, con
         assert found == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "shard", [pytest.param(False, id="DDP"), pytest.param(True, id="FSDP2", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
 def test_two_processes_make_the_update_of_one(worker, teacher, conditions, one_process, tmp_path, shard):
     options = json.dumps({"shard": shard})
     subprocess.run(

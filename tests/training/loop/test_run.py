@@ -58,6 +58,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_to_the_same_curve_and_weights_bit_for_bit(
     tmp_path: Path, pictures: Path, unbroken: Path
 ) -> None:
