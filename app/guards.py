@@ -18,20 +18,26 @@ Scope = dict[str, Any]
 class Guards:
     """ASGI middleware that refuses requests of other origins.
 
-    `local`: only requests to a loopback name pass. This stops another site whose name resolves to this machine (DNS
-    rebinding). `token` is a bearer token; POST /v1/session sets the cookie `cookie_of(token)` instead. Paths in
-    `public` need no token. Bodies above `largest` bytes are refused, whatever length they announce. HEAD gets the
-    answer of GET without its body.
+    `local`: only requests to a loopback name or to one of `hosts` pass. This stops another site whose name resolves to
+    this machine (DNS rebinding). A slash at the end of an endpoint is ignored. `token` is a bearer token; POST
+    /v1/session sets the cookie `cookie_of(token)` instead. Paths in `public` need no token. Bodies above `largest`
+    bytes are refused, whatever length they announce. HEAD gets the answer of GET without its body.
     """
 
-    def __init__(self, app: Any, token: str | None, largest: int, public: tuple[str, ...], local: bool) -> None:
+    def __init__(
+        self, app: Any, token: str | None, largest: int, public: tuple[str, ...], local: bool,
+        hosts: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         self.app, self.token, self.largest, self.public, self.local = app, token or None, largest, public, local
+        self.hosts = (*LOOPBACK, *(host.lower() for host in hosts))
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith("/v1/"):
+            scope = scope | {"path": scope["path"].rstrip("/")}
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if fault := self._fault(scope, headers):
             await _answer(send, *fault)
@@ -63,8 +69,10 @@ class Guards:
 
     def _fault(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
         host = headers.get("host", "")
-        if self.local and _name(f"//{host}") not in LOOPBACK:
-            return 403, "Forbidden", f"the host {host!r} is not this machine. Use http://127.0.0.1 and the port."
+        if self.local and (name := _name(f"//{host}")) not in self.hosts:
+            way = f"start the server with --allow-host {name}" if name else "send a Host header"
+            text = f"the host {host!r} is not this machine. Use http://127.0.0.1 and the port, or {way}."
+            return 403, "Forbidden", text
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return 403, "Forbidden", f"pages of {origin!r} may not use this server. Open the server's own page."

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import SegueError, UsageError
 from ..runtime.film import film
+from ..runtime.lora.adapter import Adapters
 from ..runtime.media.formats import encode_picture
 from ..runtime.media.provenance import Certificate, write_picture
 from ..runtime.media.read_image import read_image
@@ -26,13 +27,55 @@ from .store import Job
 
 INPUT, VIDEO, JOURNAL = "input.png", "video.mp4", "journal"
 PICTURES = "picture-*"  # the pictures of a job; the ending is the format
-SERVERS = ("previews", "partial_images", "output_format", "output_compression")  # keys that the model does not get
+# Keys that the model does not get
+SERVERS = ("loras", "previews", "partial_images", "output_format", "output_compression")
 DEFECT = "Defect"  # the kind of an error that Segue does not raise on purpose
 
 
 def kind_of(model: Model) -> str:
     """Return what a model makes: "picture" or "video"."""
     return "picture" if model.bundle.manifest.video is None else "video"
+
+
+def check_loras(model: Model, request: dict[str, Any], folder: Path | None) -> None:
+    """Raise UsageError if the model cannot play the LoRA files that a request names."""
+    if request.get("loras"):
+        tried = Adapters(model.bundle)
+        _use(tried, request, folder)
+
+
+def play_loras(model: Model, request: dict[str, Any], folder: Path | None) -> None:
+    """Let the model play the LoRA files that a job names, and no others; raises UsageError as `check_loras` does."""
+    wanted = request.get("loras", ())
+    if not wanted and not model.loras:
+        return
+    model.lora(None)
+    for lora in wanted:
+        model.lora(_place(lora["file"], folder), lora["factor"], lora["component"], add=True)
+
+
+def without_loras(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the request for the model, which takes its LoRA files another way."""
+    return {name: value for name, value in request.items() if name != "loras"}
+
+
+def _use(adapters: Adapters, request: dict[str, Any], folder: Path | None) -> None:
+    for lora in request["loras"]:
+        try:
+            adapters.use(_place(lora["file"], folder), lora["factor"], lora["component"], add=True)
+        except UsageError:
+            raise
+        except SegueError as error:
+            raise UsageError(str(error)) from None
+
+
+def _place(name: str, folder: Path | None) -> Path:
+    if folder is None:
+        raise UsageError(f"this server plays no LoRA files, such as {name!r}. Start segue serve with --lora-dir.")
+    known = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
+    if name not in known:
+        raise UsageError(f"this server has no LoRA file {name!r}. Choose one of {', '.join(known[:20]) or 'none'}.")
+    return folder / name
 
 
 def picture_request(request: dict[str, Any]) -> Request:
@@ -43,7 +86,7 @@ def picture_request(request: dict[str, Any]) -> Request:
 def check_request(model: Model, request: dict[str, Any], image: np.ndarray | None) -> tuple[str, ...]:
     """Return the warnings of a request, one line each; raises the errors of `Runner.submit` that concern the model."""
     wanted: Request | AnimationRequest
-    wanted = picture_request(request) if image is None else AnimationRequest(image, **request)
+    wanted = picture_request(request) if image is None else AnimationRequest(image, **without_loras(request))
     prepared = model.prepare(wanted)
     if model.budget is not None:
         model.plan(prepared)
@@ -96,7 +139,7 @@ def make_video(
 
     If the directory holds a journal of this job, the video continues at its end.
     """
-    prepared = model.prepare(AnimationRequest(read_image(place / INPUT), **job.request))
+    prepared = model.prepare(AnimationRequest(read_image(place / INPUT), **without_loras(job.request)))
 
     def on_event(event: Event) -> None:
         feed.put("call", stage=event.stage, window=event.window, done=event.done, total=event.total)
@@ -122,7 +165,7 @@ def defect_of(error: Exception) -> str:
 
 def _is_of(journal: Path, prepared: PreparedAnimation, model: Model) -> bool:
     try:
-        check_job(journal, job_of(prepared, model.bundle.digest))
+        check_job(journal, job_of(prepared, model.bundle.digest, model.loras))
     except UsageError:
         return False
     return True

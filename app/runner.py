@@ -25,7 +25,17 @@ from ..runtime.storage.files import writing
 from ..runtime.storage.lock import locked
 from ..runtime.units import bytes_of
 from .feed import Feed
-from .job_work import DEFECT, INPUT, check_request, defect_of, draw_pictures, kind_of, make_video
+from .job_work import (
+    DEFECT,
+    INPUT,
+    check_loras,
+    check_request,
+    defect_of,
+    draw_pictures,
+    kind_of,
+    make_video,
+    play_loras,
+)  # fmt: skip
 from .private import JOBS, LOCK, STORE, prepare_folder
 from .store import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Store
 
@@ -48,15 +58,15 @@ class Runner(Closing):
     """Accepts jobs, runs them in order, and continues the jobs of a server that was stopped.
 
     At most `limit` jobs of all bundles wait or run. The runner closes the models. `metadata`: write the request into
-    each file. `certificate`: sign each file with it.
+    each file. `certificate`: sign each file with it. `loras`: the directory of the LoRA files that jobs may name.
     """
 
     def __init__(
         self, models: Mapping[str, Model], folder: Path, limit: int, metadata: bool = True,
-        certificate: Certificate | None = None,
+        certificate: Certificate | None = None, loras: Path | None = None,
     ) -> None:  # fmt: skip
         self.models, self.folder, self.limit = dict(models), folder, limit
-        self.metadata, self.certificate = metadata, certificate
+        self.metadata, self.certificate, self.loras = metadata, certificate, loras
         prepare_folder(folder)
         with writing(folder):
             self._file = locked(
@@ -86,6 +96,7 @@ class Runner(Closing):
         BusyError if `limit` jobs wait or run or the disk is full, and OutputError if the job cannot be written.
         """
         name = self.find(kind, bundle)
+        check_loras(self.models[name], request, self.loras)
         told = [*warnings, *check_request(self.models[name], request, image)]
         job = Job(uuid.uuid4().hex, kind, name, request, WAITING, time.time(), warnings=told)
         place = self.place(job.id)
@@ -255,6 +266,7 @@ class Runner(Closing):
         state, ended = DONE, dict[str, Any]()
         try:
             place = self.place(identifier)
+            play_loras(model, job.request, self.loras)
             ended = {"files": make(model, job, place, feed, token, self.metadata, self.certificate)}
         except Cancelled:
             state = CANCELLED

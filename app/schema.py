@@ -47,6 +47,20 @@ def fault(code: str, key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError(code, "{message}", {"message": message, "param": key})  # type: ignore[arg-type]
 
 
+class LoraFile(Closed):
+    """A LoRA file of the server's directory."""
+
+    file: str = Field(max_length=255, description="The name of a file in the directory of --lora-dir.")
+    factor: float = Field(1.0, ge=-100, le=100)
+    component: str = Field("", max_length=64, description="The denoiser that takes it. Default: the bundle's.")
+
+
+Loras = Annotated[
+    list[LoraFile],
+    Field(max_length=8, description="LoRA files to play. The bundle needs segue export --lora-rank. Default: none."),
+]
+
+
 class PictureRequest(Closed):
     """Pictures of a prompt. A value that is left out takes the bundle's default."""
 
@@ -60,6 +74,7 @@ class PictureRequest(Closed):
     width: Side | None = None
     height: Side | None = None
     count: int = Field(1, ge=1, le=min(MAX_PICTURES, MAX_COUNT))
+    loras: Loras = []
     previews: bool = Field(False, description="Send a preview event after each step. Each preview costs one decoding.")
 
 
@@ -77,6 +92,7 @@ class VideoRequest(Closed):
     fps: float | None = Field(None, ge=MIN_FPS, le=MAX_FPS)
     width: Side | None = None
     height: Side | None = None
+    loras: Loras = []
 
 
 def _kind(body: object) -> object:

@@ -29,11 +29,13 @@ ABOUT = """Few-step diffusion on this machine: pictures and videos as jobs, and 
 Errors have one form: `{"error": {"message", "type", "param", "code"}}`."""
 
 
-def create_app(runner: Runner, token: str | None = None, largest: int = MAX_BODY, local: bool = True) -> FastAPI:
+def create_app(
+    runner: Runner, token: str | None = None, largest: int = MAX_BODY, local: bool = True, hosts: tuple[str, ...] = (),
+) -> FastAPI:  # fmt: skip
     """Return the application for a runner. The caller closes the runner.
 
-    `local`: answer only requests to a loopback name. `token`: answer only requests that send it; what says nothing of
-    this machine or its jobs needs none. `largest` is the largest body in bytes.
+    `local`: answer only requests to a loopback name or to one of `hosts`. `token`: answer only requests that send it;
+    what says nothing of this machine or its jobs needs none. `largest` is the largest body in bytes.
     """
     version = importlib.metadata.version("segue")
     bearer = HTTPBearer(auto_error=False, description="The token that segue serve was started with.")
@@ -43,7 +45,7 @@ def create_app(runner: Runner, token: str | None = None, largest: int = MAX_BODY
     )  # fmt: skip
     page = {f"/{path.name}" for path in PAGE.iterdir()}
     public = ("/", "/health", "/v1/session", *DOCS, *page)
-    app.add_middleware(Guards, token=token, largest=largest, public=public, local=local)
+    app.add_middleware(Guards, token=token, largest=largest, public=public, local=local, hosts=hosts)
     mimetypes.add_type("text/javascript", ".js")  # the registry of Windows may say text/plain
     mimetypes.add_type("image/webp", ".webp")
     add_failures(app)

@@ -29,7 +29,7 @@ from .options import (
     signing,
     stopped_with,
 )  # fmt: skip
-from .terminal.option_types import Bytes, Size
+from .terminal.option_types import Bytes, Scaled, Size
 
 if TYPE_CHECKING:
     from ..runtime.media.provenance import Certificate
@@ -61,6 +61,10 @@ if TYPE_CHECKING:
 @click.option("--overlap", type=int, help="Overlap of tiles, in latent pixels (default: a quarter of --tile).")
 @click.option("--anew", is_flag=True, help="Start again, even if an earlier run has finished or unfinished work here.")
 @click.option("--resume", is_flag=True, hidden=True, help="Has no effect: the command resumes by itself.")
+@click.option(
+    "--lora", "loras", type=Scaled(), multiple=True,
+    help="Play a LoRA file, as FILE=0.8 or transformer_2:FILE. The bundle needs segue export --lora-rank. Repeatable.",
+)  # fmt: skip
 @click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
 @click.option("--budget", type=Bytes(), help="Most memory to use, as 512MiB. segue plan shows the need.")
 @TARGET
@@ -78,6 +82,7 @@ def animate(
     overlap: int | None,
     anew: bool,
     resume: bool,
+    loras: tuple[tuple[Path, float, str], ...],
     threads: int | None,
     budget: int | None,
     target: str,
@@ -134,6 +139,8 @@ def animate(
         check_parent(output)
     work = show.work("frames")
     with opened(show, bundle, threads, target, trust_engines, budget, work.call) as model:
+        for path, factor, component in loras:
+            model.lora(path, factor, component, add=True)
         ready = model.prepare(request)
         signed, kept = certificate is not None, None
         if journal is not None and not anew:
@@ -149,7 +156,7 @@ def animate(
         confirmed(show, model, ready, yes)
         pieces = () if kept is None or journal is None else finished(journal)
         if pieces:
-            show.note(f"Continuing an earlier run, which has finished {len(pieces)} pieces. --anew starts over.")
+            show.note(f"Continuing an earlier run, which has finished {len(pieces)} parts. --anew starts over.")
         _plan(work, model, ready, pieces)
 
         def report(done: int, total: int) -> None:
@@ -208,16 +215,16 @@ def _begun(model: Model, ready: PreparedAnimation, journal: Path, output: Path, 
         ready = dataclasses.replace(ready, seed=seed)
     if ready.tiling is None:
         ready = as_begun(ready, kept)  # a budget may have chosen them
-    wanted = job(ready, model.bundle.digest)
+    wanted = job(ready, model.bundle.digest, model.loras)
     other = [name for name in wanted if kept.get(name) != wanted[name]]
     if not other:
         return ready.seed
     if not finished(journal):
         return None  # nothing is lost
-    words = {"bundle_sha256": "bundle", "image_sha256": "picture"}
-    named = [words.get(name, f"{name} ({str(kept.get(name))[:80]}, not {str(wanted[name])[:80]})") for name in other]
+    words = {"bundle_sha256": "another bundle", "image_sha256": "another picture"}
+    named = [words.get(name, f"{name} {str(kept.get(name))[:80]}, not {str(wanted[name])[:80]}") for name in other]
     raise UsageError(
-        f"an earlier run has begun {output} with another {' and another '.join(named)}.",
+        f"an earlier run has begun {output} with {' and with '.join(named)}.",
         "Run its command again to continue it, add --anew to start over, or name another file with -o.",
     )
 

@@ -115,13 +115,14 @@ def compare(
     """
     need("matplotlib", "train")
     from ..runtime.storage.directory import NewDirectory
+    from ..runtime.storage.files import read_text
     from ..training.evaluation.compare import CompareSpec, rows_of
     from ..training.evaluation.compare import compare as run
     from ..training.evaluation.compare_report import write_compare_report
 
     show = Output(as_json)
     try:
-        texts = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts = [line.strip() for line in read_text(prompts).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{prompts} cannot be read: {error}. Name a file with one prompt a line.") from None
     if len(texts) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -39,7 +40,7 @@ class Output:
     def event(self, name: str, /, **values: Any) -> None:
         """Write a JSON event; nothing without `as_json`."""
         if self.as_json:
-            _print(json.dumps({"event": name, **values}, ensure_ascii=False))
+            _print(json.dumps({"event": name, **values}, ensure_ascii=not _writes_all()))
 
     def line(self, text: str) -> None:
         """Write a line for people; nothing with `as_json`."""
@@ -115,7 +116,12 @@ class Output:
 
 
 def guard(command: Callable[[], Any], show: Output) -> int:
-    """Run `command`, show a failure without a traceback (unless SEGUE_DEBUG is set), return the exit code."""
+    """Run `command`, show a failure without a traceback (unless SEGUE_DEBUG is set), return the exit code.
+
+    Characters that standard output cannot encode are escaped from now on.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a redirected output on Windows is cp1252
     try:
         code = _run(command, show)
     except SystemExit as stop:  # raised by `_print`; click and rich raise one with code 1 for a closed pipe
@@ -138,6 +144,11 @@ def _print(text: str) -> None:
         raise SystemExit(_CLOSED) from None
     except OSError as error:
         raise _unwritable(error) from None
+
+
+def _writes_all() -> bool:
+    """Return whether standard output can encode every character."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf-")
 
 
 def _unwritable(error: OSError) -> OutputError:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=BUNDLE)
 @building
+@click.option("--guidance", is_flag=True, help="Build for guidance even if the bundle uses none by default.")
 @click.option(
     "--target", type=click.Choice(list(TARGETS)), default=COMPILED[0], show_default=True, help="Target to build for."
 )

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.bundle.limits import PART_BYTES, PRECISIONS, QUANTIZED
+from ..runtime.bundle.families import BETAS, FLOW
+from ..runtime.bundle.limits import MAX_RANK, PART_BYTES, PRECISIONS, QUANTIZED
 from .console import JSON, Output, need
 from .engines import build_engines, checked
 from .options import BUNDLE, COMPILED, building, megabytes
-from .terminal.option_types import Bytes, Scaled, Size
+from .terminal.option_types import Bytes, Scaled, Sigmas, Size
 
 if TYPE_CHECKING:
     from ..export.export import Event
@@ -33,7 +34,13 @@ UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity"
 )
 @click.option("--parity/--no-parity", default=True, show_default=True, help="Compare every graph with PyTorch.")
 @click.option("--name", help="Name of the bundle (default: name of the directory).")
-@click.option("--lora", "loras", type=Scaled(), multiple=True, help="Merge a LoRA file, as FILE=0.8. Repeatable.")
+@click.option(
+    "--lora", "loras", type=Scaled(), multiple=True,
+    help="Merge a LoRA file, as FILE=0.8 or transformer_2:FILE. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--lora-rank", type=click.IntRange(1, MAX_RANK), help="Let the denoiser take LoRA files of this rank at run time."
+)
 @click.option(
     "--part-size", type=Bytes(), default=PART_BYTES, help="Most weights in one part of a graph (default: 256MiB)."
 )
@@ -44,6 +51,16 @@ UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity"
     multiple=True,
     help="A size that the model was trained at, as 1152x896 (default: what the checkpoint states). Repeatable.",
 )
+@click.option("--steps", type=click.IntRange(1), help="Steps of a picture (default: what the checkpoint states).")
+@click.option(
+    "--guidance", type=click.FloatRange(0), help="Guidance; up to 1 is none (default: as the checkpoint states)."
+)
+@click.option("--sigmas", type=Sigmas(), help="Noise levels of a student, as 1,0.75,0.5,0.25.")
+@click.option(
+    "--sampler", type=click.Choice((*FLOW, *BETAS)), help="Sampler of the bundle (default: the checkpoint's scheduler)."
+)
+@click.option("--base", help="What a single file takes the rest from: sdxl, a directory, hf:ORG/NAME.")
+@click.option("--variant", default="", help="Take this variant of the weights, such as fp16.")
 @click.option("--target", type=click.Choice(COMPILED), help="Also build engines for this target, as segue build does.")
 @building
 @JSON
@@ -53,16 +70,23 @@ def export(
     precision: str,
     parity: bool,
     name: str | None,
-    loras: tuple[tuple[Path, float], ...],
+    loras: tuple[tuple[Path, float, str], ...],
+    lora_rank: int | None,
     part_size: int,
     trained: tuple[tuple[int, int], ...],
+    steps: int | None,
+    guidance: float | None,
+    sigmas: tuple[float, ...] | None,
+    sampler: str | None,
+    base: str | None,
+    variant: str,
     target: str | None,
     as_json: bool,
     **wanted: Any,
 ) -> None:
     """Export CHECKPOINT, a directory in diffusers' format or hf:ORG/NAME[@REVISION], as a bundle.
 
-    The export loads no weights.
+    CHECKPOINT may also be a single .safetensors file; then --base names what it lacks. The export loads no weights.
 
     \b
     Examples:
@@ -70,17 +94,19 @@ def export(
       segue export hf:stabilityai/stable-diffusion-3-medium-diffusers -o sd3 --precision fp16
     """
     if target is None and any(wanted.values()):
-        raise click.UsageError("--sm, --shapes, --guidance, --budget and --into-bundle need --target. Give it as well.")
+        raise click.UsageError("--sm, --shapes, --budget and --into-bundle need --target. Give it as well.")
     if target is not None:  # errors come before the export
         wanted["sm"] = checked(target, wanted["sm"])
     need("onnxscript", "export")
-    from ..export.checkpoint.hub import locate
-    from ..export.checkpoint.lora import Lora
+    from ..export.checkpoint.defaults import Asked
+    from ..export.checkpoint.lora.read import Lora
+    from ..export.checkpoint.single.stage import staged
     from ..export.export import export as run
+    from ..runtime.storage.directory import refuse_existing
 
-    source, origin = locate(checkpoint)
+    refuse_existing(output)  # before a download of gigabytes
     show = Output(as_json)
-    with show.stages() as update:
+    with staged(checkpoint, base, variant) as source, show.stages() as update:
 
         def report(event: Event) -> None:
             if event.stage in UNITS:
@@ -88,17 +114,23 @@ def export(
             if event.stage in ("parity", "note"):
                 show.line(event.text)
 
-        merged = [Lora(path, scale) for path, scale in loras]
+        for text in source.notes:
+            show.line(text)
+        merged = [Lora(path, scale, folder) for path, scale, folder in loras]
         made = run(
-            source,
+            source.root,
             output,
-            origin=origin,
+            origin=source.origin,
+            single=source.single,
+            title=source.title,
             precision=precision,
             parity=parity,
             name=name,
             loras=merged,
+            lora_rank=lora_rank or 0,
             part_bytes=part_size,
             trained=trained,
+            defaults=Asked(sampler or "", steps, guidance, tuple(sigmas or ())),
             progress=report,
         )
     show.line(f"{output}: {len(made.components)} components, {megabytes(made)} MB")
@@ -165,4 +197,56 @@ def quantize(bundle: str, output: Path, kind: str, as_json: bool) -> None:
     show.event("bundle", path=str(output), parity=parity, fidelity=dataclasses.asdict(made.fidelity))
 
 
-COMMANDS = (export, unpack, quantize)
+class Fixed(click.ParamType):
+    """An input of a graph and its number, as NAME=3."""
+
+    name = "NAME=NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Return the name and the number."""
+        name, _, number = str(value).rpartition("=")
+        try:
+            return name, float(number)
+        except ValueError:
+            self.fail(f"{value!r} is not an input and a number. Write class_labels=3.", param, ctx)
+
+
+@click.command("import")
+@click.argument("graph", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to make.")
+@click.option("--size", type=Size(), help="Pixels, as 64 or 96x64 (default: the graph's own).")
+@click.option("--sampler", type=click.Choice(BETAS), default="euler", show_default=True, help="How it is played.")
+@click.option(
+    "--prediction",
+    type=click.Choice(("sample", "epsilon", "v_prediction")),
+    default="sample",
+    show_default=True,
+    help="What the graph gives: the clean picture, the noise, or v.",
+)
+@click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Network calls per picture.")
+@click.option("--timestep", "timesteps", type=click.IntRange(0, 999), multiple=True, help="One for each step.")
+@click.option("--fix", "fixed", type=Fixed(), multiple=True, help="A number for another input. Repeatable.")
+@click.option("--name", help="Name of the bundle (default: name of the directory).")
+@JSON
+def import_graph(
+    graph: Path, output: Path, size: tuple[int, int] | None, sampler: str, prediction: str, steps: int,
+    timesteps: tuple[int, ...], fixed: tuple[tuple[str, float], ...], name: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Make a bundle of GRAPH, an .onnx file that draws pixels of noise and a timestep, without a prompt.
+
+    
+    Example:
+      segue import unet.onnx --sampler euler --prediction sample -o mine
+    """
+    need("onnx_ir", "export")
+    from ..export.own_graph import Play
+    from ..export.own_graph import import_graph as run
+
+    show = Output(as_json)
+    play = Play(sampler, prediction, steps, timesteps, size=size, fixed=dict(fixed))
+    made = run(graph, output, play, name)
+    show.line(f"{output}: {megabytes(made)} MB. Draw with it: segue render {output} ''")
+    show.event("imported", path=str(output), **dataclasses.asdict(made))
+
+
+COMMANDS = (export, import_graph, unpack, quantize)

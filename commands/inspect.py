@@ -59,7 +59,7 @@ def inspect(bundle: str, prompts: bool, as_json: bool) -> None:
         ("source", f"{source.source}, revision {source.revision}"),
         ("sampler", f"{sampler.kind}, shift {sampler.shift:g}"),
         ("levels", ", ".join(f"{level:g}" for level in sampler.sigmas) or "the default grid"),
-        ("tokens", f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros if T5 is absent)"),
+        ("tokens", _tokens(made)),
         ("fidelity", _fidelity(made.fidelity)),
     ):
         show.line(f"{label:8} {value}")
@@ -153,7 +153,8 @@ def verify(bundle: str, parity: bool, engines: bool, trust_engines: bool, as_jso
                 update(next(numbers), 2 * len(opened.manifest.components))
                 show.line(describe(result))
 
-            results = check(opened.directory, opened.manifest.components, report)
+            single = opened.manifest.provenance.single_file
+            results = check(opened.directory, opened.manifest.components, report, single=single)
         show.event("parity", parity=[dataclasses.asdict(p) for p in results])
     if engines:
         compare_engines(show, opened, trust_engines)
@@ -161,6 +162,12 @@ def verify(bundle: str, parity: bool, engines: bool, trust_engines: bool, as_jso
 
 def _port(name: str, shape: Sequence[int | str]) -> str:
     return f"{name} {'x'.join(map(str, shape))}"
+
+
+def _tokens(made: Manifest) -> str:
+    if not made.tokenizers:
+        return "none: it draws without a prompt"
+    return f"{made.tokenizers['tokenizer'].length} of text, {made.t5_tokens} of T5 (zeros if T5 is absent)"
 
 
 def _fidelity(found: Fidelity | None) -> str:
@@ -242,7 +249,7 @@ def _asked(opened: Bundle) -> Request | AnimationRequest:
 @click.argument("file", type=click.Path(path_type=Path))
 @JSON
 def show_metadata(file: Path, as_json: bool) -> None:
-    """Show the origin of FILE, a PNG or MP4 that Segue wrote: its request, bundle and signature.
+    """Show the origin of FILE, a picture or video that Segue wrote: its request, bundle and signature.
 
     \b
     Example:

@@ -19,19 +19,31 @@ if TYPE_CHECKING:
 @click.argument("bundles", type=BUNDLE, nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8421, show_default=True, help="0: any free port.")
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another name of this machine, as a container's; repeatable.",
+)
 @click.option("--token", envvar="SEGUE_TOKEN", help="Secret that every request must send. Other machines need it.")
 @click.option("--queue", type=click.IntRange(1), default=16, show_default=True, help="Most jobs that wait or run.")
 @click.option("--data", type=click.Path(path_type=Path), help="Directory of jobs (default: in the user's data).")
 @click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
 @click.option("--budget", type=Bytes(), help="Most memory of each bundle, as 512MiB.")
+@click.option(
+    "--lora-dir", "loras", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Directory of the LoRA files that jobs may name.",
+)  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="Show each request and each job on standard error.")
 @click.option("--access-log", type=click.Path(path_type=Path), help="Append each request to this file.")
 @signing
 @JSON
 def serve(
-    bundles: tuple[str, ...], host: str, port: int, token: str | None, queue: int, data: Path | None,
-    threads: int | None, budget: int | None, verbose: bool, access_log: Path | None, metadata: bool,
-    certificate: Certificate | None, as_json: bool,
+    bundles: tuple[str, ...], host: str, port: int, hosts: tuple[str, ...], token: str | None, queue: int,
+    data: Path | None, threads: int | None, budget: int | None, loras: Path | None, verbose: bool,
+    access_log: Path | None,
+    metadata: bool, certificate: Certificate | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve BUNDLES (directories, or names of shipped bundles; default: emoji and emoji-motion) over HTTP.
 
@@ -42,6 +54,7 @@ def serve(
     Examples:
       segue serve
       segue serve emoji ./my-bundle --port 9000
+      segue serve --allow-host host.docker.internal
       SEGUE_TOKEN=$(openssl rand -hex 16) segue serve --host 0.0.0.0
     """
     need("fastapi", "app")
@@ -94,7 +107,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     os.umask(0o077)  # only this user may read what the server writes
     warnings.simplefilter("ignore", UserWarning)  # the answers hold what a model warns of
-    with listening, Runner(models, folder, queue, metadata, certificate) as runner:
+    with listening, Runner(models, folder, queue, metadata, certificate, loras) as runner:
         reached = addresses(host, listening.getsockname()[1])
         verb = "serves" if len(reached) == 1 else "serve"
         show.line(
@@ -103,7 +116,7 @@ def serve(
         show.event("serving", address=reached[0], bundles=list(models), data=str(folder))
         # the timeout: a stream to an open page must not delay the end
         config = uvicorn.Config(
-            create_app(runner, token, local=host in LOOPBACK), timeout_graceful_shutdown=2,
+            create_app(runner, token, local=host in LOOPBACK, hosts=hosts), timeout_graceful_shutdown=2,
             log_config=log_config(verbose, access_log), access_log=verbose or access_log is not None,
         )  # fmt: skip
         uvicorn.Server(config).run([listening])

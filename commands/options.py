@@ -200,14 +200,13 @@ BUILD = (
         multiple=True,
         help="Size of a profile, in pixels: 128, 192x128 or 64..256. Repeatable.",
     ),
-    click.option("--guidance", is_flag=True, help="Build for guidance even if the bundle uses none by default."),
     click.option("--budget", type=Bytes(), help="Most device memory for each engine's weights and scratch, as 8GiB."),
     click.option("--into-bundle", is_flag=True, help="Also put the engines into the bundle."),
 )
 
 
 def building(command: Any) -> Any:
-    """Add the options of BUILD to a command."""
+    """Add the options of BUILD, for engines, to a command."""
     for option in reversed(BUILD):
         command = option(command)
     return command

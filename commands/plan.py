@@ -156,7 +156,7 @@ def list_bundles(places: tuple[Path, ...], as_json: bool) -> None:
         table("bundles", (*columns, "licence"), bundles, narrow=True)
         planned = [(f.name, *_cells(f)[:-1]) for f in found if f.kind == PLAN]
         table("plans: no weights, only for segue plan", columns, planned, narrow=True)
-    show.line("The memory is planned for one request with the defaults, on this machine. More: segue inspect NAME")
+    show.line("The memory is that of the program with one default request, on this machine. More: segue inspect NAME")
 
 
 def _sentence(facts: Facts) -> str:
@@ -179,7 +179,7 @@ def _cells(facts: Facts) -> tuple[str, ...]:
         f"{width}x{height}{'…' if len(facts.sizes) > 1 else ''}",
         str(facts.steps),
         amount(facts.bytes),
-        "not here" if facts.peak is None else _memory(facts.peak),
+        "not here" if facts.process is None else _memory(facts.process),
         "licence unknown" if facts.licence == "unknown" else facts.licence.partition(" (")[0],
     )
 
@@ -197,7 +197,9 @@ def facts_lines(facts: Facts, other: Sizes, styles: tuple[str, ...]) -> list[str
     """Return the facts of a bundle for people, one line each; `other` is the range of sizes that run."""
     sizes = ", ".join(f"{width}x{height}" for height, width in facts.sizes)
     window = "" if facts.frames is None else f", {facts.frames} frames at once, from a first picture"
-    taken = "this machine cannot run it" if facts.peak is None else f"{mebibytes(facts.peak)} MiB"
+    taken = (
+        "this machine cannot run it" if facts.process is None else f"{mebibytes(facts.process)} MiB with the program"
+    )
     within = "" if facts.seconds is None else f", about {duration(facts.seconds)}, on {facts.machine}"
     added = f", and the styles {', '.join(styles)}" if styles else ""
     names = "any text" if facts.names is None else f"{facts.names} names{added} (segue inspect {facts.name} --prompts)"

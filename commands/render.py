@@ -30,7 +30,7 @@ from .options import (
     signing,
     stopped_with,
 )  # fmt: skip
-from .terminal.option_types import Bytes, Sigmas, Size
+from .terminal.option_types import Bytes, Scaled, Sigmas, Size
 
 if TYPE_CHECKING:
     from ..runtime.media.provenance import Certificate
@@ -75,6 +75,10 @@ NEXT = (
     show_default=True,
     help="torch: the noise of torch's CPU generator, to compare with diffusers.",
 )
+@click.option(
+    "--lora", "loras", type=Scaled(), multiple=True,
+    help="Play a LoRA file, as FILE=0.8. The bundle needs segue export --lora-rank. Repeatable.",
+)  # fmt: skip
 @click.option("--threads", type=int, help="CPU threads (default: the cores of this process).")
 @click.option("--budget", type=Bytes(), help="Most memory to use, as 512MiB. segue plan shows the need.")
 @TARGET
@@ -89,6 +93,7 @@ def render(
     output: Path | None,
     seed: int | None,
     count: int,
+    loras: tuple[tuple[Path, float, str], ...],
     threads: int | None,
     target: str,
     trust_engines: bool,
@@ -127,6 +132,8 @@ def render(
     started = time.perf_counter()
     work = show.work("picture" if count == 1 else "pictures", count)
     with opened(show, bundle, threads, target, trust_engines, budget, work.call) as model:
+        for path, factor, component in loras:
+            model.lora(path, factor, component, add=True)
         request = Request(prompt, seed=chosen, count=count, **wanted)
         confirmed(show, model, request, yes)
         work.plan(plan_of(model, request))

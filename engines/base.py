@@ -92,8 +92,9 @@ class Engine(Protocol):
 def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], where: str) -> dict[str, Any]:
     """Return `feeds` as contiguous arrays of the dtypes that `specs` name; `where` names the graph in messages.
 
-    Casts go from float to float and from integer to integer; resident arrays are never cast. Raises UsageError for a
-    missing or unknown name, a wrong dtype kind, rank or fixed dimension, and for two sizes of one named dimension.
+    Floats are cast to floats. Whole numbers, floats too, are cast to integers: a timestep of 999.0 fits an int64 input.
+    0 and 1 are cast to bool. Resident arrays are never cast. Raises UsageError for a missing or unknown name, a wrong
+    dtype, rank or fixed dimension, for two sizes of one named dimension, and for a value that the input cannot hold.
     """
     expected = {spec.name for spec in specs}
     if feeds.keys() != expected:
@@ -116,10 +117,23 @@ def fit_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], where: 
                 f"{f' with the sizes {free}' if free else ''}. Feed an array of that shape."
             )
         resident = isinstance(array, Resident)
-        if array.dtype != dtype and (resident or array.dtype.kind != dtype.kind or dtype.kind not in "fiu"):
+        if array.dtype != dtype and (resident or not _becomes(array, dtype)):
             how = "Call numpy() on it and feed the copy." if resident else "Convert the array first."
             raise UsageError(f"{where} takes {spec.name} as {dtype}, got {array.dtype}. {how}")
         fitted[spec.name] = (
             array if resident else np.require(array, dtype, "C")
         )  # ascontiguousarray would give a scalar a dimension
     return fitted
+
+
+def _becomes(array: Any, dtype: np.dtype) -> bool:
+    """Return whether floats can be cast to `dtype`, and whole numbers in its range to an integer or to bool."""
+    if dtype.kind == "f":
+        return bool(array.dtype.kind == "f")
+    if array.dtype.kind not in "fiu" or dtype.kind not in "iub":
+        return False
+    if not array.size:
+        return True
+    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    whole = array.dtype.kind != "f" or bool(np.isfinite(array).all() and (array == np.trunc(array)).all())
+    return whole and least <= int(array.min()) and int(array.max()) <= most

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +14,21 @@ from ..runtime.request import check_size
 from ..runtime.storage.directory import NewDirectory
 from .checkpoint import convert as weights
 from .checkpoint import copy, headers, read
+from .checkpoint.defaults import AS_STATED, Asked, find_defaults
 from .checkpoint.hub import Origin
-from .checkpoint.lora import Lora, merge
+from .checkpoint.lora.merge import Lora, merge
 from .checkpoint.prompts import list_of_names
+from .checkpoint.provenance import provenance
+from .checkpoint.single.open import read_staged, tensors_in
 from .checks import fidelity
 from .checks.footprint import with_footprints
+from .families.checks import class_of
+from .families.configs import check_known
 from .families.registry import Family, find
+from .families.step_inputs import inputs_for
 from .graphs.cost_model import cost_model
 from .graphs.cut import parts_of
-
-VERSIONS = ("segue", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+from .precision import WITHOUT, in_fp32, tell_mixed
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,6 @@ class Event:
 
 
 Progress = Callable[[Event], None]
-WITHOUT = "Or export without the check: --no-parity."
 
 
 def export(
@@ -56,6 +58,10 @@ def export(
     origin: Origin | None = None,
     part_bytes: int = PART_BYTES,
     trained: Sequence[tuple[int, int]] = (),
+    defaults: Asked = AS_STATED,
+    lora_rank: int = 0,
+    single: str = "",
+    title: str = "",
     progress: Progress = lambda event: None,
 ) -> manifest.Manifest:
     """Export the diffusers checkpoint directory `source` as the bundle `out`, and return its manifest.
@@ -66,33 +72,44 @@ def export(
     are merged: the changed weights go into a patch file, and the checkpoint's own weights stay unchanged. `origin` is
     the checkpoint's source on the hub. A graph with more than `part_bytes` of weights is also written in parts, which a
     runtime can load one by one. `trained` holds each (height, width) that the model was trained at; empty: those in the
-    checkpoint's segue.json. A prompts.json in the checkpoint becomes the bundle's list of names.
+    checkpoint's segue.json. `defaults` replaces the sampler, steps, guidance or sigmas that the checkpoint states. The
+    denoisers take LoRA files of up to `lora_rank` at run time. A prompts.json in the checkpoint becomes the bundle's
+    list of names. `single` names the single file in a staged checkpoint, and `title` the model
+    (`checkpoint.single.stage.staged` gives both).
 
     Memory does not grow with the weights, except in the child process that checks parity. `out` appears whole or not at
     all. Raises CheckpointError, OutputError, ParityError; UsageError for an unknown precision or size.
     """
+
+    def note(text: str) -> None:
+        progress(Event("note", text, 0, 0))
+
     if precision not in PRECISIONS:
         raise UsageError(f"Unknown precision {precision!r}. Choose one of {', '.join(PRECISIONS)}.")
-
     if part_bytes < 1:
         raise UsageError(f"part_bytes must be 1 or more, got {part_bytes!r}. Leave it out for the default.")
     index = read.read_index(source)
     family = find(index.get("_class_name"))
     family.check(index)
-    found = read.read(source, (*family.folders, *family.optional))
+    found = read_staged(source, (*family.folders, *family.optional), single, title, note)
+    found = _with_defaults(found, family, origin, loras, defaults, progress)
     lacking = [folder for folder in family.folders if folder not in found.parts]
     if lacking:
         raise CheckpointError(
             f"{source} has no {lacking[0]}, which the family {family.name} needs. Fetch the whole checkpoint again."
         )
     kinds = {f: read.precision(p) if precision == "keep" else precision for f, p in found.parts.items()}
+    for folder, part in found.parts.items():
+        check_known(f"{folder}/config.json", part.config, class_of(index, folder))
     facts = family.facts(found)
     sizes = tuple(check_size(size, facts.sizes) for size in trained)
-    wanted = dict.fromkeys(found.parts, precision)
-    islands = _islands(found, facts.wide, kinds, precision, parity, progress)
+    wanted = dict.fromkeys((*found.parts, single), precision)
+    islands = in_fp32(found, facts.wide, kinds, parity, note)
     for folder, why in islands.items():
         wanted[folder] = kinds[folder] = "fp32"
-        progress(Event("note", f"{folder} is written in fp32: {why}", 0, 0))
+        note(f"{folder} is written in fp32: {why}")
+    if precision == "keep":
+        tell_mixed(found, {folder: kind for folder, kind in kinds.items() if folder not in islands}, note)
     new = NewDirectory(out)
     draft = manifest.Manifest(
         schema=manifest.SCHEMA,
@@ -104,7 +121,7 @@ def export(
         latents=facts.latents,
         sizes=dataclasses.replace(facts.sizes, trained=sizes or found.settings.trained),
         t5_tokens=found.settings.t5_tokens if family.row.zero_tokens else 0,
-        provenance=_provenance(found, origin, loras),
+        provenance=provenance(found, origin, loras),
         files={file: manifest.File("", 0, True) for file in found.files},
         video=facts.video,
         zero_negative=facts.zero_negative,
@@ -116,11 +133,13 @@ def export(
         files = copy.copy(found, new.path, wanted, lambda file, done, total: progress(Event("copy", file, done, total)))
         tokenizers = _tokenizers(new.path, family, found, files, progress)
         # The files as written, since converting moves every offset.
-        tensors = {folder: dict(read.read_part(new.path, folder).tensors) for folder in found.parts}
+        tensors, patches = tensors_in(found, new.path, kinds)
+        files |= {patch: _added(new.path, patch) for patch in patches}
         for folder, patch in merge(loras, tensors, kinds, new.path).items():
             files[patch] = _added(new.path, patch)
             tensors[folder] |= headers.read(new.path / patch, patch)
-        components = _graphs(family, found, new.path, kinds, tensors, files, progress)
+        takes = inputs_for(facts.sampler)
+        components = _graphs(family, found, new.path, kinds, tensors, files, takes, lora_rank, progress)
         whole = dataclasses.replace(draft, components=components, tokenizers=tokenizers)
         components = {
             name: dataclasses.replace(
@@ -135,48 +154,42 @@ def export(
         if parity:
             progress(Event("measure", "memory", 0, 1))
             counted = dataclasses.replace(whole, components=components)
-            components = with_footprints(new.path, counted, lambda text: progress(Event("note", text, 0, 0))).components
-            results = _parity(new.path, components, progress)
+            components = with_footprints(new.path, counted, note).components
+            results = _parity(new.path, components, progress, single)
         files = dict(sorted(files.items()))
         result = dataclasses.replace(draft, components=components, tokenizers=tokenizers, files=files, parity=results)
         (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
         if parity:
             progress(Event("measure", "pictures", 0, 1))
-            beside = fidelity.beside_full(
-                source, new.path, result, loras, note=lambda text: progress(Event("note", text, 0, 0))
-            )
+            beside = fidelity.beside_full(source, new.path, result, loras, note=note)
             result = dataclasses.replace(result, fidelity=beside)
             (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
         new.commit()
     return result
 
 
-def _islands(
-    found: read.Checkpoint, known: Sequence[str], kinds: Mapping[str, str], precision: str, checked: bool,
+def _with_defaults(
+    found: read.Checkpoint,
+    family: Family,
+    origin: Origin | None,
+    loras: Sequence[Lora],
+    asked: Asked,
     progress: Progress,
-) -> dict[str, str]:  # fmt: skip
-    """Return the folders that stay in fp32 in an fp16 export, each with the reason."""
-    islands = {
-        folder: "its activations overflow fp16, and diffusers widens it as well"
-        for folder in known
-        if kinds[folder] == "fp16"
-    }
-    narrowed = {
-        folder: sum(math.prod(tensor.shape) for tensor in part.tensors.values())
-        for folder, part in found.parts.items()
-        if precision == "fp16" and folder not in islands and read.precision(part) != "fp16"
-    }
-    if not checked or not narrowed:
-        return islands
-    from .checks.fp16_overflow import overflowing
-
-    try:
-        overflow, left = overflowing(found.root, narrowed)
-    except ParityError as error:
-        raise ParityError(f"No bundle was made: the check for fp16 overflow failed. {error} {WITHOUT}") from None
-    for folder in sorted(left):
-        progress(Event("note", f"{folder}: not enough memory to check for fp16 overflow", 0, 0))
-    return islands | overflow
+) -> read.Checkpoint:
+    """Return the checkpoint with all its defaults, and tell which were taken and why."""
+    names = [lora.path.name for lora in loras]
+    own = found.title or found.root.resolve().name
+    names += [name for name in (origin and origin.name, found.settings.source, own) if name]
+    scheduler = class_of(found.index, "scheduler")
+    result = find_defaults(found, family.row, names, scheduler, dataclasses.asdict(asked))
+    progress(Event("note", result.reason, 0, 0))
+    if result.hint:
+        progress(Event("note", f"{result.hint}. If the model takes few steps, give --steps and --guidance.", 0, 0))
+    if (found.root / read.STUDENT).is_file():
+        progress(Event("note", f"{read.STUDENT} is left out: it names paths of its maker's machine", 0, 0))
+    if rest := read.left_out(found):
+        progress(Event("note", rest, 0, 0))
+    return dataclasses.replace(found, settings=result.settings)
 
 
 def _encode(content: manifest.Manifest, source: Path) -> bytes:
@@ -225,21 +238,26 @@ def _graphs(
     kinds: dict[str, str],
     tensors: dict[str, dict[str, headers.Tensor]],
     files: dict[str, manifest.File],
+    takes: frozenset[str],
+    rank: int,
     progress: Progress,
 ) -> dict[str, manifest.Component]:
     from .graphs import trace
 
-    graphs = family.graphs({folder: part.config for folder, part in found.parts.items()})
+    graphs = family.graphs({folder: part.config for folder, part in found.parts.items()}, takes)
     components = {}
     unused = {folder: set(table) for folder, table in tensors.items()}
     for done, graph in enumerate(graphs):
         progress(Event("trace", graph.component, done, len(graphs)))
         kind = kinds[graph.folder]
-        file = f"{graph.folder}/{graph.file}"
-        written = trace.write(graph, kind, tensors[graph.folder], target / file)
+        # A single file lies at the root, and no graph may read from above its own folder
+        at_root = found.single in found.parts[graph.folder].weights
+        file = f"{graph.component}.onnx" if at_root else f"{graph.folder}/{graph.file}"
+        written = trace.write(graph, kind, tensors[graph.folder], target / file, at_root, rank)
         unused[graph.folder] -= written.tensors
-        for added in filter(None, (file, written.buffers)):
+        for added in filter(None, (file, written.buffers, written.names)):
             files[added] = _added(target, added)
+        taken = (*graph.inputs, *written.added)
         dtypes = {"weight": trace.NUMPY[kind]}
         components[graph.component] = manifest.Component(
             graph=file,
@@ -247,8 +265,9 @@ def _graphs(
             precision=kind,
             parameters=written.parameters,
             opset=graph.opset,
-            inputs=tuple(manifest.TensorSpec(p.name, dtypes.get(p.dtype, p.dtype), p.shape) for p in graph.inputs),
+            inputs=tuple(manifest.TensorSpec(p.name, dtypes.get(p.dtype, p.dtype), p.shape) for p in taken),
             outputs=tuple(manifest.TensorSpec(p.name, dtypes.get(p.dtype, p.dtype), p.shape) for p in graph.outputs),
+            weight_bytes=written.bytes if at_root else 0,
         )
     for folder, names in unused.items():
         names = {n for n in names if not n.endswith("position_ids")}  # old CLIP checkpoints carry this counter
@@ -257,7 +276,9 @@ def _graphs(
     return components
 
 
-def _parity(target: Path, components: dict[str, manifest.Component], progress: Progress) -> tuple[manifest.Parity, ...]:
+def _parity(
+    target: Path, components: dict[str, manifest.Component], progress: Progress, single: str
+) -> tuple[manifest.Parity, ...]:
     from .checks import parity
 
     count = 0
@@ -268,7 +289,7 @@ def _parity(target: Path, components: dict[str, manifest.Component], progress: P
         progress(Event("parity", describe(result), count, 2 * len(components)))
 
     try:
-        return parity.check(target, components, report, target)
+        return parity.check(target, components, report, target, single)
     except ParityError as error:
         raise ParityError(f"No bundle was made: {error} {WITHOUT}") from None
 
@@ -287,16 +308,3 @@ def describe(result: manifest.Parity) -> str:
 
 def _added(target: Path, file: str) -> manifest.File:
     return manifest.File(weights.digest(target / file), (target / file).stat().st_size, False)
-
-
-def _provenance(found: read.Checkpoint, origin: Origin | None, loras: Sequence[Lora]) -> manifest.Provenance:
-    settings = found.settings
-    if origin is not None:
-        settings = dataclasses.replace(settings, source=origin.name, revision=origin.commit)
-    source = settings.source if settings.source not in ("", "unknown") else found.root.resolve().name
-    versions = {package: importlib.metadata.version(package) for package in VERSIONS}
-    merged = []
-    for lora in loras:
-        with headers.reading(lora.path):
-            merged.append(manifest.Merged(lora.path.name, weights.digest(lora.path), lora.scale))
-    return manifest.Provenance(source, settings.revision, settings.licence, settings.credits, versions, tuple(merged))

@@ -17,11 +17,14 @@ from typing import Any
 import onnx_ir as ir
 
 from ..runtime.bundle import manifest
+from .checkpoint.defaults import find_defaults
 from .checkpoint.headers import Tensor
 from .checkpoint.read import Checkpoint, Part, Settings
 from .families.graph import Graph
 from .families.registry import find
+from .families.step_inputs import inputs_for
 from .graphs import trace
+from .graphs.attach import STORED
 from .graphs.cost_model import cost_model
 from .graphs.cut import parts_of
 
@@ -58,6 +61,8 @@ def planned_at(
     (root / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
     parts = {folder: Part(folder, config, (), {}) for folder, config in configs.items()}
     found = Checkpoint(root, index, parts, settings, ())
+    found = dataclasses.replace(found, settings=find_defaults(found, family.row, (), None, {}).settings)
+    settings = found.settings
     facts, tokenizers = family.facts(found), {}
     encoders = {folder: encoder for encoder, folder in family.row.tokenizers.items()}
     for folder in filter(found.has, family.tokenizers):
@@ -77,7 +82,7 @@ def planned_at(
         files=files, video=facts.video, zero_negative=facts.zero_negative,
     )  # fmt: skip
     traced: list[Graph] = []
-    for graph in family.graphs(configs):
+    for graph in family.graphs(configs, inputs_for(facts.sampler)):
         progress(graph.component)
         narrow = "fp32" if graph.folder in facts.wide and kind == "fp16" else kind
         equal = [g for g in traced if g.component == g.folder and configs[g.folder] == configs[graph.folder]]
@@ -110,7 +115,7 @@ def _component(root: Path, content: manifest.Manifest, graph: Graph, kind: str, 
         if (name := value.name or "").startswith(trace.PREFIX):
             shape = tuple(size for size in value.shape or () if isinstance(size, int))
             length = WIDTH[kind] * math.prod(shape)
-            stored = trace.STORED[kind]
+            stored = STORED[kind]
             weights[name.removeprefix(trace.PREFIX)] = Tensor(name, stored_at, offset, length, stored, shape)
             offset += length
     written = trace.attach(model, weights, graph, kind)

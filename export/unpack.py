@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def note_of(content: Manifest) -> str:
 def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = lambda file, done, total: None) -> str:
     """Write the diffusers checkpoint inside the bundle directory `bundle` to the new directory `out`.
 
-    Returns `note_of` the bundle.
+    Returns `note_of` the bundle, or how to export a single file again.
 
     The bundle is opened and verified as for rendering. The files have the bytes that export copied or converted; their
     sha256 is checked again during the copy. `progress` gets the file, the bytes done and the total. Raises UsageError
@@ -64,4 +65,8 @@ def unpack(bundle: Path, out: Path, progress: Callable[[str, int, int], None] = 
                     f"{file.sha256}. Fetch the bundle again."
                 )
         new.commit()
+    single = opened.manifest.provenance.single_file
+    if single:
+        again = f"segue export {shlex.quote(str(out / single))} --base {shlex.quote(str(out))} -o BUNDLE"
+        return f"The weights lie in the single file {single}, as it came. To export it again: {again}"
     return note_of(opened.manifest)

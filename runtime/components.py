@@ -29,6 +29,7 @@ from .bundle.shapes import default_range, profiles
 from .bundle.tokens import PromptTruncated, Tokens, load_tokenizer, tokenise
 from .engine_cache.find import find_engine
 from .engine_cache.store import Entry
+from .lora.adapter import Adapters
 from .planning.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Components(Closing):
             heap.give_back()
         self.ledger = Ledger(self._target.provider == CUDA)
         self.bundle = bundle
+        self.adapters = Adapters(bundle)
+        self._placed: dict[str, tuple[int, dict[str, Resident]]] = {}  # LoRA inputs on the device, and their version
         self.closed = False
         self._threads = threads
         self._engines: dict[str, Engine] = {}
@@ -105,10 +108,27 @@ class Components(Closing):
         with self._calling:
             self.check_going_on(cancel)
             with self._memory_of(component):
-                made = self._engine(component, feeds).run(feeds, keep)
+                engine = self._engine(component, feeds)
+                made = engine.run({**self._lora(component, engine), **feeds}, keep)
         if self._on_call is not None:
             self._on_call(component, feeds, made)
         return made
+
+    def _lora(self, component: str, engine: Engine) -> Mapping[str, Array]:
+        """Return the feeds of the inputs that take a LoRA, copied to the device once."""
+        feeds = self.adapters.feeds(component)
+        if not feeds or not self.stays_on_device(component):
+            return feeds
+        version, placed = self._placed.get(component, (-1, {}))
+        if version != self.adapters.version:
+            self._displace(component)
+            placed = engine.put(feeds)
+            self._placed[component] = self.adapters.version, placed
+        return placed
+
+    def _displace(self, component: str) -> None:
+        for array in self._placed.pop(component, (0, {}))[1].values():
+            array.close()
 
     def has(self, component: str) -> bool:
         """Return whether the bundle has a component, and an engine for this machine if the target needs one."""
@@ -226,6 +246,7 @@ class Components(Closing):
         """Free these components' memory; the next call loads a component again."""
         for component in components:
             if component in self._engines:
+                self._displace(component)
                 self._engines.pop(component).close()
                 self.ledger.loaded.pop(component, None)
         if components:
@@ -243,7 +264,8 @@ class Components(Closing):
         """Yield a line for each prompt that is longer than a tokenizer's limit."""
         names = family_of(self.bundle.manifest).tokenizers_of(self.bundle.manifest)
         for prompt in dict.fromkeys(prompts):
-            cut, name = max(((self.tokens(n, prompt).cut, n) for n in names), key=lambda found: len(found[0]))
+            found = [(self.tokens(name, prompt).cut, name) for name in names]  # none if no prompt is taken
+            cut, name = max(found, key=lambda one: len(one[0]), default=("", ""))
             if cut:
                 limit = self.bundle.manifest.tokenizers[name].length
                 shown = cut if len(cut) <= 200 else f"{cut[:200]}…"

@@ -44,7 +44,9 @@ def film(
         check_certificate(certificate)  # before the work, because a video takes minutes
     ready, done = model.prepare(request), 0
     made = model.frames(ready, **options)
-    described = describe(ready, model.bundle.manifest, model.bundle.digest, model.target) if metadata else None
+    described = (
+        describe(ready, model.bundle.manifest, model.bundle.digest, model.target, model.loras) if metadata else None
+    )
     with sink(place, ready.fps, ready.height, ready.width, described) as write:
         for frames in made:
             write(frames)
@@ -98,7 +100,7 @@ def remember(model: Model, ready: PreparedAnimation, place: Path, metadata: bool
 
 def _facts(model: Model, ready: PreparedAnimation) -> dict[str, Any]:
     """Return what decides a video's file, as JSON types; not the version of Segue."""
-    facts = describe(ready, model.bundle.manifest, model.bundle.digest, model.target)
+    facts = describe(ready, model.bundle.manifest, model.bundle.digest, model.target, model.loras)
     facts.pop("segue")
     return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
 

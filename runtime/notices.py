@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from ..engines.base import Closing
+from .bundle.families import family_of
 from .bundle.manifest import Manifest
 from .bundle.prompts import Prompts, nearest, read_prompts
 from .bundle.reader import Bundle
@@ -24,6 +25,7 @@ LONGEST = 60  # characters of a prompt in a line
 # Levels of 255 within which the edge is plain and neighbours are equal, and the shares below which a picture is a
 # photograph. Of the 10,545 training pictures 6 are below both, and so are skimage's astronaut, coffee, cat and camera
 EDGE, EQUAL, PLAIN, FLAT = 12, 2, 0.5, 0.7
+CUT = 0.02  # share of a picture that may be cut off without a word
 
 
 class Notice(UserWarning):
@@ -79,10 +81,13 @@ def _lines(content: Manifest, prepared: Prepared | PreparedAnimation, names: Pro
     yield from _size(content, prepared)
     if isinstance(prepared, Prepared):
         yield from _guidance(content, prepared)
+        if any(prepared.prompts) and not family_of(content).tokenizers:
+            yield f"{content.name} draws without a prompt, so the prompt has no effect."
         if names is not None:
             yield from _prompts(content, dict(zip(prepared.prompts, prepared.asked, strict=True)), names)
         return
     assert content.video is not None
+    yield from _crop(content, prepared)
     if prepared.negative and content.video.motion.sampler.guidance <= 1:
         yield f"{content.name} draws without guidance, so the negative prompt has no effect. Leave it out."
     if names is None:
@@ -108,6 +113,34 @@ def _size(content: Manifest, prepared: Prepared | PreparedAnimation) -> Iterator
             f"{content.name} is made for {good} and states no other trained size, so pictures of {asked} may show "
             "faults. Use its own size if they do."
         )
+
+
+def _crop(content: Manifest, prepared: PreparedAnimation) -> Iterator[str]:
+    height, width = prepared.given
+    sizes, area = content.sizes, prepared.height * prepared.width
+
+    def wider(size: tuple[int, int]) -> float:
+        return width * size[0] / (height * size[1])
+
+    def lost(size: tuple[int, int]) -> float:
+        return 1 - min(wider(size), 1 / wider(size))
+
+    def side(length: float) -> int:
+        whole = round(length / sizes.multiple) * sizes.multiple
+        return int(min(max(whole, sizes.minimum), sizes.maximum))
+
+    size = prepared.height, prepared.width
+    if lost(size) < CUT:
+        return
+    own = side((area * height / width) ** 0.5), side((area * width / height) ** 0.5)
+    best = min(sizes.trained or (own,), key=lost)
+    advice = "Crop the picture yourself to choose its part."
+    if lost(best) < lost(size):
+        advice = f"A size nearer to its shape is {best[1]}x{best[0]}."
+    yield (
+        f"the picture is {width}x{height} and the video {size[1]}x{size[0]}, so {lost(size):.0%} of the picture is cut "
+        f"off, {'left and right' if wider(size) > 1 else 'above and below'}. {advice}"
+    )
 
 
 def _guidance(content: Manifest, prepared: Prepared) -> Iterator[str]:

@@ -16,10 +16,11 @@ from ..engines import heap
 from ..engines.devices import driver
 from ..engines.ort.engine import check_threads, default_threads
 from ..engines.targets import DEFAULT, TARGETS, find_target
-from ..errors import BusyError, UsageError
+from ..errors import UsageError
 from .bundle.families import check
 from .bundle.reader import Bundle, Progress, read
 from .components import Cancel, Components, Feeds, OnCall
+from .lora.playing import Playing
 from .notices import Described, Notice, notices
 from .pictures.render import OnStep, Picture, Result, decode, render
 from .plan_prepared import Asked, plan_prepared, prepare_any
@@ -37,7 +38,7 @@ from .videos.request import job as job_of
 T = TypeVar("T")
 
 
-class Model(Described):
+class Model(Described, Playing):
     """An opened bundle. Use it as a context manager, or call `close`.
 
     A model serves one call at a time; another call raises BusyError (`ModelQueue` lets callers wait). It loads each
@@ -64,6 +65,7 @@ class Model(Described):
         self.target = target
         self.threads = threads or default_threads()
         self._components = Components(bundle, threads, target, on_call, trust_engines, low_memory=budget is not None)
+        self._adapters = self._components.adapters
         self._prompts: dict[str, Feeds] = {}
         self._lock = threading.Lock()
 
@@ -161,7 +163,7 @@ class Model(Described):
             prepared = dataclasses.replace(prepared, tiling=plan.tiling)
         self._warn(prepared, 3)  # the caller of frames
         self._components.warn_of_cuts(_read_texts(prepared))
-        job = job_of(prepared, self.bundle.digest)
+        job = job_of(prepared, self.bundle.digest, self.loras)
         if folder is not None and resume:
             check_job(folder, job)
 
@@ -259,19 +261,13 @@ class Model(Described):
 
     def _exclusively(self, results: Iterator[T], plan: Plan | None) -> Generator[T]:
         """Yield from `results` within the plan, and refuse other calls until they end."""
-        if not self._lock.acquire(blocking=False):
-            raise BusyError(
-                f"the model of {self.bundle.directory} is busy with another call. Wait until that call ends (close its "
-                "iterator if it came from pictures or frames), or use a segue.ModelQueue."
-            )
-        try:
-            if plan is not None:
-                self._components.set_residency(plan.keep, plan.streamed, plan.limits)
-            yield from results
-        except MemoryError as error:
-            raise self.ledger.ran_out("the arrays between calls") from error
-        finally:
-            self._lock.release()
+        with self._taken():
+            try:
+                if plan is not None:
+                    self._components.set_residency(plan.keep, plan.streamed, plan.limits)
+                yield from results
+            except MemoryError as error:
+                raise self.ledger.ran_out("the arrays between calls") from error
 
 
 def _read_texts(prepared: Prepared | PreparedAnimation) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
+from .bundle.families import embeds_guidance, family_of
 from .bundle.limits import MAX_COUNT, MAX_TEXT, NOISES
 from .bundle.manifest import Manifest, Sizes
 from .sampling import noise
@@ -63,17 +64,28 @@ class Prepared:
     block: np.ndarray | None  # the initial latents of all pictures, if they come as one block
     noise: str  # "philox", "torch" or "given"
     asked: tuple[str, ...]  # the prompts as the caller wrote them; `prompts` may spell their emoji as names
+    embedded: bool = False  # whether the network takes guidance as an input
 
     @property
     def guided(self) -> bool:
         """Whether classifier-free guidance runs, which doubles the network's batch."""
-        return self.guidance > 1
+        return self.guidance > 1 and not self.embedded
 
     def initial(self, index: int) -> np.ndarray:
         """Return the initial latents of picture `index`, float32 [1, channels, height / factor, width / factor]."""
         if self.block is not None:
             return self.block[index : index + 1]
         return noise.philox_normal(self.shape, self.seed, image=index % self.count)[None]
+
+    def fresh(self, index: int, step: int) -> np.ndarray:
+        """Return the noise that step `step` of picture `index` adds, float32 of the shape of `initial`.
+
+        With noise "torch" the generator goes on after the initial latents, one block for all pictures, as in diffusers.
+        """
+        if self.noise == "torch":
+            whole = noise.torch_normal((len(self.prompts), *self.shape), self.seed, earlier=step + 1)
+            return whole[index : index + 1]
+        return noise.philox_normal(self.shape, self.seed, image=index % self.count, stream=step + 1)[None]
 
 
 def prepare(request: Request, manifest: Manifest) -> Prepared:
@@ -96,6 +108,8 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
     guidance = manifest.sampler.guidance if request.guidance is None else request.guidance
     if not _is_number(guidance) or not math.isfinite(guidance) or guidance < 0:
         raise UsageError(f"guidance must be a number, 0 or more, got {guidance!r}. Try {manifest.sampler.guidance:g}.")
+    if guidance > 1 and not family_of(manifest).tokenizers:
+        raise UsageError(f"guidance is {guidance:g}, and {manifest.name} has no prompt to be guided by. Leave it out.")
     height, width = check_size(request.size, manifest.sizes)
     shape = (
         manifest.latents.channels,
@@ -117,6 +131,7 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
         block=_block(request, (len(texts) * count, *shape), seed),
         noise=request.noise if request.latents is None else "given",
         asked=tuple(text for text in texts for _ in range(count)),
+        embedded=embeds_guidance(manifest),
     )
 
 

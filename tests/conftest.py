@@ -125,6 +125,12 @@ def exported(tiny_checkpoint, request):
 
 
 @pytest.fixture(scope="session")
+def adaptable(tiny_checkpoint, request):
+    """Directory of the bundle of `tiny_checkpoint` that plays LoRA files of rank 6, also in parts. Do not change it."""
+    return bundle_of(request, "adaptable", tiny_checkpoint, lora_rank=6, part_bytes=PART)
+
+
+@pytest.fixture(scope="session")
 def half(tiny_checkpoint, request):
     """Directory of the bundle of `tiny_checkpoint` in fp16, also in parts, parity checked. Do not change it."""
     return bundle_of(request, "half", tiny_checkpoint, precision="fp16", part_bytes=PART)

@@ -85,6 +85,7 @@ def _submit(runner: Runner, wanted: ImagesRequest, feed: Feed) -> Job:
     name = wanted.model or drawing[0]
     request: dict[str, Any] = {"prompt": wanted.prompt, "count": wanted.n or 1}
     request["seed"] = random_seed() if wanted.seed is None else wanted.seed
+    request |= wanted.model_dump(include={"negative", "steps", "guidance"}, exclude_none=True)
     if wanted.size not in (None, "auto"):
         try:
             request["size"] = list(check_size(size_of(wanted.size), runner.models[name].bundle.manifest.sizes))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from ...errors import UsageError
+from ...runtime.bundle.limits import MAX_STEPS
 from ...runtime.units import SIDES, size_of
 from ..schema import Closed, Seed, Text, Warnings, fault
 
@@ -94,6 +95,9 @@ class ImagesRequest(Closed):
     user: str | None = Field(None, max_length=1000, description="No effect, and it is not stored.")
     safety_identifier: str | None = Field(None, max_length=1000, description="No effect, and it is not stored.")
     seed: Seed = None
+    negative: Text | None = Field(None, description="What the picture should not hold; an addition of Segue.")
+    steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="Default: the bundle's; an addition of Segue.")
+    guidance: float | None = Field(None, ge=0, le=1000, description="Default: the bundle's; an addition of Segue.")
 
     @model_validator(mode="after")
     def _together(self) -> ImagesRequest:

@@ -106,6 +106,8 @@ def arguments(wanted: schema.PictureRequest | schema.VideoRequest) -> dict[str, 
     """Return the arguments of Request or AnimationRequest; a seed that is left out is drawn."""
     given = wanted.model_dump(exclude_none=True, exclude={"kind", "bundle", "image", "image_job", "width", "height"})
     given.setdefault("seed", random_seed())
+    if not given["loras"]:
+        del given["loras"]
     if (wanted.width is None) != (wanted.height is None):
         raise UsageError(f"width = {wanted.width}, height = {wanted.height}: one is missing. Give both or neither.")
     return given if wanted.width is None else given | {"size": [wanted.height, wanted.width]}
@@ -123,7 +125,7 @@ def _input(runner: Runner, wanted: schema.VideoRequest) -> np.ndarray:
     assert wanted.image is not None
     text = wanted.image.partition(",")[2] if wanted.image.startswith("data:") else wanted.image
     try:
-        data = base64.b64decode(text, validate=True)
+        data = base64.b64decode("".join(text.split()), validate=True)  # other programs break it into lines
     except (ValueError, binascii.Error) as error:
         raise UsageError(f"image is not valid base64: {error}. Send the bytes of the file in base64.") from None
     return read_image(io.BytesIO(data), name="the image that was sent")

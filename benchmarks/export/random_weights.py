@@ -15,6 +15,7 @@ from segue.export.checkpoint import headers
 from segue.export.families.graph import Graph
 from segue.export.families.registry import families
 from segue.export.graphs import trace
+from segue.export.graphs.attach import STORED
 
 sys.path.append(str(Path(__file__).parents[2]))
 from benchmarks import common
@@ -65,9 +66,7 @@ def write(graphs: Sequence[Graph], directory: Path, kind: str = KIND) -> list[Pa
     dtype = np.dtype(trace.NUMPY[kind])
     rng = np.random.default_rng(0)
     with file.open("wb") as out:
-        out.write(
-            headers.encode([(n, trace.STORED[kind], s, dtype.itemsize * math.prod(s)) for n, s in shapes.items()])
-        )
+        out.write(headers.encode([(n, STORED[kind], s, dtype.itemsize * math.prod(s)) for n, s in shapes.items()]))
         for name, shape in shapes.items():
             array = 0.02 * rng.standard_normal(shape, dtype=np.float32)
             out.write((array + (len(shape) == 1 and name.endswith("weight"))).astype(dtype).tobytes())

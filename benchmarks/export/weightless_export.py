@@ -85,6 +85,7 @@ def measured(name: str, case: str, directory: Path) -> dict[str, Any]:
     from segue.export.checkpoint import convert, headers
     from segue.export.families.registry import families
     from segue.export.graphs import trace
+    from segue.export.graphs.attach import attach
 
     family_name, folder = name.split("/")
     configs = json.loads(common.CONFIGS.read_text())[family_name]
@@ -118,7 +119,7 @@ def measured(name: str, case: str, directory: Path) -> dict[str, Any]:
                 length = 2 * math.prod(shape)
                 table[weight] = headers.Tensor(weight, f"{folder}/w.safetensors", offset, length, "F16", shape)
                 offset += length
-            written = trace.attach(model, table, graph, KIND)
+            written = attach(model, table, graph, KIND)
             ir.save(model, path)
         parameters += written.parameters
         nodes = len(ir.load(path).graph)

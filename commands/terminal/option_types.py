@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ from ...errors import UsageError
 
 if TYPE_CHECKING:
     from ...runtime.bundle.shapes import SizeRange
+
+
+COMPONENT = re.compile(r"[a-z]\w+")
 
 
 class BundleName(click.ParamType):
@@ -84,15 +88,23 @@ class Bytes(click.ParamType):
 
 
 class Scaled(click.ParamType):
-    """A file with a factor (default: 1), as "style.safetensors=0.8", to (path, factor)."""
+    """A file with a factor (default: 1), as "style.safetensors=0.8", to (path, factor, component).
 
-    name = "FILE[=FACTOR]"
+    A component may stand before the file, as "transformer_2:style.safetensors"; it is empty otherwise.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float]:
-        """Return the path and the factor."""
-        path, mark, factor = str(value).rpartition("=")
+    name = "[COMPONENT:]FILE[=FACTOR]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float, str]:
+        """Return the path, the factor and the component."""
+        if isinstance(value, tuple):
+            return value
+        text, mark, factor = str(value).rpartition("=")
+        component, colon, path = (text if mark else factor).partition(":")
+        if not colon or not COMPONENT.fullmatch(component):  # one letter is a drive of Windows
+            component, path = "", text if mark else factor
         try:
-            return (Path(path), float(factor)) if mark else (Path(factor), 1.0)
+            return Path(path), float(factor) if mark else 1.0, component
         except ValueError:
             self.fail(f"{factor!r} in {value!r} is not a number. Write FILE=0.8.", param, ctx)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,8 @@ from typing import BinaryIO
 import numpy as np
 
 from ...errors import CheckpointError
+from ...runtime.storage.safetensors import floats, widened
+from ...runtime.storage.safetensors import read_tensor as read_tensor
 from . import headers
 
 PIECE = 8 * 2**20
@@ -100,18 +103,6 @@ def write(target: Path, arrays: dict[str, np.ndarray], precision: str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_tensor(path: Path, tensor: headers.Tensor) -> np.ndarray:
-    """Return a floating tensor of the safetensors file at `path`, float32; raises CheckpointError for other dtypes."""
-    if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
-        raise CheckpointError(
-            f"{path} holds {tensor.name!r} in {tensor.dtype}, which is not a floating type. Fetch the file again."
-        )
-    with path.open("rb") as file:
-        file.seek(tensor.offset)
-        data = _read(file, tensor.length, path)
-    return _floats(data, tensor.dtype).astype(np.float32).reshape(tensor.shape)
-
-
 def pack(array: np.ndarray, dtype: str) -> bytes:
     """Return float32 `array` as little-endian bytes in safetensors `dtype`; BF16 is rounded to nearest even."""
     if dtype == "F16":
@@ -130,13 +121,13 @@ def _read(file: BinaryIO, size: int, path: Path) -> bytes:
 
 
 def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
-    values = _floats(piece, tensor.dtype)
+    values = floats(piece, tensor.dtype)
     with np.errstate(over="ignore"):
         # float64 goes to half through float32, as torch does.
         result = values.astype("<f4", copy=False)
         if dtype == "BF16":
             packed = pack(result, dtype)
-            result = _widened(packed)
+            result = widened(packed)
         else:
             result = result.astype({"F16": "<f2", "F32": "<f4"}[dtype], copy=False)
             packed = result.tobytes()
@@ -153,15 +144,10 @@ def _cast(piece: bytes, tensor: headers.Tensor, dtype: str) -> bytes:
     return packed
 
 
-def _floats(data: bytes, dtype: str) -> np.ndarray:
-    if dtype == "BF16":
-        return _widened(data)
-    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
-
-
-def _widened(data: bytes) -> np.ndarray:
-    """Return bf16 as float32."""
-    return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+def shares_blocks(source: Path, directory: Path) -> bool:
+    """Return whether a copy of the file `source` in `directory` would share its blocks and so take no room."""
+    with source.open("rb") as reader, tempfile.TemporaryFile(dir=directory) as writer:
+        return _share_blocks(reader, writer)  # type: ignore[arg-type]
 
 
 def _share_blocks(reader: BinaryIO, writer: BinaryIO) -> bool:

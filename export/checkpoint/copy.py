@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...errors import OutputError
 from ...runtime.bundle import manifest
 from . import convert as weights
 from . import headers, read
@@ -17,9 +19,11 @@ def copy(
 ) -> dict[str, manifest.File]:
     """Copy the checkpoint's files to `target`, each folder's weights in the precision `wanted`; return their hashes.
 
-    `progress` gets the file, the bytes done and the total.
+    `progress` gets the file, the bytes done and the total. Raises OutputError before anything is copied if the disk has
+    too little room.
     """
     heavy = {file for part in found.parts.values() for file in part.weights}
+    _check_room(found, target, wanted)
     with headers.reading(found.root):
         total = sum((found.root / file).stat().st_size for file in found.files)
     done = 0
@@ -46,6 +50,36 @@ def copy(
     return files
 
 
+def _check_room(found: read.Checkpoint, target: Path, wanted: Mapping[str, str]) -> None:
+    """Raise OutputError if the files need more bytes than the disk of the directory `target` has free.
+
+    A file that shares its blocks with the checkpoint needs none, and holes take none.
+    """
+    needed = 0
+    for file in found.files:
+        kind = wanted.get(file.partition("/")[0], "keep")
+        with headers.reading(found.root):
+            status = (found.root / file).stat()
+            if kind != "keep" and file.endswith(".safetensors"):
+                tensors = headers.read(found.root / file, file).values()
+                needed += sum(_converted(tensor, kind) for tensor in tensors)
+            elif not weights.shares_blocks(found.root / file, target):
+                needed += min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
+    free = shutil.disk_usage(target).free
+    if needed > free:
+        raise OutputError(
+            f"the bundle needs {needed} bytes for the checkpoint's files, and the disk of {target.parent} has {free} "
+            "free. Free some space, or choose a directory on another disk with -o."
+        )
+
+
+def _converted(tensor: headers.Tensor, kind: str) -> int:
+    """Return the bytes of a tensor in another precision."""
+    if not tensor.dtype.startswith(("F", "BF")):
+        return tensor.length
+    return tensor.length // headers.ITEM_BYTES[tensor.dtype] * headers.ITEM_BYTES[weights.DTYPES[kind]]
+
+
 def _names_dtype(file: str, found: read.Checkpoint) -> bool:
     folder, _, name = file.partition("/")
     return folder in found.parts and (name == "config.json" or name.endswith(".index.json"))
@@ -60,9 +94,6 @@ def _with_dtype(path: Path, file: str, kind: str, found: read.Checkpoint) -> byt
             table[key] = word
     if isinstance(table.get("metadata"), dict) and "total_size" in table["metadata"]:
         table["metadata"]["total_size"] = sum(
-            t.length // headers.ITEM_BYTES[t.dtype] * headers.ITEM_BYTES[weights.DTYPES[kind]]
-            if t.dtype.startswith(("F", "BF"))
-            else t.length
-            for t in found.parts[file.partition("/")[0]].tensors.values()
+            _converted(tensor, kind) for tensor in found.parts[file.partition("/")[0]].tensors.values()
         )
     return (json.dumps(table, indent=2) + "\n").encode()

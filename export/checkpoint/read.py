@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import json
-import shlex
+import math
 import stat
+from collections import Counter
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import BundleError, CheckpointError
 from ...runtime.bundle.bundle_json import check_path
-from ...runtime.bundle.families import Family
 from ...runtime.bundle.limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MIN_FPS
 from ...runtime.storage import typed_json
+from ...runtime.storage.git import FETCH, is_pointer
 from . import headers
-from .hub import PATTERN, PREFIX
+from .advice import no_directory, no_weights
+from .view import STEMS
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
-TEXTS = (".json", ".txt", ".md", ".model")
-STEMS = ("diffusion_pytorch_model", "model")
-WITHOUT_T5 = "text_encoder_3=None, tokenizer_3=None"
+TEXTS = (".json", ".txt", ".md", ".model", ".jinja", ".tiktoken", ".yaml", ".yml")
+STUDENT = "student_pipeline_meta.json"  # how CDM's authors say a student draws; it names paths of their machine
+LEFT_OUT = ("bundle.json", STUDENT)
 MAX_JSON = 64 * 2**20
+SHOWN = 4  # names of files in a remark
 # The ranges of segue.json's numbers, as in the manifest
 RANGES: dict[str, tuple[float, float]] = {
     "t5_tokens": (0, MAX_TOKENS), "steps": (1, MAX_STEPS), "guidance": (0, 10**6), "maximum_size": (1, MAX_SIDE),
     "frames": (5, MAX_FRAMES), "fps": (MIN_FPS, MAX_FPS), "scale": (1, 64), "text_tokens": (2, MAX_TOKENS),
     "targets": (1, MAX_FRAMES), "before": (0, MAX_FRAMES), "after": (0, MAX_FRAMES), "motion_steps": (1, MAX_STEPS),
-    "motion_guidance": (0, 10**6),
+    "motion_guidance": (0, 10**6), "eta": (0, 1),
 }  # fmt: skip
 WANTED = {"size": "[height, width]", "trained": "a list of [height, width]"}
 PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -68,16 +70,22 @@ class VideoSettings:
 class Settings:
     """Facts that a diffusers checkpoint lacks, from the optional `segue.json` at its root.
 
-    The defaults are those of Stable Diffusion 3: 256 zero tokens for the absent T5, 28 steps, guidance 7. `sigmas` are
-    the levels of a few-step student before the shift, as many as `steps`; empty means the default grid. `maximum_size`
+    256 zero tokens stand for an absent T5. If `steps` and `guidance` are None, `defaults.py` finds them. `sigmas` are
+    the levels of a few-step student before the shift, as many as `steps`; empty means the default grid. `sampler`,
+    `spacing`, `prediction`, `timesteps` and `eta` replace what the scheduler says, if they are given. `maximum_size`
     bounds a picture's side in pixels; None means the reach of the positional table. `trained` holds each size, (height,
     width), that the model was trained at, if that is known.
     """
 
     t5_tokens: int = 256
-    steps: int = Family.steps
-    guidance: float = Family.guidance
+    steps: int | None = None
+    guidance: float | None = None
     sigmas: tuple[float, ...] = field(default=())
+    sampler: str = ""
+    spacing: str = ""
+    prediction: str = ""
+    timesteps: tuple[int, ...] = field(default=())
+    eta: float | None = None
     source: str = "unknown"
     revision: str = "unknown"
     licence: str = "unknown"
@@ -96,6 +104,8 @@ class Checkpoint:
     parts: dict[str, Part]
     settings: Settings
     files: tuple[str, ...]
+    title: str = ""  # the model's name where the directory's says nothing
+    single: str = ""  # the single file that holds the weights of some parts
 
     def has(self, component: str) -> bool:
         """Return whether model_index.json names a class for the component."""
@@ -107,7 +117,7 @@ def read_index(root: Path) -> dict[str, Any]:
     """Return the model_index.json of the checkpoint at `root`; raises CheckpointError if there is none."""
     with headers.reading(root):
         if not root.is_dir():
-            raise CheckpointError(_no_directory(root))
+            raise CheckpointError(no_directory(root))
         return read_json(root / "model_index.json", root)
 
 
@@ -145,8 +155,22 @@ def _read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
         if folder in folders:
             parts[folder] = read_part(root, folder)
             files += parts[folder].weights
-        files += [f"{folder}/{p.name}" for p in (root / folder).iterdir() if p.is_file() and _carried(p)]
+        below = [p.relative_to(root) for p in (root / folder).rglob("*") if p.is_file() and _carried(p)]
+        files += [p.as_posix() for p in below if not any(part.startswith(".") for part in p.parts)]
+    for file in files:
+        if is_pointer(root / file):
+            raise CheckpointError(f"{root / file} is a pointer of git-lfs, not the file itself. {FETCH}")
     return Checkpoint(root, index, parts, _settings(root), tuple(sorted(set(files))))
+
+
+def left_out(found: Checkpoint) -> str:
+    """Return which files of a checkpoint its bundle does not carry, as a line for people; empty if it carries all."""
+    own = {*found.files, *LEFT_OUT, found.single}
+    with headers.reading(found.root):
+        below = [path.relative_to(found.root) for path in sorted(found.root.rglob("*")) if path.is_file()]
+    rest = [f.as_posix() for f in below if f.as_posix() not in own and not any(p.startswith(".") for p in f.parts)]
+    more = f" and {len(rest) - SHOWN} more" if len(rest) > SHOWN else ""
+    return f"left out, because no graph needs them: {', '.join(rest[:SHOWN])}{more}" if rest else ""
 
 
 def read_part(root: Path, folder: str) -> Part:
@@ -161,7 +185,7 @@ def read_part(root: Path, folder: str) -> Part:
             weights = _shards(root, folder, f"{stem}.safetensors.index.json")
             break
     if not weights:
-        raise CheckpointError(_no_weights(root, folder))
+        raise CheckpointError(no_weights(root, folder))
     tensors: dict[str, headers.Tensor] = {}
     for file in weights:
         found = headers.read(root / file, file)
@@ -174,18 +198,31 @@ def read_part(root: Path, folder: str) -> Part:
     return Part(folder, read_json(directory / "config.json", root), weights, tensors)
 
 
-def precision(part: Part) -> str:
-    """Return the precision of all floating tensors of `part`: "fp32", "fp16" or "bf16".
+def dtypes(part: Part) -> Counter[str]:
+    """Return the number of elements in each floating dtype of `part`."""
+    counts = Counter[str]()
+    for tensor in part.tensors.values():
+        if tensor.dtype.startswith(("F", "BF")):
+            counts[tensor.dtype] += math.prod(tensor.shape)
+    return counts
 
-    Raises CheckpointError if they differ, and for other dtypes.
+
+def precision(part: Part) -> str:
+    """Return the precision of most floating elements of `part`: "fp32", "fp16" or "bf16".
+
+    Libraries keep a few tensors in fp32, such as `wo` of T5. The graph casts them. Raises CheckpointError for float8,
+    and if no tensor is in one of the three.
     """
-    kinds = sorted({t.dtype for t in part.tensors.values() if t.dtype.startswith(("F", "BF"))})
-    if len(kinds) != 1 or kinds[0] not in PRECISIONS:
+    counts = dtypes(part)
+    narrow = [dtype for dtype in counts if dtype.startswith("F8")]
+    kind = max(PRECISIONS, key=lambda dtype: counts[dtype])
+    if narrow or not counts[kind]:
+        advice = "Dequantise it first." if narrow else "Convert at export: --precision fp16 or --precision fp32."
         raise CheckpointError(
-            f"The tensors of {part.folder} are in {' and '.join(kinds) or 'no floating dtype'}; a graph needs one of "
-            f"{', '.join(PRECISIONS)}. Convert at export: --precision fp16 or --precision fp32."
+            f"The tensors of {part.folder} are in {' and '.join(sorted(counts)) or 'no floating dtype'}; a graph "
+            f"needs {', '.join(PRECISIONS)}. {advice}"
         )
-    return PRECISIONS[kinds[0]]
+    return PRECISIONS[kind]
 
 
 def read_json(path: Path, root: Path) -> dict[str, Any]:
@@ -205,6 +242,8 @@ def read_json(path: Path, root: Path) -> dict[str, Any]:
             "save_pretrained, with model_index.json at its root."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
+        if is_pointer(path):
+            raise CheckpointError(f"{path} is a pointer of git-lfs, not the file itself. {FETCH}") from None
         raise CheckpointError(f"{path} cannot be read ({error}). Fetch the file again.") from None
     return table
 
@@ -227,7 +266,7 @@ def _shards(root: Path, folder: str, name: str) -> tuple[str, ...]:
 def _carried(path: Path) -> bool:
     """Return whether a file beside the weights goes into the bundle: configs, tokenizers, cards, licences."""
     name = path.name
-    if name.startswith(".") or path.stat().st_size > MAX_JSON or name == "bundle.json":
+    if name.startswith(".") or path.stat().st_size > MAX_JSON or name in LEFT_OUT:
         return False
     if ".index." in name:
         return name in {f"{stem}.safetensors.index.json" for stem in STEMS}
@@ -260,32 +299,3 @@ def _malformed(error: typed_json.Malformed, path: Path) -> str:
     name = error.where.rpartition(":")[2]
     expected = "a table" if is_dataclass(error.kind) else WANTED.get(name, error.expected)
     return f"{path}: {name} must be {expected}, got {str(error.value)[:80]}. Correct it."
-
-
-def _no_directory(root: Path) -> str:
-    if root.is_file():
-        return (
-            f"{root} is a file; a checkpoint is a directory. Convert it: diffusers' StableDiffusion3Pipeline"
-            f".from_single_file({str(root)!r}, {WITHOUT_T5}).save_pretrained('converted'). Then export converted."
-        )
-    meant = f"Did you mean {PREFIX}{root.as_posix()}? " if PATTERN.fullmatch(root.as_posix()) else ""
-    return f"There is no checkpoint at {root}. {meant}Give a directory written by diffusers' save_pretrained."
-
-
-def _no_weights(root: Path, folder: str) -> str:
-    directory = root / folder
-    pickled = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLED)
-    if pickled:
-        code = (
-            "from diffusers import StableDiffusion3Pipeline as P; "
-            f"P.from_pretrained({str(root)!r}, use_safetensors=False, {WITHOUT_T5}).save_pretrained('converted')"
-        )
-        return (
-            f"{folder} has its weights only as {pickled[0]}, a pickle, and opening a pickle can run code. "
-            f"Convert it once, in a place you trust: python -c {shlex.quote(code)} Then export converted."
-        )
-    found = ", ".join(sorted(p.name for p in directory.glob("*.safetensors"))) or "none"
-    return (
-        f"{folder} has no {' or '.join(s + '.safetensors' for s in STEMS)} (safetensors files there: {found}). "
-        "Save the variant that you want with diffusers' save_pretrained and export that directory."
-    )

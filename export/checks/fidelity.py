@@ -22,7 +22,7 @@ from ...runtime.videos.request import AnimationRequest
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER
 
 if TYPE_CHECKING:
-    from ..checkpoint.lora import Lora
+    from ..checkpoint.lora.read import Lora
 
 PROMPTS = ("a red heart", "a dog", "pizza", "a house with a garden", "the moon", "a green tree", "a ship", "a clock")
 GATES = {"fp16": 35.0, "bf16": 20.0}  # dB, of pictures compared with the checkpoint's in fp32

@@ -16,6 +16,7 @@ import torch
 from ...engines.json_child import answering
 from ...runtime.planning import memory
 from ..checkpoint import read
+from ..checkpoint.single.open import plain_folder
 from ..families.graph import Graph
 from ..families.registry import find
 from .child import run_check
@@ -24,11 +25,11 @@ from .parity import BASE_BYTES
 BYTES_PER_PARAMETER = 8  # in float32 as loaded, in float16 beside it, and room
 
 
-def overflowing(source: Path, parameters: Mapping[str, int]) -> tuple[dict[str, str], set[str]]:
+def overflowing(source: Path, parameters: Mapping[str, int], single: str = "") -> tuple[dict[str, str], set[str]]:
     """Return the folders of the checkpoint `source` that overflow float16, with reasons, and the unchecked folders.
 
     `parameters` has the number of weights of each folder to check. A folder that does not fit into memory stays
-    unchecked. Raises ParityError if the check itself fails.
+    unchecked. `single` is the checkpoint's single file, if it has one. Raises ParityError if the check itself fails.
     """
     found: dict[str, str] = {}
     left = set(parameters)
@@ -39,7 +40,8 @@ def overflowing(source: Path, parameters: Mapping[str, int]) -> tuple[dict[str, 
             found.setdefault(result["folder"], f"{result['layer']} gives values beyond float16's range")
 
     if parameters:
-        run_check("fp16_overflow", {"source": str(source), "parameters": dict(parameters)}, keep)
+        request = {"source": str(source), "parameters": dict(parameters), "single": single}
+        run_check("fp16_overflow", request, keep)
     return found, left
 
 
@@ -55,12 +57,13 @@ def main() -> None:
         if not graph.weighted or not parameters:
             continue
         if memory.available() >= BASE_BYTES + parameters * BYTES_PER_PARAMETER:
-            tell({"folder": graph.folder, "layer": first_overflow(graph, source)})
+            with plain_folder(source, request["single"], graph.folder) as folder:
+                tell({"folder": graph.folder, "layer": first_overflow(graph, folder)})
 
 
-def first_overflow(graph: Graph, source: Path) -> str:
+def first_overflow(graph: Graph, folder: Path) -> str:
     """Return the name of the first layer that gives infinity or NaN in float16; empty if none does."""
-    model = graph.narrow(graph.load(str(source / graph.folder)).eval())
+    model = graph.narrow(graph.load(str(folder)).eval())
     wrong: list[str] = []
     for name, module in model.named_modules():
 

@@ -21,8 +21,9 @@ from ...runtime.notices import silent
 from ...runtime.pipeline import open_model
 from ...runtime.request import Request
 from ...runtime.sampling.noise import philox_normal
-from ..checkpoint.lora import PATCH
+from ..checkpoint.lora.merge import PATCH
 from ..checkpoint.read import read_index
+from ..checkpoint.single.open import plain_checkpoint
 from ..families.registry import families
 
 
@@ -53,8 +54,9 @@ def compare(bundle: Path, cases: Sequence[Case], threads: int | None = None) -> 
 
     if any(bundle.glob(f"*/{PATCH}")):
         raise UsageError(f"{bundle} has merged LoRA files, which diffusers would leave out. Compare one without.")
-    pipeline = load_pipeline(bundle)
     with open_model(bundle, threads) as model, torch.no_grad():
+        with plain_checkpoint(bundle, model.bundle.manifest.provenance.single_file) as plain:
+            pipeline = load_pipeline(plain)
         manifest = model.bundle.manifest
         for seed, case in enumerate(cases):
             height, width = (side // manifest.latents.factor for side in case.size)

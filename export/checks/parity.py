@@ -16,6 +16,7 @@ from typing import Any
 from ...errors import ParityError, UsageError
 from ...runtime.bundle.limits import QUANTIZED
 from ...runtime.bundle.manifest import Component, Parity
+from ..families.step_inputs import inputs_of
 from .child import run_check
 
 GATES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 1e-4}  # bf16 is compared through an fp32 copy
@@ -32,13 +33,14 @@ def check(
     components: Mapping[str, Component],
     report: Callable[[Parity], None] = lambda p: None,
     scratch: Path | None = None,
+    single: str = "",
 ) -> tuple[Parity, ...]:
     """Return two comparisons of each of the `components` of the bundle directory `bundle`; `report` gets each.
 
     A component that needs more than the free memory is recorded as "not checked: memory". So are the remaining
     components if the child process is killed. The fp32 copies of bf16 components lie in `scratch` (default: the
-    system's temporary directory) and are removed. Raises ParityError for a comparison above its gate, and if the child
-    process fails.
+    system's temporary directory) and are removed. `single` is the bundle's single file, if it has one.
+    Raises ParityError for a comparison above its gate, and if the child process fails.
     """
     if any(component.precision in QUANTIZED for component in components.values()):
         raise UsageError(
@@ -51,7 +53,9 @@ def check(
         request = {
             "bundle": str(bundle),
             "scratch": twins,
-            "components": {name: [c.precision, c.parameters] for name, c in components.items()},
+            "components": {name: [c.precision, c.parameters, c.graph] for name, c in components.items()},
+            "single": single,
+            "takes": sorted(inputs_of(components)),
         }
 
         def answer(entry: dict[str, Any]) -> None:

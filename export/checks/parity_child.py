@@ -19,9 +19,11 @@ from ...runtime.bundle.manifest import Parity
 from ...runtime.diagnostics.difference import difference
 from ...runtime.planning import memory
 from ..checkpoint import read
+from ..checkpoint.single.open import plain_folder
 from ..families.graph import Graph
 from ..families.registry import find
 from ..graphs import trace
+from ..graphs.adapters import no_lora
 from .fp32_twin import apply_patch, write_twin
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER, GATES, NO_MEMORY, TWIN
 
@@ -34,26 +36,29 @@ def main() -> None:
     family = find(read.read_index(bundle).get("_class_name"))
     folders = [f for f in (*family.folders, *family.optional) if (bundle / f).is_dir()]
     configs = {f: read.read_json(bundle / f / "config.json", bundle) for f in folders}
-    for graph in family.graphs(configs):
+    for graph in family.graphs(configs, request["takes"]):
         if graph.component not in request["components"]:
             continue
-        kind, parameters = request["components"][graph.component]
+        kind, parameters, file = request["components"][graph.component]
         need = BASE_BYTES + parameters * BYTES_PER_PARAMETER[kind]
         if memory.available() < need:
             results = [Parity(graph.component, {}, None, None, None, NO_MEMORY)]
-        elif kind == "bf16":
-            with tempfile.TemporaryDirectory(dir=request["scratch"]) as twin:
-                path = write_twin(graph, bundle, Path(twin))
-                results = _compare(graph, bundle, path, "float32", GATES[kind], TWIN)
         else:
-            path = bundle / graph.folder / graph.file
-            results = _compare(graph, bundle, path, trace.NUMPY[kind], GATES[kind], "")
+            with (
+                tempfile.TemporaryDirectory(dir=request["scratch"]) as twin,
+                plain_folder(bundle, request["single"], graph.folder, request["scratch"]) as folder,
+            ):
+                if kind == "bf16":
+                    path = write_twin(graph, bundle, Path(twin), request["single"])
+                    results = _compare(graph, bundle, folder, path, "float32", GATES[kind], TWIN)
+                else:
+                    results = _compare(graph, bundle, folder, bundle / file, trace.NUMPY[kind], GATES[kind], "")
         for result in results:
             tell(dataclasses.asdict(result))
         gc.collect()
 
 
-def _compare(graph: Graph, bundle: Path, path: Path, dtype: str, gate: float, note: str) -> list[Parity]:
+def _compare(graph: Graph, bundle: Path, weights: Path, path: Path, dtype: str, gate: float, note: str) -> list[Parity]:
     """Compare at each trial; PyTorch's model is freed before ONNX Runtime's is loaded."""
     feeds = []
     for sizes in graph.trials:
@@ -63,14 +68,15 @@ def _compare(graph: Graph, bundle: Path, path: Path, dtype: str, gate: float, no
         weight_like = {p.name for p in graph.inputs if p.dtype == "weight"}
         feeds.append({k: v.astype(dtype) if k in weight_like else v for k, v in drawn.items()})
     with torch.inference_mode():
-        loaded = graph.load(str(bundle / graph.folder)).eval().float()
+        loaded = graph.load(str(weights)).eval().float()
         apply_patch(loaded, graph, bundle / graph.folder)
         model = graph.wrap(loaded)
         expected = [_torch_outputs(model, graph, feed) for feed in feeds]
         del model, loaded
     gc.collect()
     with OnnxrtRunner(SessionFromOnnx(str(path), providers=["cpu"])) as runner:
-        found = [{k: np.array(v) for k, v in runner.infer(feed).items()} for feed in feeds]
+        beside = no_lora(path)
+        found = [{k: np.array(v) for k, v in runner.infer(feed | beside).items()} for feed in feeds]
     made = []
     for feed, want, have in zip(feeds, expected, found, strict=True):
         far, shapes = difference(want, have), {name: array.shape for name, array in feed.items()}

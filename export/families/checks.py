@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import CheckpointError
 
-# The runtime's sampler supports these settings of FlowMatchEulerDiscreteScheduler only with these values
-NEUTRAL = {
-    "use_dynamic_shifting": False,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "invert_sigmas": False,
-    "shift_terminal": None,
-    "stochastic_sampling": False,
-}
 
-
-def check_classes(index: dict[str, Any], classes: Mapping[str, str]) -> None:
-    """Raise CheckpointError unless `index`, a model_index.json, gives each component its class."""
+def check_classes(index: dict[str, Any], classes: Mapping[str, str | Sequence[str]]) -> None:
+    """Raise CheckpointError unless `index`, a model_index.json, gives each component its class, or one of several."""
     for name, wanted in classes.items():
+        known = [wanted] if isinstance(wanted, str) else list(wanted)
         found = class_of(index, name)
         # transformers 5 has one tokenizer class; 4 wrote CLIPTokenizerFast for the same files
-        if found not in (wanted, wanted + "Fast" if wanted.endswith("Tokenizer") else wanted):
+        if found not in (*known, *(one + "Fast" for one in known if one.endswith("Tokenizer"))):
             raise CheckpointError(
-                f"model_index.json gives {name} as {found!r}; Segue exports {wanted}. "
+                f"model_index.json gives {name} as {found!r}; Segue exports {', '.join(known)}. "
                 "Choose a checkpoint with that class."
             )
 
@@ -42,13 +32,13 @@ def class_of(index: dict[str, Any], name: str) -> str | None:
     return entry[1]
 
 
-def plain_scheduler(scheduler: dict[str, Any]) -> None:
-    """Raise CheckpointError for settings that change the noise levels in a way that the runtime does not support."""
-    for key, neutral in NEUTRAL.items():
-        if scheduler.get(key, neutral) not in (neutral, None):
+def check_keys(where: str, config: Mapping[str, Any], only: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless each setting of `only` has its one value in `config`, the file `where`."""
+    for key, wanted in only.items():
+        if config.get(key) != wanted:
             raise CheckpointError(
-                f"scheduler_config.json sets {key} to {scheduler[key]!r}, which the sampler does not support. "
-                f"Export a checkpoint whose scheduler has {key}: {json.dumps(neutral)}."
+                f"{where} sets {key} to {str(config.get(key))[:60]!r}, which Segue does not support. "
+                f"Choose a checkpoint with {key}: {json.dumps(wanted)}."
             )
 
 

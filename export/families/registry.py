@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
@@ -45,11 +45,14 @@ class Family:
             return settings.t5_tokens
         return settings.video.text_tokens if self.row.moving else self.tokens
 
-    def graphs(self, configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
-        """Return the graphs of a checkpoint; `configs` holds its config.json files by folder. Imports torch."""
+    def graphs(self, configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
+        """Return the graphs of a checkpoint; `configs` holds its config.json files by folder. Imports torch.
+
+        `takes` names the inputs that the step graphs have for the sampler (`step.inputs_for`).
+        """
         from importlib import import_module
 
-        graphs: tuple[Graph, ...] = import_module(f"{self.package}.graphs").graphs(configs)
+        graphs: tuple[Graph, ...] = import_module(f"{self.package}.graphs").graphs(configs, takes)
         return graphs
 
 
@@ -87,4 +90,13 @@ def _family(name: str, facts: Any, tokenizers: Sequence[str], **others: Any) -> 
     """Return the family of that name in the table; `tokenizers` gives the class of each of its tokenizers, in order."""
     row = table.FAMILIES[name]
     classes = dict(zip(row.tokenizers.values(), tokenizers, strict=True))
-    return Family(row, facts.__package__, facts.FOLDERS, classes, facts.check, facts.facts, **others)
+
+    def read(found: Checkpoint) -> Facts:
+        settings = found.settings
+        steps = row.steps if settings.steps is None else settings.steps
+        guidance = row.guidance if settings.guidance is None else settings.guidance
+        filled = replace(settings, steps=steps, guidance=guidance)
+        made: Facts = facts.facts(replace(found, settings=filled))
+        return made
+
+    return Family(row, facts.__package__, facts.FOLDERS, classes, facts.check, read, **others)

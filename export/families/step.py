@@ -1,12 +1,12 @@
-"""One Euler step as a separate graph, so that latents stay on the device between a denoiser's calls.
+"""One step of the sampler as a separate graph, so that latents stay on the device between a denoiser's calls.
 
-The processor runs the same formulas in `runtime/sampling/schedule.py`; `tests/runtime/test_device_loop.py` compares
+The processor runs the same formulas in `runtime/sampling/recurrence.py`; `tests/runtime/test_device_loop.py` compares
 both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -34,7 +34,10 @@ class _Step(torch.nn.Module):
         if "noisy" in given:
             moved = moved * given["noisy"][None, None, :, None, None]
         channels = made.shape[1]
-        after = torch.cat([latents[:, :channels] + moved, latents[:, channels:]], 1)
+        old = latents[:, :channels]
+        after = (given["keep"] * old if "keep" in given else old) + moved
+        after = after + given["noise"][:, :channels] if "noise" in given else after
+        after = torch.cat([after, latents[:, channels:]], 1)
         seen = after * given["scale"] if "scale" in given else after
         return after, seen.expand(made.shape[0], *seen.shape[1:])
 
@@ -58,26 +61,33 @@ class _Typed(torch.nn.Module):
 
 
 def with_step(
-    denoiser: Graph, *, patch: int = 0, exploding: bool = False, windows: bool = False
+    denoiser: Graph, *, patch: int = 0, windows: bool = False, takes: Collection[str] = ()
 ) -> tuple[Graph, Graph]:
-    """Return `denoiser`, whose first input is latents, and the graph of the Euler step that follows each call.
+    """Return `denoiser`, whose first input is latents, and the graph of the sampler's step that follows each call.
 
-    latents float32 [1, channels, ...], made [batch, first channels of these, ...], guidance and change (sigma_next -
-    sigma) float32 [1] -> after, float32 as latents, and seen [batch, channels, ...] for the next call. If made has a
-    batch of two, without and with the prompt, the step applies guidance; `patch` selects LongCat-Image's guidance. An
-    `exploding` schedule takes `scale` float32 [1] for seen; `windows` take noisy float32 [frames], 1 for frames that
-    change and 0 for others.
+    latents float32 [1, channels, ...], made [batch, first channels of these, ...], guidance and change (`move` of the
+    schedule) float32 [1] -> after, float32 as latents, and seen [batch, channels, ...] for the next call. If made has a
+    batch of two, without and with the prompt, the step applies guidance; `patch` selects LongCat-Image's guidance.
+
+    `windows` take noisy float32 [frames], 1 for frames that change and 0 for others. `takes` names the inputs that the
+    sampler needs: scale float32 [1], the factor of seen; keep float32 [1], which multiplies latents; and noise, float32
+    as latents, which is added.
     """
     latents, output = denoiser.inputs[0], denoiser.outputs[0]
     whole: tuple[int | str, ...] = (1, *latents.shape[1:])
-    extra = (*(("scale",) if exploding else ()), *(("noisy",) if windows else ()))
-    ports = {"scale": Port("scale", "float32", (1,)), "noisy": Port("noisy", "float32", ("frames",))}
+    possible = (
+        Port("scale", "float32", (1,)), Port("noisy", "float32", ("frames",)), Port("keep", "float32", (1,)),
+        Port("noise", "float32", whole),
+    )  # fmt: skip
+    wanted = {*takes, "noisy"} if windows else set(takes)
+    ports = [port for port in possible if port.name in wanted]
+    extra = tuple(port.name for port in ports)
     inputs = (
         Port("latents", "float32", whole),
         Port("made", WEIGHT, output.shape),
         Port("guidance", "float32", (1,)),
         Port("change", "float32", (1,)),
-        *(ports[name] for name in extra),
+        *ports,
     )
 
     def feed(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -54,7 +55,10 @@ def parts_of(root: Path, content: Manifest, component: str, most: int) -> tuple[
     spec = content.components[component]
     dims = {base: three[0] for base, three in dimensions(content, component, default_range(content)).items()}
     free = {size for port in spec.inputs for size in port.shape if isinstance(size, str)}
-    return cut(root / spec.graph, {size: sized(size, dims, component) for size in free}, most)
+    made = cut(root / spec.graph, {size: sized(size, dims, component) for size in free}, most)
+    if "/" in spec.graph:
+        return made
+    return tuple(replace(part, graph=Path(part.graph).name) for part in made)  # the graph lies at the bundle's root
 
 
 def _weights(graph: ir.Graph) -> dict[str, int]:

@@ -11,11 +11,9 @@ import dataclasses
 import gc
 import inspect
 import logging
-import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +25,13 @@ from ...errors import CheckpointError
 from ..checkpoint import convert, headers
 from ..checkpoint.headers import Tensor
 from ..families.graph import WEIGHT, Graph
+from .adapters import adapt, takes_lora, write_names
+from .attach import BUFFER, PREFIX, Written, attach, weights_of
 
-PREFIX = "model."  # the wrapper's attribute that holds the model
-BUFFER = "buffer"
 SMALL = 4096  # bytes up to which a constant may be folded
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUMPY = {"fp32": "float32", "fp16": "float16", "bf16": "float32"}  # of inputs and outputs: numpy has no bf16
 Free = dict[int, Any]  # the free dimensions of one input
-STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-
-
-@dataclass(frozen=True)
-class Written:
-    """The targets of a graph's initialisers: files relative to the bundle, and the tensors used.
-
-    `parameters` counts the elements of learned tensors, without buffers such as the positional table. `buffers` is the
-    file that was added for buffers that the checkpoint lacks, if any.
-    """
-
-    files: tuple[str, ...]
-    tensors: frozenset[str]
-    parameters: int
-    buffers: str | None = None
 
 
 def trace(graph: Graph, kind: str) -> ir.Model:
@@ -98,19 +81,24 @@ def trace(graph: Graph, kind: str) -> ir.Model:
     return traced
 
 
-def write(graph: Graph, kind: str, tensors: dict[str, Tensor], path: Path) -> Written:
+def write(
+    graph: Graph, kind: str, tensors: dict[str, Tensor], path: Path, at_root: bool = False, rank: int = 0
+) -> Written:
     """Trace `graph` in `kind` (fp32, fp16, bf16) and write it to `path`, its initialisers pointing at `tensors`.
 
-    Buffers that no file holds go into a safetensors file beside it. Raises CheckpointError as trace and attach do, and
-    for a weight that is in no file.
+    The graph lies in its component's folder, or with `at_root` at the root of the bundle, above all of `tensors`.
+    Buffers that no file holds go into a safetensors file beside it. With a `rank` a denoiser takes LoRA files
+    (`adapt`). Raises CheckpointError as trace and attach do, and for a weight that is in no file; UsageError for a rank
+    that is too large.
     """
     model = trace(graph, kind)
+    added = adapt(model, rank) if rank and takes_lora(graph) else ()
     tensors = tensors | {
         name: tensors[graph.alias(name)]
-        for name in _weights(model)
+        for name in weights_of(model)
         if name not in tensors and graph.alias(name) in tensors
     }
-    computed = {n: graph.buffer(n) for n in _weights(model) if n not in tensors}
+    computed = {n: graph.buffer(n) for n in weights_of(model) if n not in tensors}
     absent = [n for n, value in computed.items() if value is None]
     if absent:
         raise CheckpointError(
@@ -121,44 +109,13 @@ def write(graph: Graph, kind: str, tensors: dict[str, Tensor], path: Path) -> Wr
     if computed:
         stem = path.stem.replace("model", "")
         buffers = f"{graph.folder}/{stem + '_' if stem else ''}buffers.safetensors"
-        target = path.parent / Path(buffers).name
+        target = path.parent / (buffers if at_root else Path(buffers).name)
         convert.write(target, {n: v for n, v in computed.items() if v is not None}, kind)
         tensors = {**tensors, **headers.read(target, buffers)}
-    written = attach(model, tensors, graph, kind)
+    written = attach(model, tensors, graph, kind, at_root)
     ir.save(model, path)
-    return dataclasses.replace(written, buffers=buffers)
-
-
-def attach(model: ir.Model, tensors: Mapping[str, Tensor], graph: Graph, kind: str) -> Written:
-    """Turn the weights of a traced `model` into initialisers that point at `tensors`, by file, offset and length.
-
-    Raises CheckpointError if a stored tensor has another shape or dtype than the model.
-    """
-    used = {}
-    parameters = 0
-    for name, value in _weights(model).items():
-        tensor = tensors[name]
-        shape = tuple(d for d in value.shape or () if isinstance(d, int))
-        kept = STORED[kind] if value.dtype and value.dtype.is_floating_point() else tensor.dtype
-        if tensor.shape != shape or tensor.dtype != kept:
-            raise CheckpointError(
-                f"{tensor.file} holds {name!r} as {tensor.dtype} {list(tensor.shape)}; {graph.folder}/config.json "
-                f"makes a model with {STORED[kind]} {list(shape)}. The two do not belong together. Fetch them again."
-            )
-        assert value.dtype is not None
-        model.graph.inputs.remove(value)
-        value.const_value = ir.ExternalTensor(
-            Path(tensor.file).name, tensor.offset, tensor.length, value.dtype, shape=ir.Shape(shape), name=PREFIX + name
-        )
-        model.graph.register_initializer(value)
-        used[name] = tensor
-        parameters += 0 if value.meta.get(BUFFER) else math.prod(shape)
-    names = frozenset(used) | {graph.alias(name) for name in used}
-    return Written(tuple(sorted({t.file for t in used.values()})), names, parameters)
-
-
-def _weights(model: ir.Model) -> dict[str, ir.Value]:
-    return {v.name.removeprefix(PREFIX): v for v in model.graph.inputs if v.name and v.name.startswith(PREFIX)}
+    names = write_names(path, graph, tensors, added, at_root) if added else None
+    return dataclasses.replace(written, buffers=buffers, added=added, names=names)
 
 
 def _as_taken(module: torch.nn.Module, free: tuple[Free, ...]) -> tuple[Free | tuple[Free, ...], ...]:

@@ -25,11 +25,12 @@ from ...runtime.bundle import reader as bundles
 from ...runtime.bundle.families import Kind as ComponentKind
 from ...runtime.bundle.families import family_of, role_of
 from ...runtime.bundle.limits import QUANTIZED
+from ...runtime.lora.inputs import rank_of
 from ...runtime.storage.directory import NewDirectory
 from ..checkpoint import convert, headers, read
 from ..checks.fidelity import PROMPTS, near
 from ..checks.footprint import with_footprints
-from ..checks.fp32_twin import widened, write_bundle
+from ..checks.fp32_twin import folders_in, widened, write_bundle
 from ..families.registry import find
 from ..graphs import trace
 from ..graphs.cut import parts_of
@@ -74,6 +75,11 @@ def quantize(
     content = opened.manifest
     if kind == INT8:  # a processor does the Euler step in numpy, so graphs without weights are left out
         content = dataclasses.replace(content, components={n: c for n, c in content.components.items() if c.weights})
+    if any(map(rank_of, content.components.values())):
+        raise BundleError(
+            f"the bundle {content.name!r} takes LoRA files at run time, which a quantized one cannot.",
+            "Export the checkpoint again without --lora-rank, and quantize that bundle.",
+        )
     already = [c.precision for c in content.components.values() if c.precision in QUANTIZED]
     if content.video is not None or already:
         raise BundleError(
@@ -104,21 +110,21 @@ def quantize(
                 files[file] = manifest.File(digest, target.stat().st_size, False)
             components = dict(content.components)
             family = find(read.read_index(opened.directory).get("_class_name"))
-            folders = {content.components[name].graph.partition("/")[0] for name in content.components}
+            folders = folders_in(opened.directory, content)
             configs = {f: read.read_json(opened.directory / f / "config.json", opened.directory) for f in folders}
             graphs = {graph.component: graph for graph in family.graphs(configs)}
             progress("fp32", 1, total)
             full = write_bundle(opened.directory, content, Path(scratch) / "full")
             for done, name in enumerate(chosen):
                 progress(name, 2 + done, total)
-                folder, graph = content.components[name].graph.split("/")
-                weights = f"{folder}/{Path(graph).stem}_{kind}.safetensors"
-                (new.path / folder).mkdir(exist_ok=True)
+                graph = content.components[name].graph
+                weights = graph.removesuffix(".onnx") + f"_{kind}.safetensors"
+                (new.path / graph).parent.mkdir(exist_ok=True)
                 work = Path(scratch) / name
                 work.mkdir()
-                _save(_narrowed(opened, name, kind, full, work), new.path / folder / graph, new.path / weights)
+                _save(_narrowed(opened, name, kind, full, work), new.path / graph, new.path / weights)
                 shutil.rmtree(work)
-                for file in (f"{folder}/{graph}", weights):
+                for file in (graph, weights):
                     held = new.path / file
                     files[file] = manifest.File(convert.digest(held), held.stat().st_size, False)
                 components[name] = _component(content.components[name], weights, kind)
@@ -128,6 +134,7 @@ def quantize(
                 files=dict(sorted(files.items())),
                 parity=tuple(r for r in content.parity if r.component in content.components.keys() - chosen),
                 engines={},
+                provenance=dataclasses.replace(content.provenance, single_file=""),  # it holds no checkpoint
             )
             if kind == INT8:
                 made = _in_parts(made, content, new.path)

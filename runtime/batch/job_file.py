@@ -21,6 +21,7 @@ from ..bundle.prompts import Prompts, spell_emoji
 from ..media.names import file_words
 from ..media.provenance import Certificate
 from ..request import Request, prepare
+from ..storage.files import read_text
 from ..units import size_of
 from ..videos.request import prepare as prepare_video
 from .jobs import BatchJob, animation
@@ -48,7 +49,7 @@ def read_jobs(
         [] if certificate is None else [hashlib.sha256(certificate.chain.read_bytes()).hexdigest()]
     )
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a JSON string may hold other line ends
+        lines = read_text(path).split("\n")  # a JSON string may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", "Name a file with a prompt or a job a line.") from None
     if len(lines) > MAX_JOBS:

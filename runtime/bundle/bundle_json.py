@@ -52,7 +52,7 @@ def parse(data: bytes, where: str) -> Manifest:
     named = [t.file for t in manifest.tokenizers.values()]
     for component in manifest.components.values():
         named += [*component.graphs, *component.weights]
-    named += [manifest.prompts] if manifest.prompts else []
+    named += [path for path in (manifest.prompts, manifest.provenance.single_file) if path]
     for path in named:
         if path not in manifest.files:
             raise BundleError(f"{where} uses {path!r} but lists no hash for it.", "Export the bundle again.")
@@ -71,6 +71,11 @@ def check_path(path: str, where: str) -> None:
 
 
 _TINY = 1e-6
+WORDS = {
+    "spacing": ("trailing", "leading", "linspace"),
+    "prediction": ("epsilon", "sample", "v_prediction"),
+    "last": ("zero", "first"),
+}
 
 
 def _check_numbers(manifest: Manifest, where: str) -> None:
@@ -110,6 +115,7 @@ def _check_numbers(manifest: Manifest, where: str) -> None:
             if part.working is not None:
                 _check_polynomial(part.working, f"components.{name}.parts[{i}].working", where)
         ranges[f"components.{name}.parameters"] = (0, component.parameters, 2**50)
+        ranges[f"components.{name}.weight_bytes"] = (0, component.weight_bytes, 2**50)
         for spec in (*component.inputs, *component.outputs):
             for i, size in enumerate(spec.shape):
                 if isinstance(size, int):
@@ -188,9 +194,26 @@ def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float
     if sampler.noise is not None:
         ranges |= {f"{name}.noise.betas[{i}]": (_TINY, value, 0.5) for i, value in enumerate(sampler.noise.betas)}
         ranges[f"{name}.noise.offset"] = (0, sampler.noise.offset, 1)
-        known = ("trailing", "leading", "linspace")
-        spacing = f"the count of {name}.noise.spacing {sampler.noise.spacing!r:.40} in {', '.join(known)}"
-        ranges[spacing] = (1, known.count(sampler.noise.spacing), 1)
+        ranges[f"{name}.noise.original_steps"] = (1, sampler.noise.original_steps, sampler.train_timesteps)
+        ranges[f"{name}.noise.timestep_scaling"] = (_TINY, sampler.noise.timestep_scaling, 1e6)
+        ranges[f"{name}.noise.eta"] = (0, sampler.noise.eta, 1)
+        for field, known in WORDS.items():
+            value = getattr(sampler.noise, field)
+            ranges[f"the count of {name}.noise.{field} {value!r:.40} in {', '.join(known)}"] = (
+                1,
+                known.count(value),
+                1,
+            )
+        last = sampler.train_timesteps
+        if sampler.noise.timesteps:
+            ranges[f"the length of {name}.noise.timesteps"] = (
+                sampler.steps,
+                len(sampler.noise.timesteps),
+                sampler.steps,
+            )
+        for i, timestep in enumerate(sampler.noise.timesteps):
+            ranges[f"{name}.noise.timesteps[{i}]"] = (0, timestep, last - 1)
+            last = timestep
     return ranges
 
 

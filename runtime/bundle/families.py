@@ -20,7 +20,12 @@ DETAIL = "detail_transformer"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
 MOTION_VAE, DETAIL_VAE = "vae", "detail_vae"  # a video's autoencoders, of Stage I and Stage II
+GUIDANCE = "guidance"  # input of a denoiser that was distilled with guidance
 CLIP = {TEXT_ENCODER: TOKENIZER, "text_encoder_2": "tokenizer_2"}
+
+
+FLOW = ("flow-match-euler", "flow-match-renoised")  # samplers of networks that give a velocity
+BETAS = ("euler", "euler-ancestral", "ddim", "lcm", "tcd", "dpm++2m")  # and of those trained on betas
 
 
 class Kind(StrEnum):
@@ -94,10 +99,10 @@ class Family:
     """One family of models.
 
     A bundle holds all `components`, in the order in which a request uses them; `optional` ones may be absent.
-    `tokenizers` names the tokenizer of each text encoder. The `denoiser` gives `output`, d latents / d sigma. `sampler`
-    is the manifest's `Sampler.kind`. `grid` gives the levels of a request without its own: "diffusers" (shifted twice),
-    "linear" (1 to 1 / steps) or "betas" (of a network that predicts noise). `steps` and `guidance` are the defaults of
-    a checkpoint that states none. `zero_tokens`: zeros replace an absent T5.
+    `tokenizers` names the tokenizer of each text encoder. The `denoiser` gives `output`, what the sampler takes.
+    `samplers` are the possible kinds of the manifest's `Sampler`. `grid` gives the levels of flow matching for a
+    request without its own: "diffusers" (shifted twice) or "linear" (1 to 1 / steps). `steps` and `guidance` are the
+    defaults of a checkpoint that states none. `zero_tokens`: zeros replace an absent T5.
     """
 
     name: str
@@ -106,7 +111,7 @@ class Family:
     denoiser: str = DENOISER
     output: str = "velocity"
     optional: tuple[str, ...] = ()
-    sampler: str = "flow-match-euler"
+    samplers: tuple[str, ...] = FLOW
     grid: str = "diffusers"
     steps: int = 28
     guidance: float = 7.0
@@ -132,11 +137,12 @@ FAMILIES = {
         ),
         Family(
             "longcat-image", (TEXT_ENCODER, DENOISER, VAE_DECODER), {TEXT_ENCODER: TOKENIZER}, grid="linear",
-            drops=("text_processor",),
+            steps=50, guidance=4.5, drops=("text_processor",),
         ),
         Family(
-            "sdxl", (*CLIP, UNET, VAE_DECODER), CLIP, UNET, "noise", sampler="euler", grid="betas",
+            "sdxl", (*CLIP, UNET, VAE_DECODER), CLIP, UNET, "noise", samplers=BETAS, steps=30, guidance=5.0,
         ),
+        Family("pixel-unet", (UNET,), {}, UNET, "prediction", samplers=BETAS, steps=1, guidance=1.0),
         Family(
             "swifti2v",
             (
@@ -144,7 +150,7 @@ FAMILIES = {
                 f"{MOTION_VAE}_decoder_first", f"{MOTION_VAE}_decoder_next", f"{DETAIL_VAE}_encoder_first",
                 f"{DETAIL_VAE}_encoder_next", DETAIL, f"{DETAIL_VAE}_decoder_first", f"{DETAIL_VAE}_decoder_next",
             ),
-            {TEXT_ENCODER: TOKENIZER}, optional=(SECOND_EXPERT,), moving=True,
+            {TEXT_ENCODER: TOKENIZER}, optional=(SECOND_EXPERT,), moving=True, guidance=1.0,
         ),
     )
 }  # fmt: skip
@@ -156,6 +162,12 @@ def family_of(content: Manifest) -> Family:
     return FAMILIES[content.family]
 
 
+def embeds_guidance(content: Manifest) -> bool:
+    """Return whether the denoiser takes guidance as an input, so that no negative prompt is needed."""
+    inputs = content.components[family_of(content).denoiser].inputs
+    return any(spec.name == GUIDANCE for spec in inputs)
+
+
 def tokenizer_of(component: str) -> str:
     """Return the name of a text encoder's tokenizer."""
     return component.replace(TEXT_ENCODER, TOKENIZER)
@@ -165,8 +177,8 @@ def check(content: Manifest, target: Target) -> None:
     """Raise BundleError unless the pipelines can render the bundle of this manifest with `target`."""
     family = FAMILIES.get(content.family)
     samplers = [content.sampler, *([content.video.motion.sampler] if content.video else [])]
-    other = [s.kind for s in samplers if family is None or s.kind != family.sampler]
-    other += [s.kind for s in samplers if (s.noise is None) == (s.kind == FAMILIES["sdxl"].sampler)]
+    other = [s.kind for s in samplers if family is None or s.kind not in family.samplers]
+    other += [s.kind for s in samplers if (s.noise is None) == (s.kind in BETAS)]
     if family is None or other:
         raise BundleError(
             f"the bundle {content.name!r} is of family {content.family!r} with sampler "
@@ -191,7 +203,9 @@ def check(content: Manifest, target: Target) -> None:
                 f"{name} of the bundle {content.name!r} is in bf16, which ONNX Runtime cannot run on a processor.",
                 "Export it again with --precision fp16 or fp32.",
             )
-    if not family.moving:
+    if not family.tokenizers and (content.latents.channels, content.latents.factor) != (3, 1):
+        raise BundleError(f"the bundle {content.name!r} has no decoder, so its latents must be pixels of 3 channels.")
+    if not family.moving and family.tokenizers:
         joint_width(content)
 
 
@@ -209,7 +223,7 @@ def joint_width(content: Manifest) -> int:
 
 
 def _known() -> str:
-    return ", ".join(f"{family.name} with {family.sampler}" for family in FAMILIES.values())
+    return ", ".join(f"{family.name} with {' or '.join(family.samplers)}" for family in FAMILIES.values())
 
 
 def picked(names: Iterable[str], kind: Kind) -> list[str]:

@@ -8,6 +8,7 @@ MAX_SIDE = 16_384  # pixels
 MAX_FRAMES = 1_000_000  # of a video, and of any run of latent frames
 MIN_FPS, MAX_FPS = 0.01, 1000  # of a video
 MAX_WIDTH = 2**16  # any fixed dimension of a graph's inputs and outputs
+MAX_RANK = 1024  # of the LoRA files that a bundle takes at run time
 QUANTIZED = ("int8", "w8a8", "fp8")  # precisions whose large matrices have 8 bits; the first one is for processors
 PART_BYTES = 2**28  # weights of a part of a graph: the default of an export
 PRECISIONS = ("keep", "fp16", "bf16", "fp32")  # what an export may be asked for

@@ -57,6 +57,7 @@ class Component:
     cost: CostModel | None = None  # None in older bundles
     footprint: Footprint | None = None  # None if it was not measured
     parts: tuple[Part, ...] = ()  # the same graph in parts that run one after another
+    weight_bytes: int = 0  # what the graph reads of its weight files; 0: all that they hold
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -99,21 +100,31 @@ class TokenShift:
 
 @dataclass(frozen=True)
 class NoisePrediction:
-    """Training and sampling of a network that predicts noise, see `schedule.exploding_schedule`."""
+    """Training and sampling of a network that was trained on a table of betas, see `sampling/samplers.py`.
+
+    `betas` are the ends of the scaled-linear table, and a is the cumulative product of 1 - beta. `timesteps` are those
+    of a few-step student, as many as its steps. The last three fields belong to the samplers "lcm" and "tcd".
+    """
 
     betas: tuple[float, float]
-    spacing: str  # "trailing", "leading" or "linspace"
+    spacing: str  # "trailing", "leading" (moved by `offset`) or "linspace"
     offset: int
+    prediction: str = "epsilon"  # or "sample" or "v_prediction", see `recurrence.estimate`
+    timesteps: tuple[int, ...] = ()
+    last: str = "zero"  # the level of the last step: 0; or "first", that of the first training timestep
+    original_steps: int = 50  # timesteps at which a consistency model was distilled
+    timestep_scaling: float = 10.0
+    eta: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Euler steps: the static shift of the noise levels, and the defaults of a request.
+    """The steps: the static shift of the noise levels, and the defaults of a request.
 
-    `token_shift` replaces the shift. Only the kind "euler" has `noise`.
+    `token_shift` replaces the shift. The kinds of `sampling/samplers.py` have `noise`; those of flow matching do not.
     """
 
-    kind: str  # "flow-match-euler"; "euler" for a network that predicts noise
+    kind: str  # "flow-match-euler", "flow-match-renoised", or a row of `sampling/samplers.py`
     shift: float
     train_timesteps: int  # the network's time input is sigma times this
     steps: int
@@ -236,6 +247,7 @@ class Provenance:
     credits: tuple[str, ...]
     exporter: dict[str, str]  # package name -> version
     merged: tuple[Merged, ...] = ()
+    single_file: str = ""  # the file that holds the weights; if set, the bundle is no diffusers checkpoint
 
 
 @dataclass(frozen=True)
@@ -244,7 +256,7 @@ class Manifest:
 
     schema: int
     name: str
-    family: str  # "sd3", "longcat-image", "sdxl" or "swifti2v"
+    family: str  # "sd3", "longcat-image", "sdxl", "pixel-unet" or "swifti2v"
     components: dict[str, Component]
     tokenizers: dict[str, Tokenizer]
     sampler: Sampler
@@ -260,6 +272,11 @@ class Manifest:
     islands: dict[str, str] = field(default_factory=dict)  # folder that stays in fp32 in an fp16 bundle -> reason
     engines: dict[str, str] = field(default_factory=dict)  # directory below engines/ -> sha256 of its engine.json
     prompts: str = ""  # the file with the names that the model can draw (`prompts.read_prompts`), or empty
+
+    def weight_bytes(self, component: str) -> int:
+        """Return the bytes of weights that a component reads: its files, or what it takes of a file it shares."""
+        spec = self.components[component]
+        return spec.weight_bytes or sum(self.files[file].bytes for file in spec.weights)
 
 
 def step_of(denoiser: str) -> str:

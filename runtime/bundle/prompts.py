@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError
-from ..storage import typed_json
+from ..storage import git, typed_json
 from .limits import MAX_NAME, MAX_NAMES, MAX_PROMPTS
 from .manifest import Manifest
 from .reader import Bundle
@@ -144,6 +144,8 @@ def names_in(directory: Path, content: Manifest) -> Prompts | None:
         raise BundleError(f"{path} is above the limit of {MAX_PROMPTS} bytes.", "Export the bundle again.")
     found, expected = hashlib.sha256(data).hexdigest(), content.files[content.prompts].sha256
     if found != expected:
+        if why := git.explain(path, expected):
+            raise BundleError(f"{path} {why[0]}.", why[1])
         raise BundleError(
             f"{path} was altered: its sha256 is {found}, bundle.json says {expected}.",
             "Fetch or export the bundle again.",

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from ...errors import BundleError, UsageError
-from ..storage import verified
+from ..storage import git, verified
 from . import bundle_json, external_data, manifest
 
 Progress = Callable[[str, int, int], None]  # the current file, bytes hashed, bytes in total
@@ -231,6 +231,8 @@ def _check_again(bundle: Bundle, name: str) -> None:
 def _check_digest(bundle: Bundle, name: str, found: str, size: int) -> None:
     expected = bundle.manifest.files[name]
     if found != expected.sha256:
+        if why := git.explain(bundle.path(name), expected.sha256):
+            raise BundleError(f"the file {name} of the bundle {bundle.directory} {why[0]}.", why[1])
         raise BundleError(
             f"the file {name} of the bundle {bundle.directory} was altered: its sha256 is {found}, "
             f"{manifest.FILE_NAME} says {expected.sha256}.",

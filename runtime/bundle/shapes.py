@@ -83,13 +83,15 @@ def dimensions(content: Manifest, component: str, wanted: SizeRange, guided: boo
         divisor = _pixels(content, component)
         small, usual, large = (size[axis] // divisor for size in (wanted.smallest, wanted.usual, wanted.largest))
         dims[side] = (small, usual, large)
-    first = content.tokenizers[TOKENIZER]
+    if content.video is not None:
+        dims["frames"] = _frames(content, component)
+    first = content.tokenizers.get(TOKENIZER)
+    if first is None:  # a model without a prompt
+        return dims
     own = content.tokenizers.get(tokenizer_of(component), first)
     template = own.template if role_of(component).kind is Kind.TEXT else None
     dims["length"] = (own.length + (template.tokens if template else 0),) * 3
     dims["text"] = (first.length + content.t5_tokens,) * 3
-    if content.video is not None:
-        dims["frames"] = _frames(content, component)
     return dims
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...engines.process import resident
 from ...engines.targets import DEFAULT, find_target
 from ...errors import BundleError, SegueError, UsageError
 from ..bundle import families
@@ -44,6 +45,7 @@ class Facts:
     peak: int | None
     seconds: float | None
     why: str = ""
+    process: int | None = None  # `peak` with the bytes that this program takes without a model, on a processor
 
 
 def catalogue(places: Iterable[Path] = ()) -> Iterator[Facts]:
@@ -95,4 +97,5 @@ def facts_of(name: str, kind: str, content: Manifest, names: Prompts | None) -> 
         peak=None if plan is None else plan.peak,
         seconds=None if plan is None else plan.seconds,
         why=why,
+        process=None if plan is None else plan.peak + (resident() if machine.kind == CPU else 0),
     )

@@ -21,6 +21,7 @@ from ..bundle.manifest import STEP, Component
 from ..bundle.reader import Bundle
 from ..bundle.shapes import default_range, profiles
 from ..components import Feeds
+from ..lora.inputs import plain
 from ..notices import silent
 from ..pipeline import Model
 from ..request import Request
@@ -141,7 +142,7 @@ def _random(bundle: Bundle, name: str) -> Feeds:
     """Return random feeds for a component, at the bundle's usual size."""
     rng, content = np.random.default_rng(0), bundle.manifest
     shapes = profiles(content, [default_range(content)], guided=False)[name][0]
-    ports = content.components[name].inputs
+    ports = plain(content.components[name].inputs)
     return {p.name: rng.standard_normal(shapes[p.name][1]).astype(p.dtype) for p in ports}
 
 

@@ -22,7 +22,7 @@ from ...engines.ort.engine import default_threads
 from ...engines.ort.load import onnxruntime
 from ...engines.ort.providers import CUDA, RTX, TENSORRT, preload, rtx_devices
 from ...engines.tensorrt.build import CAPABILITIES
-from ...errors import MissingDependencyError, OutputError, SegueError
+from ...errors import MissingDependencyError, OutputError, SegueError, UsageError
 from ..bundle.reader import Bundle
 from ..engine_cache import store
 from ..engine_cache.find import find_engine
@@ -194,7 +194,10 @@ def _dotted(capabilities: Iterable[int]) -> str:
 
 
 def _cache() -> Finding:
-    place = cache_directory()
+    try:
+        place = cache_directory()
+    except UsageError as error:
+        return Finding("cache", NOTE, error.what.removesuffix("."), error.advice)
     there = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
     kept = store.entries(store.root())
     engines = f"{len(kept)} engines of {sum(e.record.bytes for e in kept) / 1e6:.0f} MB"

@@ -146,8 +146,7 @@ def chosen(content: manifest.Manifest, names: tuple[str, ...] | None) -> tuple[s
 def _settings(
     content: manifest.Manifest, name: str, request: BuildRequest, shapes: tuple[tensorrt_build.Profile, ...]
 ) -> tensorrt_build.Settings:
-    spec = content.components[name]
-    weights = sum(content.files[file].bytes for file in spec.weights)
+    weights = content.weight_bytes(name)
     room = None if request.budget is None else request.budget - weights
     streaming = room is not None and room < request.budget // 4  # type: ignore[operator]
     if request.budget is not None and streaming:

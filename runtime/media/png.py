@@ -15,13 +15,18 @@ from ...errors import OutputError, UsageError
 from ..storage.files import write_whole
 
 KEY = "segue"
+_SAMPLERS = {
+    "flow-match-euler": "Euler", "euler": "Euler", "euler-ancestral": "Euler a", "ddim": "DDIM", "lcm": "LCM",
+    "tcd": "TCD", "dpm++2m": "DPM++ 2M",
+}  # fmt: skip
 
 
 def encode_png(image: np.ndarray, metadata: Mapping[str, Any] | None) -> bytes:
     """Return `image`, uint8 [height, width, 3] sRGB, as a PNG.
 
     `metadata` (JSON types) goes into an iTXt chunk `segue` as JSON, and into a chunk `parameters` as the text that
-    other programs read. None leaves both out. Raises UsageError for another dtype or shape.
+    other programs read: tEXt, or iTXt for words that Latin-1 lacks. None leaves both out. Raises UsageError for another
+    dtype or shape.
     """
     from PIL import Image, PngImagePlugin
 
@@ -32,7 +37,7 @@ def encode_png(image: np.ndarray, metadata: Mapping[str, Any] | None) -> bytes:
     chunks = PngImagePlugin.PngInfo()
     if metadata is not None:
         chunks.add_itxt(KEY, json.dumps(dict(metadata), ensure_ascii=False))
-        chunks.add_itxt("parameters", _in_words(metadata).replace("\0", " "))  # PNG allows no NUL in text
+        chunks.add_text("parameters", _in_words(metadata).replace("\0", " "))  # PNG allows no NUL in text
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
@@ -79,10 +84,10 @@ def _in_words(metadata: Mapping[str, Any]) -> str:
     lines = [str(metadata.get("prompt", ""))]
     if metadata.get("negative"):
         lines.append(f"Negative prompt: {metadata['negative']}")
-    size = metadata.get("size")
+    size, sampler = metadata.get("size"), metadata.get("sampler", "euler")  # older pictures name none
     facts = {
         "Steps": metadata.get("steps"),
-        "Sampler": "Euler",
+        "Sampler": _SAMPLERS.get(sampler, sampler),
         "CFG scale": metadata.get("guidance"),
         "Seed": metadata.get("seed"),
         "Size": size and f"{size[1]}x{size[0]}",

@@ -16,7 +16,7 @@ from ..bundle.families import CLIP, T5, TEXT_ENCODER, family_of, joint_width, to
 from ..bundle.manifest import Manifest, step_of
 from ..components import Cancel, Components, Feeds
 from ..request import Prepared
-from ..sampling import schedule
+from ..sampling import recurrence, schedule
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,26 @@ def denoise(
     """Return the latents of picture `index`, float32 [1, channels, height / factor, width / factor].
 
     `known` holds the denoiser's inputs for all steps, with guidance as a batch of two: one call if `together`, else
-    two. `callback` is that of `sampling.schedule.sample_euler`.
+    two. `callback` is that of `sampling.recurrence.sample`.
     """
     content = components.bundle.manifest
     of, row = family_of(content), find(content)
     levels, noise = prepared.schedule, prepared.initial(index)
     batch = 2 if prepared.guided else 1
-    if (together or not prepared.guided) and device_loop.can_stay(components, of.denoiser):
+
+    def fresh(step: int) -> np.ndarray:
+        return prepared.fresh(index, step)
+
+    if (together or not prepared.guided) and device_loop.can_stay(components, levels, of.denoiser):
         times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
         loop = device_loop.DeviceLoop(
             [of.denoiser] * levels.steps, step_of(of.denoiser), "hidden_states", of.output, times, known,
-            batch, prepared.guidance, cancel=cancel,
+            batch, prepared.guidance, cancel=cancel, fresh=fresh,
         )  # fmt: skip
-        return device_loop.sample_euler(components, loop, noise, levels, callback)
+        return device_loop.sample(components, loop, noise, levels, callback)
 
     def call(latents: np.ndarray, timestep: np.float32, known: Feeds) -> np.ndarray:
-        count = len(next(iter(known.values())))
+        count = len(next(iter(known.values()), latents))
         levels = np.full(count, timestep, np.float32)
         shown = np.repeat(latents, count, axis=0)
         return components.run(of.denoiser, cancel, hidden_states=shown, timestep=levels, **known)[of.output]
@@ -69,7 +73,7 @@ def denoise(
         made = np.concatenate([call(latents, timestep, part) for part in parts])
         return row.guide(made[:1], made[1:], prepared.guidance, content) if prepared.guided else made
 
-    return schedule.sample_euler(predict, noise, levels, callback)
+    return recurrence.sample(predict, noise, levels, callback, fresh)
 
 
 def _clip(components: Components, prompt: str, cancel: Cancel | None) -> list[Feeds]:
@@ -107,6 +111,10 @@ def _longcat(components: Components, content: Manifest, prompt: str, cancel: Can
     return {"encoder_hidden_states": found["states"][:, tokens.inner]}
 
 
+def _unprompted(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    return {}
+
+
 def _nothing(height: int, width: int) -> Feeds:
     return {}
 
@@ -128,6 +136,7 @@ CONDITIONING = {
     "sd3": Conditioning(_sd3, _nothing, _guide),
     "longcat-image": Conditioning(_longcat, _nothing, _guide_longcat),
     "sdxl": Conditioning(_sdxl, _time_ids, _guide),
+    "pixel-unet": Conditioning(_unprompted, _nothing, _guide),
 }
 
 

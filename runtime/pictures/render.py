@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle.families import VAE_DECODER
+from ..bundle.families import GUIDANCE, VAE_DECODER
 from ..components import Cancel, Components, Feeds
 from ..request import Prepared
 from ..sampling import latents as latent_space
@@ -84,6 +84,8 @@ def encode(
         return remembered[text]
 
     positive = states(prompt) | family.beside(prepared.height, prepared.width)
+    if prepared.embedded:
+        positive[GUIDANCE] = np.array([prepared.guidance], np.float32)
     if not prepared.guided:
         return positive
     if content.zero_negative and not prepared.negative:
@@ -97,6 +99,8 @@ def decode(components: Components, latents: np.ndarray, cancel: Cancel | None, t
     """Return the pictures of latents [n, channels, h, w], uint8 [n, height, width, 3]; tile by tile with `tiling`."""
     geometry = components.bundle.manifest.latents
     scaled = latent_space.for_decoder(latents, geometry)
+    if VAE_DECODER not in components.bundle.manifest.components:  # the latents are pixels
+        return latent_space.to_bytes(scaled)
 
     def pixels(part: np.ndarray) -> np.ndarray:
         return components.run(VAE_DECODER, cancel, latents=part)["pixels"]  # type: ignore[no-any-return]
@@ -116,11 +120,13 @@ def describe(components: Components, prepared: Prepared, index: int) -> dict[str
         "count": prepared.count,
         "steps": prepared.schedule.steps,
         "guidance": prepared.guidance,
+        "sampler": bundle.manifest.sampler.kind,
         "size": [prepared.height, prepared.width],
         "sigmas": None if prepared.sigmas is None else list(prepared.sigmas),
         "noise": prepared.noise,
         "bundle": bundle.manifest.name,
         "bundle_sha256": bundle.digest,
+        **({"loras": list(components.adapters.used)} if components.adapters.used else {}),
         "engine": components.target,
         "segue": importlib.metadata.version("segue"),
     }

@@ -147,7 +147,7 @@ def cost_of(
 ) -> ComponentCost:
     """Return the cost of `calls` calls of a component at the sizes `dims`, each with `beside` bytes of arrays."""
     spec = content.components[name]
-    weights = sum(content.files[file].bytes for file in spec.weights)
+    weights = content.weight_bytes(name)
     taken = held(name, spec, dims, machine, weights)
     flops = 0.0 if spec.cost is None else spec.cost.flops.at(dims)
     whole = taken.working + beside

@@ -185,7 +185,7 @@ def _texts(content: Manifest) -> int:
 
 def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Iterator[Plan]:
     used = families.picked(content.components, Kind.TEXT)
-    used += [family_of(content).denoiser, families.VAE_DECODER]
+    used += [family_of(content).denoiser, *families.picked(content.components, Kind.DECODER)]
     factor = content.latents.factor
     plane = wanted.height // factor, wanted.width // factor
     # The host holds the results, which `Model.render` keeps and stacks, and torch's noise

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..bundle.segments import Segment, SegmentSpec, count_segments, segment
-from .schedule import Schedule, sample_euler
+from .recurrence import Schedule, sample
 
 Velocity = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """velocity(latents [1, 2 channels, frames, height, width], timesteps [1, frames], positions [1, frames]) of a window.
@@ -59,7 +59,7 @@ def denoise(
         seen = window(part, context, reference, latents)
         return velocity(seen, timesteps(part, timestep), positions)[0][:, part.noisy]
 
-    return sample_euler(one, noise, schedule)
+    return sample(one, noise, schedule)
 
 
 def window(part: Segment, context: np.ndarray, reference: np.ndarray, targets: np.ndarray) -> np.ndarray:

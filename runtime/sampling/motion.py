@@ -14,7 +14,8 @@ import numpy as np
 from ...errors import UsageError
 from ..bundle.manifest import Sampler
 from ..bundle.segments import COMPRESSION
-from .schedule import Schedule, custom_schedule, sample_euler
+from .recurrence import Schedule, sample
+from .schedule import custom_schedule
 
 Velocity = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 """velocity(step, latents [1, in channels, frames, height, width], timestep [1]) returns float32 [1, channels, ...]."""
@@ -63,4 +64,4 @@ def generate(velocity: Velocity, noise: np.ndarray, image: np.ndarray, schedule:
         shown = np.concatenate([latents, seen], 0)[None]
         return velocity(next(steps), shown, np.array([timestep], np.float32))[0]
 
-    return sample_euler(one, noise, schedule)
+    return sample(one, noise, schedule)

@@ -1,16 +1,15 @@
-"""Euler steps and their noise levels: flow matching with a shift, and the variance-exploding levels of SDXL.
+"""The schedule of a request: the noise levels of flow matching with a shift, or a sampler of `samplers.py`.
 
 Flow matching has the same bits as `diffusers.FlowMatchEulerDiscreteScheduler` 0.42.1 with a static shift (Esser et al.
-2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", section 5.3.2). The other levels follow
-`EulerDiscreteScheduler` (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
-algorithm 1 without churn). Everything here is a plain function of numpy arrays, so training calls the same code.
+2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", section 5.3.2).
+Everything here is a plain function of numpy arrays, so training calls the same code.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -20,32 +19,14 @@ from ..bundle.families import family_of
 from ..bundle.limits import MAX_STEPS
 from ..bundle.manifest import Manifest
 from ..units import whole_number
+from .recurrence import Levels, Schedule, estimate, euler_steps, linear_steps
+from .samplers import beta_schedule
 
-Levels = TypeVar("Levels")  # a numpy array, a torch tensor or a float
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Noise levels of one run.
-
-    `sigmas` is float32 [steps + 1], from noise to picture, and ends with 0. `timesteps` is float32 [steps], the
-    network's time input. In flow matching sigmas lie in [0, 1], and a timestep is its sigma times `train_timesteps`.
-    With `exploding` noise is added to the picture. The network then sees latents divided by sqrt(sigma^2 + 1), and
-    `scale` multiplies the initial noise.
-    """
-
-    sigmas: np.ndarray
-    timesteps: np.ndarray
-    exploding: bool = False
-    scale: float = 1.0
-
-    @property
-    def steps(self) -> int:
-        """Number of Euler steps."""
-        return len(self.timesteps)
+RENOISED = "flow-match-renoised"  # the sampler that noises each estimate anew
+Sigmas = TypeVar("Sigmas")  # a numpy array, a torch tensor or a float
 
 
-def shift_sigmas(sigmas: Levels, shift: float) -> Levels:
+def shift_sigmas(sigmas: Sigmas, shift: float) -> Sigmas:
     """Return sigmas in [0, 1] moved towards noise by `shift` (1 changes nothing; SD3 uses 3).
 
     Works on numpy arrays and torch tensors and keeps their dtype.
@@ -61,16 +42,25 @@ def schedule_of(
     The caller's own `sigmas` set the number of steps. Otherwise a student's sigmas apply at its own number of steps,
     and the family's grid at any other. Raises UsageError for values that do not fit.
     """
-    spec, grid = content.sampler, family_of(content).grid
+    spec = content.sampler
     count = whole_number("steps", spec.steps if steps is None else steps, 1, MAX_STEPS)
-    if grid == "betas":
-        assert spec.noise is not None, "families.check"
+    if spec.noise is not None:
         if sigmas is not None:
             raise UsageError(
-                f"sigmas = {sigmas!r} cannot be used: the bundle {content.name!r} predicts noise, so the number of "
-                "steps sets its sigmas. Give only steps."
+                f"sigmas = {sigmas!r} cannot be used: the bundle {content.name!r} was trained on betas, so the number "
+                "of steps sets its sigmas. Give only steps."
             )
-        return exploding_schedule(count, spec.noise.betas, spec.train_timesteps, spec.noise.spacing, spec.noise.offset)
+        fixed = spec.noise if count == len(spec.noise.timesteps) else replace(spec.noise, timesteps=())
+        return beta_schedule(spec.kind, count, fixed, spec.train_timesteps)
+    found = _flow_schedule(content, count, steps, sigmas, height, width)
+    return renoised(found) if spec.kind == RENOISED else found
+
+
+def _flow_schedule(
+    content: Manifest, count: int, steps: int | None, sigmas: Sequence[float] | None, height: int, width: int
+) -> Schedule:
+    """Return the Euler steps of flow matching: those of `sigmas`, of a student, or of the family's grid."""
+    spec, grid = content.sampler, family_of(content).grid
     shift = spec.shift
     if spec.token_shift is not None:
         unit = content.latents.factor * content.latents.patch
@@ -135,56 +125,15 @@ def token_shift(tokens: int, range_of_tokens: tuple[int, int], range_of_mu: tupl
     return math.exp(min(max(tokens * slope + (least - slope * low), -50.0), 50.0))
 
 
-def exploding_schedule(
-    steps: int, betas: tuple[float, float], train_timesteps: int, spacing: str, offset: int
-) -> Schedule:
-    """Return the sigmas sqrt((1 - a) / a) of a network that predicts noise.
+def renoised(schedule: Schedule) -> Schedule:
+    """Return a flow-matching schedule whose steps noise each estimate of the clean picture anew.
 
-    `betas` are the ends of the scaled-linear schedule, and a is the cumulative product of 1 - beta. `spacing` is
-    "trailing", "leading" (moved by `offset`) or "linspace" (Lin et al. 2023, "Common Diffusion Noise Schedules and
-    Sample Steps are Flawed", table 2). Raises UsageError unless `steps` is in 1 to `train_timesteps`.
+    diffusers' FlowMatchEulerDiscreteScheduler does so with `stochastic_sampling`; FastWan's students are played so.
     """
-    if not 1 <= steps <= train_timesteps:
-        raise UsageError(f"steps must be between 1 and {train_timesteps}, got {steps}.")
-    roots = np.linspace(betas[0] ** 0.5, betas[1] ** 0.5, train_timesteps)
-    kept = np.cumprod(1 - roots**2)
-    levels = np.sqrt((1 - kept) / kept)
-    if spacing == "trailing":
-        # Cut to `steps`: rounding gives diffusers one timestep too many for some numbers, such as 61
-        timesteps = np.arange(train_timesteps, 0, -train_timesteps / steps)[:steps].round() - 1
-    elif spacing == "leading":
-        timesteps = (np.arange(steps) * (train_timesteps // steps))[::-1] + float(offset)
-    else:
-        timesteps = np.linspace(0, train_timesteps - 1, steps)[::-1]
-    sigmas = np.append(np.interp(timesteps, np.arange(train_timesteps), levels), 0).astype(np.float32)
-    scale = math.sqrt(float(sigmas[0]) ** 2 + 1) if spacing == "leading" else float(sigmas[0])
-    return Schedule(sigmas, timesteps.astype(np.float32), True, scale)
-
-
-def euler_step(latents: np.ndarray, velocity: np.ndarray, sigma: np.float32, sigma_next: np.float32) -> np.ndarray:
-    """Return the latents at `sigma_next`, float32, given latents and velocity (d latents / d sigma) at `sigma`."""
-    return latents.astype(np.float32) + (sigma_next - sigma) * velocity.astype(np.float32)
-
-
-def sample_euler(
-    denoise: Callable[[np.ndarray, np.float32], np.ndarray],
-    latents: np.ndarray,
-    schedule: Schedule,
-    callback: Callable[[int, np.ndarray], None] | None = None,
-) -> np.ndarray:
-    """Denoise `latents` (any shape, noise of standard deviation 1) down to sigma 0; returns float32.
-
-    `denoise(latents, timestep)` returns d latents / d sigma in the same shape: the velocity or the predicted noise.
-    `callback(step, latents)` runs after each step with the number of steps done. An exception in it ends the run.
-    """
-    latents = latents.astype(np.float32) * np.float32(schedule.scale)
-    for i, timestep in enumerate(schedule.timesteps):
-        sigma = schedule.sigmas[i]
-        seen = latents / np.sqrt(sigma**2 + 1) if schedule.exploding else latents
-        latents = euler_step(latents, denoise(seen, timestep), sigma, schedule.sigmas[i + 1])
-        if callback is not None:
-            callback(i + 1, latents)
-    return latents
+    wide = schedule.sigmas.astype(np.float64)
+    now, then = (Levels(1 - levels, levels) for levels in (wide[:-1], wide[1:]))
+    numbers = linear_steps(now, then, estimate(now, "velocity"), np.zeros(schedule.steps), then.noisy)
+    return replace(schedule, keep=numbers[0], move=numbers[1], fresh=numbers[2])
 
 
 def guide(unconditional: np.ndarray, conditional: np.ndarray, guidance: float) -> np.ndarray:
@@ -212,4 +161,4 @@ def _token_norms(latents: np.ndarray, patch: int) -> np.ndarray:
 
 def _with_zero(sigmas: np.ndarray, train_timesteps: int) -> Schedule:
     timesteps = sigmas * np.float32(train_timesteps)
-    return Schedule(np.append(sigmas, np.float32(0)), timesteps)
+    return euler_steps(np.append(sigmas, np.float32(0)), timesteps, np.ones_like(timesteps))

@@ -50,7 +50,7 @@ class NewDirectory:
         if self._replace:
             _put_back(self.target)
         else:
-            _refuse_existing(self.target)
+            refuse_existing(self.target)
         prefix = f".{self.target.name}.partial-"
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class NewDirectory:
             if self._replace and self.target.is_dir():
                 _exchange(self.path, self.target)
             else:
-                _refuse_existing(self.target)
+                refuse_existing(self.target)
                 os.rename(self.path, self.target)
         except OSError as error:
             raise OutputError(
@@ -125,7 +125,8 @@ def _put_back(target: Path) -> None:
             shutil.rmtree(aside)
 
 
-def _refuse_existing(target: Path) -> None:
+def refuse_existing(target: Path) -> None:
+    """Raise OutputError if `target` exists, be it a file, a directory or a dangling link."""
     if os.path.lexists(target):
         raise OutputError(f"{target} exists already.", "Remove it or choose another output.")
 

@@ -12,6 +12,7 @@ import os
 import stat
 import time
 
+from ...errors import UsageError
 from .files import write_whole
 from .paths import cache_directory
 
@@ -33,7 +34,7 @@ def load() -> list[str]:
         if not stat.S_ISREG(status.st_mode) or status.st_size > 2**22:
             return []
         entries = json.loads(path.read_bytes())
-    except (OSError, ValueError, RuntimeError, RecursionError):
+    except (OSError, ValueError, UsageError, RecursionError):
         return []
     return [e for e in entries if isinstance(e, str)] if isinstance(entries, list) else []
 
@@ -49,5 +50,5 @@ def remember(statuses: list[tuple[os.stat_result, str]]) -> None:
         directory = cache_directory()
         directory.mkdir(parents=True, exist_ok=True)
         write_whole(directory / "verified.json", json.dumps((kept + new)[-LIMIT:], indent=0).encode())
-    except (OSError, RuntimeError):
+    except (OSError, UsageError):
         return

@@ -43,14 +43,14 @@ def denoise_motion(
         )["velocity"]
         return schedule.guide(found[:1], found[1:], settings.guidance) if batch == 2 else found.astype(np.float32)
 
-    if device_loop.can_stay(components, *names):
+    if device_loop.can_stay(components, levels, *names):
         times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
         loop = device_loop.DeviceLoop(
             experts, step_of(names[0]), "latents", "velocity", times, {"text": states}, batch,
             settings.guidance, cancel=cancel, before=before,
         )  # fmt: skip
         shown = np.concatenate([noise, motion.beside(image)])[None]
-        made = device_loop.sample_euler(components, loop, shown, levels)[0, : len(noise)]
+        made = device_loop.sample(components, loop, shown, levels)[0, : len(noise)]
     else:
         made = motion.generate(one, noise, image, levels)
     components.release(*names, step_of(names[0]))
@@ -66,7 +66,7 @@ def denoise_segment(
     `text` [1, tokens, width] holds the prompt's states. Raises the errors of `Components.run`.
     """
     levels = motion.schedule(components.bundle.manifest.sampler)
-    if device_loop.can_stay(components, DETAIL):
+    if device_loop.can_stay(components, levels, DETAIL):
         noisy = np.zeros(len(part.frames), np.float32)
         noisy[part.noisy] = 1
         fixed = {"text": text, "positions": np.array([part.frames], np.int64)}
@@ -76,7 +76,7 @@ def denoise_segment(
             cancel=cancel,
         )  # fmt: skip
         window = csg.window(part, context, reference, noise)
-        return device_loop.sample_euler(components, loop, window, levels)[0, : len(noise), part.noisy]
+        return device_loop.sample(components, loop, window, levels)[0, : len(noise), part.noisy]
 
     def velocity(latents: np.ndarray, timesteps: np.ndarray, positions: np.ndarray) -> np.ndarray:
         found = components.run(DETAIL, cancel, latents=latents, timesteps=timesteps, text=text, positions=positions)

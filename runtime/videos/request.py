@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class AnimationRequest:
 
 @dataclass(frozen=True, eq=False)
 class PreparedAnimation:
-    """A request checked for one bundle; `image` is float32 in [-1, 1] at the video's size."""
+    """A request checked for one bundle; `image` is float32 in [-1, 1] at the video's size, `given` its own size."""
 
     image: np.ndarray
     prompt: str
@@ -56,6 +56,7 @@ class PreparedAnimation:
     width: int
     tiling: Tiling | None
     asked: str  # the prompt as the caller wrote it; `prompt` may spell its emoji as names
+    given: tuple[int, int]  # height and width of the picture before it was cropped
 
     def windows(self, video: Video) -> list[int]:
         """Return the number of frames of each window, including its image."""
@@ -86,12 +87,12 @@ def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
     return PreparedAnimation(
         first, request.prompt, request.negative, video_frames(latent_frames(frames)), float(fps),
         noise.random_seed() if request.seed is None else noise.check_seed(request.seed), height, width, request.tiling,
-        request.prompt,
+        request.prompt, (image.shape[0], image.shape[1]),
     )  # fmt: skip
 
 
-def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
-    """Return the values that identify a video, for its journal; `digest` is the bundle's."""
+def job(prepared: PreparedAnimation, digest: str, loras: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return the values that identify a video, for its journal; `digest` is the bundle's, `loras` are `Model.loras`."""
     import hashlib
 
     return {
@@ -103,6 +104,7 @@ def job(prepared: PreparedAnimation, digest: str) -> dict[str, Any]:
         "seed": prepared.seed,
         "size": [prepared.height, prepared.width],
         "tiling": prepared.tiling and [number for number in astuple(prepared.tiling) if number is not None],
+        **({"loras": [dict(lora) for lora in loras]} if loras else {}),
     }
 
 
@@ -115,11 +117,13 @@ def as_begun(prepared: PreparedAnimation, kept: Mapping[str, Any]) -> PreparedAn
         return prepared
 
 
-def describe(prepared: PreparedAnimation, content: Manifest, digest: str, target: str) -> dict[str, Any]:
+def describe(
+    prepared: PreparedAnimation, content: Manifest, digest: str, target: str, loras: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """Return what is needed to make the video again, except its image (JSON types)."""
     import importlib.metadata
 
     spelled = {} if prepared.asked == prepared.prompt else {"spelled": prepared.prompt}
-    return job(prepared, digest) | {"prompt": prepared.asked} | spelled | {
+    return job(prepared, digest, loras) | {"prompt": prepared.asked} | spelled | {
         "fps": prepared.fps, "bundle": content.name, "engine": target, "segue": importlib.metadata.version("segue"),
     }  # fmt: skip

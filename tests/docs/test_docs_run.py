@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from segue.export.checkpoint.read import Settings
 from segue.runtime.media.png import write_png
 from support import hub
+from support.single_files import write_single, write_variant
 from support.traces import write_command
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,11 @@ def folder(tmp_path_factory, tiny_checkpoint):
     """A directory with what the pages' commands are given, and what they leave to one another."""
     made = tmp_path_factory.mktemp("pages")
     (made / "CHECKPOINT").symlink_to(tiny_checkpoint)
+    write_single(tiny_checkpoint, made / "model.safetensors")
+    write_variant(tiny_checkpoint, made / "published")
+    module = "lora_unet_joint_blocks_0_x_block_attn_proj"
+    halves = {f"{module}.lora_down.weight": np.ones((2, 32)), f"{module}.lora_up.weight": np.ones((32, 2))}
+    save_file({name: value.astype(np.float32) for name, value in halves.items()}, made / "style.safetensors")
     (made / "jobs.jsonl").write_text('{"id": "pizza", "prompt": "pizza", "size": "96x64"}\n')
     write_png(made / "picture.png", np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), {})
     return made
@@ -92,7 +99,9 @@ LONG = ("docs/guide/first-picture.md", "docs/guide/memory.md", "docs/guide/train
 
 def is_slow(page):
     """Return whether the page's commands take long, make a bundle, or use one that another page made."""
-    return str(page.relative_to(ROOT)) in LONG or any(re.search("my-bundle|segue quantize|segue export hf:", text) for _, text in code_of(page))
+    return str(page.relative_to(ROOT)) in LONG or any(
+        re.search("my-bundle|segue quantize|segue export hf:", text) for _, text in code_of(page)
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from segue.runtime.components import Components
 from segue.runtime.diagnostics.difference import relative_l2
 from segue.runtime.pipeline import open_model
 from segue.runtime.request import Request
+from segue.runtime.sampling.schedule import custom_schedule
 from segue.runtime.sampling.tiles import Tiling
 from segue.runtime.videos.request import AnimationRequest
+
+LEVELS = custom_schedule([1.0, 0.5], 3.0, 1000)
 
 
 @pytest.fixture
@@ -84,13 +87,13 @@ def test_a_target_without_an_engine_of_the_step_takes_the_loop_in_numpy(exported
 def test_experts_that_differ_in_precision_take_the_loop_in_numpy(video_bundle, on_device):
     with open_model(video_bundle) as model:
         components, content = model._components, model.bundle.manifest
-        assert device_loop.can_stay(components, "transformer")
+        assert device_loop.can_stay(components, LEVELS, "transformer")
         first = content.components["transformer"]
         ports = tuple(dataclasses.replace(port, dtype="float16") for port in first.inputs)
         content.components["transformer_2"] = first
-        assert device_loop.can_stay(components, "transformer", "transformer_2")
+        assert device_loop.can_stay(components, LEVELS, "transformer", "transformer_2")
         content.components["transformer_2"] = dataclasses.replace(first, inputs=ports)
-        assert not device_loop.can_stay(components, "transformer", "transformer_2")
+        assert not device_loop.can_stay(components, LEVELS, "transformer", "transformer_2")
 
 
 def test_a_cancelled_loop_loads_nothing(exported, on_device):

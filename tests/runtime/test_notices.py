@@ -10,9 +10,11 @@ from skimage import data
 import segue
 from segue.errors import UsageError
 from segue.runtime.bundle import prompts as p
+from segue.runtime.bundle import reader
 from segue.runtime.media.read_image import fitted
 from segue.runtime.notices import is_photograph, notices, silent
 from segue.runtime.plan_prepared import prepare_any
+from segue.runtime.videos.request import prepare as prepare_video
 
 NAMES = p.Prompts(
     (p.Name("red heart", "❤", ("love",), True), p.Name("pizza", "🍕", (), True), p.Name("racing car", "🏎", (), True)),
@@ -136,6 +138,26 @@ def test_a_model_describes_itself(named):
         assert repr(model) == "<segue.Model 'tiny': pictures of 32x32 in 4 steps, ort-cpu>"
         assert (model.name, model.sizes, model.steps) == ("tiny", ((32, 32),), 4)
         assert model.prompts == NAMES
+
+
+@pytest.mark.parametrize(
+    ("given", "trained", "expected"),
+    [
+        ((64, 32), True, "32x64 and the video 128x128, so 50% of the picture is cut off, above and below. Crop the"),
+        ((64, 128), True, "128x64 and the video 128x128, so 50% of the picture is cut off, left and right. Crop the"),
+        ((256, 64), False, "above and below. A size nearer to its shape is 64x256."),
+        ((64, 192), False, "left and right. A size nearer to its shape is 192x64."),
+        ((128, 128), True, None),
+        ((100, 101), False, None),
+    ],
+)
+def test_a_picture_that_is_cropped_to_another_shape_is_told(given, trained, expected):
+    content = reader.read_manifest("emoji-motion")
+    if not trained:
+        content = dataclasses.replace(content, sizes=dataclasses.replace(content.sizes, trained=()))
+    image = np.full((*given, 3), 255, np.uint8)
+    found = notices(content, prepare_video(segue.AnimationRequest(image), content), None)
+    assert found == () if expected is None else expected in " ".join(found)
 
 
 def prepared(image, side=128):

@@ -16,7 +16,6 @@ from filelock import FileLock
 
 from .shared import cached_folder
 
-
 SEGUE = """#!{python}
 import sys
 from pathlib import Path

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ...errors import TrainingError
 from ...runtime.storage import typed_json
+from ...runtime.storage.files import read_text
 from .. import recipes
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def _shipped() -> Path:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Return the recipe's tables. Raises TrainingError if the file is not valid TOML."""
     try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        recipe = tomllib.loads(read_text(path))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TrainingError(f"{path} is not valid TOML: {error}. Correct that line, then run it again.") from None
     bare = sorted(name for name, table in recipe.items() if not isinstance(table, dict))

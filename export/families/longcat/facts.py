@@ -6,10 +6,11 @@ from typing import Any
 
 from ....errors import CheckpointError
 from ....runtime.bundle.limits import MAX_SIDE
-from ....runtime.bundle.manifest import Latents, Sampler, Sizes, Template, TokenShift
-from ...checkpoint.read import Checkpoint, read_json
+from ....runtime.bundle.manifest import Latents, Sizes, Template
+from ...checkpoint.read import Checkpoint
 from ..base import Facts
-from ..checks import check_classes, plain_scheduler, unusable
+from ..checks import check_classes, unusable
+from ..sampler import flow_sampler, scheduler_of
 
 PIPELINE = "LongCatImagePipeline"
 FOLDERS = ("text_encoder", "transformer", "vae")
@@ -38,14 +39,7 @@ def check(index: dict[str, Any]) -> None:
 
 def facts(found: Checkpoint) -> Facts:
     """Return the sampler, latent geometry and sizes; raises CheckpointError for unsupported settings."""
-    scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
-    moving = bool(scheduler.get("use_dynamic_shifting"))
-    plain_scheduler(scheduler | {"use_dynamic_shifting": False})
-    if moving and scheduler.get("time_shift_type", "exponential") != "exponential":
-        raise CheckpointError(
-            f"scheduler_config.json sets time_shift_type to {scheduler['time_shift_type']!r}, which the runtime does "
-            "not support. Export a checkpoint with exponential."
-        )
+    scheduler = scheduler_of(found)
     settings = found.settings
     try:
         transformer, vae = found.parts["transformer"].config, found.parts["vae"].config
@@ -67,16 +61,7 @@ def facts(found: Checkpoint) -> Facts:
         unit = factor * PATCH
         maximum = min(settings.maximum_size or 2048, MAX_SIDE) // unit * unit
         side = min(DEFAULT_SIDE * factor, maximum)
-        shift = None
-        if moving:
-            shift = TokenShift(
-                (int(scheduler.get("base_image_seq_len", 256)), int(scheduler.get("max_image_seq_len", 4096))),
-                (float(scheduler.get("base_shift", 0.5)), float(scheduler.get("max_shift", 1.15))),
-            )
-        sampler = Sampler(
-            "flow-match-euler", float(scheduler.get("shift", 1.0)), int(scheduler.get("num_train_timesteps", 1000)),
-            settings.steps, float(settings.guidance), settings.sigmas, shift,
-        )  # fmt: skip
+        sampler = flow_sampler(settings, scheduler)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise unusable(error) from None
     return Facts(sampler, latents, Sizes((side, side), min(-(-64 // unit) * unit, side), maximum, unit))

@@ -6,7 +6,7 @@ LongCatImagePipeline and its model classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class _Rotary(torch.nn.Module):
         return doubled.cos().to(states.dtype), doubled.sin().to(states.dtype)
 
 
-def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str]) -> tuple[Graph, ...]:
     """Return the five graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
     Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
@@ -73,7 +73,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
     try:
         return (
             text_encoder(configs["text_encoder"]),
-            *with_step(transformer(configs["transformer"]), patch=PATCH),
+            *with_step(transformer(configs["transformer"]), patch=PATCH, takes=takes),
             *autoencoder(configs["vae"]),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:

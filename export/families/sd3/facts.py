@@ -7,10 +7,11 @@ from typing import Any
 from ....errors import CheckpointError
 from ....runtime.bundle.families import T5
 from ....runtime.bundle.limits import MAX_SIDE
-from ....runtime.bundle.manifest import Latents, Sampler, Sizes
-from ...checkpoint.read import Checkpoint, read_json
+from ....runtime.bundle.manifest import Latents, Sizes
+from ...checkpoint.read import Checkpoint
 from ..base import Facts
-from ..checks import check_classes, class_of, plain_scheduler, unusable
+from ..checks import check_classes, class_of, unusable
+from ..sampler import flow_sampler, plain_shift, scheduler_of
 
 PIPELINE = "StableDiffusion3Pipeline"
 FOLDERS = ("text_encoder", "text_encoder_2", "transformer", "vae")
@@ -43,8 +44,8 @@ def facts(found: Checkpoint) -> Facts:
     Raises CheckpointError for scheduler settings that the runtime does not support, and if the parts' widths do not fit
     together.
     """
-    scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
-    plain_scheduler(scheduler)
+    scheduler = scheduler_of(found)
+    plain_shift(scheduler)
     try:
         transformer, vae = found.parts["transformer"].config, found.parts["vae"].config
         encoders = [found.parts[f].config for f in ("text_encoder", "text_encoder_2")]
@@ -53,15 +54,11 @@ def facts(found: Checkpoint) -> Facts:
             _natural(transformer, key) for key in ("in_channels", "patch_size", "sample_size", "pos_embed_max_size")
         )
         latents = Latents(channels, factor, patch, float(vae["scaling_factor"]), float(vae.get("shift_factor") or 0))
-        sizes = _sizes(sample * factor, patch * factor, table * patch * factor, found.settings.maximum_size)
-        sampler = Sampler(
-            "flow-match-euler",
-            float(scheduler.get("shift", 1.0)),
-            int(scheduler.get("num_train_timesteps", 1000)),
-            found.settings.steps,
-            float(found.settings.guidance),
-            found.settings.sigmas,
-        )
+        limit = found.settings.maximum_size
+        if limit is None and transformer.get("qk_norm"):  # SD3.5, whose table reaches far beyond what it was made for
+            limit = 2 * sample * factor
+        sizes = _sizes(sample * factor, patch * factor, table * patch * factor, limit)
+        sampler = flow_sampler(found.settings, scheduler)
         _fit(transformer, "joint_attention_dim", ">=", sum(e["hidden_size"] for e in encoders))
         _fit(transformer, "pooled_projection_dim", "==", sum(e["projection_dim"] for e in encoders))
         _fit(transformer, "in_channels", "==", vae["latent_channels"])

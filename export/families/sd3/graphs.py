@@ -5,7 +5,7 @@ Sources: diffusers' StableDiffusion3Pipeline (which outputs of the encoders are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ class _Transformer(Wrapper):
         return self.model(hidden_states, encoder_hidden_states, pooled_projections, timestep, return_dict=False)[0]
 
 
-def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str]) -> tuple[Graph, ...]:
     """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder: six, seven with T5.
 
     Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
@@ -33,7 +33,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
             text_encoder("text_encoder", configs["text_encoder"]),
             text_encoder("text_encoder_2", configs["text_encoder_2"]),
             *([t5(configs[T5])] if T5 in configs else []),
-            *with_step(transformer(configs["transformer"])),
+            *with_step(transformer(configs["transformer"]), takes=takes),
             *autoencoder(configs["vae"]),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:

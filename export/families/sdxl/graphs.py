@@ -6,12 +6,14 @@ Sources: diffusers' StableDiffusionXLPipeline and its model classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from ....runtime.bundle.families import GUIDANCE
 from ..checks import unusable
 from ..graph import WEIGHT, Graph, Port
 from ..modules import FUSED_ATTENTION, Wrapper, autoencoder
@@ -20,15 +22,23 @@ from ..step import with_step
 
 
 class _UNet(Wrapper):
-    def forward(self, hidden_states, encoder_hidden_states, text_embeds, time_ids, timestep):  # type: ignore[no-untyped-def]
+    def forward(self, hidden_states, encoder_hidden_states, text_embeds, time_ids, timestep, guidance=None):  # type: ignore[no-untyped-def]
         return self.model(
             hidden_states,
             timestep,
             encoder_hidden_states,
+            timestep_cond=None if guidance is None else self._embedded(guidance).to(hidden_states.dtype),
             # both in float32, as the sine table of the sizes is: a Concat takes one type
             added_cond_kwargs={"text_embeds": text_embeds.float(), "time_ids": time_ids},
             return_dict=False,
         )[0]
+
+    def _embedded(self, guidance):  # type: ignore[no-untyped-def]
+        """Return the embedding of guidance (Meng et al. 2023, "On Distillation of Guided Diffusion Models")."""
+        half = self.model.config.time_cond_proj_dim // 2
+        rates = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000) / (half - 1)))
+        angles = 1000 * (guidance - 1)[:, None] * rates[None]
+        return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 class _TextEncoder(Wrapper):
@@ -37,7 +47,7 @@ class _TextEncoder(Wrapper):
         return self.model(input_ids, position_ids=positions, output_hidden_states=True).hidden_states[-2]
 
 
-def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str]) -> tuple[Graph, ...]:
     """Return the six graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
     Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
@@ -46,7 +56,7 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
         return (
             text_encoder(configs["text_encoder"]),
             clip("text_encoder_2", configs["text_encoder_2"]),
-            *with_step(unet(configs["unet"]), exploding=True),
+            *with_step(unet(configs["unet"]), takes=takes),
             *autoencoder(configs["vae"]),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
@@ -73,7 +83,8 @@ def unet(config: dict[str, Any]) -> Graph:
 
     hidden_states [batch, channels, height, width], encoder_hidden_states [batch, text, width], text_embeds [batch,
     pooled], time_ids [batch, 6], timestep [batch] float32 -> noise, shaped as hidden_states. Height and width are
-    multiples of 2**n if the UNet halves them n times.
+    multiples of 2**n if the UNet halves them n times. A UNet with
+    time_cond_proj_dim also takes guidance, float32 [batch].
     """
     from diffusers import UNet2DConditionModel
 
@@ -81,6 +92,7 @@ def unet(config: dict[str, Any]) -> Graph:
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
     unit = 2 ** (len(config["block_out_channels"]) - 1)
     latents = (channels, "height", "width")
+    embedded = bool(config.get("time_cond_proj_dim"))
 
     def feed(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
         batch, height, width = sizes["batch"], sizes["height"], sizes["width"]
@@ -90,6 +102,7 @@ def unet(config: dict[str, Any]) -> Graph:
             "text_embeds": rng.standard_normal((batch, pooled), dtype=np.float32),
             "time_ids": np.tile(np.array([8 * height, 8 * width, 0, 0, 8 * height, 8 * width], np.float32), (batch, 1)),
             "timestep": rng.uniform(0, 1000, batch).astype(np.float32),
+            **({GUIDANCE: rng.uniform(1, 10, batch).astype(np.float32)} if embedded else {}),
         }
 
     return Graph(
@@ -108,6 +121,7 @@ def unet(config: dict[str, Any]) -> Graph:
             Port("text_embeds", WEIGHT, ("batch", pooled)),
             Port("time_ids", "float32", ("batch", 6)),
             Port("timestep", "float32", ("batch",)),
+            *((Port(GUIDANCE, "float32", ("batch",)),) if embedded else ()),
         ),
         outputs=(Port("noise", WEIGHT, ("batch", config.get("out_channels") or channels, "height", "width")),),
         traced={"batch": 2, "height": 4 * unit, "width": 6 * unit, "text": 24},

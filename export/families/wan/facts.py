@@ -6,18 +6,20 @@ It is a checkpoint of WanImageToVideoPipeline (Stage I) with two more components
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 from ....errors import CheckpointError
 from ....runtime.bundle.families import SECOND_EXPERT
 from ....runtime.bundle.limits import MAX_SIDE
-from ....runtime.bundle.manifest import Latents, Motion, Sampler, Sizes, Video
+from ....runtime.bundle.manifest import Latents, Motion, Sizes, Video
 from ....runtime.bundle.segments import latent_frames
 from ....runtime.sampling.motion import BOUNDARY
-from ...checkpoint.read import Checkpoint, read_json
+from ...checkpoint.read import Checkpoint
 from ..base import Facts
-from ..checks import class_of, plain_scheduler, unusable
+from ..checks import class_of, unusable
+from ..sampler import FLOW_SCHEDULERS, flow_sampler, plain_shift, scheduler_of
 
 PIPELINE = "WanImageToVideoPipeline"
 FOLDERS = ("text_encoder", "transformer", "vae", "detail_transformer", "detail_vae")
@@ -28,8 +30,10 @@ CLASSES = {
     "vae": ("AutoencoderKLWan",),
     "detail_transformer": ("WanTransformer3DModel", "SegmentTransformer"),
     "detail_vae": ("AutoencoderKLWan",),
-    "scheduler": ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
+    "scheduler": FLOW_SCHEDULERS,
 }
+STAGE_II = ("detail_transformer", "detail_vae")
+TRAIN = "Train a Stage II for it, as docs/guide/train.md shows, and export what that writes."
 MASK = 4  # channels of Stage I's input that mark the given frames
 
 
@@ -37,6 +41,10 @@ def check(index: dict[str, Any]) -> None:
     """Raise CheckpointError unless `index`, a model_index.json, is of Wan's image-to-video pipeline with Stage II."""
     for name, wanted in CLASSES.items():
         found = class_of(index, name)
+        if found is None and name in STAGE_II:
+            raise CheckpointError(
+                f"The checkpoint has no {name}: it is Wan's image to video alone, without Stage II. {TRAIN}"
+            )
         if found not in wanted:
             raise CheckpointError(
                 f"model_index.json gives {name} as {found!r}; SwiftI2V needs {wanted[0]}. Choose a checkpoint with "
@@ -66,14 +74,11 @@ def facts(found: Checkpoint) -> Facts:
     Raises CheckpointError for a scheduler that the runtime does not support, and for widths that do not fit.
     """
     settings, video = found.settings, found.settings.video
-    scheduler = read_json(found.root / "scheduler" / "scheduler_config.json", found.root)
-    plain_scheduler(scheduler)
-    shift = float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
-    train_timesteps = int(scheduler.get("num_train_timesteps", 1000))
-    if settings.guidance > 1:
-        raise CheckpointError(
-            f"segue.json: guidance is {settings.guidance:g}, but Stage II runs without guidance. Write 1."
-        )
+    scheduler = scheduler_of(found)
+    plain_shift(scheduler)
+    sampler = flow_sampler(settings, scheduler)
+    if sampler.guidance > 1:
+        raise CheckpointError(f"guidance is {sampler.guidance:g}, but Stage II runs without guidance. Give 1.")
     try:
         motion, detail = (found.parts[name].config for name in ("transformer", "detail_transformer"))
         vae, detail_vae = (found.parts[name].config for name in ("vae", "detail_vae"))
@@ -81,6 +86,12 @@ def facts(found: Checkpoint) -> Facts:
         for name in experts:
             _fit(name, found.parts[name].config, "in_channels", 2 * vae["z_dim"] + MASK)
             _fit(name, found.parts[name].config, "out_channels", vae["z_dim"])
+        if detail["in_channels"] == detail_vae["z_dim"]:
+            raise CheckpointError(
+                f"detail_transformer/config.json has in_channels {detail['in_channels']}, as a plain Wan transformer "
+                f"has. Stage II needs {2 * detail_vae['z_dim']}, because it also sees the low video: it was never "
+                f"widened. {TRAIN}"
+            )
         _fit("detail_transformer", detail, "in_channels", 2 * detail_vae["z_dim"])
         _fit("detail_transformer", detail, "out_channels", detail_vae["z_dim"])
         for name in (*experts, "detail_transformer"):
@@ -93,9 +104,8 @@ def facts(found: Checkpoint) -> Facts:
                 )
         low = Motion(
             vae["z_dim"], factor(vae), motion["patch_size"][1], *_normal(vae),
-            Sampler(
-                "flow-match-euler", shift, train_timesteps, video.motion_steps, float(video.motion_guidance),
-                video.motion_sigmas,
+            dataclasses.replace(
+                sampler, steps=video.motion_steps, guidance=float(video.motion_guidance), sigmas=video.motion_sigmas
             ),
         )  # fmt: skip
         latents = Latents(detail_vae["z_dim"], factor(detail_vae), detail["patch_size"][1], 1.0, 0.0)
@@ -108,7 +118,7 @@ def facts(found: Checkpoint) -> Facts:
     except (KeyError, TypeError, ValueError, ArithmeticError, IndexError) as error:
         raise unusable(error) from None
     return Facts(
-        sampler=Sampler("flow-match-euler", shift, train_timesteps, settings.steps, 1.0, settings.sigmas),
+        sampler=dataclasses.replace(sampler, guidance=1.0),
         latents=latents,
         sizes=Sizes(video.size, min(multiple, *video.size), maximum, multiple),
         video=Video(

@@ -6,7 +6,7 @@ Sources: diffusers' WanImageToVideoPipeline and its model classes; for Stage II,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -41,7 +41,7 @@ class _TextEncoder(Wrapper):
         return states * attention_mask[..., None].to(states.dtype)  # zeros after the prompt's end, as in the pipeline
 
 
-def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str]) -> tuple[Graph, ...]:
     """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
     Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
@@ -49,9 +49,9 @@ def graphs(configs: Mapping[str, dict[str, Any]]) -> tuple[Graph, ...]:
     try:
         return (
             text_encoder(configs["text_encoder"]),
-            *with_step(motion("transformer", configs["transformer"])),
+            *with_step(motion("transformer", configs["transformer"]), takes=takes),
             *([motion(SECOND_EXPERT, configs[SECOND_EXPERT])] if SECOND_EXPERT in configs else []),
-            *with_step(detail(configs["detail_transformer"]), windows=True),
+            *with_step(detail(configs["detail_transformer"]), windows=True, takes=takes),
             *streams("vae", configs["vae"]),
             *streams("detail_vae", configs["detail_vae"]),
         )

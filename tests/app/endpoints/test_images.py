@@ -144,6 +144,26 @@ def test_warnings_reach_the_client_in_the_answer_and_in_the_stream(client):
     assert whole.warnings == answer.warnings
 
 
+def test_steps_and_guidance_and_a_negative_prompt_are_honoured(client, http):
+    answer = ask(client, seed=7, steps=2, guidance=1.5, negative="blue")
+    with segue.open("emoji") as model:
+        expected = model.generate("a red heart", seed=7, steps=2, guidance=1.5, negative="blue")
+    assert np.array_equal(pixels(answer.data[0].b64_json), expected)
+    job = http.get(f"/v1/jobs/{answer.job}").json()["request"]
+    assert (job["steps"], job["guidance"], job["negative"]) == (2, 1.5, "blue")
+    assert ask(client, seed=7).data[0].b64_json != answer.data[0].b64_json
+    assert any("was made to draw without guidance" in line for line in answer.warnings)
+
+
+def test_a_slash_at_the_end_of_an_endpoint_is_ignored(client, http):
+    drawn = ask(client, seed=7).data[0].b64_json
+    answer = http.post("/v1/images/generations/", json={"prompt": "a red heart", "seed": 7})
+    assert answer.json()["data"][0]["b64_json"] == drawn
+    assert http.get("/v1/models/").json() == http.get("/v1/models").json()
+    assert http.get("/v1/models/emoji/").json()["id"] == "emoji"
+    assert "/v1/jobs" in http.post("/v1/images/edits/", files={"image": b"x"}).json()["error"]["message"]
+
+
 REFUSED = [
     ({"background": "transparent"}, "background", "unsupported_value", "draws no transparency"),
     ({"style": "vivid"}, "style", "unsupported_parameter", "Describe the style in the prompt"),
@@ -173,6 +193,9 @@ REFUSED = [
     ({"size": "huge"}, "size", "invalid_value", "size = 'huge' is not a size. Write width x height as in 192x128"),
     ({"size": "128"}, "size", "invalid_value", "is not a size"),
     ({"size": "1024x1024"}, "size", "invalid_value", "size 1024x1024 (width x height) is not possible"),
+    ({"steps": 0}, "steps", "invalid_value", "steps = 0: it must be at least 1"),
+    ({"guidance": -1}, "guidance", "invalid_value", "guidance = -1: it must be at least 0"),
+    ({"negative_prompt": "x"}, "negative_prompt", "unknown_parameter", "known are prompt"),
     ({"seed": -1}, "seed", "invalid_value", "it must be at least 0"),
     ({"prompt": 5}, "prompt", "invalid_value", "prompt = 5: it must be a string"),
     ({"prompt": "x" * 100_001}, "prompt", "invalid_value", "it must have at most 100000 characters"),

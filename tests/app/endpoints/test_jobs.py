@@ -66,6 +66,26 @@ def test_a_photograph_for_a_model_of_emoji_is_told(client, finished):
     finished(client, job["id"])
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_picture_in_base64_may_be_broken_into_lines(client, finished, end):
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(data, "PNG")
+    image = base64.encodebytes(data.getvalue()).decode().replace("\n", end)
+    assert end in image.strip()
+    answer = client.post("/v1/jobs", json={"kind": "video", "image": image, "frames": 1})
+    assert answer.status_code == 202, answer.text
+    client.post(f"/v1/jobs/{answer.json()['id']}/cancel")
+    finished(client, answer.json()["id"])
+
+
+def test_bytes_that_are_no_picture_are_told_without_an_object_of_python(client):
+    for image in (base64.b64encode(b"no picture").decode(), "!!!!"):
+        answer = client.post("/v1/jobs", json={"kind": "video", "image": image, "frames": 1})
+        assert answer.status_code == 422
+        assert "object at 0x" not in answer.text
+        assert "image" in answer.json()["error"]["message"]
+
+
 def test_a_job_that_is_deleted_leaves_nothing(both, finished):
     client, runner = both
     job = finished(client, ask(client, prompt="a very private prompt")["id"])

@@ -47,6 +47,32 @@ def test_a_scalar_stays_one(tmp_path):
         assert engine.run({"x": np.array(3, np.int32)})["y"].shape == (0,)
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        (TensorProto.INT64, np.array([999.0], np.float32), [999]),
+        (TensorProto.INT32, np.array([2**31 - 1], np.int64), [2**31 - 1]),
+        (TensorProto.INT32, np.array([2**31], np.int64), None),
+        (TensorProto.INT8, np.array([-128.0]), [-128]),
+        (TensorProto.UINT8, np.array([-1], np.int64), None),
+        (TensorProto.UINT16, np.array([65535], np.int64), [65535]),
+        (TensorProto.BOOL, np.array([1, 0], np.int64), [True, False]),
+        (TensorProto.BOOL, np.array([2], np.int64), None),
+    ],
+)
+def test_whole_numbers_fit_every_integer_input_that_holds_them(tmp_path, kind, given, expected):
+    inputs = [helper.make_tensor_value_info("x", kind, ["n"])]
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT64)]
+    made = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", TensorProto.INT64, ["n"])])
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
+    with OrtEngine(tmp_path / "g.onnx", threads=1) as engine:
+        if expected is None:
+            with pytest.raises(UsageError, match="takes x as"):
+                engine.run({"x": given})
+        else:
+            assert engine.run({"x": given})["y"].tolist() == expected
+
+
 def test_specs_tell_names_dtypes_and_free_dimensions(graph):
     engine = OrtEngine(graph, threads=1)
     assert [(s.name, s.dtype, s.shape) for s in engine.inputs] == [
@@ -66,7 +92,10 @@ def test_specs_tell_names_dtypes_and_free_dimensions(graph):
         ({"x": np.ones(3, np.float32)}, r"got \[3\]"),
         ({"a": np.ones((5, 3), np.float32)}, r"takes a of shape .* got \[5, 3\] with the sizes \{'n': 2\}"),
         ({"x": np.ones((2, 3), np.int64)}, "x as float16, got int64"),
-        ({"shape": np.array([-1.0])}, "shape as int64, got float64"),
+        ({"shape": np.array([-1.5])}, "shape as int64, got float64"),
+        ({"shape": np.array([np.inf])}, "shape as int64, got float64"),
+        ({"shape": np.array([1e30])}, "shape as int64, got float64"),
+        ({"shape": np.array([True])}, "shape as int64, got bool"),
     ],
 )
 def test_feeds_that_do_not_fit_are_named_before_the_backend_sees_them(graph, change, said):

@@ -7,9 +7,9 @@ import huggingface_hub
 import pytest
 
 from segue.errors import CheckpointError
-from segue.export import export
 from segue.export.checkpoint import read
 from segue.export.checkpoint.hub import Origin, locate
+from segue.export.checkpoint.provenance import provenance
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -28,7 +28,8 @@ def hub(monkeypatch, tiny_checkpoint):
             asked["info"] = (name, revision)
             if name == "org/down":
                 raise Unreachable("no route to host\nmore lines")
-            return type("Info", (), {"sha": COMMIT})
+            siblings = [type("File", (), {"rfilename": name}) for name in asked.get("files", ())]
+            return type("Info", (), {"sha": COMMIT, "siblings": siblings})
 
     def one(name, file, revision):
         return str(tiny_checkpoint / file)
@@ -87,5 +88,48 @@ def test_a_hub_that_cannot_be_reached_is_an_error_with_what_to_do(hub):
 def test_the_bundle_says_where_it_came_from(hub):
     path, origin = locate("hf:org/tiny")
     found = read.read(path, ("transformer",))
-    made = export._provenance(found, origin, ())
+    made = provenance(found, origin, ())
     assert (made.source, made.revision) == ("org/tiny", COMMIT)
+
+
+VARIANTS = (
+    "transformer/diffusion_pytorch_model.safetensors", "transformer/diffusion_pytorch_model.fp16.safetensors",
+    "text_encoder/model.safetensors", "text_encoder/model.fp32.safetensors",
+    "text_encoder_2/model.safetensors.index.json", "text_encoder_2/model-00001-of-00002.safetensors",
+    "text_encoder_2/model.safetensors.index.fp16.json", "text_encoder_2/model.fp16-00001-of-00002.safetensors",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"), zip(VARIANTS, (False, True, True, False, False, False, True, True), strict=True)
+)
+def test_a_variant_is_fetched_where_a_folder_has_it(hub, file, wanted):
+    hub["files"] = VARIANTS
+    locate("hf:org/tiny", "fp16")
+    assert fetched(hub, file) == wanted
+
+
+def test_weights_that_a_single_file_has_are_not_fetched(hub, tiny_checkpoint):
+    seen = []
+
+    def own(index):
+        seen.append(index["_class_name"])
+        return ("transformer", "text_encoder")
+
+    locate("hf:org/tiny", "", own)
+    assert seen == ["StableDiffusion3Pipeline"]
+    files = {
+        "transformer/diffusion_pytorch_model.safetensors": False, "transformer/config.json": True,
+        "transformer/diffusion_pytorch_model.safetensors.index.json": False, "text_encoder/model.safetensors": False,
+        "vae/diffusion_pytorch_model.safetensors": True,
+    }  # fmt: skip
+    assert {file: fetched(hub, file) for file in files} == files
+
+
+def test_a_base_of_another_model_is_refused_before_its_weights_are_fetched(hub):
+    def own(index):
+        raise CheckpointError("another model. Give its base.")
+
+    with pytest.raises(CheckpointError, match="another model"):
+        locate("hf:org/tiny", "", own)
+    assert "snapshot" not in hub

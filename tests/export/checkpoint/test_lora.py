@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from segue.errors import CheckpointError
 from segue.export.checkpoint import convert, headers
-from segue.export.checkpoint.lora import PATCH, Lora, merge
+from segue.export.checkpoint.lora.merge import PATCH, Lora, merge
 from segue.export.checks import oracle
 from segue.export.checks.fp32_twin import apply_patch, write_bundle, write_twin
 from segue.export.export import export
@@ -107,7 +107,16 @@ def test_alpha_may_stand_in_diffusers_metadata(tiny_checkpoint, tmp_path):
         (lambda t: {k.replace("transformer.", "prior."): v for k, v in t.items()}, "which the checkpoint lacks"),
         (lambda t: {k: v for k, v in t.items() if "lora_B" not in k}, "has no second half"),
         (lambda t: {k: v[:, :-1].contiguous() if "lora_A" in k else v for k, v in t.items()}, "a weight of"),
-        (lambda t: t | {"lora_unet_down.lokr_w1": torch.ones(2)}, "not part of a LoRA"),
+        (lambda t: t | {"transformer.x.wrong": torch.ones(2)}, "'transformer.x.wrong', which is not part of a LoRA"),
+        (
+            lambda t: t | {"lora_unet_down.lokr_w1": torch.ones(2)},
+            "'lora_unet_down.lokr_w1', which the checkpoint lacks",
+        ),
+        (lambda t: t | {f"transformer.{MODULE}.alpha": torch.ones(2)}, "where one number is expected"),
+        (lambda t: t | {f"transformer.{MODULE}.dora_scale": torch.ones(3)}, "the magnitude does not fit"),
+        (lambda t: t | {f"transformer.{MODULE}.lokr_w1": torch.ones(2, 2)}, "not all of a known form"),
+        (lambda t: t | {"transformer.proj_out.alpha": torch.ones(1)}, "without the change it belongs to"),
+        (lambda t: t | {"transformer.proj_out.diff_b": torch.ones(1)}, "a bias of"),
         (lambda t: {}, "holds 'nothing'|holds nothing"),
         (lambda t: {k: v * 1e30 for k, v in t.items()}, "larger than fp32 can hold"),
     ],
@@ -126,11 +135,18 @@ def test_what_overflows_half_precision_is_refused(tiny_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "said", ['{"transformer.alpha_pattern": {"x": 1}}', '{"transformer.use_dora": true}', "[]", "no json"]
+    ("said", "why"),
+    [
+        ('{"transformer.alpha_pattern": {"x.*": 1}}', "is not supported"),
+        ('{"transformer.fan_in_fan_out": true}', "is not supported"),
+        ('{"transformer.use_dora": true}', "holds no magnitude"),
+        ("[]", "is not supported"),
+        ("no json", "is not supported"),
+    ],
 )
-def test_metadata_that_cannot_be_followed_is_refused(tiny_checkpoint, tmp_path, said):
+def test_metadata_that_cannot_be_followed_is_refused(tiny_checkpoint, tmp_path, said, why):
     file = lora(tmp_path / "l.safetensors", metadata={"lora_adapter_metadata": said})
-    with pytest.raises(CheckpointError, match="is not supported"):
+    with pytest.raises(CheckpointError, match=why):
         merged(tiny_checkpoint, tmp_path / "b", [Lora(file)])
 
 

@@ -44,7 +44,7 @@ def test_a_part_without_memory_for_the_check_is_told(loud):
 
 
 def test_a_check_that_fails_says_how_to_go_on_without_it(loud, tmp_path, monkeypatch):
-    def fail(source, parameters):
+    def fail(source, parameters, single):
         raise ParityError("The check of graphs itself failed: no such kernel. Report it.")
 
     monkeypatch.setattr(fp16_overflow, "overflowing", fail)
@@ -69,7 +69,7 @@ def test_a_bundle_in_fp16_keeps_that_part_in_fp32_and_says_so(loud, tmp_path):
 
 
 def test_what_is_in_fp16_already_is_not_looked_at(half, tmp_path, monkeypatch):
-    monkeypatch.setattr(fp16_overflow, "overflowing", lambda source, parameters: pytest.fail(f"looked at {parameters}"))
+    monkeypatch.setattr(fp16_overflow, "overflowing", lambda *given: pytest.fail(f"looked at {given}"))
 
     class Passed(Exception):
         """The check is behind us, and the graphs would be next."""

@@ -63,6 +63,21 @@ def test_progress_ends_at_the_bytes_of_what_was_hashed(tiny_bundle, content):
     assert seen[-1] == (total, total)
 
 
+def test_a_text_that_differs_by_its_line_ends_alone_is_told_so(tiny_bundle, edit):
+    directory = edit(lambda table: table.update(prompts="prompts.json"), {"prompts.json": b"{\n}\n"})
+    path = directory / "prompts.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(BundleError, match=r"prompts\.json .*line ends alone: they are CRLF.*core\.autocrlf=false"):
+        reader.read(directory)
+
+
+@pytest.mark.parametrize("name", [GRAPH, WEIGHTS])
+def test_a_pointer_of_git_lfs_is_named_as_one(tiny_bundle, name):
+    (tiny_bundle / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00ff\nsize 12345\n")
+    with pytest.raises(BundleError, match=rf"{name} of the bundle .* is a pointer of git-lfs.*git lfs pull"):
+        reader.read(tiny_bundle)
+
+
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS, "tokenizer/tokenizer.json"])
 def test_a_file_whose_bytes_changed_since_the_bundle_was_opened_is_told_with_both_hashes(tiny_bundle, content, name):
     opened = reader.read(tiny_bundle)

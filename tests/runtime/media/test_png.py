@@ -55,6 +55,28 @@ def test_a_written_picture_comes_back_with_its_metadata(tmp_path):
     assert os.listdir(tmp_path) == ["picture.png"]
 
 
+def chunks(data):
+    """Return the kinds and contents of a PNG's chunks, read byte by byte."""
+    place, found = 8, []
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
+        place += length + 12
+    return found
+
+
+def test_galleries_find_the_parameters_in_a_plain_text_chunk():
+    facts = FACTS | {"prompt": "café", "negative": "blue", "sampler": "euler-ancestral", "bundle": "mine"}
+    found = dict(chunks(png.encode_png(PICTURE, facts)))
+    key, _, text = found[b"tEXt"].partition(b"\0")
+    lines = text.decode("latin-1").split("\n")
+    assert key == b"parameters"
+    assert lines[:2] == ["café", "Negative prompt: blue"]
+    assert lines[2] == f"Steps: 4, Sampler: Euler a, CFG scale: 4.5, Seed: {FACTS['seed']}, Size: 7x5, Model: mine"
+    other = png.encode_png(PICTURE, facts | {"prompt": "心"})
+    assert [data.split(b"\0")[0] for kind, data in chunks(other) if kind == b"iTXt"] == [b"segue", b"parameters"]
+
+
 def test_a_path_may_be_text(tmp_path):
     segue.write_png(str(tmp_path / "x.png"), PICTURE, FACTS)
     assert segue.read_metadata(tmp_path / "x.png") == FACTS

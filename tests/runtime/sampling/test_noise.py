@@ -82,6 +82,14 @@ def test_the_torch_option_reproduces_torch(count, seed):
     assert (np.abs(ours - theirs) <= 4 * np.spacing(np.abs(theirs))).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (3, 4, 5, 7), (2, 7)])
+def test_the_torch_option_goes_on_like_the_generator(shape):
+    generator = torch.Generator().manual_seed(11)
+    for earlier in range(4):
+        theirs = torch.randn(shape, generator=generator).numpy()
+        assert np.allclose(noise.torch_normal(shape, 11, earlier), theirs, rtol=0, atol=2e-6)
+
+
 def test_the_torch_option_keeps_the_shape_of_a_latent_block():
     theirs = torch.randn((2, 16, 16, 24), generator=torch.Generator().manual_seed(3)).numpy()
     assert np.allclose(noise.torch_normal((2, 16, 16, 24), 3), theirs, rtol=0, atol=2e-6)

@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.errors import UsageError
+from segue.runtime.bundle.manifest import NoisePrediction
 from segue.runtime.sampling import schedule as sampler
+from segue.runtime.sampling.recurrence import sample
+from segue.runtime.sampling.samplers import beta_schedule
 
 SHIFTS = [0.5, 1.0, 1.15, 2.7, 3.0, 6.0, 12.0]
 
@@ -62,7 +65,7 @@ def test_euler_carries_latents_as_the_scheduler_does_to_the_bit():
         velocity = torch.from_numpy(field) * expected + t / 1000
         expected = theirs.step(velocity, t, expected, return_dict=False)[0]
     seen = []
-    found = sampler.sample_euler(
+    found = sample(
         lambda x, t: field * x + t / np.float32(1000),
         start,
         sampler.default_schedule(9, 3.0, 1000),
@@ -84,9 +87,13 @@ def test_shift_takes_torch_tensors_too():
     assert np.array_equal(sampler.shift_sigmas(levels, 3.0).numpy(), sampler.shift_sigmas(levels.numpy(), 3.0))
 
 
+def exploding(steps, spacing, offset):
+    return beta_schedule("euler", steps, NoisePrediction((0.00085, 0.012), spacing, offset), 1000)
+
+
 @given(st.integers(1, 500), st.sampled_from(["trailing", "leading", "linspace"]))
 def test_exploding_levels_are_as_many_as_asked_for_and_fall(steps, spacing):
-    schedule = sampler.exploding_schedule(steps, (0.00085, 0.012), 1000, spacing, 1 if spacing == "leading" else 0)
+    schedule = exploding(steps, spacing, 1 if spacing == "leading" else 0)
     assert schedule.steps == steps == len(schedule.sigmas) - 1
     assert np.all(np.diff(schedule.sigmas) < 0)
     assert schedule.sigmas[-1] == 0
@@ -101,7 +108,7 @@ def test_exploding_levels_are_those_of_diffusers(steps, spacing):
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing=spacing, steps_offset=1
     )
     theirs.set_timesteps(steps)
-    ours = sampler.exploding_schedule(steps, (0.00085, 0.012), 1000, spacing, 1)
+    ours = exploding(steps, spacing, 1)
     assert np.allclose(ours.sigmas, theirs.sigmas.numpy(), rtol=3e-5)  # theirs multiply in float32
     assert np.allclose(ours.timesteps, theirs.timesteps.numpy())
     assert ours.scale == pytest.approx(float(theirs.init_noise_sigma), rel=3e-5)

@@ -1,0 +1,1 @@
+"""Merge LoRA files into a checkpoint's weights: names, layouts, forms, the patch file."""

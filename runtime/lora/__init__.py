@@ -1,0 +1,1 @@
+"""LoRA files at run time: their names, their content, and the inputs of a graph that take them."""

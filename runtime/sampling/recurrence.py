@@ -1,0 +1,118 @@
+"""The recurrence of all samplers: a step is x' = keep x + move e + fresh z, with three numbers a step.
+
+x are the latents, e is what the network gives, and z is fresh noise. At every level x = clean c + noisy n, where c is
+the clean picture and n is noise. A network's prediction gives c = p x + q e. Then n = (x - clean c) / noisy, and a step
+to the next level is x' = clean' c + kept n + fresh z. A sampler decides only how much noise is kept, and how much is
+fresh. DPM-Solver++ 2M adds a fourth number, for the clean picture that the step before estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels, float64 [steps]: latents are `clean` times the picture plus `noisy` times noise."""
+
+    clean: np.ndarray
+    noisy: np.ndarray
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of one run; the arrays are float32 [steps].
+
+    - `timesteps`: the network's time input.
+    - `keep`, `move`, `fresh`: step i makes keep[i] x + move[i] e + fresh[i] z of the latents x. `fresh` None: no noise.
+    - `divisor`: the network sees x / divisor[i].
+    - `scale` multiplies the initial noise.
+    - `sigmas`: float32 [steps + 1], the levels that a user reads, from noise to picture.
+    - `past` None, or (weight, p, q): step i adds weight[i] times the estimate p x + q e of the clean picture that the
+      step before made.
+    """
+
+    sigmas: np.ndarray
+    timesteps: np.ndarray
+    keep: np.ndarray
+    move: np.ndarray
+    divisor: np.ndarray
+    fresh: np.ndarray | None = None
+    scale: float = 1.0
+    past: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of steps, which is the number of the network's calls."""
+        return len(self.timesteps)
+
+
+def euler_steps(sigmas: np.ndarray, timesteps: np.ndarray, divisor: np.ndarray, scale: float = 1.0) -> Schedule:
+    """Return Euler steps between `sigmas`, float32 [steps + 1], of a network that gives d latents / d sigma."""
+    return Schedule(sigmas, timesteps, np.ones_like(timesteps), sigmas[1:] - sigmas[:-1], divisor, None, scale)
+
+
+def estimate(levels: Levels, prediction: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return p and q, float64 [steps], for which the clean picture is p x + q e.
+
+    `prediction` names what e is: "epsilon" (the noise), "sample" (the clean picture), "v_prediction" (Salimans and Ho
+    2022, "Progressive Distillation for Fast Sampling of Diffusion Models", section 4) or "velocity" (noise minus
+    picture).
+    """
+    clean, noisy = levels.clean, levels.noisy
+    norm = np.sqrt(clean**2 + noisy**2)  # latents of norm 1 are those of the definition of v
+    if prediction == "epsilon":
+        return 1 / clean, -noisy / clean
+    if prediction == "sample":
+        return np.zeros_like(clean), np.ones_like(clean)
+    if prediction == "v_prediction":
+        return clean / norm**2, -noisy / norm
+    return 1 / (clean + noisy), -noisy / (clean + noisy)
+
+
+def linear_steps(
+    now: Levels, then: Levels, prediction: tuple[np.ndarray, np.ndarray], kept: np.ndarray, fresh: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return keep, move and fresh, float32 [steps], of steps from `now` to `then` that keep `kept` of the noise."""
+    p, q = prediction
+    ratio = kept / now.noisy
+    keep = then.clean * p + ratio * (1 - now.clean * p)
+    move = then.clean * q - ratio * now.clean * q
+    drawn = fresh.astype(np.float32) if fresh.any() else None
+    return keep.astype(np.float32), move.astype(np.float32), drawn
+
+
+def sample(
+    denoise: Callable[[np.ndarray, np.float32], np.ndarray],
+    latents: np.ndarray,
+    schedule: Schedule,
+    callback: Callable[[int, np.ndarray], None] | None = None,
+    noise: Callable[[int], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Take all steps of a schedule from `latents` (any shape, noise of standard deviation 1); returns float32.
+
+    `denoise(latents, timestep)` returns what the network predicts, in the same shape. `noise(step)` returns the fresh
+    noise of a step, if the schedule takes any. `callback(step, latents)` runs after each step with the number of steps
+    done. An exception in it ends the run.
+    """
+    latents = latents.astype(np.float32) * np.float32(schedule.scale)
+    before: np.ndarray | None = None
+    for i, timestep in enumerate(schedule.timesteps):
+        made = denoise(latents / schedule.divisor[i], timestep).astype(np.float32)
+        moved = schedule.keep[i] * latents + schedule.move[i] * made
+        if schedule.past is not None:
+            weight, p, q = (array[i] for array in schedule.past)
+            if weight:
+                assert before is not None, "the first step has no step before it"
+                moved += weight * before
+            before = p * latents + q * made
+        if schedule.fresh is not None and schedule.fresh[i]:
+            assert noise is not None, "the caller gives noise to a schedule that takes it"
+            moved += schedule.fresh[i] * noise(i)
+        latents = moved
+        if callback is not None:
+            callback(i + 1, latents)
+    return latents
