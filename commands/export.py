@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.bundle.families import BETAS, FLOW
-from ..runtime.bundle.limits import MAX_RANK, PART_BYTES, PRECISIONS, QUANTIZED
+from ..runtime.bundle.limits import BETAS, FLOW, MAX_RANK, PART_BYTES, PRECISIONS, QUANTIZED
 from .console import JSON, Output, need
 from .engines import build_engines, checked
 from .options import BUNDLE, COMPILED, building, megabytes

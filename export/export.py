@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import BundleError, CheckpointError, ParityError, UsageError
 from ..runtime.bundle import bundle_json, manifest
+from ..runtime.bundle.families import in_bf16
 from ..runtime.bundle.limits import PART_BYTES, PRECISIONS
 from ..runtime.request import check_size
 from ..runtime.storage.directory import NewDirectory
@@ -92,7 +93,7 @@ def export(
     family = find(index.get("_class_name"))
     family.check(index)
     found = read_staged(source, (*family.folders, *family.optional), single, title, note)
-    found = _with_defaults(found, family, origin, loras, defaults, progress)
+    found, told = _with_defaults(found, family, origin, loras, defaults)
     lacking = [folder for folder in family.folders if folder not in found.parts]
     if lacking:
         raise CheckpointError(
@@ -129,6 +130,8 @@ def export(
         prompts=list_of_names(found),
     )
     _encode(draft, source)  # fails before the work if no reader could open the bundle
+    for text in told:
+        note(text)
     with new:
         files = copy.copy(found, new.path, wanted, lambda file, done, total: progress(Event("copy", file, done, total)))
         tokenizers = _tokenizers(new.path, family, found, files, progress)
@@ -165,6 +168,10 @@ def export(
             result = dataclasses.replace(result, fidelity=beside)
             (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
         new.commit()
+    if narrow := in_bf16(result):
+        note(
+            f"{', '.join(narrow)}: in bf16, which ort-cpu does not run. For a processor, export with --precision fp16."
+        )
     return result
 
 
@@ -174,22 +181,21 @@ def _with_defaults(
     origin: Origin | None,
     loras: Sequence[Lora],
     asked: Asked,
-    progress: Progress,
-) -> read.Checkpoint:
-    """Return the checkpoint with all its defaults, and tell which were taken and why."""
+) -> tuple[read.Checkpoint, list[str]]:
+    """Return the checkpoint with all its defaults, and lines that tell which were taken, why, and what is left out."""
     names = [lora.path.name for lora in loras]
     own = found.title or found.root.resolve().name
     names += [name for name in (origin and origin.name, found.settings.source, own) if name]
     scheduler = class_of(found.index, "scheduler")
     result = find_defaults(found, family.row, names, scheduler, dataclasses.asdict(asked))
-    progress(Event("note", result.reason, 0, 0))
+    told = [result.reason]
     if result.hint:
-        progress(Event("note", f"{result.hint}. If the model takes few steps, give --steps and --guidance.", 0, 0))
+        told.append(f"{result.hint}. If the model takes few steps, give --steps and --guidance.")
     if (found.root / read.STUDENT).is_file():
-        progress(Event("note", f"{read.STUDENT} is left out: it names paths of its maker's machine", 0, 0))
+        told.append(f"{read.STUDENT} is left out: it names paths of its maker's machine")
     if rest := read.left_out(found):
-        progress(Event("note", rest, 0, 0))
-    return dataclasses.replace(found, settings=result.settings)
+        told.append(rest)
+    return dataclasses.replace(found, settings=result.settings), told
 
 
 def _encode(content: manifest.Manifest, source: Path) -> bytes:
@@ -277,7 +283,7 @@ def _graphs(
 
 
 def _parity(
-    target: Path, components: dict[str, manifest.Component], progress: Progress, single: str
+    target: Path, components: dict[str, manifest.Component], progress: Progress, single: str = ""
 ) -> tuple[manifest.Parity, ...]:
     from .checks import parity
 

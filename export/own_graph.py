@@ -14,7 +14,8 @@ import onnx_ir as ir
 from ..engines.ort.engine import OrtEngine
 from ..errors import CheckpointError, UsageError
 from ..runtime.bundle import bundle_json, manifest
-from ..runtime.bundle.families import BETAS, FAMILIES, UNET
+from ..runtime.bundle.families import FAMILIES, UNET
+from ..runtime.bundle.limits import BETAS
 from ..runtime.storage.directory import NewDirectory
 from .checkpoint import convert as weights
 from .checkpoint.headers import reading

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import CheckpointError
-from ...runtime.bundle.families import BETAS, FLOW
+from ...runtime.bundle.limits import BETAS, FLOW
 from ...runtime.bundle.manifest import Sampler, TokenShift
 from ..checkpoint.read import Checkpoint, Settings, read_json
 from .checks import class_of

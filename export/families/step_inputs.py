@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...runtime.bundle.families import FLOW, role_of
+from ...runtime.bundle.families import role_of
+from ...runtime.bundle.limits import FLOW
 from ...runtime.bundle.manifest import Component, Sampler
 from ...runtime.sampling.samplers import SAMPLERS
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from ...engines.targets import Target
 from ...errors import BundleError
+from .limits import BETAS, FLOW
 from .manifest import STEP, Manifest
 
 T5 = "text_encoder_3"
@@ -22,10 +23,6 @@ VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
 MOTION_VAE, DETAIL_VAE = "vae", "detail_vae"  # a video's autoencoders, of Stage I and Stage II
 GUIDANCE = "guidance"  # input of a denoiser that was distilled with guidance
 CLIP = {TEXT_ENCODER: TOKENIZER, "text_encoder_2": "tokenizer_2"}
-
-
-FLOW = ("flow-match-euler", "flow-match-renoised")  # samplers of networks that give a velocity
-BETAS = ("euler", "euler-ancestral", "ddim", "lcm", "tcd", "dpm++2m")  # and of those trained on betas
 
 
 class Kind(StrEnum):
@@ -197,16 +194,21 @@ def check(content: Manifest, target: Target) -> None:
         missing.append("video")
     if missing:
         raise BundleError(f"the bundle {content.name!r} lacks {', '.join(missing)}.", "Export it again.")
-    for name in components:
-        if content.components[name].precision == "bf16" and target.device == "cpu":
-            raise BundleError(
-                f"{name} of the bundle {content.name!r} is in bf16, which ONNX Runtime cannot run on a processor.",
-                "Export it again with --precision fp16 or fp32.",
-            )
+    if target.device == "cpu" and (narrow := in_bf16(content)):
+        raise BundleError(
+            f"{narrow[0]} of the bundle {content.name!r} is in bf16, which ONNX Runtime cannot run on a processor.",
+            "Export it again with --precision fp16 or fp32.",
+        )
     if not family.tokenizers and (content.latents.channels, content.latents.factor) != (3, 1):
         raise BundleError(f"the bundle {content.name!r} has no decoder, so its latents must be pixels of 3 channels.")
     if not family.moving and family.tokenizers:
         joint_width(content)
+
+
+def in_bf16(content: Manifest) -> list[str]:
+    """Return the components that a bundle uses in bf16, which ONNX Runtime cannot run on a processor."""
+    used = FAMILIES[content.family].present(content)
+    return [name for name in used if content.components[name].precision == "bf16"]
 
 
 def joint_width(content: Manifest) -> int:

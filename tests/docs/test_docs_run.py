@@ -24,13 +24,15 @@ STUDENT = "byliutao/stable-diffusion-3-medium-turbo"
 CODE = re.compile(r"^```(python|sh)\n(.*?)^```$|((?:^    [^\n]*\n)+)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(segue|pip|python|pytest|torchrun|pyinstaller|dist/segue-desktop) ?")
 ELSEWHERE = {  # what no test can run on two cores within minutes, and where it is run instead
-    r"pip install .*|pytest": "the environment of the tests; .ci/run runs README's two lines in new ones",
+    r"pip install .*|pytest.*": "the environment of the tests; .ci/run runs README's two lines in new ones",
     r"segue data .*": "fetches gigabytes: tests/training/data, tests/training/metrics",
     r"segue train (?!.*--dry-run).*|torchrun .*": "hours: tests/training trains small recipes",
     r"segue (encode|pairs) .*": "half an hour: tests/training/cdm/data",
     r"segue eval .*": "half an hour, and wants `segue data metrics`: tests/training/evaluation",
     r"segue compare .*": "wants `segue data metrics`: tests/runtime/diagnostics/test_compare.py",
     r"python benchmarks/.*": "hours",
+    r"python tests/.*": "prints figures that tests/runtime/sampling bounds",
+    r"segue import .*|segue render ./mine .*": "want a graph of your own: tests/export/test_own_graph.py",
     r"segue (export|render|plan) \S*(runs/|my-emoji).*": "what the training above gives",
     r"segue build .*--(sm|device) .*|.* --target tensorrt-rtx.*": "minutes: tests/engines/tensorrt/test_build.py",
     r".* --target ort-cuda|.* --kind fp8|.* --engines": "a GPU's: tests/export/quantize, tests/runtime/diagnostics",

@@ -61,7 +61,7 @@ def copy(video_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("model_index.json", {"detail_vae": [None, None]}, "gives detail_vae as None"),
+        ("model_index.json", {"detail_vae": [None, None]}, "has no detail_vae"),
         ("model_index.json", {"image_encoder": ["transformers", "CLIPVisionModel"]}, "has an image_encoder"),
         ("transformer/config.json", {"in_channels": 8}, "in_channels 8; the other parts need 12"),
         ("detail_transformer/config.json", {"text_dim": 8}, "text_dim 8; the other parts need 16"),

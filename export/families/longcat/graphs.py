@@ -65,7 +65,7 @@ class _Rotary(torch.nn.Module):
         return doubled.cos().to(states.dtype), doubled.sin().to(states.dtype)
 
 
-def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str]) -> tuple[Graph, ...]:
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
     """Return the five graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
     Raises CheckpointError if a config lacks a key or holds a value that its class does not take.

@@ -23,7 +23,7 @@ class _Transformer(Wrapper):
         return self.model(hidden_states, encoder_hidden_states, pooled_projections, timestep, return_dict=False)[0]
 
 
-def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str]) -> tuple[Graph, ...]:
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
     """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder: six, seven with T5.
 
     Raises CheckpointError if a config lacks a key or holds a value that its class does not take.

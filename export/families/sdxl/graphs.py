@@ -47,7 +47,7 @@ class _TextEncoder(Wrapper):
         return self.model(input_ids, position_ids=positions, output_hidden_states=True).hidden_states[-2]
 
 
-def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str]) -> tuple[Graph, ...]:
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
     """Return the six graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
     Raises CheckpointError if a config lacks a key or holds a value that its class does not take.

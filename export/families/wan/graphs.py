@@ -41,7 +41,7 @@ class _TextEncoder(Wrapper):
         return states * attention_mask[..., None].to(states.dtype)  # zeros after the prompt's end, as in the pipeline
 
 
-def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str]) -> tuple[Graph, ...]:
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
     """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
 
     Raises CheckpointError if a config lacks a key or holds a value that its class does not take.

@@ -46,8 +46,11 @@ def test_pictures_in_bf16_are_those_of_its_twin(bf16_bundle):
 
 @pytest.mark.slow
 def test_of_weights_that_came_in_bf16_nothing_is_measured_and_a_note_says_so(make_checkpoint, tmp_path):
-    notes, source = [], make_checkpoint(dtype="bfloat16")
-    made = export(source, tmp_path / "b", parity=False)
+    notes, told, source = [], [], make_checkpoint(dtype="bfloat16")
+    made = export(source, tmp_path / "b", parity=False, progress=lambda event: told.append(event.text))
+    assert told[-1].startswith(
+        "text_encoder, text_encoder_2, transformer, vae_decoder: in bf16, which ort-cpu does not"
+    )
     assert fidelity.beside_full(source, tmp_path / "b", made, note=notes.append) is None
     assert "the pictures in bf16 are not compared with fp32: the weights came in bf16" in notes[0]
 

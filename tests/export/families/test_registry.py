@@ -156,11 +156,11 @@ def test_a_long_prompt_of_longcat_is_cut_with_a_warning(longcat_bundle):
 @pytest.mark.parametrize(
     ("file", "change", "why"),
     [
-        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "prediction_type to 'v_prediction'"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "noise"}, "prediction_type to 'noise'"),
         ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "use_karras_sigmas"),
         ("unet/config.json", {"cross_attention_dim": 32}, "the text encoders give 40"),
-        ("segue.json", {"sigmas": [1.0, 0.5], "steps": 2}, "has sigmas"),
-        ("model_index.json", {"scheduler": ["diffusers", "DDIMScheduler"]}, "DDIMScheduler"),
+        ("segue.json", {"sigmas": [1.0, 0.5], "steps": 2}, "sigmas were given"),
+        ("model_index.json", {"scheduler": ["diffusers", "HeunDiscreteScheduler"]}, "HeunDiscreteScheduler"),
     ],
 )
 def test_an_sdxl_that_the_runtime_does_not_follow_is_refused(sdxl_checkpoint, tmp_path, file, change, why):
