@@ -13,7 +13,7 @@ from ...errors import CheckpointError, SegueError
 
 PREFIX = "hf:"
 PATTERN = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-ROOT = ("model_index.json", "segue.json", "prompts.json", "LICENSE*", "NOTICE*", "*.md")
+ROOT = ("model_index.json", "segue.json", "student_pipeline_meta.json", "prompts.json", "LICENSE*", "NOTICE*", "*.md")
 OF_A_PART = (
     "*.json", "*.txt", "*.model", "*.md", "*.jinja", "*.tiktoken", "*.yaml", "*.yml", "model*.safetensors",
     "diffusion_pytorch_model*.safetensors",
