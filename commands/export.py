@@ -233,7 +233,7 @@ def import_graph(
 ) -> None:  # fmt: skip
     """Make a bundle of GRAPH, an .onnx file that draws pixels of noise and a timestep, without a prompt.
 
-    
+    \b
     Example:
       segue import unet.onnx --sampler euler --prediction sample -o mine
     """

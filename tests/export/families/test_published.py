@@ -73,10 +73,26 @@ def make(name: str, layout: Published, sdxl, root):
     return made
 
 
+def check_picture(bundle, pipeline, **asked):
+    """Compare the bundle's own picture with that of diffusers' pipeline, called as its card says."""
+    import torch
+
+    with torch.no_grad():
+        theirs = {
+            output: pipeline(
+                "a red heart", generator=torch.Generator().manual_seed(SEED), output_type=output, **asked
+            ).images[0]
+            for output in ("latent", "pil")
+        }  # fmt: skip
+    with segue.open(bundle) as model:
+        found = model.render(segue.Request("a red heart", seed=SEED, noise="torch"))
+    assert relative_l2(found.latents[0], theirs["latent"].numpy()) <= 1e-4
+    assert psnr(found.images[0], np.asarray(theirs["pil"])) >= 60
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_an_sdxl_model_plays_as_its_card_says(name, sdxl_checkpoint, tmp_path):
     import diffusers
-    import torch
 
     layout = LAYOUTS[name]
     checkpoint = make(name, layout, sdxl_checkpoint, tmp_path)
@@ -91,18 +107,7 @@ def test_an_sdxl_model_plays_as_its_card_says(name, sdxl_checkpoint, tmp_path):
         scheduler, settings = layout.played
         pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config, **settings)
     steps = {} if "timesteps" in layout.asked else {"num_inference_steps": layout.steps}
-    with torch.no_grad():
-        theirs = {
-            output: pipeline(
-                "a red heart", guidance_scale=layout.guidance, generator=torch.Generator().manual_seed(SEED),
-                output_type=output, **steps, **layout.asked,
-            ).images[0]
-            for output in ("latent", "pil")
-        }  # fmt: skip
-    with segue.open(tmp_path / "bundle") as model:
-        found = model.render(segue.Request("a red heart", seed=SEED, noise="torch"))
-    assert relative_l2(found.latents[0], theirs["latent"].numpy()) <= 1e-4
-    assert psnr(found.images[0], np.asarray(theirs["pil"])) >= 60
+    check_picture(tmp_path / "bundle", pipeline, guidance_scale=layout.guidance, **steps, **layout.asked)
 
 
 @pytest.mark.parametrize("name", ["sdxl-turbo", "lcm-sdxl"])
@@ -133,7 +138,6 @@ def test_several_pictures_of_a_sampler_with_noise_are_those_of_one_call_in_diffu
     ],
 )
 def test_stable_diffusion_3_5_plays_as_its_pipeline(name, dual, steps, guidance, tiny_checkpoint, tmp_path):
-    import torch
     from diffusers import SD3Transformer2DModel
 
     checkpoint = tmp_path / name
@@ -148,22 +152,10 @@ def test_stable_diffusion_3_5_plays_as_its_pipeline(name, dual, steps, guidance,
     assert (made.sampler.steps, made.sampler.guidance) == (steps, guidance)
     assert made.sizes.maximum == 256  # twice the side that it was made for; its table reaches 768
     pipeline = load_pipeline(checkpoint)
-    with torch.no_grad():
-        theirs = {
-            output: pipeline(
-                "a red heart", num_inference_steps=steps, guidance_scale=guidance,
-                generator=torch.Generator().manual_seed(SEED), output_type=output,
-            ).images[0]
-            for output in ("latent", "pil")
-        }  # fmt: skip
-    with segue.open(tmp_path / "bundle") as model:
-        found = model.render(segue.Request("a red heart", seed=SEED, noise="torch"))
-    assert relative_l2(found.latents[0], theirs["latent"].numpy()) <= 1e-4
-    assert psnr(found.images[0], np.asarray(theirs["pil"])) >= 60
+    check_picture(tmp_path / "bundle", pipeline, num_inference_steps=steps, guidance_scale=guidance)
 
 
 def test_the_student_of_the_authors_of_cdm_plays_its_own_four_steps(tmp_path):
-    import torch
 
     checkpoint = build_student(tmp_path / "student")
     notes = []
@@ -174,20 +166,8 @@ def test_the_student_of_the_authors_of_cdm_plays_its_own_four_steps(tmp_path):
     assert made.sampler.sigmas == (1.0, 0.75, 0.5, 0.25)
     assert "draws with 4 steps, guidance 1, sigmas 1, 0.75, 0.5, 0.25: from student_pipeline_meta.json" in notes
     assert not (tmp_path / "bundle/student_pipeline_meta.json").exists()
-    with torch.no_grad():
-        pipeline = load_pipeline(checkpoint)
-        pipeline.to(torch.float32)
-        theirs = {
-            output: pipeline(
-                "a red heart", sigmas=[1.0, 0.75, 0.5, 0.25], guidance_scale=1.0,
-                generator=torch.Generator().manual_seed(SEED), output_type=output,
-            ).images[0]
-            for output in ("latent", "pil")
-        }  # fmt: skip
-    with segue.open(tmp_path / "bundle") as model:
-        found = model.render(segue.Request("a red heart", seed=SEED, noise="torch"))
-    assert relative_l2(found.latents[0], theirs["latent"].numpy()) <= 1e-4
-    assert psnr(found.images[0], np.asarray(theirs["pil"])) >= 60
+    pipeline = load_pipeline(checkpoint)
+    check_picture(tmp_path / "bundle", pipeline, sigmas=[1.0, 0.75, 0.5, 0.25], guidance_scale=1.0)
 
 
 def test_longcat_takes_its_own_steps_and_guidance(longcat_checkpoint, tmp_path):
