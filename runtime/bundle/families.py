@@ -208,7 +208,7 @@ def check(content: Manifest, target: Target) -> None:
 def in_bf16(content: Manifest) -> list[str]:
     """Return the components that a bundle uses in bf16, which ONNX Runtime cannot run on a processor."""
     used = FAMILIES[content.family].present(content)
-    return [name for name in used if content.components[name].precision == "bf16"]
+    return [name for name, part in content.components.items() if part.precision == "bf16" and name in used]
 
 
 def joint_width(content: Manifest) -> int:
