@@ -57,9 +57,10 @@ def plan(
     from ..runtime.bundle import families
     from ..runtime.bundle.reader import read_manifest
     from ..runtime.bundle.segments import latent_frames, video_frames
+    from ..runtime.plan_prepared import wanted_of
     from ..runtime.planning.hardware import CPU, find_machine
-    from ..runtime.planning.pictures import Wanted, unbounded_plan, usual_plan
     from ..runtime.planning.pictures import plan as make
+    from ..runtime.planning.pictures import unbounded_plan, usual_plan
     from ..runtime.planning.timeline import timeline as draw
     from ..runtime.planning.videos import WantedVideo, plan_video, unbounded_video_plan
     from ..runtime.request import Request, check_size, prepare
@@ -75,7 +76,7 @@ def plan(
         if frames is not None:
             raise click.UsageError(f"{content.name} draws pictures, so --frames does not apply. Leave it out.")
         asked = prepare(Request("", **wanted), content)
-        of = Wanted(asked.height, asked.width, asked.schedule.steps, asked.guided, len(asked.prompts))
+        of = wanted_of(asked)
         made = usual_plan(unbounded_plan(content, of, machine), machine, budget, partial(make, content, of, machine))
     else:
         given = [name for name in ("steps", "guidance") if wanted[name] is not None]

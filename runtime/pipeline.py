@@ -86,6 +86,8 @@ class Model(Described, Playing):
         self, prompt: str | Sequence[str], *, negative: str = "", seed: int = 0, steps: int | None = None,
         guidance: float | None = None, size: int | tuple[int, int] | None = None, count: int = 1,
         sigmas: Sequence[float] | None = None, latents: np.ndarray | None = None, noise: str = "philox",
+        image: np.ndarray | None = None, strength: float | None = None, mask: np.ndarray | None = None,
+        feather: int = 0, references: Sequence[np.ndarray] = (),
         on_step: OnStep | None = None, cancel: Cancel | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Render and return only the pixels, uint8 sRGB: [height, width, 3] for one prompt and a `count` of 1.
@@ -94,7 +96,10 @@ class Model(Described, Playing):
         to each other. `PIL.Image.fromarray(image)` shows or saves it. The arguments are those of `Request`. `on_step`,
         `cancel` and the errors are those of `pictures`.
         """
-        request = Request(prompt, negative, seed, steps, guidance, size, count, sigmas, latents, noise)
+        request = Request(
+            prompt, negative, seed, steps, guidance, size, count, sigmas, latents, noise, image, strength, mask,
+            feather, references,
+        )  # fmt: skip
         images = [picture.image for picture in self._start(request, on_step, cancel)]
         return images[0] if isinstance(prompt, str) and count == 1 else np.stack(images)
 

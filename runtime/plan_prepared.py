@@ -63,14 +63,20 @@ def plan_prepared(
     With `settled` a video keeps its own tiling, even if that is None. Raises BudgetError if the budget is too small.
     """
     if isinstance(prepared, Prepared):
-        wanted = Wanted(
-            prepared.height, prepared.width, prepared.schedule.steps, prepared.guided, len(prepared.prompts)
-        )
+        wanted = wanted_of(prepared)
         return unbounded_plan(content, wanted, machine) if budget is None else plan(content, wanted, machine, budget)
     video = WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling, settled)
     if budget is None:
         return unbounded_video_plan(content, video, machine)
     return plan_video(content, video, machine, budget)
+
+
+def wanted_of(prepared: Prepared) -> Wanted:
+    """Return the part of a request for pictures that memory and time depend on."""
+    return Wanted(
+        prepared.height, prepared.width, prepared.steps, prepared.guided, len(prepared.prompts),
+        prepared.start is not None, tuple((one.shape[0], one.shape[1]) for one in prepared.references),
+    )  # fmt: skip
 
 
 def plan_default(content: Manifest, machine: Machine) -> Plan:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from .bundle.families import embeds_guidance, family_of
+from .bundle.families import draws_posterior, embeds_guidance, family_of, takes_picture
 from .bundle.limits import MAX_COUNT, MAX_TEXT, NOISES
 from .bundle.manifest import Manifest, Sizes
+from .input_picture import Start, check_alone, references_of, start_of, strength_of
 from .sampling import noise
-from .sampling.schedule import Schedule, schedule_of
+from .sampling.schedule import Schedule, first_step, schedule_of
 from .units import is_whole, whole_number
 
 
@@ -33,6 +34,12 @@ class Request:
     - `latents`: the initial latents instead of noise, float32 [pictures, channels, height / factor, width / factor].
     - `noise`: "philox" gives the same bits everywhere. "torch" gives the values of torch's CPU generator: one block
       for all pictures of the request, as diffusers draws it.
+    - `image`: a picture to begin with, uint8 [height, width, 3] in sRGB. Its middle, cropped to the shape of `size`, is
+      noised and drawn anew.
+    - `strength`: the share of the steps that then run, above 0 and at most 1. Less keeps more of the picture.
+    - `mask`: uint8 [height, width] as `image`. 255 is redrawn, 0 keeps its pixels.
+    - `feather`: softens the edge of the mask, in pixels of the result.
+    - `references`: pictures to draw from, uint8 [height, width, 3] each, for models that take them.
     """
 
     prompt: str | Sequence[str]
@@ -45,6 +52,11 @@ class Request:
     sigmas: Sequence[float] | None = None
     latents: np.ndarray | None = None
     noise: str = "philox"
+    image: np.ndarray | None = None
+    strength: float | None = None
+    mask: np.ndarray | None = None
+    feather: int = 0
+    references: Sequence[np.ndarray] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +77,14 @@ class Prepared:
     noise: str  # "philox", "torch" or "given"
     asked: tuple[str, ...]  # the prompts as the caller wrote them; `prompts` may spell their emoji as names
     embedded: bool = False  # whether the network takes guidance as an input
+    start: Start | None = None
+    references: tuple[np.ndarray, ...] = ()  # uint8 [height, width, 3] each
+    drawn: bool = False  # whether the latents of `start` are drawn from the encoder's posterior
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps that run for each picture."""
+        return self.schedule.steps - (0 if self.start is None else self.start.step)
 
     @property
     def guided(self) -> bool:
@@ -80,12 +100,22 @@ class Prepared:
     def fresh(self, index: int, step: int) -> np.ndarray:
         """Return the noise that step `step` of picture `index` adds, float32 of the shape of `initial`.
 
-        With noise "torch" the generator goes on after the initial latents, one block for all pictures, as in diffusers.
+        Steps count from the first one that runs. With noise "torch" the generator goes on after the initial latents,
+        one block for all pictures, as in diffusers.
         """
         if self.noise == "torch":
-            whole = noise.torch_normal((len(self.prompts), *self.shape), self.seed, earlier=step + 1)
-            return whole[index : index + 1]
+            block, one = (len(self.prompts), *self.shape), (1, *self.shape)
+            # diffusers also encodes the masked picture, for networks that take it
+            masked = self.drawn and self.start is not None and self.start.mask is not None
+            earlier = [*([one] if self.drawn else []), block, *([one] if masked else []), *[block] * step]
+            return noise.torch_normal(block, self.seed, earlier)[index : index + 1]
         return noise.philox_normal(self.shape, self.seed, image=index % self.count, stream=step + 1)[None]
+
+    def posterior(self) -> np.ndarray:
+        """Return the noise that draws the latents of `start` from the encoder's posterior, float32 [1, channels, …]."""
+        if self.noise == "torch":
+            return noise.torch_normal((1, *self.shape), self.seed)
+        return noise.philox_normal(self.shape, self.seed, stream=noise.POSTERIOR)[None]
 
 
 def prepare(request: Request, manifest: Manifest) -> Prepared:
@@ -117,6 +147,9 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
         width // manifest.latents.factor,
     )
     schedule = schedule_of(manifest, request.steps, request.sigmas, height, width)
+    start = _start(request, manifest, (height, width), schedule)
+    drawn = start is not None and draws_posterior(manifest)
+    most, multiple = family_of(manifest).references, manifest.sizes.multiple
     return Prepared(
         prompts=tuple(text for text in texts for _ in range(count)),
         negative=request.negative,
@@ -128,11 +161,29 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
         sigmas=None if request.sigmas is None else tuple(float(level) for level in request.sigmas),
         schedule=schedule,
         shape=shape,
-        block=_block(request, (len(texts) * count, *shape), seed),
+        block=_block(request, (len(texts) * count, *shape), seed, drawn),
         noise=request.noise if request.latents is None else "given",
         asked=tuple(text for text in texts for _ in range(count)),
         embedded=embeds_guidance(manifest),
+        start=start,
+        references=references_of(request.references, most, multiple, manifest.name),
+        drawn=drawn,
     )
+
+
+def _start(request: Request, manifest: Manifest, size: tuple[int, int], schedule: Schedule) -> Start | None:
+    if request.image is None:
+        check_alone(mask=request.mask, strength=request.strength, feather=request.feather or None)
+        return None
+    if not takes_picture(manifest):
+        raise UsageError(
+            f"the bundle {manifest.name!r} has no encoder, so it cannot begin with a picture. Export it again."
+        )
+    own = request.sigmas is not None  # they say where to begin
+    strength = 1.0 if own and request.strength is None else strength_of(request.strength, request.mask)
+    whole = request.mask is not None and strength == 1 and not own
+    step = first_step(schedule, strength)
+    return start_of(request.image, request.mask, strength, request.feather, size, step, whole)
 
 
 def check_text(name: str, text: object) -> None:
@@ -168,7 +219,7 @@ def check_size(size: int | tuple[int, int] | None, sizes: Sizes) -> tuple[int, i
     return int(sides[0]), int(sides[1])
 
 
-def _block(request: Request, shape: tuple[int, ...], seed: int) -> np.ndarray | None:
+def _block(request: Request, shape: tuple[int, ...], seed: int, drawn: bool) -> np.ndarray | None:
     if request.latents is not None:
         given = np.asarray(request.latents)
         fits = given.shape == shape and given.dtype.kind == "f"
@@ -180,7 +231,9 @@ def _block(request: Request, shape: tuple[int, ...], seed: int) -> np.ndarray | 
         return given.astype(np.float32)
     if request.noise not in NOISES:
         raise UsageError(f"noise must be one of {', '.join(NOISES)}, got {request.noise!r}.")
-    return noise.torch_normal(shape, seed) if request.noise == "torch" else None
+    if request.noise != "torch":
+        return None
+    return noise.torch_normal(shape, seed, [(1, *shape[1:])] if drawn else [])
 
 
 def _is_number(value: object) -> bool:

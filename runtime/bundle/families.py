@@ -21,6 +21,7 @@ DETAIL = "detail_transformer"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
 MOTION_VAE, DETAIL_VAE = "vae", "detail_vae"  # a video's autoencoders, of Stage I and Stage II
+LOGVAR = "logvar"  # output of an encoder whose latents are drawn
 GUIDANCE = "guidance"  # input of a denoiser that was distilled with guidance
 CLIP = {TEXT_ENCODER: TOKENIZER, "text_encoder_2": "tokenizer_2"}
 
@@ -99,7 +100,8 @@ class Family:
     `tokenizers` names the tokenizer of each text encoder. The `denoiser` gives `output`, what the sampler takes.
     `samplers` are the possible kinds of the manifest's `Sampler`. `grid` gives the levels of flow matching for a
     request without its own: "diffusers" (shifted twice) or "linear" (1 to 1 / steps). `steps` and `guidance` are the
-    defaults of a checkpoint that states none. `zero_tokens`: zeros replace an absent T5.
+    defaults of a checkpoint that states none. `zero_tokens`: zeros replace an absent T5. `references` is the number of
+    reference pictures that a request may give.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Family:
     guidance: float = 7.0
     moving: bool = False
     zero_tokens: bool = False
+    references: int = 0
     drops: tuple[str, ...] = field(default=())  # optional parts of diffusers' pipeline that a bundle may lack
 
     def present(self, content: Manifest) -> tuple[str, ...]:
@@ -163,6 +166,17 @@ def embeds_guidance(content: Manifest) -> bool:
     """Return whether the denoiser takes guidance as an input, so that no negative prompt is needed."""
     inputs = content.components[family_of(content).denoiser].inputs
     return any(spec.name == GUIDANCE for spec in inputs)
+
+
+def takes_picture(content: Manifest) -> bool:
+    """Return whether requests may begin with a picture: the bundle has its encoder, or its latents are pixels."""
+    return VAE_ENCODER in content.components or VAE_DECODER not in family_of(content).components
+
+
+def draws_posterior(content: Manifest) -> bool:
+    """Return whether the encoder gives a variance, so that a picture's latents are drawn."""
+    encoder = content.components.get(VAE_ENCODER)
+    return encoder is not None and any(spec.name == LOGVAR for spec in encoder.outputs)
 
 
 def tokenizer_of(component: str) -> str:

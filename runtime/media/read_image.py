@@ -1,4 +1,4 @@
-"""Read the first picture of a video: a file that Pillow reads becomes sRGB pixels of the requested size."""
+"""Read an input picture: a file that Pillow reads becomes sRGB pixels of the requested size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
 
 from ...errors import UsageError
 from ..bundle.limits import MAX_SIDE
@@ -62,9 +62,19 @@ def as_pixels(picture: Image.Image, background: tuple[int, int, int] = WHITE) ->
 
 
 def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return `image`, uint8 [h, w, 3], cropped to its middle and resized to `height` x `width` by Pillow's Lanczos."""
+    """Return `image`, uint8 [h, w, 3] or a mask [h, w], cropped to its middle and resized by Pillow's Lanczos."""
     picture = ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS)
     return np.asarray(picture).copy()
+
+
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return `image`, uint8 [h, w, 3], resized to `height` x `width` by Pillow's Lanczos."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)).copy()
+
+
+def blurred(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Return a mask, uint8 [h, w], with soft edges; `radius` is the standard deviation in pixels, 0 for none."""
+    return np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(radius))).copy() if radius else mask
 
 
 def test_pattern(height: int, width: int) -> np.ndarray:

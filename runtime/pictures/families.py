@@ -17,6 +17,7 @@ from ..bundle.manifest import Manifest, step_of
 from ..components import Cancel, Components, Feeds
 from ..request import Prepared
 from ..sampling import recurrence, schedule
+from .input import Beginning
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,29 @@ def find(content: Manifest) -> Conditioning:
 
 
 def denoise(
-    components: Components, prepared: Prepared, index: int, known: Feeds,
+    components: Components, prepared: Prepared, index: int, known: Feeds, beginning: Beginning | None,
     callback: Callable[[int, np.ndarray], None] | None, cancel: Cancel | None, together: bool = True,
 ) -> np.ndarray:  # fmt: skip
     """Return the latents of picture `index`, float32 [1, channels, height / factor, width / factor].
 
     `known` holds the denoiser's inputs for all steps, with guidance as a batch of two: one call if `together`, else
-    two. `callback` is that of `sampling.recurrence.sample`.
+    two. `beginning` is that of the request's picture. `callback` is that of `sampling.recurrence.sample`.
     """
     content = components.bundle.manifest
     of, row = family_of(content), find(content)
     levels, noise = prepared.schedule, prepared.initial(index)
+    put_back = None
+    if beginning is not None and prepared.start is not None:
+        begun = beginning.latents(levels, prepared.start, noise)
+        levels = levels.after(prepared.start.step)
+        put_back, noise = beginning.blender(levels, noise), begun
     batch = 2 if prepared.guided else 1
 
     def fresh(step: int) -> np.ndarray:
         return prepared.fresh(index, step)
 
-    if (together or not prepared.guided) and device_loop.can_stay(components, levels, of.denoiser):
+    one_call = together or not prepared.guided
+    if one_call and put_back is None and device_loop.can_stay(components, levels, of.denoiser):
         times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
         loop = device_loop.DeviceLoop(
             [of.denoiser] * levels.steps, step_of(of.denoiser), "hidden_states", of.output, times, known,
@@ -73,7 +80,7 @@ def denoise(
         made = np.concatenate([call(latents, timestep, part) for part in parts])
         return row.guide(made[:1], made[1:], prepared.guidance, content) if prepared.guided else made
 
-    return recurrence.sample(predict, noise, levels, callback, fresh)
+    return recurrence.sample(predict, noise, levels, callback, fresh, put_back)
 
 
 def _clip(components: Components, prompt: str, cancel: Cancel | None) -> list[Feeds]:

@@ -11,10 +11,12 @@ import numpy as np
 
 from ..bundle.families import GUIDANCE, VAE_DECODER
 from ..components import Cancel, Components, Feeds
+from ..input_picture import digest_of
 from ..request import Prepared
 from ..sampling import latents as latent_space
 from ..sampling.tiles import Tiling, apply
 from .families import denoise, find
+from .input import begin
 
 if TYPE_CHECKING:
     from ..planning.pictures import Plan
@@ -60,11 +62,13 @@ def render(
     `Model.pictures`. Raises the errors of `Components.run`.
     """
     together, tiling = (True, None) if plan is None else (plan.together, plan.tiling)
+    beginning = begin(components, prepared, cancel, tiling)
     for index, prompt in enumerate(prepared.prompts):
         known = encode(components, prompt, prepared, remembered, cancel)
         callback = None if on_step is None else _reporter(on_step, prepared, index)
-        latents = denoise(components, prepared, index, known, callback, cancel, together)
+        latents = denoise(components, prepared, index, known, beginning, callback, cancel, together)
         image = decode(components, latents, cancel, tiling)[0]
+        image = image if prepared.start is None else prepared.start.kept(image)
         yield Picture(image, latents[0], describe(components, prepared, index))
 
 
@@ -124,6 +128,7 @@ def describe(components: Components, prepared: Prepared, index: int) -> dict[str
         "size": [prepared.height, prepared.width],
         "sigmas": None if prepared.sigmas is None else list(prepared.sigmas),
         "noise": prepared.noise,
+        **_inputs(prepared),
         "bundle": bundle.manifest.name,
         "bundle_sha256": bundle.digest,
         **({"loras": list(components.adapters.used)} if components.adapters.used else {}),
@@ -132,9 +137,21 @@ def describe(components: Components, prepared: Prepared, index: int) -> dict[str
     }
 
 
+def _inputs(prepared: Prepared) -> dict[str, Any]:
+    """Return what a picture was made of besides its prompt; the caller gives the pictures again."""
+    start, found = prepared.start, dict[str, Any]()
+    if start is not None:
+        found = {"image_sha256": start.digest, "strength": start.strength}
+        if start.mask_digest is not None:
+            found |= {"mask_sha256": start.mask_digest, "feather": start.feather}
+    if prepared.references:
+        found["references_sha256"] = [digest_of(one) for one in prepared.references]
+    return found
+
+
 def _reporter(on_step: OnStep, prepared: Prepared, index: int) -> Callable[[int, np.ndarray], None]:
     """Return a callback that counts steps over all pictures and passes `on_step` a read-only view."""
-    steps = prepared.schedule.steps
+    steps = prepared.steps
 
     def report(step: int, latents: np.ndarray) -> None:
         view = latents.view()

@@ -58,7 +58,8 @@ class ComponentCost:
 
     `parts` is the memory of each part, empty if the component has none. `first` is the bytes of the first part's
     weights, and `coming` the bytes that load while another part works. `moved` is the bytes between host and GPU in
-    each call without weights, and `waiting` the bytes that stay on the host between calls.
+    each call without weights, and `waiting` the bytes that stay on the host between calls. `once`: the calls are those
+    of the whole request.
     """
 
     held: MemoryUse
@@ -71,6 +72,7 @@ class ComponentCost:
     waiting: int = 0
     first: int = 0
     coming: int = 0
+    once: bool = False
 
     @property
     def peak(self) -> int:
@@ -161,10 +163,12 @@ def phases_of(
 ) -> Iterator[Phase]:
     """Yield the phase of each component; one is loaded at a time, in addition to those in `keep`.
 
-    There are `count` rounds, and `base` bytes are always taken.
+    There are `count` rounds (one for a component that works `once`), and `base` bytes are always taken.
     """
     before, kept = 0, sum(cost.held.loaded for name, cost in costs.items() if name in keep)
+    rounds = count
     for name, cost in costs.items():
+        count = 1 if cost.once else rounds
         own, stays = cost.held, name in keep
         called = own.loaded + own.working
         first = before + max(own.loading, called)

@@ -8,6 +8,7 @@ decoder. A plan uses tiles only if nothing else fits.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,6 +28,7 @@ TOKENIZER, UNIGRAM, INCLUDED = 14, 38, 31 * 2**20
 NAMES = 10  # bytes in memory for each byte of prompts.json (9.2 measured)
 THREAD = 2**16  # bytes of each thread of a session (45 kB measured)
 ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps
+INPUT = 24  # bytes of an input picture's pixel: three bytes, three floats, and the mask twice
 PIXEL = 64  # bytes of a picture's pixel outside the decoder: tiles, scaled and rounded copies (39 measured)
 HELPS = 0.9  # share of the needed bytes: advice names a smaller size only if it takes no more than this
 WORTH = 0.5  # share of the loading time: parts that work for less are not loaded ahead, because they hide too little
@@ -41,13 +43,23 @@ HOST = 3 * 2**29  # bytes of the host for CUDA's libraries and for weights in tr
 
 @dataclass(frozen=True)
 class Wanted:
-    """The part of a request that memory depends on: `count` pictures of one size."""
+    """The part of a request that memory depends on: `count` pictures of one size.
+
+    `given`: it begins with a picture. `references` are the sizes (height, width) of its reference pictures.
+    """
 
     height: int  # pixels
     width: int
     steps: int
     guided: bool
     count: int = 1
+    given: bool = False
+    references: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def encoded(self) -> tuple[tuple[int, int], ...]:
+        """Return the size (height, width) of each picture that is encoded."""
+        return (*([(self.height, self.width)] if self.given else []), *self.references)
 
 
 @dataclass(frozen=True)
@@ -184,13 +196,16 @@ def _texts(content: Manifest) -> int:
 
 
 def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int | None) -> Iterator[Plan]:
-    used = families.picked(content.components, Kind.TEXT)
+    used = families.picked(content.components, Kind.ENCODER) if wanted.encoded else []
+    used += families.picked(content.components, Kind.TEXT)
     used += [family_of(content).denoiser, *families.picked(content.components, Kind.DECODER)]
     factor = content.latents.factor
     plane = wanted.height // factor, wanted.width // factor
     # The host holds the results, which `Model.render` keeps and stacks, and torch's noise
     pixels, latents = 3 * wanted.height * wanted.width, 4 * content.latents.channels * plane[0] * plane[1]
     results = wanted.count * (2 * pixels + 3 * latents)
+    # Pictures as bytes and as the encoder takes them, a mask, and latents that stay during the run
+    results += sum(INPUT * rows * columns for rows, columns in wanted.encoded) + (3 * latents if wanted.given else 0)
     base = base_of(content, machine) + (results if machine.kind == CPU else 0)
     host = host_of(content, machine, results + PIXEL * wanted.height * wanted.width)
     split = (True, False) if wanted.guided else (True,)
@@ -262,6 +277,14 @@ def _cost(
 ) -> ComponentCost:
     """Return one component's cost for a picture."""
     dims, calls, beside = dims_of(content, name, wanted.height, wanted.width), 1, 0
+    if role_of(name).kind is Kind.ENCODER:
+        rows, columns = max(wanted.encoded, key=math.prod)
+        factor = content.latents.factor
+        tiles = make_tiles(rows // factor, columns // factor, tiling)
+        dims = dims_of(content, name, factor * len(tiles[0].rows), factor * len(tiles[0].columns))
+        waiting = 8 * content.latents.channels * rows * columns // factor**2  # mean and variance of all tiles
+        cost = cost_of(content, name, dims, machine, len(tiles) * len(wanted.encoded), waiting)
+        return replace(cost, once=True)
     if role_of(name).kind is Kind.DENOISER:
         dims["batch"] = 2 if wanted.guided and together else 1
         calls = wanted.steps * (2 if wanted.guided and not together else 1)

@@ -12,6 +12,11 @@ def for_decoder(latents: np.ndarray, spec: Latents) -> np.ndarray:
     return latents.astype(np.float32) / np.float32(spec.scaling) + np.float32(spec.shift)
 
 
+def from_encoder(latents: np.ndarray, spec: Latents) -> np.ndarray:
+    """Return an encoder's latents (any shape) scaled for the denoiser, float32; undoes `for_decoder`."""
+    return (latents.astype(np.float32) - np.float32(spec.shift)) * np.float32(spec.scaling)
+
+
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Return decoded pixels, float [n, 3, height, width] in [-1, 1], as uint8 [n, height, width, 3].
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ..units import is_whole
 SEED_LIMIT = 2**64
 RANDOM_LIMIT = 2**32  # of seeds drawn at random: short enough to type again
 INITIAL = 0  # stream of the initial latents; step i of a sampler draws stream i + 1
+POSTERIOR = 2**31  # stream of an input picture's latents, beyond the streams of all steps
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -91,19 +92,18 @@ def natural_log(x: np.ndarray) -> np.ndarray:
     return exponent * _LN2_HIGH + (exponent * _LN2_LOW + 2.0 * z * total)
 
 
-def torch_normal(shape: Sequence[int], seed: int, earlier: int = 0) -> np.ndarray:
+def torch_normal(shape: Sequence[int], seed: int, earlier: Iterable[Sequence[int]] = ()) -> np.ndarray:
     """Return the float32 values of `torch.randn` on a CPU for a generator with this seed, within 4 ulp.
 
-    `seed` is in [0, 2**64); torch uses its low 32 bits. `earlier` counts the calls for the same shape before this one;
-    a shape of fewer than 16 values must then have an even number of them. Raises UsageError.
+    `seed` is in [0, 2**64); torch uses its low 32 bits. `earlier` holds the shapes of the calls before this one. A
+    shape of fewer than 16 values among them must have an even number of values. Raises UsageError.
     """
     seed = check_seed(seed)
     count = math.prod(shape)
-    # torch draws one word a value, and the last 16 values again if `count` is not a multiple of 16
-    each = 2 * count if count < 16 else count + (16 if count % 16 else 0)
     stream = np.random.RandomState(seed & 0xFFFFFFFF)
-    for _ in range(earlier):
-        stream.randint(0, 2**32, each, np.uint32)
+    for drawn in map(math.prod, earlier):
+        # torch draws one word a value, and the last 16 values again if their number is not a multiple of 16
+        stream.randint(0, 2**32, 2 * drawn if drawn < 16 else drawn + (16 if drawn % 16 else 0), np.uint32)
     words = stream.randint(0, 2**32, max(count + 16, 32), np.uint32)
     if count < 16:
         return _torch_few(words, count).reshape(shape)

@@ -9,9 +9,18 @@ fresh. DPM-Solver++ 2M adds a fourth number, for the clean picture that the step
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
+
+
+class Space(StrEnum):
+    """How latents x of level s are mixed of a picture c and noise n."""
+
+    FLOW = "flow"  # x = (1 - s) c + s n
+    EXPLODING = "exploding"  # x = c + s n
+    PRESERVING = "preserving"  # x = (c + s n) / sqrt(1 + s^2)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Schedule:
     - `sigmas`: float32 [steps + 1], the levels that a user reads, from noise to picture.
     - `past` None, or (weight, p, q): step i adds weight[i] times the estimate p x + q e of the clean picture that the
       step before made.
+    - `space`: what the sigmas mean.
     """
 
     sigmas: np.ndarray
@@ -43,16 +53,46 @@ class Schedule:
     fresh: np.ndarray | None = None
     scale: float = 1.0
     past: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    space: Space = Space.FLOW
 
     @property
     def steps(self) -> int:
         """Number of steps, which is the number of the network's calls."""
         return len(self.timesteps)
 
+    def mixed(self, step: int, picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Return the latents of a clean `picture` before step `step`, float32; `steps` means after the last one."""
+        level = float(self.sigmas[step])
+        clean, noisy = {
+            Space.FLOW: (1 - level, level),
+            Space.EXPLODING: (1.0, level),
+            Space.PRESERVING: (1 / np.hypot(1, level), level / np.hypot(1, level)),
+        }[self.space]
+        return np.float32(clean) * picture + np.float32(noisy) * noise
 
-def euler_steps(sigmas: np.ndarray, timesteps: np.ndarray, divisor: np.ndarray, scale: float = 1.0) -> Schedule:
+    def after(self, step: int) -> Schedule:
+        """Return the steps from `step` on, for latents that are at its level already."""
+        keep, move, past = self.keep[step:].copy(), self.move[step:].copy(), None
+        if self.past is not None:
+            weight, p, q = (array[step:].copy() for array in self.past)
+            # The first step has no step before it, so it is of first order
+            keep[0] += weight[0] * p[0]
+            move[0] += weight[0] * q[0]
+            weight[0] = 0
+            past = weight, p, q
+        fresh = None if self.fresh is None else self.fresh[step:]
+        return replace(
+            self, sigmas=self.sigmas[step:], timesteps=self.timesteps[step:], keep=keep, move=move,
+            divisor=self.divisor[step:], fresh=fresh, scale=1.0, past=past,
+        )  # fmt: skip
+
+
+def euler_steps(
+    sigmas: np.ndarray, timesteps: np.ndarray, divisor: np.ndarray, scale: float = 1.0, space: Space = Space.FLOW
+) -> Schedule:
     """Return Euler steps between `sigmas`, float32 [steps + 1], of a network that gives d latents / d sigma."""
-    return Schedule(sigmas, timesteps, np.ones_like(timesteps), sigmas[1:] - sigmas[:-1], divisor, None, scale)
+    move = sigmas[1:] - sigmas[:-1]
+    return Schedule(sigmas, timesteps, np.ones_like(timesteps), move, divisor, None, scale, space=space)
 
 
 def estimate(levels: Levels, prediction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -91,12 +131,13 @@ def sample(
     schedule: Schedule,
     callback: Callable[[int, np.ndarray], None] | None = None,
     noise: Callable[[int], np.ndarray] | None = None,
+    blend: Callable[[int, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Take all steps of a schedule from `latents` (any shape, noise of standard deviation 1); returns float32.
 
     `denoise(latents, timestep)` returns what the network predicts, in the same shape. `noise(step)` returns the fresh
-    noise of a step, if the schedule takes any. `callback(step, latents)` runs after each step with the number of steps
-    done. An exception in it ends the run.
+    noise of a step, if the schedule takes any. `blend(step, latents)` returns what replaces the latents after a number
+    of steps. Then `callback(step, latents)` runs. An exception in it ends the run.
     """
     latents = latents.astype(np.float32) * np.float32(schedule.scale)
     before: np.ndarray | None = None
@@ -112,7 +153,7 @@ def sample(
         if schedule.fresh is not None and schedule.fresh[i]:
             assert noise is not None, "the caller gives noise to a schedule that takes it"
             moved += schedule.fresh[i] * noise(i)
-        latents = moved
+        latents = moved if blend is None else blend(i + 1, moved)
         if callback is not None:
             callback(i + 1, latents)
     return latents

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ..bundle.manifest import NoisePrediction
-from .recurrence import Levels, Schedule, estimate, euler_steps, linear_steps
+from .recurrence import Levels, Schedule, Space, estimate, euler_steps, linear_steps
 
 SIGMA_DATA = 0.5  # of the boundary condition of consistency models (Song et al. 2023, appendix C)
 
@@ -68,13 +68,13 @@ def _euler(steps: int, spec: NoisePrediction, kept: np.ndarray) -> Schedule:
     """Return Euler steps, where noise is added to the picture and the network sees latents of norm 1."""
     timesteps, sigmas, scale = _exploding(steps, spec, kept)
     divisor = np.sqrt(sigmas[:-1] ** 2 + 1)
-    plain = euler_steps(sigmas, timesteps, divisor, scale)
+    plain = euler_steps(sigmas, timesteps, divisor, scale, Space.EXPLODING)
     if spec.prediction == "epsilon":
         return plain  # exact: the general formula would round differently
     wide = sigmas.astype(np.float64)
     now, then = _picture_plus_noise(wide)
     keep, move, _ = linear_steps(now, then, estimate(now, spec.prediction), wide[1:], np.zeros(steps))
-    return Schedule(sigmas, timesteps, keep, move, divisor, None, scale)
+    return Schedule(sigmas, timesteps, keep, move, divisor, None, scale, space=Space.EXPLODING)
 
 
 def _ancestral(steps: int, spec: NoisePrediction, kept: np.ndarray) -> Schedule:
@@ -85,12 +85,13 @@ def _ancestral(steps: int, spec: NoisePrediction, kept: np.ndarray) -> Schedule:
     down = np.sqrt(below - fresh**2)  # in float32 as in diffusers: the difference cancels most digits
     now, then = _picture_plus_noise(sigmas.astype(np.float64))
     keep, move, drawn = linear_steps(now, then, estimate(now, spec.prediction), down.astype(np.float64), fresh)
-    return Schedule(sigmas, timesteps, keep, move, np.sqrt(sigmas[:-1] ** 2 + 1), drawn, scale)
+    divisor = np.sqrt(sigmas[:-1] ** 2 + 1)
+    return Schedule(sigmas, timesteps, keep, move, divisor, drawn, scale, space=Space.EXPLODING)
 
 
 def _ddim(steps: int, spec: NoisePrediction, kept: np.ndarray) -> Schedule:
     """Return the steps of DDIM without fresh noise (Song et al. 2021, "Denoising Diffusion Implicit Models")."""
-    timesteps = _spaced(steps, spec, len(kept)).round()
+    timesteps = _in_table(_spaced(steps, spec, len(kept)).round(), len(kept))
     before = (timesteps - len(kept) // steps).astype(int)
     last = 1.0 if spec.last == "zero" else kept[0]
     then = _preserving(np.where(before >= 0, kept[np.maximum(before, 0)], last))
@@ -135,7 +136,7 @@ def _dpm(steps: int, spec: NoisePrediction, kept: np.ndarray) -> Schedule:
 
     The first step is of first order. So is the last one, because it ends at the picture.
     """
-    timesteps = _of_a_solver(steps, spec, len(kept))
+    timesteps = _in_table(_of_a_solver(steps, spec, len(kept)), len(kept))
     table = np.sqrt((1 - kept) / kept)
     sigmas = np.append(np.interp(timesteps, np.arange(len(kept)), table), 0).astype(np.float32)
     now = _preserving(1 / (1 + sigmas[:-1].astype(np.float64) ** 2))
@@ -152,6 +153,7 @@ def _dpm(steps: int, spec: NoisePrediction, kept: np.ndarray) -> Schedule:
     return Schedule(
         sigmas, timesteps.astype(np.float32), keep.astype(np.float32), move.astype(np.float32),
         np.ones(steps, np.float32), past=tuple(array.astype(np.float32) for array in past),  # type: ignore[arg-type]
+        space=Space.PRESERVING,
     )  # fmt: skip
 
 
@@ -193,7 +195,8 @@ def _of_a_student(steps: int, spec: NoisePrediction, train_timesteps: int) -> np
         return np.array(spec.timesteps, np.float64)
     if steps > spec.original_steps:
         raise UsageError(
-            f"steps must be between 1 and {spec.original_steps}, at which the model was distilled, got {steps}."
+            f"steps must be between 1 and {spec.original_steps}, because the model was distilled at that many "
+            f"timesteps, got {steps}."
         )
     trained = (np.arange(1, spec.original_steps + 1) * (train_timesteps // spec.original_steps) - 1)[::-1]
     return trained[np.floor(np.linspace(0, len(trained), steps, endpoint=False)).astype(int)].astype(np.float64)
@@ -208,6 +211,16 @@ def _of_a_solver(steps: int, spec: NoisePrediction, train_timesteps: int) -> np.
     if spec.spacing == "leading":
         return (np.arange(steps + 1) * (train_timesteps // (steps + 1)))[::-1][:-1] + float(spec.offset)
     return np.linspace(0, train_timesteps - 1, steps + 1).round()[::-1][:-1]
+
+
+def _in_table(timesteps: np.ndarray, train_timesteps: int) -> np.ndarray:
+    """Return the timesteps of a sampler that needs them distinct and in the table, which a full grid is not."""
+    if timesteps[0] >= train_timesteps or (np.diff(timesteps) >= 0).any():
+        raise UsageError(
+            f"steps = {len(timesteps)} are more than the sampler has timesteps for, of {train_timesteps} in training. "
+            "Choose fewer."
+        )
+    return timesteps
 
 
 def _picture_plus_noise(sigmas: np.ndarray) -> tuple[Levels, Levels]:
@@ -231,4 +244,5 @@ def _with_numbers(
     timesteps: np.ndarray, now: Levels, keep: np.ndarray, move: np.ndarray, fresh: np.ndarray | None
 ) -> Schedule:
     sigmas = np.append(now.noisy / now.clean, 0).astype(np.float32)
-    return Schedule(sigmas, timesteps.astype(np.float32), keep, move, np.ones(len(keep), np.float32), fresh)
+    ones = np.ones(len(keep), np.float32)
+    return Schedule(sigmas, timesteps.astype(np.float32), keep, move, ones, fresh, space=Space.PRESERVING)

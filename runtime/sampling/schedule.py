@@ -19,7 +19,7 @@ from ..bundle.families import family_of
 from ..bundle.limits import MAX_STEPS
 from ..bundle.manifest import Manifest
 from ..units import whole_number
-from .recurrence import Levels, Schedule, estimate, euler_steps, linear_steps
+from .recurrence import Levels, Schedule, Space, estimate, euler_steps, linear_steps
 from .samplers import beta_schedule
 
 RENOISED = "flow-match-renoised"  # the sampler that noises each estimate anew
@@ -77,6 +77,23 @@ def _flow_schedule(
     if grid == "linear":
         return custom_schedule(np.linspace(1, 1 / count, count), shift, spec.train_timesteps)
     return default_schedule(count, shift, spec.train_timesteps)
+
+
+def first_step(schedule: Schedule, strength: float) -> int:
+    """Return the first step that runs on a given picture; `strength` in (0, 1] is the share of the steps.
+
+    Flow matching rounds the number of left-out steps down, and other samplers the number of steps, as diffusers does.
+    Raises UsageError if no step is left.
+    """
+    steps = schedule.steps
+    if schedule.space is Space.FLOW:
+        return int(max(steps - min(steps * strength, steps), 0))
+    run = min(int(steps * strength), steps)
+    if run < 1:
+        raise UsageError(
+            f"a strength of {strength:g} leaves none of {steps} steps. Raise strength to {1 / steps:.2g}, or steps."
+        )
+    return steps - run
 
 
 def default_schedule(steps: int, shift: float, train_timesteps: int) -> Schedule:

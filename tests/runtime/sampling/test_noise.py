@@ -87,7 +87,7 @@ def test_the_torch_option_goes_on_like_the_generator(shape):
     generator = torch.Generator().manual_seed(11)
     for earlier in range(4):
         theirs = torch.randn(shape, generator=generator).numpy()
-        assert np.allclose(noise.torch_normal(shape, 11, earlier), theirs, rtol=0, atol=2e-6)
+        assert np.allclose(noise.torch_normal(shape, 11, [shape] * earlier), theirs, rtol=0, atol=2e-6)
 
 
 def test_the_torch_option_keeps_the_shape_of_a_latent_block():
