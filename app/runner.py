@@ -170,9 +170,8 @@ class Runner(Closing):
                 raise UsageError(f"this server has no bundle {job.bundle!r}. Start segue serve with it.")
             self.check_room()
             fresh = {"error": None, "started": None, "finished": None, "attempts": 0, "cancelling": False}
-            job = self.store.change(identifier, state=WAITING, **fresh)
-            self._enqueue(job)
-            return job
+            self._enqueue(job)  # first: if the queue is full, the job stays as it was
+            return self.store.change(identifier, state=WAITING, **fresh)
 
     def remove(self, identifier: str) -> None:
         """Remove a job and its files.

@@ -25,6 +25,24 @@ CONFIGS = ROOT / "benchmarks/configs/full_size.json"
 IMAGES = ROOT / "docs/images"
 
 
+def full_size(model: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the family of a published model, and its config.json files by folder.
+
+    A model with a "base" in the file has that model's configs, with its own changes.
+    """
+    known = json.loads(CONFIGS.read_text())
+    own = known[model]
+    family = own.pop("base", model)
+    base = known[family]
+    return family, base | {folder: base.get(folder, {}) | config for folder, config in own.items()}
+
+
+def full_size_components() -> list[str]:
+    """Return MODEL/FOLDER of every component that a published model does not share with its base."""
+    known = json.loads(CONFIGS.read_text())
+    return [f"{model}/{folder}" for model, folders in known.items() for folder in folders if folder != "base"]
+
+
 def make_parser(doc: str | None, results: str = "", rounds: int = 0) -> argparse.ArgumentParser:
     """Return a parser that shows `doc`, with `--out` (benchmarks/results/`results`.json) and `--rounds`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

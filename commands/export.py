@@ -35,13 +35,13 @@ UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity"
 @click.option("--name", help="Name of the bundle (default: name of the directory).")
 @click.option(
     "--lora", "loras", type=Scaled(), multiple=True,
-    help="Merge a LoRA file, as FILE=0.8 or transformer_2:FILE. Repeatable.",
+    help="Merge a LoRA file, as FILE=0.8 or, for a second expert, transformer_2:FILE=0.8. Repeatable.",
 )  # fmt: skip
 @click.option(
-    "--lora-rank", type=click.IntRange(1, MAX_RANK), help="Let the denoiser take LoRA files of this rank at run time."
+    "--lora-rank", type=click.IntRange(1, MAX_RANK), help="Let the bundle play LoRA files of up to this rank."
 )
 @click.option(
-    "--part-size", type=Bytes(), default=PART_BYTES, help="Most weights in one part of a graph (default: 256MiB)."
+    "--part-size", type=Bytes(), default=PART_BYTES, help="Most bytes of weights in one graph part (default: 256MiB)."
 )
 @click.option(
     "--trained-size",
@@ -52,13 +52,15 @@ UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity"
 )
 @click.option("--steps", type=click.IntRange(1), help="Steps of a picture (default: what the checkpoint states).")
 @click.option(
-    "--guidance", type=click.FloatRange(0), help="Guidance; up to 1 is none (default: as the checkpoint states)."
+    "--guidance", type=click.FloatRange(0), help="Guidance; 1 or less is off (default: what the checkpoint states)."
 )
-@click.option("--sigmas", type=Sigmas(), help="Noise levels of a student, as 1,0.75,0.5,0.25.")
+@click.option("--sigmas", type=Sigmas(), help="Sigmas of a student, before the shift, as 1,0.75,0.5,0.25.")
 @click.option(
     "--sampler", type=click.Choice((*FLOW, *BETAS)), help="Sampler of the bundle (default: the checkpoint's scheduler)."
 )
-@click.option("--base", help="What a single file takes the rest from: sdxl, a directory, hf:ORG/NAME.")
+@click.option(
+    "--base", help="Source of what a single file lacks: sdxl, a directory, hf:ORG/NAME (default: a shipped one)."
+)
 @click.option("--variant", default="", help="Take this variant of the weights, such as fp16.")
 @click.option("--target", type=click.Choice(COMPILED), help="Also build engines for this target, as segue build does.")
 @building
@@ -85,7 +87,8 @@ def export(
 ) -> None:
     """Export CHECKPOINT, a directory in diffusers' format or hf:ORG/NAME[@REVISION], as a bundle.
 
-    CHECKPOINT may also be a single .safetensors file; then --base names what it lacks. The export loads no weights.
+    CHECKPOINT may also be a single .safetensors file. If no shipped base fits it, --base names a checkpoint of the same
+    model. Tracing loads no weights, and the comparison loads one component at a time.
 
     \b
     Examples:
@@ -207,14 +210,14 @@ class Fixed(click.ParamType):
         try:
             return name, float(number)
         except ValueError:
-            self.fail(f"{value!r} is not an input and a number. Write class_labels=3.", param, ctx)
+            self.fail(f"{value!r} does not name an input and a number. Write it as class_labels=3.", param, ctx)
 
 
 @click.command("import")
 @click.argument("graph", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle directory to make.")
 @click.option("--size", type=Size(), help="Pixels, as 64 or 96x64 (default: the graph's own).")
-@click.option("--sampler", type=click.Choice(BETAS), default="euler", show_default=True, help="How it is played.")
+@click.option("--sampler", type=click.Choice(BETAS), default="euler", show_default=True, help="Sampler of the bundle.")
 @click.option(
     "--prediction",
     type=click.Choice(("sample", "epsilon", "v_prediction")),
@@ -223,7 +226,7 @@ class Fixed(click.ParamType):
     help="What the graph gives: the clean picture, the noise, or v.",
 )
 @click.option("--steps", type=click.IntRange(1), default=1, show_default=True, help="Network calls per picture.")
-@click.option("--timestep", "timesteps", type=click.IntRange(0, 999), multiple=True, help="One for each step.")
+@click.option("--timestep", "timesteps", type=click.IntRange(0, 999), multiple=True, help="One for each step, falling.")
 @click.option("--fix", "fixed", type=Fixed(), multiple=True, help="A number for another input. Repeatable.")
 @click.option("--name", help="Name of the bundle (default: name of the directory).")
 @JSON
@@ -231,7 +234,7 @@ def import_graph(
     graph: Path, output: Path, size: tuple[int, int] | None, sampler: str, prediction: str, steps: int,
     timesteps: tuple[int, ...], fixed: tuple[tuple[str, float], ...], name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make a bundle of GRAPH, an .onnx file that draws pixels of noise and a timestep, without a prompt.
+    """Make a bundle from GRAPH, an .onnx file that turns noise and a timestep into pixels, without a prompt.
 
     \b
     Example:

@@ -99,7 +99,7 @@ def stopped_with(hint: str, kept: Callable[[], bool] = lambda: False) -> Iterato
 
 
 def plan_of(model: Model, request: Any) -> Plan | None:
-    """Return the plan of a request, None if it cannot be planned; what is wrong comes to light when it runs."""
+    """Return the plan of a request. None if it cannot be planned: running it then raises the error."""
     try:
         return model.plan(request)
     except SegueError:

@@ -167,7 +167,7 @@ def _check_pipe(count: int, as_json: bool) -> None:
     if count > 1 or as_json:
         raise UsageError("-o - writes one PNG to standard output, so --count and --json cannot be used. Name a file.")
     if sys.stdout is None or sys.stdout.isatty():
-        raise UsageError("standard output is no place for a picture now. Redirect it to a file or a program.")
+        raise UsageError("standard output is a terminal or closed. Redirect it to a file or a program.")
 
 
 def _write_out(image: Any, metadata: Any, certificate: Certificate | None) -> None:

@@ -1,4 +1,4 @@
-"""Make a bundle of an ONNX graph that somebody has already: a network that draws pixels, without text and decoder."""
+"""Make a bundle from an ONNX graph that somebody has already: a network of pixels, without prompt and decoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..engines.ort.engine import OrtEngine
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, SegueError, UsageError
 from ..runtime.bundle import bundle_json, manifest
 from ..runtime.bundle.families import FAMILIES, UNET
 from ..runtime.bundle.limits import BETAS
@@ -24,6 +24,7 @@ from .graphs.cost_model import cost_model
 FAMILY = FAMILIES["pixel-unet"]
 GRAPH, WEIGHTS = f"{UNET}/model.onnx", f"{UNET}/model.onnx.data"
 LATENTS, TIME = "hidden_states", "timestep"  # the runtime's names of a denoiser's inputs
+VECTOR = "segue_timestep"
 SMALL = 1024  # bytes of a tensor that stays in the graph
 FLOATS = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16"}
 PREDICTIONS = ("sample", "epsilon", "v_prediction")
@@ -58,6 +59,8 @@ def import_graph(source: Path, out: Path, play: Play = Play(), name: str | None 
             f"the sampler is {play.sampler!r} and the prediction {play.prediction!r}. Choose one of "
             f"{', '.join(BETAS)}, and one of {', '.join(PREDICTIONS)}."
         )
+    if list(play.timesteps) != sorted({*play.timesteps}, reverse=True):
+        raise UsageError(f"the timesteps are {', '.join(map(str, play.timesteps))}. Give them from noise to picture.")
     new = NewDirectory(out)
     model = _loaded(source)
     size = _prepare(model, source, play)
@@ -67,9 +70,9 @@ def import_graph(source: Path, out: Path, play: Play = Play(), name: str | None 
         held = [file for file in (GRAPH, WEIGHTS) if (new.path / file).exists()]
         files = {f: manifest.File(weights.digest(new.path / f), (new.path / f).stat().st_size, False) for f in held}
         made = _manifest(model, files, play, size, name or new.target.name, source)
-        unet = replace(made.components[UNET], cost=cost_model(new.path, made, UNET))
-        made = replace(made, components={UNET: unet})
+        bundle_json.parse(bundle_json.dump(made), manifest.FILE_NAME)  # it bounds the picture that is tried
         _try(new.path / GRAPH, source, size)
+        made = replace(made, components={UNET: _counted(new.path, made, source)})
         data = bundle_json.dump(made)
         bundle_json.parse(data, manifest.FILE_NAME)
         (new.path / manifest.FILE_NAME).write_bytes(data)
@@ -78,18 +81,22 @@ def import_graph(source: Path, out: Path, play: Play = Play(), name: str | None 
 
 
 def _loaded(source: Path) -> ir.Model:
-    """Return the graph with its weights in memory; its external data must lie beside it."""
+    """Return the graph; its external data must lie beside it."""
     with reading(source):
         source.open("rb").close()
     try:
         model = ir.load(source)
-        for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                place = (source.parent / value.const_value.location).resolve()
+        for tensor in [v.const_value for graph in model.graphs() for v in graph.initializers.values()]:
+            if isinstance(tensor, ir.ExternalTensor):
+                place = (source.parent / tensor.location).resolve()
                 if not place.is_relative_to(source.parent.resolve()) or not place.is_file():
                     raise CheckpointError(
-                        f"{source} reads {value.name!r} from {value.const_value.location!r}, which is not a file "
-                        "beside it. Put the graph's data there."
+                        f"{source} reads {tensor.name!r} from {tensor.location!r}, which is not a file beside it. Put "
+                        "the graph's data there."
+                    )
+                if (tensor.offset or 0) + tensor.nbytes > place.stat().st_size:
+                    raise CheckpointError(
+                        f"{source} reads {tensor.name!r} beyond the end of {tensor.location!r}. Copy that file again."
                     )
     except CheckpointError:
         raise
@@ -102,20 +109,26 @@ def _loaded(source: Path) -> ir.Model:
 def _prepare(model: ir.Model, source: Path, play: Play) -> tuple[int, int]:
     """Give the graph's inputs and output the runtime's names and fixed sizes; return (height, width)."""
     graph = model.graph
+    for value in [v for v in graph.inputs if v.name in graph.initializers]:  # a default, as old exporters write it
+        graph.inputs.remove(value)
     for name, number in (play.fixed or {}).items():
         _fix(graph, name, number, source)
     pictures = [v for v in graph.inputs if v.shape is not None and len(v.shape) == 4]
     others = [v for v in graph.inputs if v not in pictures]
     form = f"{source} takes {', '.join(_told(v) for v in graph.inputs) or 'nothing'}"
     if len(pictures) != 1 or pictures[0].shape is None or pictures[0].shape[1] != 3 or pictures[0].dtype not in FLOATS:
-        raise CheckpointError(f"{form}; it must take one picture [batch, 3, height, width] in fp32 or fp16.")
+        raise CheckpointError(f"{form}; Segue feeds one picture [batch, 3, height, width] in fp32 or fp16. Change it.")
     if len(others) != 1 or (others[0].shape is not None and len(others[0].shape) > 1):
         raise CheckpointError(
-            f"{form}; the runtime feeds a picture and a timestep. Give every other input a number: --fix NAME=NUMBER."
+            f"{form}; Segue feeds one picture and one timestep. Give every other input a number: --fix NAME=NUMBER."
         )
-    if not graph.outputs:
+    if not graph.outputs or not len(graph):
         raise CheckpointError(f"{source} gives nothing. Give a graph with an output.")
     picture, time = pictures[0], others[0]
+    if time.dtype is None or graph.outputs[0].dtype not in FLOATS:
+        raise CheckpointError(
+            f"{source} must state the type of its timestep, and give a picture in fp32 or fp16. Export it so."
+        )
     assert picture.shape is not None
     own = [side if isinstance(side, int) else None for side in picture.shape[2:]]
     size = play.size or (own[0], own[1])
@@ -126,13 +139,15 @@ def _prepare(model: ir.Model, source: Path, play: Play) -> tuple[int, int]:
         raise UsageError(text, "Leave --size out.")
     if picture.shape[0] != 1 and isinstance(picture.shape[0], int):
         raise CheckpointError(
-            f"{source} takes {picture.shape[0]} pictures at once, and the runtime feeds one. Export it with a batch of "
-            "1, or with a free one."
+            f"{source} takes {picture.shape[0]} pictures at once, and Segue feeds one. Make the graph again with a "
+            "batch of 1, or with a free batch."
         )
     batch = picture.shape[0] if isinstance(picture.shape[0], int) else "batch"
     for node in graph:
         for value in node.outputs:
             value.shape = None
+            if value.name in (LATENTS, TIME, VECTOR, FAMILY.output):  # names that others get below
+                value.name = f"{value.name}.own"
     picture.name, picture.shape = LATENTS, ir.Shape([batch, 3, *size])
     if time.shape is not None and len(time.shape) == 0:
         _from_vector(graph, time)
@@ -150,8 +165,12 @@ def _fix(graph: ir.Graph, name: str, number: float, source: Path) -> None:
         known = ", ".join(_told(value) for value in graph.inputs)
         raise UsageError(f"{source} has no input {name!r}; it takes {known}. Name one of these.")
     shape = [side if isinstance(side, int) else 1 for side in found.shape or ()]
+    with np.errstate(all="ignore"):  # numbers that do not fit are found below, or by the run
+        array = np.full(shape, number, np.float64).astype(found.dtype.numpy())
+    if not found.dtype.is_floating_point() and (array != number).any():
+        raise UsageError(f"{source} takes whole numbers for {_told(found)}, got {number:g}. Give one that fits.")
     graph.inputs.remove(found)
-    found.const_value = ir.tensor(np.full(shape, number, found.dtype.numpy()), name=name)
+    found.const_value = ir.tensor(array, name=name)
     found.shape = ir.Shape(shape)
     graph.register_initializer(found)
 
@@ -162,7 +181,7 @@ def _from_vector(graph: ir.Graph, scalar: ir.Value) -> None:
     axis = ir.Value(name="segue_axis", const_value=ir.tensor(np.array([0], np.int64), name="segue_axis"))
     graph.register_initializer(axis)
     node = ir.node("Squeeze", [vector, axis])
-    node.outputs[0].name = "segue_timestep"
+    node.outputs[0].name = VECTOR
     graph.insert_before(graph[0], node)
     ir.convenience.replace_all_uses_with(scalar, node.outputs[0])
     place = graph.inputs.index(scalar)
@@ -190,7 +209,7 @@ def _manifest(
         precision={"float32": "fp32", "float16": "fp16"}[port(latents).dtype],
         parameters=sum(math.prod(v.shape.numpy()) for v in values if v is not None and v.dtype.is_floating_point()),
         opset=model.opset_imports.get("", 1), inputs=tuple(map(port, graph.inputs)),
-        outputs=(replace(port(graph.outputs[0])),),
+        outputs=(port(graph.outputs[0]),),
     )  # fmt: skip
     noise = manifest.NoisePrediction(play.betas, "trailing", 0, play.prediction, play.timesteps)
     steps = len(play.timesteps) or play.steps
@@ -204,16 +223,33 @@ def _manifest(
     )  # fmt: skip
 
 
+def _counted(bundle: Path, content: manifest.Manifest, source: Path) -> manifest.Component:
+    """Return the network with the model of its cost; raises CheckpointError for operators that cannot be counted."""
+    try:
+        return replace(content.components[UNET], cost=cost_model(bundle, content, UNET))
+    except SegueError:
+        raise
+    except Exception as error:  # onnx raises many types, all derived only from Exception
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"the work of {source} cannot be counted: {what[:200]}. Export it with operators of ONNX alone."
+        ) from None
+
+
 def _try(graph: Path, source: Path, size: tuple[int, int]) -> None:
     """Run the graph once on zeros; raises CheckpointError unless it gives a picture of numbers."""
-    with OrtEngine(graph) as engine:
-        batch = {spec.name: spec.shape[0] if isinstance(spec.shape[0], int) else 1 for spec in engine.inputs}
-        feeds = {
-            LATENTS: np.zeros((batch[LATENTS], 3, *size), np.float32), TIME: np.zeros(batch[TIME], np.float32),
-        }  # fmt: skip
-        made = engine.run(feeds)[FAMILY.output]
+    try:
+        with OrtEngine(graph) as engine:
+            batch = {spec.name: spec.shape[0] if isinstance(spec.shape[0], int) else 1 for spec in engine.inputs}
+            feeds = {
+                LATENTS: np.zeros((batch[LATENTS], 3, *size), np.float32), TIME: np.zeros(batch[TIME], np.float32),
+            }  # fmt: skip
+            made = engine.run(feeds)[FAMILY.output]
+    except SegueError as error:
+        what = error.what.replace(str(graph.parent), str(source.parent))
+        raise CheckpointError(f"{source} does not run: {what} Export it again with the tool that made it.") from None
     if made.shape != feeds[LATENTS].shape or not np.isfinite(made).all():
         raise CheckpointError(
-            f"{source} gives {list(made.shape)} for a picture of {list(feeds[LATENTS].shape)}, or no numbers. The "
-            "output must have the picture's shape."
+            f"{source} gives {list(made.shape)} for a picture of {list(feeds[LATENTS].shape)}, or NaN. The output "
+            "must have the picture's shape and finite values. Correct the graph."
         )

@@ -5,7 +5,7 @@
 Each single file has the true header of its model (names, shapes and order by component) and zeros for weights: a sparse
 file that takes no space. A child process stages the file, as `segue export` does, reads all components in it, writes
 the patch, and traces the denoiser. It copies nothing and checks no parity. The seconds include start-up and imports.
-The configurations are those of the published checkpoints (benchmarks/configs/full_size.json, and below those of SD3.5).
+The configurations are those of the published checkpoints (benchmarks/configs/full_size.json).
 The exit code is 1 if a peak is above 1.2 GB. The results go to benchmarks/results/single_files.json.
 """
 
@@ -26,19 +26,7 @@ from benchmarks import common
 PEAK = 1.2e9
 KIND = "fp16"
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
-# model -> family in full_size.json, and what its denoiser's config changes (stabilityai's published configs)
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sdxl": ("sdxl", {}),
-    "sd3-medium": ("sd3", {}),
-    "sd3.5-medium": (
-        "sd3",
-        {"pos_embed_max_size": 384, "dual_attention_layers": list(range(13)), "qk_norm": "rms_norm"},
-    ),
-    "sd3.5-large": (
-        "sd3",
-        {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm"},
-    ),
-}
+MODELS = {"sdxl": "sdxl", "sd3-medium": "sd3", "sd3.5-medium": "sd3.5-medium", "sd3.5-large": "sd3.5-large"}
 PIPELINES = {"sdxl": "StableDiffusionXLPipeline", "sd3": "StableDiffusion3Pipeline"}
 DENOISERS = {"sdxl": "unet", "sd3": "transformer"}
 LAYERS = 2  # residual blocks in a level of SDXL's UNet
@@ -68,14 +56,6 @@ def main() -> int:
     return common.exit_code(common.Gate("highest peak (GB)", worst / 1e9, PEAK / 1e9))
 
 
-def configs_of(name: str) -> dict[str, dict[str, Any]]:
-    """Return the config.json files of a model, by folder."""
-    family, changed = MODELS[name]
-    configs = json.loads(common.CONFIGS.read_text())[family]
-    configs[DENOISERS[family]] |= changed
-    return dict(configs)
-
-
 def build(name: str, directory: Path) -> dict[str, Any]:
     """Write the sparse single file, and a base that has configs but no weights."""
     import torch
@@ -86,8 +66,7 @@ def build(name: str, directory: Path) -> dict[str, Any]:
     from segue.export.checkpoint import headers
     from support import single_files
 
-    family = MODELS[name][0]
-    configs = configs_of(name)
+    family, configs = common.full_size(MODELS[name])
     with torch.device("meta"):
         made: dict[str, Any] = {"vae": AutoencoderKL.from_config(configs["vae"])}
         first = CLIPTextModel if family == "sdxl" else CLIPTextModelWithProjection
@@ -123,14 +102,14 @@ def measured(name: str, directory: Path) -> dict[str, Any]:
     from segue.export.families.registry import find
     from segue.export.graphs import trace
 
-    family = find(PIPELINES[MODELS[name][0]])
+    family = find(PIPELINES[common.full_size(MODELS[name])[0]])
     started = time.perf_counter()
     with staged(str(directory / f"{name}.safetensors"), str(directory / "base")) as source:
         found = read_staged(source.root, (*family.folders, *family.optional), source.single, source.title)
         tensors, patches = tensors_in(found, source.root, dict.fromkeys(found.parts, KIND))
         read = time.perf_counter() - started
         graphs = family.graphs({folder: part.config for folder, part in found.parts.items()})
-        denoiser = DENOISERS[MODELS[name][0]]
+        denoiser = DENOISERS[family.name]
         graph = next(graph for graph in graphs if graph.component == denoiser)
         path = source.root / f"{denoiser}.onnx"
         written = trace.write(graph, KIND, tensors[denoiser], path, at_root=True)

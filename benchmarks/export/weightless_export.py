@@ -36,7 +36,7 @@ KIND = "fp16"
 
 def main() -> int:
     parser = common.make_parser(__doc__, "weightless_export")
-    parser.add_argument("--only", nargs="+", default=[], help="FAMILY/COMPONENT, such as sd3/transformer")
+    parser.add_argument("--only", nargs="+", default=[], help="MODEL/COMPONENT, such as sd3/transformer")
     parser.add_argument("--directory", type=Path, help="for the sparse files (default: the temporary one)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -44,8 +44,7 @@ def main() -> int:
         name, case = options.child.split(",")
         print(json.dumps(measured(name, case, options.directory)))
         return 0
-    configs = json.loads(common.CONFIGS.read_text())
-    known = [f"{family}/{folder}" for family, folders in configs.items() for folder in folders]
+    known = common.full_size_components()
     unknown = set(options.only) - set(known)
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: choose among {', '.join(known)}")
@@ -87,8 +86,8 @@ def measured(name: str, case: str, directory: Path) -> dict[str, Any]:
     from segue.export.graphs import trace
     from segue.export.graphs.attach import attach
 
-    family_name, folder = name.split("/")
-    configs = json.loads(common.CONFIGS.read_text())[family_name]
+    model_name, folder = name.split("/")
+    family_name, configs = common.full_size(model_name)
     family = next(f for f in families().values() if f.name == family_name)
     graphs = [graph for graph in family.graphs(configs) if graph.folder == folder]
     placed = 0.0

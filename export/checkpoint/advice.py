@@ -24,13 +24,13 @@ def no_directory(root: Path) -> str:
     kind = root.suffix.lower()
     if kind == ".onnx":
         return (
-            f"{root} is a graph, and a checkpoint holds weights for PyTorch. A graph that you have already needs a "
-            "bundle.json around it: docs/guide/own-graph.md shows how."
+            f"{root} is a graph, and a checkpoint holds weights for PyTorch. docs/guide/own-graph.md says which graphs "
+            f"Segue plays. Import such a graph: segue import {shlex.quote(str(root))} -o BUNDLE"
         )
     if kind == ".gguf":
         return (
-            f"{root} is a GGUF file, whose blocks of 4 to 8 bits no graph reads. Export the model that it was made "
-            "from, as safetensors, and then make it smaller: segue quantize --help"
+            f"{root} is a GGUF file. No graph reads its blocks of 4 to 8 bits. Export the model that it was made from, "
+            "as safetensors. Then make the bundle smaller: segue quantize --help"
         )
     if kind in TORCH:
         made = root.with_suffix(".safetensors")

@@ -104,13 +104,17 @@ def write(target: Path, arrays: dict[str, np.ndarray], precision: str) -> str:
 
 
 def pack(array: np.ndarray, dtype: str) -> bytes:
-    """Return float32 `array` as little-endian bytes in safetensors `dtype`; BF16 is rounded to nearest even."""
+    """Return float32 `array` as little-endian bytes in safetensors `dtype`; BF16 is rounded to nearest even.
+
+    NaN stays NaN: rounding alone would carry CUDA's own, whose bits are all ones, over into a zero.
+    """
     if dtype == "F16":
         return array.astype("<f2").tobytes()
     if dtype == "F32":
         return array.astype("<f4").tobytes()
     bits = array.astype("<f4").view("<u4")
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype("<u2").tobytes()
 
 
 def _read(file: BinaryIO, size: int, path: Path) -> bytes:

@@ -7,6 +7,7 @@ name of a published student, the class of the scheduler, and the family.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 from ...errors import CheckpointError
 from ...runtime.bundle.families import Family
+from .headers import reading
 from .read import STUDENT, Checkpoint, Settings, read_json
 
 HINTS = re.compile(
@@ -55,7 +57,8 @@ STUDENTS = (
     Student(r"hyper-sdxl-1step-lora", {"sampler": "tcd", "eta": 1.0, "timesteps": (800,), "steps": 1}),
     Student(r"hyper-sdxl-(?P<n>[248])steps?-lora", {"sampler": "ddim", "spacing": "trailing"}),
     Student(r"lcm[-_](lora|sdxl|dreamshaper)", {"sampler": "lcm", "steps": 4, "guidance": 1.0}),
-    Student(r"sdxl?-turbo", {"steps": 1}),
+    # Its single file, sd_xl_turbo_1.0, may have a base with the scheduler of plain SDXL
+    Student(r"sd_?xl[-_]turbo", {"sampler": "euler-ancestral", "spacing": "trailing", "steps": 1}),
     Student(r"turbo", {"steps": 4}),
 )
 OF_A_SCHEDULER = {"LCMScheduler": {"steps": 4, "guidance": 1.0}, "TCDScheduler": {"steps": 4, "guidance": 0.0}}
@@ -87,7 +90,7 @@ def find_defaults(
         ({key: getattr(found.settings, key) for key in FIELDS}, "from segue.json"),
         (_meta(found), f"from {STUDENT}"),
         ({"guidance": EMBEDDED, "steps": 4} if embedded else {}, "because the network takes guidance as an input"),
-        (student, f"as {name!r} is meant to be drawn"),
+        (student, f"as the card of {name!r} says"),
         (OF_A_SCHEDULER.get(scheduler or "", {}), f"because the scheduler is {scheduler}"),
         ({"steps": family.steps, "guidance": family.guidance}, f"the defaults of {family.name}"),
     ]
@@ -95,13 +98,15 @@ def find_defaults(
     why: dict[str, str] = {}
     for values, reason in sources:
         new = {key: value for key, value in values.items() if value not in (None, (), "") and key not in result}
-        for levels in ("sigmas", "timesteps"):
-            if levels in new and new.setdefault("steps", len(new[levels])) != len(new[levels]):
+        for levels in [key for key in ("sigmas", "timesteps") if key in new]:
+            count = len(new[levels])
+            if "steps" in result:
+                if result["steps"] != count:
+                    del new[levels]  # those of another number of steps
+            elif new.setdefault("steps", count) != count:
                 raise CheckpointError(
-                    f"{len(new[levels])} {levels} are given {reason}, but {new['steps']} steps. Give one of the two."
+                    f"{count} {levels} and {new['steps']} steps are given {reason}. Give one of the two."
                 )
-            if levels in new and "steps" in result and result["steps"] != len(new[levels]):
-                del new[levels]  # those of another number of steps
         result |= new
         why |= dict.fromkeys(new, reason)
     hint = _hint(found, names) if why["steps"] == sources[-1][1] else ""
@@ -132,13 +137,13 @@ def _meta(found: Checkpoint) -> dict[str, Any]:
     if sigmas is None:
         return {}
     numbers = isinstance(sigmas, list) and all(isinstance(s, int | float) and not isinstance(s, bool) for s in sigmas)
-    levels = [float(s) for s in sigmas if s != 0] if numbers else []  # some files hold the final 0
-    if not levels or not all(a > b for a, b in zip([*levels, 0.0][:-1], [*levels, 0.0][1:], strict=True)):
+    levels = [s for s in sigmas if s != 0] if numbers else []  # some files hold the final 0
+    if not levels or not all(a > b for a, b in itertools.pairwise([*levels, 0])) or levels[0] > 1:
         raise CheckpointError(
             f"{STUDENT} has custom_sigmas {str(sigmas)[:80]!r}, which must decrease within (0, 1]. "
-            "Correct it, or give --sigmas."
+            "Correct it, or remove that file and give --sigmas."
         )
-    return {"sigmas": tuple(levels), "steps": len(levels), "guidance": 1.0}
+    return {"sigmas": tuple(map(float, levels)), "steps": len(levels), "guidance": 1.0}
 
 
 def _hint(found: Checkpoint, names: Sequence[str]) -> str:
@@ -146,7 +151,8 @@ def _hint(found: Checkpoint, names: Sequence[str]) -> str:
     card = found.root / CARD
     texts = [(name, f"the name {name!r}") for name in names]
     if card.is_file():
-        texts.append((card.read_bytes()[:CARD_BYTES].decode("utf-8", "replace"), CARD))
+        with reading(found.root), card.open("rb") as file:
+            texts.append((file.read(CARD_BYTES).decode("utf-8", "replace"), CARD))
     for text, where in texts:
         match = HINTS.search(text)
         if match:

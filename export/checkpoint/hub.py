@@ -33,17 +33,17 @@ class Origin:
 def locate(
     checkpoint: str, variant: str = "", without: Callable[[dict[str, Any]], Collection[str]] = lambda index: ()
 ) -> tuple[Path, Origin | None]:
-    """Return the directory of a checkpoint, given a path or hf:NAME/MODEL[@REVISION], and its origin on the hub.
+    """Return the directory of a checkpoint, given a path or hf:ORG/NAME[@REVISION], and its origin on the hub.
 
-    Fetched files lie in the hub library's cache. Of each folder that has weights of `variant` these are fetched, and
-    else the plain ones. `without` names the folders whose weights are not needed, given the model_index.json. Raises
+    Fetched files lie in the hub library's cache. A folder's weights of `variant` are fetched if it has some, else its
+    plain ones. `without` gets the model_index.json, and names the folders whose weights are not needed. Raises
     CheckpointError if the hub cannot be reached, has no such model or does not let this user read it.
     """
     if not checkpoint.startswith(PREFIX):
         return Path(checkpoint), None
     found = PATTERN.fullmatch(checkpoint.removeprefix(PREFIX))
     if found is None:
-        raise CheckpointError(f"{checkpoint!r} is not a name of the hub. Write hf:ORGANISATION/MODEL[@REVISION].")
+        raise CheckpointError(f"{checkpoint!r} is not a name of the hub. Write hf:ORG/NAME[@REVISION].")
     name, revision = found.groups()
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 

@@ -7,7 +7,7 @@ import math
 import stat
 from collections import Counter
 from dataclasses import dataclass, field, is_dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ...errors import BundleError, CheckpointError
@@ -146,8 +146,7 @@ def _read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
     files = [p.name for p in root.iterdir() if p.is_file() and _carried(p)]
     parts = {}
     for folder in named:
-        here = PurePosixPath(folder)
-        if len(here.parts) != 1 or ".." in here.parts or not (root / folder).is_dir():
+        if folder in ("", "..") or Path(folder).name != folder or not (root / folder).is_dir():
             raise CheckpointError(
                 f"{root / 'model_index.json'} names the component {folder!r}, but there is no such directory. "
                 "Fetch the whole checkpoint again."

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CheckpointError
+from ...runtime.bundle.limits import MAX_TOKENS
 from ...runtime.bundle.manifest import Template
+from ...runtime.units import is_whole
 
 FILE = "tokenizer.json"
 OWN_FILE = "segue_tokenizer.json"  # if the checkpoint's tokenizer.json gives other ids
@@ -50,12 +52,16 @@ def write(
             "vocabulary files. Fetch them again."
         ) from None
     length = length or reference.model_max_length
-    if length > 10_000:
+    if not is_whole(length) or not 1 <= length <= MAX_TOKENS:
         raise CheckpointError(
             f"{folder}/tokenizer_config.json gives no model_max_length, so prompts cannot be padded. "
             "Add it there, as large as the text encoder's max_position_embeddings."
         )
     pad = reference.pad_token_id
+    if pad is None:
+        raise CheckpointError(
+            f"{folder}/tokenizer_config.json gives no pad_token, so prompts cannot be padded. Add it there."
+        )
     if template is not None:
         texts = [reference(text, add_special_tokens=False).input_ids for text in (template.before, template.after)]
         template = dataclasses.replace(template, tokens=sum(map(len, texts)))

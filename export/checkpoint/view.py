@@ -71,8 +71,8 @@ def write_variant(root: Path, variant: str, target: Path) -> list[str]:
                 if variant_of(name) or (own and name in PLAIN):
                     continue
                 link(folder / name, target / folder.name / name)
-            for name in own:
-                link(folder / name, target / folder.name / plain_name(name))
+            for plain_file, name in {plain_name(name): name for name in sorted(own)}.items():  # an index may be twice
+                link(folder / name, target / folder.name / plain_file)
         if variant not in found:
             others = f" It has {', '.join(sorted(found))}." if found else ""
             raise CheckpointError(
@@ -86,13 +86,15 @@ def write_variant(root: Path, variant: str, target: Path) -> list[str]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Let `target` be the file `source`: a symbolic link, or a hard link or copy where the system allows none."""
+    """Let the new file `target` be the file `source`: a symbolic link, or a hard link or copy if there are no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source = Path(os.path.abspath(source))
     for make in (os.symlink, os.link, shutil.copyfile):
         try:
             make(source, target)
             return
+        except FileExistsError:  # a copy would go through the link, into the checkpoint
+            raise
         except OSError:
             if make is shutil.copyfile:
                 raise

@@ -158,6 +158,6 @@ def check_known(where: str, config: Mapping[str, Any], name: str | None) -> None
     for key in config if name in KNOWN else ():
         if not key.startswith("_") and key not in (*KNOWN[str(name)], *OLDER.get(str(name), ())):
             raise CheckpointError(
-                f"{where} sets {key} to {str(config[key])[:40]!r}, which {name} does not take as far as this Segue "
-                "knows. Use a newer Segue, or remove the key if the model does not need it."
+                f"{where} sets {key} to {str(config[key])[:40]!r}, a setting of {name} that this Segue does not know. "
+                "Use a newer Segue, or remove the key if the model does not need it."
             )

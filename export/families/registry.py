@@ -59,12 +59,12 @@ class Family:
 def find(pipeline: object) -> Family:
     """Return the family of checkpoints of the diffusers pipeline `pipeline`; raises CheckpointError if unknown."""
     known = families()
-    if pipeline not in known:
+    if not isinstance(pipeline, str) or pipeline not in known:
         raise CheckpointError(
             f"The checkpoint is of {str(pipeline)[:80]!r}; Segue exports {', '.join(known)}. "
             "Choose a checkpoint of one of these pipelines."
         )
-    return known[str(pipeline)]
+    return known[pipeline]
 
 
 def families() -> dict[str, Family]:

@@ -37,7 +37,7 @@ def flow_sampler(settings: Settings, scheduler: Mapping[str, Any]) -> Sampler:
     """Return the sampler of a flow-matching checkpoint; raises CheckpointError for settings of other samplers."""
     kind = settings.sampler or (FLOW[1] if scheduler.get("stochastic_sampling") else FLOW[0])
     if kind not in FLOW:
-        raise CheckpointError(f"the sampler {kind!r} is not one of flow matching. Choose {' or '.join(FLOW)}.")
+        raise CheckpointError(f"the sampler {kind!r} does not play flow matching. Choose {' or '.join(FLOW)}.")
     if settings.spacing or settings.prediction or settings.timesteps or settings.eta is not None:
         raise CheckpointError(
             "spacing, prediction, timesteps and eta belong to networks trained on betas. Remove them from segue.json."
@@ -48,9 +48,9 @@ def flow_sampler(settings: Settings, scheduler: Mapping[str, Any]) -> Sampler:
             (int(scheduler["base_image_seq_len"]), int(scheduler["max_image_seq_len"])),
             (float(scheduler["base_shift"]), float(scheduler["max_shift"])),
         )
+    stated = scheduler["flow_shift" if "flow_shift" in scheduler else "shift"]
     return Sampler(
-        kind, float(scheduler.get("flow_shift") or scheduler["shift"]), int(scheduler["num_train_timesteps"]),
-        *_defaults(settings), settings.sigmas, shift,
+        kind, float(stated), int(scheduler["num_train_timesteps"]), *_defaults(settings), settings.sigmas, shift,
     )  # fmt: skip
 
 
@@ -59,11 +59,11 @@ def beta_sampler(settings: Settings, scheduler: Mapping[str, Any]) -> Sampler:
     kind = settings.sampler or scheduler["sampler"]
     if kind not in BETAS:
         raise CheckpointError(
-            f"the sampler {kind!r} is not one for networks trained on betas. Choose {' or '.join(BETAS)}."
+            f"the sampler {kind!r} does not play networks trained on betas. Choose {' or '.join(BETAS)}."
         )
     if settings.sigmas:
         raise CheckpointError(
-            f"sigmas were given, but the sampler {kind} makes its levels from the steps. Leave them out."
+            f"the sigmas {settings.sigmas} cannot be used, because {kind} makes its own from the steps. Leave them out."
         )
     noise = noise_prediction(scheduler)
     own: dict[str, Any] = {

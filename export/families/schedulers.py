@@ -159,6 +159,9 @@ def read_scheduler(config: Mapping[str, Any], name: str) -> tuple[Scheduler, dic
         if not _equal(found, wanted):
             raise unsupported(key, found, [wanted])
     found = {key: default if config.get(key) is None else config[key] for key, default in row.read.items()}
+    for key, default in row.read.items():
+        if not _alike(found[key], default):
+            raise unsupported(key, found[key], [default])
     for key, values in row.accepts.items():
         if found[key] not in values:
             raise unsupported(key, found[key], values)
@@ -177,6 +180,13 @@ def noise_prediction(found: Mapping[str, Any]) -> NoisePrediction:
 
 def _equal(found: Any, wanted: Any) -> bool:
     return found is None or found == wanted or (isinstance(wanted, float) and str(found) == str(wanted))
+
+
+def _alike(found: Any, default: Any) -> bool:
+    """Return whether a setting has the kind of its default: a finite number, a truth or a word."""
+    if isinstance(default, bool | str):
+        return isinstance(found, type(default))
+    return isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 2**53  # no NaN either
 
 
 def unsupported(key: str, found: Any, values: Sequence[Any]) -> CheckpointError:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BundleError, UsageError
+from ...errors import BundleError, CheckpointError, UsageError
 from ..bundle.families import family_of
 from ..bundle.manifest import Component
 from ..bundle.reader import Bundle
@@ -78,12 +78,13 @@ class Adapters:
         file = read_lora(path)
         held = {name: {module: list(of) for module, of in mods.items()} for name, mods in self._held.items()}
         held = held if add else {}
-        targets: dict[str, dict[str, tuple[_Target, ...]]] = {name: {} for name in ranks}
-        targets[target] = self._modules(target)
-        for name in ranks.keys() - {target}:
-            targets[name] = self._modules(name)
+        targets = {name: self._modules(name) for name in ranks}
+        seen: dict[tuple[str, frozenset[str]], str] = {}
         for stem, parts in file.modules.items():
             name, modules = _find(file, stem, parts, targets, target)
+            own = frozenset(of.module for of in modules)
+            if (twin := seen.setdefault((name, own), stem)) != stem:  # as at a merge, or it would count twice
+                raise CheckpointError(f"{path} changes one weight as {twin!r} and as {stem!r}. Fetch the file again.")
             self._add(held.setdefault(name, {}), file, (stem, factor), modules, name)
         for name, of in held.items():
             for module, halves in of.items():
@@ -99,7 +100,7 @@ class Adapters:
         made = {name: _feeds(content.components[name], of) for name, of in held.items()}
         for name, feeds in made.items():
             if any(not np.isfinite(array).all() for array in feeds.values()):
-                raise UsageError(f"{path} overflows the precision of {name}. Lower its factor.")
+                raise UsageError(f"{path} overflows the precision of {name}. Lower its factor of {factor:g}.")
         self._change(held, (*(self.used if add else ()), entry))
         self._feeds |= made
 
@@ -202,6 +203,6 @@ def _original(path: Path, rows: Mapping[str, Any]) -> dict[str, tuple[_Target, .
                     raise ValueError(f"{name!r} has rows beyond {total}")
                 if sum(n for _, n in runs) != rows[target.module]:
                     raise ValueError(f"{name!r} does not have the rows of {target.module!r}")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{path} is not as Segue writes it: {error}.", "Export the checkpoint again.") from None
     return found

@@ -80,7 +80,7 @@ def read_lora(path: Path) -> LoraFile:
     if not modules:
         raise CheckpointError(f"{path} holds nothing. {ADVICE}")
     if any(adapter.dora for adapter in adapters.values()) and not any("vector" in held for held in modules.values()):
-        raise CheckpointError(f"{path} is a DoRA by its metadata and holds no magnitude. Fetch the file again.")
+        raise CheckpointError(f"{path} is a DoRA by its metadata, but holds no magnitude. Fetch the file again.")
     return LoraFile(path, modules, adapters)
 
 
@@ -99,7 +99,7 @@ def _adapters(path: Path) -> dict[str, Adapter]:
                 raise ValueError(f"{CONFIG} has more than {MAX_CONFIG} bytes")
             found = {"": _adapter(json.loads(beside.read_bytes()))}
         return found
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"the metadata of {path} is not supported: {error}. Fuse it with diffusers and export the result."
         ) from None
@@ -108,7 +108,7 @@ def _adapters(path: Path) -> dict[str, Adapter]:
 def _adapter(config: Mapping[str, Any]) -> Adapter:
     pattern = config.get("alpha_pattern") or {}
     if any(set(key) & set("^$*+?[](){}|\\") for key in pattern):
-        raise ValueError("some layers have a pattern of alpha that is no plain name")
+        raise ValueError("alpha_pattern names layers by a regular expression")
     if config.get("fan_in_fan_out"):
         raise ValueError("its matrices are transposed (fan_in_fan_out)")
     alpha = config.get("lora_alpha")

@@ -33,7 +33,9 @@ def adapted(component: Component) -> Iterator[tuple[str, TensorSpec, TensorSpec]
     specs = {spec.name: spec for spec in component.inputs if is_adapter(spec.name)}
     for name, down in specs.items():
         up = specs.get(f"{name.removesuffix(DOWN)}{UP}")
-        if name.endswith(DOWN) and up is not None and len(down.shape) == len(up.shape) == 2:
+        if not name.endswith(DOWN) or up is None or not len(down.shape) == len(up.shape) == 2:
+            continue
+        if down.shape[0] == up.shape[1] and all(isinstance(size, int) for size in (*down.shape, *up.shape)):
             yield name[len(PREFIX) : -len(DOWN)], down, up
 
 

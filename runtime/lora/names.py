@@ -27,7 +27,7 @@ SUFFIXES = {
     ".b_norm": "diff_b",
     ".diff_m": "diff",  # lightx2v: of the modulation, which is no module
 }
-PREFIXES = (  # the first that names a tensor decides, so each stands before its own beginning
+PREFIXES = (  # the first one that leads to a module wins, so a longer prefix stands before its own beginning
     ("lora_te1_", TEXT_ENCODER), ("lora_te2_", SECOND), ("lora_te3_", T5), ("lora_te_", TEXT_ENCODER),
     ("lora_unet_", OWN), ("lora_transformer_", OWN), ("lycoris_", OWN),
     ("text_encoders.clip_l.transformer.", TEXT_ENCODER), ("text_encoders.clip_l.", TEXT_ENCODER),

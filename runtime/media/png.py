@@ -75,7 +75,7 @@ def find_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             table = json.loads(picture.text[KEY])  # type: ignore[attr-defined]
     except KeyError:
         return None
-    except (OSError, ValueError, SyntaxError, RecursionError) as error:
+    except Exception as error:  # a damaged file can make Pillow raise any error
         raise UsageError(f"{path} is not a readable PNG: {error}.", "Name a picture that Segue wrote.") from None
     return table if isinstance(table, dict) else None
 

@@ -16,7 +16,7 @@ import segue
 from segue.app import server
 from segue.app.feed import Feed
 from segue.app.store import Job, Store
-from segue.errors import OutputError, UsageError
+from segue.errors import BusyError, OutputError, UsageError
 from support.browser import CHROMIUM
 
 
@@ -98,6 +98,20 @@ def test_a_cancelled_job_stops_within_one_step_and_resumes(tiny, finished):
     assert client.post(f"/v1/jobs/{job['id']}/resume").json()["state"] in ("waiting", "running")
     client.post(f"/v1/jobs/{job['id']}/cancel")
     assert finished(client, job["id"])["state"] == "cancelled"
+
+
+def test_a_job_that_cannot_be_queued_again_stays_as_it_was(tiny, finished, monkeypatch):
+    client, runner = tiny
+    job = client.post("/v1/jobs", json=asked(steps=900)).json()
+    client.post(f"/v1/jobs/{job['id']}/cancel")
+    before = finished(client, job["id"])
+
+    def full(*_):
+        raise BusyError("the queue is full.", "Try again.")
+
+    monkeypatch.setattr(runner._queues[job["bundle"]], "do", full)
+    assert client.post(f"/v1/jobs/{job['id']}/resume").status_code >= 400
+    assert client.get(f"/v1/jobs/{job['id']}").json() == before
 
 
 def test_jobs_are_listed_newest_first_and_by_state(client, finished):

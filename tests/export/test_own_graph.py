@@ -89,6 +89,20 @@ def test_a_one_step_consistency_network_of_pixels_draws_what_it_gives(tmp_path, 
         assert model.steps == 1
 
 
+def test_weights_listed_as_inputs_and_inner_names_of_the_runtime_do_not_matter(tmp_path):
+    """Old exporters list every weight among the inputs, and a graph may use any name inside."""
+    model = onnx.load(write(tmp_path / "unet.onnx"))
+    model.graph.input.append(helper.make_tensor_value_info("w", FLOAT, WEIGHTS.shape))
+    taken = {"made": "hidden_states", "share": "segue_timestep", "scaled": "prediction"}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [taken.get(name, name) for name in names]
+    onnx.save(model, tmp_path / "unet.onnx")
+    import_graph(tmp_path / "unet.onnx", tmp_path / "mine", Play(size=(SIDE, SIDE)))
+    with segue.open(tmp_path / "mine") as opened:
+        close(opened.generate("", seed=4), expected(4))
+
+
 def test_half_precision_and_a_fixed_class_are_taken(tmp_path):
     write(tmp_path / "unet.onnx", dtype=HALF, labels=True)
     made = import_graph(
@@ -142,6 +156,9 @@ def test_the_command_makes_a_bundle_that_every_command_takes(tmp_path):
         ({"labels": True}, {"size": (8, 8)}, CheckpointError, "--fix NAME=NUMBER"),
         ({}, {"size": (8, 8), "fixed": {"label": 1.0}}, UsageError, "no input 'label'; it takes sample"),
         ({}, {"size": (8, 8), "sampler": "flow"}, UsageError, "Choose one of euler"),
+        ({"labels": True}, {"size": (8, 8), "fixed": {"class_labels": 1.5}}, UsageError, "whole numbers for class_lab"),
+        ({"labels": True}, {"size": (8, 8), "fixed": {"class_labels": np.nan}}, UsageError, "whole numbers for class"),
+        ({}, {"size": (8, 8), "timesteps": (249, 999)}, UsageError, "timesteps are 249, 999. Give them from noise"),
         ({"gives": "sum", "shape": (1, 3, 8, 8)}, {}, CheckpointError, "must have the picture's shape"),
     ],
 )
@@ -183,6 +200,42 @@ def test_a_graph_whose_data_lies_elsewhere_is_refused(tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(CheckpointError, match="not a file beside it"):
         import_graph(path, tmp_path / "mine", Play(size=(8, 8)))
+
+
+def test_a_graph_whose_data_is_cut_short_is_refused(tmp_path):
+    write(tmp_path / "unet.onnx", external=True)
+    os.truncate(tmp_path / "unet.data", 10)
+    with pytest.raises(CheckpointError, match=r"reads 'w' beyond the end of 'unet.data'"):
+        import_graph(tmp_path / "unet.onnx", tmp_path / "mine", Play(size=(8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("node", "domain", "outputs", "words"),
+    [
+        (("Gelu", ["sum"]), "com.microsoft", FLOAT, "cannot be counted: No schema registered for 'Gelu'"),
+        (("Frob", ["sum"]), "x.y", FLOAT, "does not run"),
+        (("Reshape", ["sum", "timestep"]), "", FLOAT, "does not run"),
+        (("Identity", ["sum"]), "", None, "must state the type"),
+        (("Cast", ["sum"]), "", INT64, "give a picture in fp32 or fp16"),
+    ],
+)
+def test_a_graph_that_cannot_be_played_is_refused(tmp_path, node, domain, outputs, words):
+    options = {"to": INT64} if node[0] == "Cast" else {}
+    nodes = [
+        helper.make_node("Add", ["sample", "timestep"], ["sum"]),
+        helper.make_node(*node, ["y"], domain=domain, **options),
+    ]
+    inputs = [helper.make_tensor_value_info("sample", FLOAT, ["b", 3, 8, 8]),
+              helper.make_tensor_value_info("timestep", FLOAT, [1])]  # fmt: skip
+    gives = onnx.ValueInfoProto(name="y")
+    if outputs is not None:
+        gives = helper.make_tensor_value_info("y", outputs, ["b", 3, 8, 8])
+    opsets = [helper.make_opsetid(name, 18 if name == "" else 1) for name in {"", domain}]
+    made = helper.make_model(helper.make_graph(nodes, "g", inputs, [gives]), opset_imports=opsets, ir_version=9)
+    onnx.save(made, tmp_path / "unet.onnx")
+    with pytest.raises(CheckpointError, match=words):
+        import_graph(tmp_path / "unet.onnx", tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_the_page_shows_commands_that_work():

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from unittest import mock
 
 import diffusers
 import numpy as np
@@ -54,16 +55,19 @@ def network(latents, timestep):
 
 def theirs(scheduler, steps, latents, **options):
     """Return the latents that diffusers' loop makes; its noise of step i is NOISE[i + 1]."""
-    module = __import__(type(scheduler).__module__, fromlist=["randn_tensor"])
     drawn = iter(NOISE[1:])
-    module.randn_tensor = lambda *_, **__: torch.from_numpy(next(drawn)).double()
     timesteps = options.pop("timesteps", None)
     scheduler.set_timesteps(**({"timesteps": timesteps} if timesteps else {"num_inference_steps": steps}))
     x = torch.from_numpy(latents).double() * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps[:steps]:
-        seen = scheduler.scale_model_input(x, timestep).float().numpy()
-        made = torch.from_numpy(network(seen, float(timestep))).double()
-        x = scheduler.step(made, timestep, x, return_dict=False, **options)[0]
+
+    def draw(*_, **__):
+        return torch.from_numpy(next(drawn)).double()
+
+    with mock.patch(f"{type(scheduler).__module__}.randn_tensor", draw):
+        for timestep in scheduler.timesteps[:steps]:
+            seen = scheduler.scale_model_input(x, timestep).float().numpy()
+            made = torch.from_numpy(network(seen, float(timestep))).double()
+            x = scheduler.step(made, timestep, x, return_dict=False, **options)[0]
     return x.numpy()
 
 

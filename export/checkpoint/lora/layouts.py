@@ -48,6 +48,8 @@ def original_pieces(tensors: Mapping[str, Shape]) -> dict[str, tuple[Piece, ...]
 def _probed(layout: Layout, tensors: Mapping[str, Shape]) -> dict[str, tuple[Piece, ...]]:
     import torch
 
+    from ..single.probe import MOST_ROWS
+
     rows: dict[str, int] = {}
     ranks: dict[str, int] = {}
     for name, shape in tensors.items():
@@ -59,6 +61,8 @@ def _probed(layout: Layout, tensors: Mapping[str, Shape]) -> dict[str, tuple[Pie
     names, starts = list(rows), [0]
     for name in names:
         starts.append(starts[-1] + rows[name])
+    if starts[-1] > MOST_ROWS:  # of a damaged checkpoint: its numbers would fill the memory
+        return {}
     numbered = {
         name: torch.arange(start, start + rows[name]).reshape(-1, *[1] * (ranks[name] - 1))
         for name, start in zip(names, starts, strict=False)
@@ -69,7 +73,7 @@ def _probed(layout: Layout, tensors: Mapping[str, Shape]) -> dict[str, tuple[Pie
     except Exception:  # a checkpoint that the converter does not expect has diffusers' names alone
         return {}
     for name, numbers in converted.items():
-        if name not in tensors or numbers.numel() != tensors[name][0]:
+        if name not in tensors or not numbers.numel() == tensors[name][0] > 0:
             continue
         places = numbers.reshape(-1).numpy()
         source = bisect_right(starts, int(places[0])) - 1

@@ -1,8 +1,8 @@
 """Merge LoRA files at export. Changed weights go into a patch file; the checkpoint's own weights stay unchanged.
 
 W' = W + factor alpha / rank D, in float32, one weight at a time; `forms` has the changes D. Several files are merged
-one after another. With DoRA a file's factor is part of D if the magnitude is peft's, as peft merges; kohya's programs
-go that share of the way from W to the weight with the new norm.
+one after another. With DoRA the meaning of the factor depends on the file. In peft's it scales D before the norm is
+set. In kohya's it mixes: 0 is W, and 1 is the weight with the new norm.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def merge(
                 if not np.isfinite(merged).all() or np.abs(merged).max() > convert.MAXIMA[dtype]:
                     raise CheckpointError(
                         f"{of[0][0].path} makes {tensor.name!r} larger than {kinds[folder]} can hold. "
-                        "Lower its scale, or export with --precision fp32."
+                        "Lower its factor, or export with --precision fp32."
                     )
                 out.write(convert.pack(merged, dtype))
         written[folder] = file

@@ -66,14 +66,15 @@ def read(lora: Lora, parts: Mapping[str, Mapping[str, Tensor]]) -> Changes:
     index = Index(parts, lora.folder or denoiser_of(parts))
     file = read_lora(lora.path)
     found: Changes = {}
-    seen: dict[tuple[str, int], str] = {}
+    seen: dict[tuple[str, frozenset[str]], str] = {}
     for stem, held in file.modules.items():
         if (place := index.find(stem)) is None:
             raise CheckpointError(
                 f"{lora.path} changes {next(iter(held.values())).name!r}, which the checkpoint lacks. {ADVICE}"
             )
         folder, module = place
-        if (twin := seen.setdefault((folder, id(module)), stem)) != stem:
+        own = frozenset(piece.tensor for pieces in module.values() for piece in pieces)
+        if (twin := seen.setdefault((folder, own), stem)) != stem:
             raise CheckpointError(f"{lora.path} changes one weight as {twin!r} and as {stem!r}. Fetch the file again.")
         for change in _changes(lora, file, stem, folder, module, parts[folder]):
             for piece in change.pieces:

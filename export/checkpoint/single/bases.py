@@ -19,7 +19,6 @@ from .layout import DENOISER, SD3, SDXL
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
 PADS = {"tokenizer": END, "tokenizer_2": "!"}
-T5 = "t5xxl"  # part of the names of T5's tensors; its vocabulary is not shipped
 # The first layer of a denoiser, in its original and in diffusers' names: its width tells the models apart
 FIRST = {
     SDXL: ("input_blocks.0.0.weight", "conv_in.weight"),

@@ -1,7 +1,7 @@
 """diffusers' converters of the components in a single file, each as a function of the file's tensors.
 
-Source: diffusers.loaders.single_file_utils. The converters take tensors out of what they are given, and SD3's class of
-text encoder gets an identity as its projection, as diffusers' own loader makes it.
+Source: diffusers.loaders.single_file_utils. The converters remove tensors from the dict that they get. SD3's first text
+encoder needs a projection that its file lacks: an identity, as in diffusers' own loader.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ PLACES = {
         Place("vae", ("first_stage_model.", "vae.")),
     ),
 }  # fmt: skip
-# Tensors that together only a denoiser of the family has, without its prefix: original and diffusers' names
+# Sets of tensors that only a denoiser of the family has: in original and in diffusers' names, without the prefix
 SIGNS = {
     SDXL: (("label_emb.0.0.weight", "input_blocks.0.0.weight"), ("add_embedding.linear_1.weight", "conv_in.weight")),
     SD3: (
@@ -93,13 +93,13 @@ def check_plain(table: Mapping[str, Tensor], file: str) -> None:
     for name, tensor in table.items():
         if name.rpartition(".")[2] in SCALED or tensor.dtype.startswith("F8"):
             raise CheckpointError(
-                f"{file} holds {name!r} in {tensor.dtype}: it is an fp8 or scaled file, and its weights are not plain "
+                f"{file} holds {name!r} in {tensor.dtype}: it is an fp8 or scaled file, so its weights are not plain "
                 "numbers. Choose the file of the same model in fp16, bf16 or fp32."
             )
         if name.rpartition(".")[2] in EDM or name in EDM:
             raise CheckpointError(
                 f"{file} holds {name!r}, so it was trained with EDM's noise levels, which Segue does not play. "
-                "Choose a file without it."
+                "Choose another file."
             )
 
 
@@ -133,8 +133,8 @@ def _inferred(table: Mapping[str, Tensor]) -> str:
     import torch
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 
-    shapes = {name: torch.empty(tensor.shape, device="meta") for name, tensor in table.items()}
     try:
+        shapes = {name: torch.empty(tensor.shape, device="meta") for name, tensor in table.items()}
         return str(infer_diffusers_model_type(shapes))
     except Exception:  # it looks up tensors that a stranger's file may lack
         return "an unknown model"

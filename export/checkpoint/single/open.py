@@ -225,13 +225,13 @@ def plain_checkpoint(root: Path, single: str) -> Iterator[Path]:
 
 
 def _prediction(table: Mapping[str, Tensor], root: Path, single: str) -> str:
-    """Return the prediction that an empty tensor of the file asks for; empty for that of the scheduler."""
+    """Return the prediction that the file asks for by an empty tensor; an empty string leaves it to the scheduler."""
     if V_PREDICTION not in table:
         return ""
     path = root / "scheduler/scheduler_config.json"
     if ZERO_SNR in table and not read.read_json(path, root).get("rescale_betas_zero_snr"):
         raise CheckpointError(
-            f"{single} holds {ZERO_SNR!r}: it was trained with betas rescaled to no signal, and its base was not. "
-            'Set "rescale_betas_zero_snr": true in scheduler/scheduler_config.json of the base.'
+            f"{single} holds {ZERO_SNR!r}, so it was trained with rescale_betas_zero_snr, which Segue does not play. "
+            "Choose another file."
         )
     return "v_prediction"

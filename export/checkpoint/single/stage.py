@@ -79,6 +79,10 @@ def staged(checkpoint: str, base: str | None = None, variant: str = "") -> Itera
     with tempfile.TemporaryDirectory(prefix="segue-") as scratch:
         view, plain_base = Path(scratch) / "view", Path(scratch) / "variant"
         shipped = name in names()
+        if shipped and variant:
+            raise UsageError(
+                f"--variant chooses among a checkpoint's weights, and the base {name} has none. Leave --variant out."
+            )
         root = write_base(name, Path(scratch) / "base") if shipped else locate(name, variant, own)[0]
         folders = own(read.read_index(root))
         lacking = [p.folder for p in PLACES[pipeline] if (root / p.folder).is_dir() and p.folder not in folders]
@@ -93,9 +97,9 @@ def staged(checkpoint: str, base: str | None = None, variant: str = "") -> Itera
             root = plain_base
         _link_base(root, view, folders)
         link(path, view / path.name)
-        if GUIDANCE_KEY in table:
+        if GUIDANCE_KEY in table and (shape := table[GUIDANCE_KEY].shape):
             denoiser = next(place.folder for place in PLACES[pipeline] if place.bare)
-            _set(view / denoiser / "config.json", {"time_cond_proj_dim": table[GUIDANCE_KEY].shape[-1]})
+            _set(view / denoiser / "config.json", {"time_cond_proj_dim": shape[-1]})
         note = f"from {path.name}: {', '.join(sorted(folders))}; the rest from {name}"
         yield Staged(view, None, path.name, path.stem, (note,))
 

@@ -71,6 +71,12 @@ def test_infinities_that_are_stored_stay(tmp_path):
     assert load_file(tmp_path / "b")["w"].tolist()[:2] == [torch.inf, -torch.inf]
 
 
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001])  # the first is the one that CUDA gives
+def test_no_nan_becomes_a_number_in_bf16(bits):
+    packed = convert.pack(np.array([bits], np.uint32).view(np.float32), "BF16")
+    assert packed == np.uint16(0x7FC0).tobytes()  # as torch rounds it
+
+
 def test_after_sharing_blocks_the_hash_is_of_the_target(tmp_path, monkeypatch):
     def share(reader, writer):
         writer.write(b"as it was")

@@ -117,10 +117,15 @@ def test_alpha_may_stand_in_diffusers_metadata(tiny_checkpoint, tmp_path):
         (lambda t: t | {f"transformer.{MODULE}.lokr_w1": torch.ones(2, 2)}, "not all of a known form"),
         (lambda t: t | {"transformer.proj_out.alpha": torch.ones(1)}, "without the change it belongs to"),
         (lambda t: t | {"transformer.proj_out.diff_b": torch.ones(1)}, "a bias of"),
+        (
+            lambda t: t | {f"transformer.transformer_blocks.0.attn.{n}.lora_{half}.weight": torch.ones(shape)
+                           for n in ("to_out", "to_out.0") for half, shape in (("A", (2, 32)), ("B", (32, 2)))},
+            "changes one weight as '.*to_out' and as '.*to_out.0'|as '.*to_out.0' and as '.*to_out'",
+        ),
         (lambda t: {}, "holds 'nothing'|holds nothing"),
         (lambda t: {k: v * 1e30 for k, v in t.items()}, "larger than fp32 can hold"),
     ],
-)
+)  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(tiny_checkpoint, tmp_path, change, why):
     file = lora(tmp_path / "l.safetensors")
     save_file(change(load_file(file)), file)
@@ -142,6 +147,7 @@ def test_what_overflows_half_precision_is_refused(tiny_checkpoint, tmp_path):
         ('{"transformer.use_dora": true}', "holds no magnitude"),
         ("[]", "is not supported"),
         ("no json", "is not supported"),
+        ('{"transformer.lora_alpha": 1' + "0" * 400 + "}", "is not supported"),
     ],
 )
 def test_metadata_that_cannot_be_followed_is_refused(tiny_checkpoint, tmp_path, said, why):

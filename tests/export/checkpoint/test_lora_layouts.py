@@ -467,3 +467,9 @@ def test_no_two_modules_share_a_name(sdxl_checkpoint, tiny_checkpoint, video_che
         for name in own & original.keys():  # one name in both layouts means one module
             assert [piece.tensor.rpartition(".")[0] for piece in original[name]] == [name]
             assert all(p.rows is None or np.array_equal(p.rows, np.arange(len(p.rows))) for p in original[name])
+
+
+@pytest.mark.parametrize("rows", [0, 2**40])  # a header may claim any number of rows of no bytes
+def test_a_damaged_checkpoint_has_no_original_layout(rows):
+    sign = "time_text_embed.timestep_embedder.linear_1.weight"
+    assert original_pieces({sign: (rows, 0)}) == {}

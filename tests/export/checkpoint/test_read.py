@@ -51,9 +51,10 @@ def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path):
         read(tmp_path)
 
 
-def test_another_pipeline_is_refused(copy):
-    edit(copy / "model_index.json", _class_name="FluxPipeline")
-    with pytest.raises(CheckpointError, match="'FluxPipeline'; Segue exports StableDiffusion3Pipeline"):
+@pytest.mark.parametrize("name", ["FluxPipeline", ["FluxPipeline"]])
+def test_another_pipeline_is_refused(copy, name):
+    edit(copy / "model_index.json", _class_name=name)
+    with pytest.raises(CheckpointError, match=r"FluxPipeline.*; Segue exports StableDiffusion3Pipeline"):
         read(copy)
 
 
@@ -133,6 +134,14 @@ def test_a_model_made_for_more_than_maximum_size_is_refused(copy):
 def test_a_transformer_size_that_is_no_positive_number_is_named(copy, key, value):
     edit(copy / "transformer/config.json", **{key: value})
     with pytest.raises(CheckpointError, match=f"has {key} "):
+        read(copy)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "vae/inner", "absent"])
+def test_an_index_names_folders_of_the_checkpoint_alone(copy, name):
+    (copy / "vae/inner").mkdir()
+    edit(copy / "model_index.json", **{name: ["diffusers", "AutoencoderKL"]})
+    with pytest.raises(CheckpointError, match="no such directory"):
         read(copy)
 
 

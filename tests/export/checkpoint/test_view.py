@@ -12,7 +12,7 @@ from segue.commands.export import export as command
 from segue.errors import CheckpointError
 from segue.export.checkpoint import read
 from segue.export.checkpoint.single.stage import staged
-from segue.export.checkpoint.view import plain_name, variant_of, write_variant
+from segue.export.checkpoint.view import link, plain_name, variant_of, write_variant
 
 FOLDERS = ("text_encoder", "text_encoder_2", "transformer", "vae")
 
@@ -96,6 +96,25 @@ def test_a_checkpoint_with_a_variant_alone_names_the_option_with_a_command_that_
 def test_a_variant_that_is_nowhere_is_refused_with_those_that_are_there(both, tmp_path):
     with pytest.raises(CheckpointError, match=r"no file of the variant 'bf16'.*It has fp16"):
         write_variant(both, "bf16", tmp_path / "view")
+
+
+def test_an_index_under_both_spellings_leaves_the_checkpoint_as_it_is(both):
+    known = both / "transformer/diffusion_pytorch_model.safetensors.index.fp16.json"
+    other = known.with_name("diffusion_pytorch_model.fp16.safetensors.index.json")
+    other.write_text(known.read_text() + "\n")
+    before = {path: path.read_bytes() for path in both.rglob("*.json")}
+    with staged(str(both), variant="fp16") as source:
+        assert read.read(source.root, FOLDERS).parts["transformer"].tensors
+    assert {path: path.read_bytes() for path in both.rglob("*.json")} == before
+
+
+def test_a_link_never_writes_through_another_one(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    link(tmp_path / "one", tmp_path / "view")
+    with pytest.raises(FileExistsError):
+        link(tmp_path / "two", tmp_path / "view")
+    assert (tmp_path / "one").read_text() == "one"
 
 
 def test_a_hub_cache_whose_files_are_links_is_followed(tiny_checkpoint, tmp_path):

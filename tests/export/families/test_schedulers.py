@@ -6,6 +6,8 @@ import diffusers
 import pytest
 
 from segue.errors import CheckpointError
+from segue.export.checkpoint.read import Settings
+from segue.export.families.sampler import flow_sampler
 from segue.export.families.schedulers import SCHEDULERS, read_scheduler
 
 
@@ -41,6 +43,11 @@ def test_the_settings_and_their_defaults_are_those_of_diffusers(name):
         ("UniPCMultistepScheduler", {"solver_order": 3}, "solver_order"),
         ("UniPCMultistepScheduler", {"predict_x0": False}, "predict_x0"),
         ("FlowMatchEulerDiscreteScheduler", {"a_setting_of_tomorrow": 1}, "a_setting_of_tomorrow"),
+        ("FlowMatchEulerDiscreteScheduler", {"shift": "three"}, "shift"),
+        ("FlowMatchEulerDiscreteScheduler", {"num_train_timesteps": float("inf")}, "num_train_timesteps"),
+        ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": "False"}, "use_dynamic_shifting"),
+        ("EulerDiscreteScheduler", {"beta_start": [0.1]}, "beta_start"),
+        ("EulerDiscreteScheduler", {"timestep_spacing": 1}, "timestep_spacing"),
     ],
 )
 def test_a_setting_that_changes_the_picture_is_refused_by_its_name(name, config, key):
@@ -59,3 +66,9 @@ def test_settings_of_other_classes_are_ignored_as_diffusers_ignores_them():
         "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1, "sample_max_value": 1.0,
     }  # fmt: skip
     assert read_scheduler(published, "EulerDiscreteScheduler")[1]["steps_offset"] == 1
+
+
+def test_a_flow_shift_of_zero_is_left_to_the_check_of_the_bundle():
+    settings = Settings(steps=4, guidance=1.0)
+    assert flow_sampler(settings, {"flow_shift": 0, "num_train_timesteps": 1000}).shift == 0
+    assert flow_sampler(settings, {"shift": 3, "num_train_timesteps": 1000}).shift == 3

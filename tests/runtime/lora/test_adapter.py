@@ -11,8 +11,9 @@ from segue.errors import BusyError, SegueError, UsageError
 from segue.export.checkpoint.lora.layouts import original_pieces
 from segue.export.checkpoint.lora.merge import Lora
 from segue.export.export import export
+from segue.runtime.bundle.manifest import Component, TensorSpec
 from segue.runtime.bundle.reader import verify
-from segue.runtime.lora.inputs import rank_of
+from segue.runtime.lora.inputs import adapted, rank_of
 from segue.runtime.pipeline import open_model
 from segue.runtime.request import Request
 
@@ -60,6 +61,14 @@ def test_the_manifest_lists_the_inputs_of_each_matrix_of_the_denoiser(adaptable)
     state = load_file(adaptable / "transformer/diffusion_pytorch_model.safetensors")
     matrices = {n.removesuffix(".weight") for n, v in state.items() if v.ndim == 2 and n.endswith(".weight")}
     assert {n[5:-2] for n in inputs if n.startswith("lora.") and n != "lora.scale"} == matrices
+
+
+def test_inputs_without_one_fixed_rank_take_no_lora():
+    shapes = {"a.A": ("rank", 4), "a.B": (4, "rank"), "b.A": (2, 4), "b.B": (4, 3), "c.A": (2, 4)}
+    inputs = tuple(TensorSpec(f"lora.{name}", "float32", shape) for name, shape in shapes.items())
+    component = Component("g.onnx", (), "fp32", 0, 18, inputs, ())
+    assert not list(adapted(component))
+    assert rank_of(component) == 0
 
 
 @pytest.mark.slow
@@ -129,6 +138,8 @@ def test_files_add_up_and_stand_in_the_metadata(adaptable, tiny_checkpoint, tmp_
          r"to rank 9, above .* --lora-rank 9"),
         (lambda t: {k: v * 1e38 for k, v in t.items()}, "overflows the precision of transformer"),
         (lambda t: t | {"x.wrong": torch.ones(1)}, "not part of a LoRA that Segue knows"),
+        (lambda t: t | {k.replace("transformer.", "diffusion_model."): v.clone() for k, v in t.items()},
+         r"changes one weight as '.*to_q' and as '.*to_q'|changes one weight as '.*net.2' and as '.*net.2'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_played_is_refused_with_the_key_and_the_earlier_file_stays(
@@ -180,7 +191,8 @@ def test_the_names_in_a_bundle_are_checked(adaptable, tiny_checkpoint, tmp_path,
     from segue.runtime.lora import adapter
 
     rows = {"m": 4}
-    for content in ([1], {"x": [["m", [[0, 5]]]]}, {"x": [["m", [[-1, 4]]]]}, {"x": [["n", [[0, 4]]]]}, {"x": 3}):
+    for content in ([1], {"x": [["m", [[0, 5]]]]}, {"x": [["m", [[-1, 4]]]]}, {"x": [["n", [[0, 4]]]]}, {"x": 3},
+                    {"x": [["m", [[0, float("inf")]]]]}):  # fmt: skip
         (tmp_path / "n.json").write_text(json.dumps(content))
         with pytest.raises(BundleError, match="not as Segue writes it"):
             adapter._original(tmp_path / "n.json", rows)

@@ -1,4 +1,6 @@
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,16 @@ def test_files_that_are_no_picture_have_no_metadata(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UsageError, match="is not a readable PNG"):
         png.read_metadata(path)
+
+
+def test_a_header_that_claims_more_pixels_than_pillow_opens_is_refused(tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "x.png")
+    data = bytearray((tmp_path / "x.png").read_bytes())
+    data[16:24] = struct.pack(">II", 30_000, 30_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(UsageError, match="is not a readable PNG"):
+        png.read_metadata(tmp_path / "x.png")
 
 
 def test_a_picture_of_another_program_has_no_metadata(tmp_path):

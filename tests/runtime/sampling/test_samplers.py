@@ -9,6 +9,7 @@ import torch
 
 from segue.errors import UsageError
 from segue.export.families.schedulers import SCHEDULERS, noise_prediction, read_scheduler
+from segue.runtime.bundle.manifest import NoisePrediction
 from segue.runtime.sampling.recurrence import sample
 from segue.runtime.sampling.samplers import SAMPLERS, beta_schedule
 from segue.runtime.sampling.schedule import custom_schedule, renoised
@@ -65,6 +66,21 @@ def test_more_steps_than_a_student_was_distilled_at_are_refused():
     prediction = noise_prediction(read_scheduler(SDXL, "LCMScheduler")[1])
     with pytest.raises(UsageError, match="between 1 and 50"):
         beta_schedule("lcm", 51, prediction, 1000)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_every_number_of_steps_has_finite_numbers_or_is_refused(kind, spacing):
+    prediction = NoisePrediction((0.00085, 0.012), spacing, 1)
+    for steps in (1, 2, 50, 333, 500, 998, 999, 1000):
+        try:
+            made = beta_schedule(kind, steps, prediction, 1000)
+        except UsageError:
+            assert steps > (50 if kind in ("lcm", "tcd") else 998)
+            continue
+        assert made.steps == steps
+        arrays = (made.sigmas, made.keep, made.move, made.divisor, *(made.past or ()))
+        assert all(np.isfinite(array).all() for array in arrays)
 
 
 def test_each_sampler_has_a_scheduler_and_each_scheduler_a_sampler():

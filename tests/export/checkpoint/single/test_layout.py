@@ -56,6 +56,7 @@ def test_tensors_of_no_component_are_named():
         # FLUX in diffusers' names is near to SD3
         (table("transformer_blocks.0.attn.add_q_proj.weight", "x_embedder.weight"), "not a single file that Segue"),
         (table("cond_stage_model.transformer.text_model.x"), "takes it for 'v1'"),
+        ({"x": Tensor("x", "f.safetensors", 8, 0, "F16", (2**70, 0))}, "takes it for 'an unknown model'"),
     ],
 )
 def test_other_files_are_refused_by_what_they_are(found, message):

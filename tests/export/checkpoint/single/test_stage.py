@@ -94,6 +94,16 @@ def test_a_unet_that_takes_guidance_as_an_input_changes_its_config(sdxl_checkpoi
     assert json.loads((sdxl_checkpoint / "unet/config.json").read_text())["time_cond_proj_dim"] is None
 
 
+def test_a_layer_of_guidance_without_a_size_leaves_the_config(sdxl_checkpoint, tmp_path):
+    import torch
+
+    ours = load_file(sdxl_checkpoint / "unet/diffusion_pytorch_model.safetensors")
+    path = save(tmp_path / "unet.safetensors", ours | {"time_embedding.cond_proj.weight": torch.zeros(())})
+    with staged(str(path), str(sdxl_checkpoint)) as source:
+        config = json.loads((source.root / "unet/config.json").read_text())
+    assert config["time_cond_proj_dim"] is None
+
+
 def test_a_file_behind_a_link_keeps_the_name_of_the_link(xl_file, sdxl_checkpoint, tmp_path):
     blob = tmp_path / "blobs/0123abcd"
     blob.parent.mkdir()
@@ -125,6 +135,11 @@ def test_a_base_of_another_model_is_refused(xl_file, tiny_checkpoint):
 
 def test_a_base_without_a_single_file_is_refused(tiny_checkpoint):
     with pytest.raises(UsageError, match="--base belongs to a single file"), staged(str(tiny_checkpoint), "base"):
+        pass
+
+
+def test_a_variant_of_a_base_without_weights_is_refused(xl_file):
+    with pytest.raises(UsageError, match="the base sdxl has none"), staged(str(xl_file), "sdxl", "fp16"):
         pass
 
 
