@@ -15,6 +15,7 @@ import torch
 from ..checks import unusable
 from ..graph import WEIGHT, Graph, Port
 from ..modules import FUSED_ATTENTION, Wrapper, autoencoder
+from ..qwen3 import Rotary
 from ..step import with_step
 from .facts import PATCH, TOKENS
 
@@ -51,18 +52,11 @@ class _TextEncoder(Wrapper):
         ).last_hidden_state
 
 
-class _Rotary(torch.nn.Module):
-    """Qwen2.5-VL's rotary embedding for text only, with frequencies in float32 at every precision."""
-
-    def __init__(self, theta: float, head: int) -> None:
-        super().__init__()
-        self.theta, self.head = theta, head
+class _Rotary(Rotary):
+    """Qwen2.5-VL's rotary embedding for text only, whose three positions are equal."""
 
     def forward(self, states, position_ids):  # type: ignore[no-untyped-def]
-        exponents = torch.arange(0, self.head, 2, dtype=torch.float32) / self.head
-        angles = position_ids[..., None].float() * (self.theta**-exponents)
-        doubled = torch.cat([angles, angles], -1)[0]  # text has three equal positions
-        return doubled.cos().to(states.dtype), doubled.sin().to(states.dtype)
+        return super().forward(states, position_ids[0])
 
 
 def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
