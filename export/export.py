@@ -229,7 +229,8 @@ def _tokenizers(
     for done, (folder, kind) in enumerate(classes.items()):
         progress(Event("tokenizer", folder, done, len(classes)))
         own = family.tokens_of(found.settings, folder)
-        written = tokenizer.write(target, folder, length if own is None else own, kind, family.template)
+        length_of = length if own is None else own
+        written = tokenizer.write(target, folder, length_of, kind, family.template, family.chat)
         length = length or written.length
         if written.added:
             files[written.file] = _added(target, written.file)

@@ -140,6 +140,8 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
         raise UsageError(f"guidance must be a number, 0 or more, got {guidance!r}. Try {manifest.sampler.guidance:g}.")
     if guidance > 1 and not family_of(manifest).tokenizers:
         raise UsageError(f"guidance is {guidance:g}, and {manifest.name} has no prompt to be guided by. Leave it out.")
+    if guidance > 1 and not manifest.sampler.guidable:
+        raise UsageError(f"guidance is {guidance:g}, and {manifest.name} was distilled without guidance. Leave it out.")
     height, width = check_size(request.size, manifest.sizes)
     shape = (
         manifest.latents.channels,

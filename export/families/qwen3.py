@@ -27,6 +27,7 @@ class Rotary(torch.nn.Module):
         self.theta, self.head = theta, head
 
     def forward(self, states, position_ids):  # type: ignore[no-untyped-def]
+        """Return the cosines and the sines."""
         exponents = torch.arange(0, self.head, 2, dtype=torch.float32) / self.head
         angles = position_ids[..., None].float() * (self.theta**-exponents)
         doubled = torch.cat([angles, angles], -1)

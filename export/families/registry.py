@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Family:
     """One family: its row in the table of families, the package of its graphs, and the folders with weights.
 
-    `template` and `tokens` are set if the pipeline encodes a prompt inside a text of its own.
+    `template` and `tokens` are set if the pipeline encodes a prompt inside a text of its own. With `chat`, options of
+    the tokenizer's chat template, that template gives the texts of `template`.
     """
 
     row: table.Family
@@ -32,6 +33,7 @@ class Family:
     facts: Callable[[Checkpoint], Facts]
     optional: tuple[str, ...] = ()  # folders that a checkpoint may have
     template: Template | None = None
+    chat: Mapping[str, Any] | None = None
     tokens: int | None = None
 
     @property

@@ -71,6 +71,7 @@ def check_path(path: str, where: str) -> None:
 
 
 _TINY = 1e-6
+PADDINGS = ("prompt", "end", "none")  # of a template
 WORDS = {
     "spacing": ("trailing", "leading", "linspace"),
     "prediction": ("epsilon", "sample", "v_prediction"),
@@ -102,6 +103,14 @@ def _check_numbers(manifest: Manifest, where: str) -> None:
     for name, tokenizer in manifest.tokenizers.items():
         ranges[f"tokenizers.{name}.length"] = (2, tokenizer.length, MAX_TOKENS)  # at least the begin and the end token
         ranges[f"tokenizers.{name}.pad_id"] = (0, tokenizer.pad_id, 2**31 - 1)
+        if tokenizer.template is not None:
+            padding, known = tokenizer.template.padding, ", ".join(PADDINGS)
+            ranges[f"tokenizers.{name}.template.tokens"] = (0, tokenizer.template.tokens, MAX_TOKENS)
+            ranges[f"the count of tokenizers.{name}.template.padding {padding!r:.40} in {known}"] = (
+                1,
+                PADDINGS.count(padding),
+                1,
+            )
     for name, component in manifest.components.items():
         for what in ("flops", "activations", "widened") if component.cost is not None else ():
             _check_polynomial(getattr(component.cost, what), f"components.{name}.cost.{what}", where)
@@ -191,6 +200,16 @@ def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float
         ranges |= {f"{name}.token_shift.mu[{i}]": (-10, value, 10) for i, value in enumerate(mu)}
         slope = (mu[1] - mu[0]) / max(high - low, 1)
         ranges[f"the growth per token of {name}.token_shift"] = (-1e-2, slope, 1e-2)
+    if sampler.step_shift is not None:
+        shift = sampler.step_shift
+        few, many = shift.steps
+        ranges |= {
+            f"{name}.step_shift.steps[0]": (1, few, MAX_STEPS),
+            f"{name}.step_shift.steps[1]": (few + 1, many, 2 * MAX_STEPS),
+            f"{name}.step_shift.most": (1, shift.most, 2**25),
+        }
+        ranges |= {f"{name}.step_shift.slopes[{i}]": (-1e-2, value, 1e-2) for i, value in enumerate(shift.slopes)}
+        ranges |= {f"{name}.step_shift.offsets[{i}]": (-10, value, 10) for i, value in enumerate(shift.offsets)}
     if sampler.noise is not None:
         ranges |= {f"{name}.noise.betas[{i}]": (_TINY, value, 0.5) for i, value in enumerate(sampler.noise.betas)}
         ranges[f"{name}.noise.offset"] = (0, sampler.noise.offset, 1)

@@ -67,21 +67,25 @@ class Component:
 
 @dataclass(frozen=True)
 class Template:
-    """The texts before and after a prompt. Quoted text in the prompt is encoded character by character.
+    """The texts before and after a prompt. With `quotations` quoted text is encoded character by character.
 
-    `tokens` is the number of tokens of both texts together.
+    `tokens` is the number of tokens of both texts together. `padding` says where it stands: behind the prompt
+    ("prompt"), behind everything ("end"), or nowhere ("none"). With "prompt" the tokenizer's `length` bounds the prompt
+    alone. Otherwise it bounds everything, and a long prompt also loses the text after.
     """
 
     before: str
     after: str
     tokens: int = 0
+    padding: str = "prompt"
+    quotations: bool = True
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """A tokenizers file, the length in tokens of a padded or cut prompt, and the token id of the padding.
 
-    With a `template` the length is that of the prompt only, without begin and end token.
+    With a `template` there is no begin or end token, and the template says what the length bounds.
     """
 
     file: str
@@ -96,6 +100,20 @@ class TokenShift:
 
     tokens: tuple[int, int]
     mu: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class StepShift:
+    """A shift exp(mu) that depends on the tokens and on the steps, as in FLUX.2.
+
+    At `steps[i]` steps mu is `slopes[i]` * tokens + `offsets[i]`; other numbers of steps lie on the line through both.
+    Above `most` tokens the second formula holds for any number of steps.
+    """
+
+    steps: tuple[int, int]
+    slopes: tuple[float, float]
+    offsets: tuple[float, float]
+    most: int
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,8 @@ class NoisePrediction:
 class Sampler:
     """The steps: the static shift of the noise levels, and the defaults of a request.
 
-    `token_shift` replaces the shift. The kinds of `sampling/samplers.py` have `noise`; those of flow matching do not.
+    `token_shift` or `step_shift` replaces the shift. The kinds of `sampling/samplers.py` have `noise`; those of flow
+    matching do not. A network that is not `guidable` was distilled without guidance, and takes none.
     """
 
     kind: str  # "flow-match-euler", "flow-match-renoised", or a row of `sampling/samplers.py`
@@ -132,6 +151,8 @@ class Sampler:
     sigmas: tuple[float, ...] = ()  # levels of a few-step student before the shift; empty: diffusers' default grid
     token_shift: TokenShift | None = None
     noise: NoisePrediction | None = None
+    step_shift: StepShift | None = None
+    guidable: bool = True
 
 
 @dataclass(frozen=True)

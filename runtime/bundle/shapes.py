@@ -10,10 +10,11 @@ from typing import Any
 from ...engines.base import Profile
 from ...errors import UsageError
 from .families import TOKENIZER, Kind, Stage, role_of, tokenizer_of
-from .manifest import Manifest
+from .manifest import Manifest, Tokenizer
 from .segments import SegmentSpec, count_segments, latent_frames, window_frames
 
 Three = tuple[int, int, int]  # the smallest, the usual and the largest
+USUAL = 64  # tokens of a prompt without padding
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,21 @@ def dimensions(content: Manifest, component: str, wanted: SizeRange, guided: boo
     if first is None:  # a model without a prompt
         return dims
     own = content.tokenizers.get(tokenizer_of(component), first)
-    template = own.template if role_of(component).kind is Kind.TEXT else None
-    dims["length"] = (own.length + (template.tokens if template else 0),) * 3
-    dims["text"] = (first.length + content.t5_tokens,) * 3
+    dims["length"] = _tokens(own, role_of(component).kind is Kind.TEXT)
+    small, usual, large = (length + content.t5_tokens for length in _tokens(first, False))
+    dims["text"] = (small, usual, large)
     return dims
+
+
+def _tokens(of: Tokenizer, encoder: bool) -> Three:
+    """Return how many tokens a prompt has for its text encoder, or for the denoiser."""
+    template = of.template
+    if template is None or template.padding == "end":
+        return (of.length,) * 3
+    if template.padding == "none":
+        least = min(max(template.tokens, 1), of.length)
+        return least, min(least + USUAL, of.length), of.length
+    return (of.length + (template.tokens if encoder else 0),) * 3
 
 
 def _profile(content: Manifest, component: str, wanted: SizeRange, guided: bool) -> Profile:
@@ -128,7 +140,7 @@ def guidance_of(content: Manifest, component: str) -> float | None:
 
 def _batch(content: Manifest, component: str, guided: bool) -> Three:
     guidance = guidance_of(content, component)
-    if guidance is None:
+    if guidance is None or not content.sampler.guidable:
         return (1, 1, 1)
     return (1, 2, 2) if guidance > 1 else (1, 1, 2 if guided else 1)
 

@@ -56,17 +56,30 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def tokenise(tokenizer: Tokenizer, spec: manifest.Tokenizer, prompt: str) -> Tokens:
     """Return `prompt` as begin token, words, end token and padding, `spec.length` tokens in total.
 
-    A longer prompt loses its last words, never its end token, as in diffusers. With a template the order is: the text
-    before, words, padding, the text after.
+    A longer prompt loses its last words, never its end token, as in diffusers. With a template the texts before and
+    after stand around the words, and `Template.padding` says where the padding stands.
     """
     if spec.template is not None:
-        return _between(tokenizer, spec, spec.template, prompt)
+        put = _between if spec.template.padding == "prompt" else _inside
+        return put(tokenizer, spec, spec.template, prompt)
     encoding = tokenizer.encode(prompt)
     ids, cut = list(encoding.ids), ""
     if len(ids) > spec.length:
         cut = prompt[encoding.offsets[spec.length - 1][0] :].strip()
         ids = [*ids[: spec.length - 1], ids[-1]]
     missing = spec.length - len(ids)
+    mask = [1] * len(ids) + [0] * missing
+    return Tokens(np.array([ids + [spec.pad_id] * missing], np.int64), cut, np.array([mask], np.int64))
+
+
+def _inside(tokenizer: Tokenizer, spec: manifest.Tokenizer, template: manifest.Template, prompt: str) -> Tokens:
+    """Return a prompt in its template as one text, which is cut and padded at its end."""
+    encoding = tokenizer.encode(template.before + prompt + template.after)
+    ids, cut = list(encoding.ids[: spec.length]), ""
+    if len(encoding.ids) > spec.length:
+        start = encoding.offsets[spec.length][0] - len(template.before)
+        cut = prompt[max(start, 0) :].strip()
+    missing = spec.length - len(ids) if template.padding == "end" else 0
     mask = [1] * len(ids) + [0] * missing
     return Tokens(np.array([ids + [spec.pad_id] * missing], np.int64), cut, np.array([mask], np.int64))
 
@@ -79,7 +92,7 @@ def _between(tokenizer: Tokenizer, spec: manifest.Tokenizer, template: manifest.
 
     ids: list[int] = []
     cut = ""
-    for part, quoted in quotations(prompt):
+    for part, quoted in quotations(prompt) if template.quotations else [(prompt, False)]:
         for piece in part if quoted else [part]:
             encoding = tokenizer.encode(piece, add_special_tokens=False)
             room = spec.length - len(ids)

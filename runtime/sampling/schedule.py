@@ -17,7 +17,7 @@ import numpy as np
 from ...errors import UsageError
 from ..bundle.families import family_of
 from ..bundle.limits import MAX_STEPS
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import Manifest, StepShift
 from ..units import whole_number
 from .recurrence import Levels, Schedule, Space, estimate, euler_steps, linear_steps
 from .samplers import beta_schedule
@@ -62,10 +62,13 @@ def _flow_schedule(
     """Return the Euler steps of flow matching: those of `sigmas`, of a student, or of the family's grid."""
     spec, grid = content.sampler, family_of(content).grid
     shift = spec.shift
+    unit = content.latents.factor * content.latents.patch
+    tokens = (height // unit) * (width // unit)
     if spec.token_shift is not None:
-        unit = content.latents.factor * content.latents.patch
-        tokens = (height // unit) * (width // unit)
         shift = token_shift(tokens, spec.token_shift.tokens, spec.token_shift.mu)
+    elif spec.step_shift is not None:
+        steps_drawn = count if sigmas is None else custom_schedule(sigmas, 1.0, spec.train_timesteps).steps
+        shift = step_shift(tokens, steps_drawn, spec.step_shift)
     if sigmas is not None:
         schedule = custom_schedule(sigmas, shift, spec.train_timesteps)
         if steps not in (None, schedule.steps):
@@ -140,6 +143,18 @@ def token_shift(tokens: int, range_of_tokens: tuple[int, int], range_of_mu: tupl
     (low, high), (least, most) = range_of_tokens, range_of_mu
     slope = (most - least) / (high - low)
     return math.exp(min(max(tokens * slope + (least - slope * low), -50.0), 50.0))
+
+
+def step_shift(tokens: int, steps: int, spec: StepShift) -> float:
+    """Return the shift exp(mu) of a picture of `tokens` tokens that is drawn in `steps` steps.
+
+    This is diffusers' `compute_empirical_mu` of FLUX.2 with an exponential time shift.
+    """
+    few, many = (slope * tokens + offset for slope, offset in zip(spec.slopes, spec.offsets, strict=True))
+    first, last = spec.steps
+    slope = (many - few) / (last - first)
+    mu = many if tokens > spec.most else slope * steps + (many - last * slope)
+    return math.exp(min(max(mu, -50.0), 50.0))
 
 
 def renoised(schedule: Schedule) -> Schedule:

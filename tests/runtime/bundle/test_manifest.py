@@ -89,6 +89,26 @@ def test_values_that_no_export_writes_are_refused(table, path, value, said):
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("sampler.step_shift.slopes", [1.0, 0.0], r"slopes\[0\] = 1"),
+        ("sampler.step_shift.offsets", [0.0, 11.0], r"offsets\[1\] = 11"),
+        ("sampler.step_shift.steps", [10, 10], r"steps\[1\] = 10, which must be from 11"),
+        ("sampler.step_shift.most", 0, r"most = 0"),
+        ("tokenizers.tokenizer.template.padding", "middle", "padding 'middle' in prompt, end, none"),
+        ("tokenizers.tokenizer.template.tokens", -1, r"template\.tokens = -1"),
+    ],
+)
+def test_a_shift_or_a_template_that_no_export_writes_is_refused(table, path, value, said):
+    table["sampler"]["step_shift"] = {"steps": [10, 200], "slopes": [1e-4, 2e-4], "offsets": [2.0, 0.5], "most": 4300}
+    table["tokenizers"]["tokenizer"]["template"] = {"before": "a", "after": "b", "padding": "end"}
+    assert parse(table).sampler.step_shift.most == 4300
+    put(table, path, value)
+    with pytest.raises(BundleError, match=said):
+        parse(table)
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"terms": [["height"]], "coefficients": [1.0], "error": 1.0},

@@ -1,7 +1,10 @@
+import dataclasses
+
 import pytest
 
 from segue.errors import UsageError
 from segue.runtime.bundle import reader
+from segue.runtime.bundle.manifest import Template
 from segue.runtime.bundle.shapes import SizeRange, default_range, profiles
 
 
@@ -33,6 +36,26 @@ def test_a_bundle_without_guidance_gets_a_batch_of_one_unless_room_for_guidance_
         made = profiles(content, sizes, guided)
         for name, of in (("transformer", "hidden_states"), ("transformer_step", "made")):
             assert [shape[0] for shape in made[name][0][of]] == [1, 1, largest]
+
+
+@pytest.mark.parametrize(
+    ("padding", "length", "text"),
+    [("prompt", (29, 29, 29), (27, 27, 27)), ("end", (24, 24, 24), (27, 27, 27)), ("none", (5, 24, 24), (8, 27, 27))],
+)
+def test_the_padding_of_a_template_sets_the_tokens_of_encoder_and_denoiser(exported, padding, length, text):
+    content = reader.read(exported).manifest
+    one = dataclasses.replace(content.tokenizers["tokenizer"], template=Template("a", "b", 5, padding))
+    content = dataclasses.replace(content, tokenizers={"tokenizer": one})
+    made = profiles(content, [default_range(content)])
+    assert tuple(shape[1] for shape in made["text_encoder"][0]["input_ids"]) == length
+    assert tuple(shape[1] for shape in made["transformer"][0]["encoder_hidden_states"]) == text
+
+
+def test_a_model_that_takes_no_guidance_has_a_batch_of_one(exported):
+    content = reader.read(exported).manifest
+    content = dataclasses.replace(content, sampler=dataclasses.replace(content.sampler, guidable=False))
+    made = profiles(content, [default_range(content)], guided=True)
+    assert [shape[0] for shape in made["transformer"][0]["hidden_states"]] == [1, 1, 1]
 
 
 def test_each_size_is_a_profile_and_equal_ones_are_one(exported):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.errors import UsageError
-from segue.runtime.bundle.manifest import NoisePrediction
+from segue.runtime.bundle.manifest import NoisePrediction, StepShift
 from segue.runtime.sampling import schedule as sampler
 from segue.runtime.sampling.recurrence import sample
 from segue.runtime.sampling.samplers import beta_schedule
@@ -120,6 +120,32 @@ def test_a_shift_from_tokens_is_that_of_diffusers(tokens):
 
     ours = sampler.token_shift(tokens, (256, 4096), (0.5, 1.15))
     assert ours == pytest.approx(np.exp(calculate_shift(tokens)), rel=1e-9)
+
+
+FLUX2 = StepShift((10, 200), (8.73809524e-05, 0.00016927), (1.89833333, 0.45666666), 4300)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(4, 20_000), st.integers(1, 300))
+def test_a_shift_from_tokens_and_steps_is_that_of_diffusers(tokens, steps):
+    from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+    mu = compute_empirical_mu(tokens, steps)
+    assert sampler.step_shift(tokens, steps, FLUX2) == pytest.approx(np.exp(mu), rel=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 9, 28, 50])
+@pytest.mark.parametrize("side", [64, 256, 512, 768, 1024, 1056, 1536, 2048])  # 1056 and above: over 4300 tokens
+def test_the_levels_of_flux_2_are_those_of_its_pipeline(side, steps):
+    from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+    tokens = (side // 16) ** 2
+    theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    theirs.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=compute_empirical_mu(tokens, steps))
+    shift = sampler.step_shift(tokens, steps, FLUX2)
+    ours = sampler.custom_schedule(np.linspace(1, 1 / steps, steps), shift, 1000)
+    assert np.abs(ours.sigmas - theirs.sigmas.numpy()).max() <= 1e-6
+    assert np.abs(ours.timesteps - theirs.timesteps.numpy()).max() <= 1e-3
 
 
 def test_guided_tokens_are_no_longer_than_conditional_ones():
