@@ -105,6 +105,14 @@ def longcat_checkpoint(request):
     return once(request, "longcat", build_longcat)
 
 
+@pytest.fixture(scope="session")
+def klein_checkpoint(request):
+    """Directory of a tiny random FLUX.2-klein checkpoint. Do not change it."""
+    from support.qwen3 import build_klein
+
+    return once(request, "klein", build_klein)
+
+
 def bundle_of(request: pytest.FixtureRequest, name: str, checkpoint: Path, bundle: str = "tiny", **options) -> Path:
     """Export a checkpoint, parity checked, into the directory `bundle` of the shared directory `name`; return it."""
 
@@ -158,6 +166,12 @@ def sdxl_bundle(sdxl_checkpoint, request):
 def longcat_bundle(longcat_checkpoint, request):
     """Directory of the bundle of `longcat_checkpoint`, parity checked. Do not change it."""
     return bundle_of(request, "longcat_bundle", longcat_checkpoint, "longcat")
+
+
+@pytest.fixture(scope="session")
+def klein_bundle(klein_checkpoint, request):
+    """Directory of the bundle of `klein_checkpoint`, parity checked. Do not change it."""
+    return bundle_of(request, "klein_bundle", klein_checkpoint, "klein")
 
 
 @pytest.fixture(scope="session")

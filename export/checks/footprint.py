@@ -22,6 +22,7 @@ from .child import run_check
 from .parity import BASE_BYTES, BYTES_PER_PARAMETER
 
 MOST_FLOPS = 5e11  # of a call that is tried; about ten seconds on one core
+MOST_BYTES = 2**30  # of activations in such a call
 LEAST = 2**20  # a call is recorded with at least these bytes; pages vary by nearly as much
 WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "w8a8": 1, "fp8": 1}  # bytes of a weight
 UNTRIED = frozenset({"bf16", "w8a8", "fp8"})  # ONNX Runtime's CPU does not run these
@@ -109,8 +110,8 @@ def _tried(content: Manifest, name: str) -> list[dict[str, int]]:
     spec = content.components[name]
     assert spec.cost is not None
     usual = {base: three[1] for base, three in dimensions(content, name, default_range(content)).items()}
-    flops = spec.cost.flops
-    return [dims for dims in (usual, usual, *trials(content, name, _named(spec))) if flops.at(dims) <= MOST_FLOPS]
+    cost, sizes = spec.cost, (usual, usual, *trials(content, name, _named(spec)))
+    return [dims for dims in sizes if cost.flops.at(dims) <= MOST_FLOPS and cost.widened.at(dims) <= MOST_BYTES]
 
 
 def _named(spec: Component) -> set[str]:

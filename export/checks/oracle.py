@@ -73,7 +73,10 @@ def compare(bundle: Path, cases: Sequence[Case], threads: int | None = None) -> 
             with silent():
                 ours = model.render(request)
             latents = _latents(pipeline, manifest, case, torch.from_numpy(noise.copy()))
-            scaled = latents / pipeline.vae.config.scaling_factor + (pipeline.vae.config.shift_factor or 0)
+            if hasattr(pipeline, "_patchify_latents"):  # FLUX.2's, whose latents come back as its decoder takes them
+                latents, scaled = _normalised(pipeline, latents), latents
+            else:
+                scaled = latents / pipeline.vae.config.scaling_factor + (pipeline.vae.config.shift_factor or 0)
             decoded = pipeline.vae.decode(scaled, return_dict=False)[0]
             picture = np.asarray(pipeline.image_processor.postprocess(decoded, output_type="pil")[0])
             yield Difference(case, relative_l2(ours.latents, latents.numpy()), psnr(ours.images[0], picture))
@@ -83,15 +86,17 @@ def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
     """Return the final latents of diffusers' pipeline, [1, channels, height, width]."""
     options: dict[str, Any] = {"sigmas": list(case.sigmas)} if case.sigmas else {}
     height, width = case.size
-    packs = hasattr(pipeline, "_pack_latents")  # LongCat-Image's does
+    normalises = hasattr(pipeline, "_patchify_latents")
+    packs = hasattr(pipeline, "_pack_latents") and not normalises  # LongCat-Image's does
     if family_of(manifest).zero_tokens:
         options["max_sequence_length"] = manifest.t5_tokens
     if packs:
         options["enable_prompt_rewrite"] = False  # a language model, which does not draw
         noise = pipeline._pack_latents(noise, *noise.shape)
+    if not normalises:  # FLUX.2's negative prompt is always empty
+        options["negative_prompt"] = case.negative or (None if manifest.zero_negative else "")
     latents = pipeline(
         prompt=case.prompt,
-        negative_prompt=case.negative or (None if manifest.zero_negative else ""),
         height=height,
         width=width,
         num_inference_steps=case.steps or len(case.sigmas or ()),
@@ -103,6 +108,13 @@ def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
     if packs:
         latents = pipeline._unpack_latents(latents, height, width, manifest.latents.factor)
     return latents
+
+
+def _normalised(pipeline: Any, latents: Any) -> Any:
+    """Return latents of FLUX.2's autoencoder as squares, normalised, which its denoiser works on."""
+    of = pipeline.vae
+    mean, variance = (part[None, :, None, None] for part in (of.bn.running_mean, of.bn.running_var))
+    return (pipeline._patchify_latents(latents) - mean) / (variance + of.config.batch_norm_eps).sqrt()
 
 
 def load_pipeline(checkpoint: Path) -> Any:

@@ -77,6 +77,41 @@ KNOWN = {
         "pooled_projection_dim",
         "axes_dims_rope",
     ],
+    "AutoencoderKLFlux2": [
+        "in_channels",
+        "out_channels",
+        "down_block_types",
+        "up_block_types",
+        "block_out_channels",
+        "decoder_block_out_channels",
+        "layers_per_block",
+        "act_fn",
+        "latent_channels",
+        "norm_num_groups",
+        "sample_size",
+        "use_quant_conv",
+        "use_post_quant_conv",
+        "mid_block_add_attention",
+        "batch_norm_eps",
+        "batch_norm_momentum",
+        "patch_size",
+    ],
+    "Flux2Transformer2DModel": [
+        "patch_size",
+        "in_channels",
+        "out_channels",
+        "num_layers",
+        "num_single_layers",
+        "attention_head_dim",
+        "num_attention_heads",
+        "joint_attention_dim",
+        "timestep_guidance_channels",
+        "mlp_ratio",
+        "axes_dims_rope",
+        "rope_theta",
+        "eps",
+        "guidance_embeds",
+    ],
     "UNet2DConditionModel": [
         "sample_size",
         "in_channels",
@@ -147,7 +182,8 @@ KNOWN = {
     ],
 }
 
-OLDER = {"AutoencoderKLWan": ("clip_output",)}  # in published files; the class no longer takes it
+# In published files; the classes no longer take them
+OLDER = {"AutoencoderKLWan": ("clip_output",), "AutoencoderKLFlux2": ("force_upcast",)}
 
 
 def check_known(where: str, config: Mapping[str, Any], name: str | None) -> None:

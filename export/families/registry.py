@@ -71,6 +71,7 @@ def find(pipeline: object) -> Family:
 
 def families() -> dict[str, Family]:
     """Return the families by `_class_name`, the pipeline of diffusers that a model_index.json names."""
+    from .flux2_klein import facts as klein_facts
     from .longcat import facts as longcat_facts
     from .sd3 import facts as sd3_facts
     from .sdxl import facts as sdxl_facts
@@ -82,6 +83,10 @@ def families() -> dict[str, Family]:
         longcat_facts.PIPELINE: _family(
             "longcat-image", longcat_facts, ("Qwen2Tokenizer",), template=longcat_facts.TEMPLATE,
             tokens=longcat_facts.TOKENS,
+        ),
+        klein_facts.PIPELINE: _family(
+            "flux2-klein", klein_facts, ("Qwen2Tokenizer",), template=klein_facts.TEMPLATE, tokens=klein_facts.TOKENS,
+            chat=klein_facts.CHAT,
         ),
         sdxl_facts.PIPELINE: _family("sdxl", sdxl_facts, (clip, clip)),
         wan_facts.PIPELINE: _family("swifti2v", wan_facts, (t5,), optional=(SECOND_EXPERT,)),

@@ -67,15 +67,18 @@ def fit(samples: list[tuple[Mapping[str, int], int]], terms: list[tuple[str, ...
 def terms_of(named: set[str]) -> list[tuple[str, ...]]:
     """Return the products of dimensions in the cost of a transformer or a convolution.
 
-    Tokens are the product of the spatial dimensions. They and the text's tokens attend to each other, hence squares.
+    Tokens are the product of the spatial dimensions. They, the text's and those of reference pictures attend to each
+    other, hence squares.
     """
     space = tuple(name for name in SPATIAL if name in named)
     text = tuple(name for name in TEXTUAL if name in named)
+    given = ("references",) if "references" in named else ()
     batch = ("batch",) if "batch" in named else ()
     parts: list[tuple[str, ...]] = [()]
     parts += [space, space * 2] if space else []
     parts += [text, text * 2] if text else []
     parts += [space + text] if space and text else []
+    parts += [given, given * 2, given + space, given + text] if given else []
     return list(dict.fromkeys([(), *(batch + part for part in parts)]))
 
 

@@ -178,7 +178,7 @@ _MOST_TERMS, _MOST_FACTORS = 256, 16  # of a polynomial; an export writes a tent
 
 
 def _check_polynomial(found: Polynomial, name: str, where: str) -> None:
-    known = {"batch", "height", "width", "frames", "length", "text"}
+    known = {"batch", "height", "width", "frames", "length", "text", "references"}
     whole = len(found.terms) == len(found.coefficients) <= _MOST_TERMS
     whole = whole and all(known.issuperset(term) and len(term) <= _MOST_FACTORS for term in found.terms)
     if not whole or not 0 <= found.error < 1 or not all(0 <= c <= 2**60 for c in found.coefficients):

@@ -140,6 +140,10 @@ FAMILIES = {
             steps=50, guidance=4.5, drops=("text_processor",),
         ),
         Family(
+            "flux2-klein", (TEXT_ENCODER, DENOISER, VAE_DECODER), {TEXT_ENCODER: TOKENIZER}, grid="linear", steps=4,
+            guidance=1.0,
+        ),
+        Family(
             "sdxl", (*CLIP, UNET, VAE_DECODER), CLIP, UNET, "noise", samplers=BETAS, steps=30, guidance=5.0,
         ),
         Family("pixel-unet", (UNET,), {}, UNET, "prediction", samplers=BETAS, steps=1, guidance=1.0),

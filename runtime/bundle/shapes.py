@@ -10,6 +10,7 @@ from typing import Any
 from ...engines.base import Profile
 from ...errors import UsageError
 from .families import TOKENIZER, Kind, Stage, role_of, tokenizer_of
+from .limits import MAX_REFERENCES, REFERENCE_PIXELS
 from .manifest import Manifest, Tokenizer
 from .segments import SegmentSpec, count_segments, latent_frames, window_frames
 
@@ -77,7 +78,8 @@ def dimensions(content: Manifest, component: str, wanted: SizeRange, guided: boo
     """Return each base dimension of a component at the smallest, the usual and the largest size.
 
     The base dimensions are batch, height, width, length, text and, for videos, frames, each in the component's own
-    unit. Other dimensions are a multiple or a fraction of one of them (`sized`). `guided` is that of `profiles`.
+    unit; and references, the tokens of reference pictures, if the component takes these. Other dimensions are a
+    multiple or a fraction of one of them (`sized`). `guided` is that of `profiles`.
     """
     dims: dict[str, Three] = {"batch": _batch(content, component, guided)}
     for axis, side in enumerate(("height", "width")):
@@ -86,6 +88,10 @@ def dimensions(content: Manifest, component: str, wanted: SizeRange, guided: boo
         dims[side] = (small, usual, large)
     if content.video is not None:
         dims["frames"] = _frames(content, component)
+    if any("references" in spec.shape for spec in content.components[component].inputs):
+        unit = content.latents.factor * content.latents.patch
+        one = REFERENCE_PIXELS // unit**2
+        dims["references"] = (0, one, MAX_REFERENCES * one)
     first = content.tokenizers.get(TOKENIZER)
     if first is None:  # a model without a prompt
         return dims

@@ -1,6 +1,7 @@
 """The differences between the families of picture models; the loop over steps is the same for all.
 
-Sources: diffusers 0.42.1's StableDiffusion3Pipeline, LongCatImagePipeline and StableDiffusionXLPipeline.
+Sources: diffusers 0.42.1's StableDiffusion3Pipeline, LongCatImagePipeline, Flux2KleinPipeline and
+StableDiffusionXLPipeline.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ class Conditioning:
     """How one family feeds prompts and sizes to its denoiser.
 
     `encode` returns the denoiser's inputs for a prompt, [1, ...] each, and `beside` those for a picture's (height,
-    width). `guide` combines the negative and the positive prediction into one.
+    width). `guide` combines the negative and the positive prediction into one. `refer`, of families that take reference
+    pictures, makes inputs of their encoded latents, [1, channels, h, w] each, and of the latents' channels.
     """
 
     encode: Callable[[Components, Manifest, str, Cancel | None], Feeds]
     beside: Callable[[int, int], Feeds]
     guide: Callable[[np.ndarray, np.ndarray, float, Manifest], np.ndarray]
+    refer: Callable[[Sequence[np.ndarray], int], Feeds] | None = None
 
 
 def find(content: Manifest) -> Conditioning:
@@ -118,6 +121,12 @@ def _longcat(components: Components, content: Manifest, prompt: str, cancel: Can
     return {"encoder_hidden_states": found["states"][:, tokens.inner]}
 
 
+def _klein(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    tokens = components.tokens(tokenizer_of(TEXT_ENCODER), prompt)
+    found = components.run(TEXT_ENCODER, cancel, input_ids=tokens.ids, attention_mask=tokens.mask)
+    return {"encoder_hidden_states": found["states"]}
+
+
 def _unprompted(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
     return {}
 
@@ -139,9 +148,26 @@ def _guide_longcat(negative: np.ndarray, positive: np.ndarray, guidance: float, 
     return schedule.guide_renormalised(negative, positive, guidance, content.latents.patch)
 
 
+def reference_tokens(encoded: Sequence[np.ndarray], channels: int) -> Feeds:
+    """Return FLUX.2's inputs for reference pictures, given as latents float32 [1, channels, h, w] each, or for none.
+
+    reference float32 [1, tokens, channels] holds one token for each latent, row by row, picture after picture. places
+    float32 [1, tokens, 4] holds (10 + 10 * number of the picture, row, column, 0).
+    """
+    tokens, places = [np.zeros((1, 0, channels), np.float32)], [np.zeros((1, 0, 4), np.float32)]
+    for number, latents in enumerate(encoded):
+        _, _, height, width = latents.shape
+        tokens.append(latents.reshape(1, channels, height * width).transpose(0, 2, 1).astype(np.float32))
+        row, column = np.divmod(np.arange(height * width, dtype=np.float32), np.float32(width))
+        still = np.zeros_like(row)
+        places.append(np.stack([still + 10 * (1 + number), row, column, still], -1)[None])
+    return {"reference": np.concatenate(tokens, 1), "places": np.concatenate(places, 1)}
+
+
 CONDITIONING = {
     "sd3": Conditioning(_sd3, _nothing, _guide),
     "longcat-image": Conditioning(_longcat, _nothing, _guide_longcat),
+    "flux2-klein": Conditioning(_klein, _nothing, _guide, reference_tokens),
     "sdxl": Conditioning(_sdxl, _time_ids, _guide),
     "pixel-unet": Conditioning(_unprompted, _nothing, _guide),
 }

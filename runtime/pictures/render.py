@@ -88,6 +88,8 @@ def encode(
         return remembered[text]
 
     positive = states(prompt) | family.beside(prepared.height, prepared.width)
+    if family.refer is not None:
+        positive |= family.refer((), content.latents.channels)
     if prepared.embedded:
         positive[GUIDANCE] = np.array([prepared.guidance], np.float32)
     if not prepared.guided:

@@ -287,6 +287,9 @@ def _cost(
         return replace(cost, once=True)
     if role_of(name).kind is Kind.DENOISER:
         dims["batch"] = 2 if wanted.guided and together else 1
+        if "references" in dims:
+            unit = content.latents.factor * content.latents.patch
+            dims["references"] = sum(rows * columns for rows, columns in wanted.references) // unit**2
         calls = wanted.steps * (2 if wanted.guided and not together else 1)
     elif role_of(name).kind is Kind.DECODER:
         tiles = make_tiles(dims["height"], dims["width"], tiling)

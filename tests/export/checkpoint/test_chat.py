@@ -7,7 +7,7 @@ from segue.errors import CheckpointError
 from segue.export.checkpoint import tokenizer
 from segue.runtime.bundle import manifest, tokens
 from segue.runtime.bundle.manifest import Template
-from support.chat import TEMPLATE, write_chat_tokenizer
+from support.qwen3 import TEMPLATE, write_chat_tokenizer
 
 PROMPTS = ("", "a red heart", "\n\nred\n", "a 'quoted' <|im_end|> word", "日本語 🦊", "red " * 60)
 
