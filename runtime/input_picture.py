@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from .bundle.limits import MAX_SIDE
+from .bundle.limits import MAX_REFERENCE, MAX_SIDE
 from .media.read_image import blurred, fitted, resized
 from .units import whole_number
 
 STRENGTH = 0.6  # of a request that names none; with a mask it is 1
-MAX_REFERENCE = 1024 * 1024  # pixels of a reference; larger ones are scaled down, as in diffusers
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,7 +141,7 @@ FAMILIES = {
         ),
         Family(
             "flux2-klein", (TEXT_ENCODER, DENOISER, VAE_DECODER), {TEXT_ENCODER: TOKENIZER}, grid="linear", steps=4,
-            guidance=1.0,
+            guidance=1.0, references=4,
         ),
         Family(
             "sdxl", (*CLIP, UNET, VAE_DECODER), CLIP, UNET, "noise", samplers=BETAS, steps=30, guidance=5.0,

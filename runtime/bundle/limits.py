@@ -1,7 +1,6 @@
 """The largest numbers in a request or a bundle. Each is far above any use and keeps arithmetic bounded."""
 
-MAX_REFERENCES = 4  # reference pictures of a request
-REFERENCE_PIXELS = 2**20  # of one of them, as in FLUX.2's pipeline
+MAX_REFERENCE = 1024 * 1024  # pixels of a reference picture; larger ones are scaled down, as in diffusers
 MAX_STEPS = 1000  # network calls per picture
 MAX_COUNT = 4096  # pictures per request
 MAX_TEXT = 100_000  # characters of a prompt: above any tokenizer's limit, below that of a PNG text chunk

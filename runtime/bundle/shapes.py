@@ -9,8 +9,8 @@ from typing import Any
 
 from ...engines.base import Profile
 from ...errors import UsageError
-from .families import TOKENIZER, Kind, Stage, role_of, tokenizer_of
-from .limits import MAX_REFERENCES, REFERENCE_PIXELS
+from .families import TOKENIZER, Kind, Stage, family_of, role_of, tokenizer_of
+from .limits import MAX_REFERENCE
 from .manifest import Manifest, Tokenizer
 from .segments import SegmentSpec, count_segments, latent_frames, window_frames
 
@@ -90,8 +90,8 @@ def dimensions(content: Manifest, component: str, wanted: SizeRange, guided: boo
         dims["frames"] = _frames(content, component)
     if any("references" in spec.shape for spec in content.components[component].inputs):
         unit = content.latents.factor * content.latents.patch
-        one = REFERENCE_PIXELS // unit**2
-        dims["references"] = (0, one, MAX_REFERENCES * one)
+        one = MAX_REFERENCE // unit**2
+        dims["references"] = (0, one, family_of(content).references * one)
     first = content.tokenizers.get(TOKENIZER)
     if first is None:  # a model without a prompt
         return dims

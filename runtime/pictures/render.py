@@ -11,12 +11,12 @@ import numpy as np
 
 from ..bundle.families import GUIDANCE, VAE_DECODER
 from ..components import Cancel, Components, Feeds
-from ..input_picture import digest_of
+from ..input_picture import as_input, digest_of
 from ..request import Prepared
 from ..sampling import latents as latent_space
 from ..sampling.tiles import Tiling, apply
 from .families import denoise, find
-from .input import begin
+from .input import begin, encode_picture
 
 if TYPE_CHECKING:
     from ..planning.pictures import Plan
@@ -63,8 +63,9 @@ def render(
     """
     together, tiling = (True, None) if plan is None else (plan.together, plan.tiling)
     beginning = begin(components, prepared, cancel, tiling)
+    referred = refer(components, prepared, cancel, tiling)
     for index, prompt in enumerate(prepared.prompts):
-        known = encode(components, prompt, prepared, remembered, cancel)
+        known = encode(components, prompt, prepared, referred, remembered, cancel)
         callback = None if on_step is None else _reporter(on_step, prepared, index)
         latents = denoise(components, prepared, index, known, beginning, callback, cancel, together)
         image = decode(components, latents, cancel, tiling)[0]
@@ -72,10 +73,23 @@ def render(
         yield Picture(image, latents[0], describe(components, prepared, index))
 
 
+def refer(components: Components, prepared: Prepared, cancel: Cancel | None, tiling: Tiling | None) -> Feeds:
+    """Return the denoiser's inputs for the reference pictures of a request, [1, ...]; none if its family takes none."""
+    content = components.bundle.manifest
+    if (made := find(content).refer) is None:
+        return {}
+    encoded = [encode_picture(components, as_input(one), None, cancel, tiling) for one in prepared.references]
+    return made(encoded, content.latents.channels)
+
+
 def encode(
-    components: Components, prompt: str, prepared: Prepared, remembered: dict[str, Feeds], cancel: Cancel | None
-) -> Feeds:
-    """Return the denoiser's inputs for a prompt, [1, ...]; with guidance [2, ...], the negative prompt first."""
+    components: Components, prompt: str, prepared: Prepared, referred: Feeds, remembered: dict[str, Feeds],
+    cancel: Cancel | None,
+) -> Feeds:  # fmt: skip
+    """Return the denoiser's inputs for a prompt, [1, ...]; with guidance [2, ...], the negative prompt first.
+
+    `referred` are those for the reference pictures.
+    """
     content = components.bundle.manifest
     family = find(content)
 
@@ -87,9 +101,7 @@ def encode(
             remembered[text] = found
         return remembered[text]
 
-    positive = states(prompt) | family.beside(prepared.height, prepared.width)
-    if family.refer is not None:
-        positive |= family.refer((), content.latents.channels)
+    positive = states(prompt) | family.beside(prepared.height, prepared.width) | referred
     if prepared.embedded:
         positive[GUIDANCE] = np.array([prepared.guidance], np.float32)
     if not prepared.guided:
