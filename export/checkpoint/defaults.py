@@ -62,6 +62,7 @@ STUDENTS = (
     Student(r"turbo", {"steps": 4}),
 )
 OF_A_SCHEDULER = {"LCMScheduler": {"steps": 4, "guidance": 1.0}, "TCDScheduler": {"steps": 4, "guidance": 0.0}}
+BASE = {"steps": 50, "guidance": 4.0}  # of FLUX.2-klein before it is distilled (the defaults of its pipeline)
 EMBEDDED = 8.0  # guidance of a network that takes it as an input (the card of lcm-sdxl)
 
 
@@ -92,6 +93,7 @@ def find_defaults(
         ({"guidance": EMBEDDED, "steps": 4} if embedded else {}, "because the network takes guidance as an input"),
         (student, f"as the card of {name!r} says"),
         (OF_A_SCHEDULER.get(scheduler or "", {}), f"because the scheduler is {scheduler}"),
+        (BASE if found.index.get("is_distilled") is False else {}, "because the model is not distilled"),
         ({"steps": family.steps, "guidance": family.guidance}, f"the defaults of {family.name}"),
     ]
     result: dict[str, Any] = {}

@@ -1,0 +1,186 @@
+"""FLUX.2-klein: the bundle draws what diffusers' own pipeline draws, from text alone and from reference pictures."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import segue
+from segue.errors import CheckpointError, UsageError
+from segue.export.checkpoint.defaults import find_defaults
+from segue.export.checkpoint.read import read
+from segue.export.checks import oracle
+from segue.export.checks.oracle import Case
+from segue.export.export import export
+from segue.export.families.registry import find
+from segue.runtime.diagnostics.difference import psnr, relative_l2
+from segue.runtime.sampling.noise import philox_normal
+
+pytestmark = pytest.mark.filterwarnings("ignore::segue.runtime.notices.Notice")
+PIPELINE = "Flux2KleinPipeline"
+GATE, LATENTS = 60, 1e-4  # dB, relative L2
+SHARED = ("text_encoder", "transformer", "vae")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::segue.runtime.bundle.tokens.PromptTruncated")
+def test_pictures_from_text_are_those_of_diffusers(klein_bundle):
+    cases = [
+        Case("a red heart", (128, 128), 1.0, steps=4),
+        Case("a sign 'OPEN' 日本", (64, 160), 1.0, steps=9),
+        Case("word " * 200, (96, 64), 1.0, sigmas=(1.0, 0.6, 0.2)),  # 36 tokens of the chat's end are cut as well
+        Case("", (256, 256), 1.0, steps=1),
+    ]
+    found = list(oracle.compare(klein_bundle, cases))
+    assert len(found) == len(cases)
+    assert min(d.psnr for d in found) >= GATE, found
+    assert max(d.latents for d in found) <= LATENTS, found
+
+
+def picture(height, width, seed):
+    """Return a smooth picture of random colours."""
+    squares = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(squares).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sides", [[(128, 96)], [(96, 160), (70, 85)]])  # the last one is cropped to 64 x 80
+def test_pictures_from_references_are_those_of_diffusers(klein_bundle, sides):
+    import torch
+
+    references = [picture(*side, seed) for seed, side in enumerate(sides)]
+    pipeline = oracle.load_pipeline(klein_bundle)
+    with segue.open(klein_bundle) as model, torch.no_grad():
+        for (height, width), steps in (((128, 96), None), ((64, 160), 2)):
+            noise = philox_normal((16, height // 16, width // 16), 3, image=0)[None]
+            request = segue.Request(
+                "a red heart", size=(height, width), steps=steps, latents=noise, references=references
+            )
+            ours = model.render(request)
+            plain = model.render(dataclasses.replace(request, references=()))
+            latents = pipeline(
+                prompt="a red heart", image=[Image.fromarray(one) for one in references], height=height, width=width,
+                num_inference_steps=steps or 4, guidance_scale=1.0, latents=torch.from_numpy(noise.copy()),
+                output_type="latent",
+            ).images  # fmt: skip
+            decoded = pipeline.vae.decode(latents, return_dict=False)[0]
+            drawn = np.asarray(pipeline.image_processor.postprocess(decoded, output_type="pil")[0])
+            assert relative_l2(ours.latents, oracle._normalised(pipeline, latents).numpy()) <= LATENTS
+            assert psnr(ours.images[0], drawn) >= GATE
+            assert relative_l2(plain.latents, ours.latents) > 1e-3  # the references are seen
+
+
+@pytest.mark.slow
+def test_a_distilled_model_takes_no_guidance_and_a_bounded_number_of_references(klein_bundle):
+    with segue.open(klein_bundle) as model:
+        with pytest.raises(UsageError, match="guidance is 3, and klein was distilled without guidance"):
+            model.generate("red", guidance=3)
+        with pytest.raises(UsageError, match="klein takes at most 4 reference pictures"):
+            model.generate("red", references=[picture(64, 64, 0)] * 5)
+
+
+@pytest.mark.slow
+def test_reference_pictures_cost_memory_and_time_in_a_plan(klein_bundle):
+    with segue.open(klein_bundle) as model:
+        plans = [model.plan(segue.Request("red", references=[picture(512, 512, 0)] * n)) for n in (0, 1, 2)]
+    peaks, seconds = [plan.peak for plan in plans], [plan.seconds for plan in plans]
+    assert peaks == sorted(set(peaks))
+    assert seconds == sorted(set(seconds))
+
+
+def facts_of(root):
+    """Return what an export reads of the checkpoint at `root`."""
+    family = find(PIPELINE)
+    found = read(root, family.folders)
+    settings = find_defaults(found, family.row, (), None, {}).settings
+    return family.facts(dataclasses.replace(found, settings=settings))
+
+
+def changed(checkpoint, root, file, change):
+    """Return a copy of `checkpoint` at `root` with other values in one of its files; None removes one."""
+    shutil.copytree(checkpoint, root)
+    table = json.loads((root / file).read_text()) | change
+    (root / file).write_text(json.dumps({key: value for key, value in table.items() if value is not None}))
+    return root
+
+
+def test_the_facts_of_a_distilled_checkpoint(klein_checkpoint):
+    found = facts_of(klein_checkpoint)
+    assert (found.sampler.steps, found.sampler.guidance, found.sampler.guidable) == (4, 1.0, False)
+    assert found.sampler.token_shift is None
+    assert found.sampler.step_shift.most == 4300
+    assert (found.latents.channels, found.latents.factor, found.latents.patch) == (16, 16, 1)
+    assert (found.sizes.default, found.sizes.minimum, found.sizes.maximum) == ((256, 256), 64, 256)
+
+
+def test_guidance_asked_for_a_distilled_checkpoint_is_off(klein_checkpoint, tmp_path):
+    root = changed(klein_checkpoint, tmp_path / "c", "segue.json", {"guidance": 4.0})
+    assert facts_of(root).sampler.guidance == 1.0
+
+
+@pytest.mark.parametrize("stated", [False, None])
+def test_a_base_checkpoint_takes_guidance(klein_checkpoint, tmp_path, stated):
+    found = facts_of(changed(klein_checkpoint, tmp_path / "c", "model_index.json", {"is_distilled": stated})).sampler
+    assert found.guidable
+    if stated is False:
+        assert (found.steps, found.guidance) == (50, 4.0)
+
+
+def test_a_scheduler_without_dynamic_shift_keeps_its_own(klein_checkpoint, tmp_path):
+    file = "scheduler/scheduler_config.json"
+    found = facts_of(changed(klein_checkpoint, tmp_path / "c", file, {"use_dynamic_shifting": False})).sampler
+    assert (found.shift, found.step_shift, found.token_shift) == (3.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "why"),
+    [
+        ("vae/config.json", {"patch_size": [1, 1]}, "vae/config.json sets patch_size"),
+        ("vae/config.json", {"latent_channels": 8}, "the autoencoder gives 32"),
+        ("vae/config.json", {"scaling_factor": 0.5}, "vae/config.json sets scaling_factor"),
+        ("transformer/config.json", {"patch_size": 2}, "transformer/config.json sets patch_size"),
+        ("transformer/config.json", {"in_channels": 8}, "has in_channels 8; the autoencoder gives 16"),
+        ("transformer/config.json", {"out_channels": 8}, "has out_channels 8; the autoencoder gives 16"),
+        ("transformer/config.json", {"joint_attention_dim": 32}, "gives 48"),
+        ("transformer/config.json", {"a_setting_of_tomorrow": 1}, "sets a_setting_of_tomorrow"),
+        ("text_encoder/config.json", {"num_hidden_layers": 27, "layer_types": None}, "has num_hidden_layers 27"),
+        ("scheduler/scheduler_config.json", {"time_shift_type": "linear"}, "time_shift_type to 'linear'"),
+        ("scheduler/scheduler_config.json", {"shift_terminal": 0.1}, "shift_terminal"),
+        ("model_index.json", {"text_encoder": ["transformers", "Qwen3Model"]}, "Qwen3Model"),
+    ],
+)
+def test_a_checkpoint_that_would_be_drawn_wrong_is_refused(klein_checkpoint, tmp_path, file, change, why):
+    root = changed(klein_checkpoint, tmp_path / "c", file, change)
+    with pytest.raises(CheckpointError, match=why):
+        export(root, tmp_path / "b", parity=False)
+
+
+def test_an_older_key_of_the_autoencoder_that_changes_nothing_is_taken(klein_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("segue.export.export._graphs", lambda *_: {})
+    root = changed(klein_checkpoint, tmp_path / "c", "vae/config.json", {"force_upcast": True})
+    assert export(root, tmp_path / "b", parity=False).family == "flux2-klein"
+
+
+def test_a_text_encoder_that_overflows_half_precision_stays_wide(klein_checkpoint, tmp_path, monkeypatch):
+    """Huge weights on a few channels, as of real Qwen3, whose residual stream passes 65504."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(klein_checkpoint, tmp_path / "c")
+    path = tmp_path / "c/text_encoder/model.safetensors"
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if name.endswith("down_proj.weight"):
+            tensor[3] *= 1e4
+        if name.endswith("up_proj.weight"):
+            tensor *= 300
+    save_file(tensors, path, {"format": "pt"})
+    monkeypatch.setattr("segue.export.export._graphs", lambda *_: {})  # the islands are what is looked at
+    monkeypatch.setattr("segue.export.export.with_footprints", lambda path, content, note: content)
+    monkeypatch.setattr("segue.export.export._parity", lambda *_: ())
+    monkeypatch.setattr("segue.export.export.fidelity.beside_full", lambda *_, **__: None)
+    made = export(tmp_path / "c", tmp_path / "b", precision="fp16")
+    assert made.islands.keys() == {"text_encoder"}
+    assert "layers." in made.islands["text_encoder"]
