@@ -277,7 +277,7 @@ class Manifest:
 
     schema: int
     name: str
-    family: str  # "sd3", "longcat-image", "sdxl", "pixel-unet" or "swifti2v"
+    family: str  # a row of `families.FAMILIES`
     components: dict[str, Component]
     tokenizers: dict[str, Tokenizer]
     sampler: Sampler
