@@ -1,6 +1,7 @@
 """FLUX.2-klein: the bundle draws what diffusers' own pipeline draws, from text alone and from reference pictures."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -71,6 +72,22 @@ def test_pictures_from_references_are_those_of_diffusers(klein_bundle, sides):
             assert relative_l2(ours.latents, oracle._normalised(pipeline, latents).numpy()) <= LATENTS
             assert psnr(ours.images[0], drawn) >= GATE
             assert relative_l2(plain.latents, ours.latents) > 1e-3  # the references are seen
+
+
+@pytest.mark.slow
+def test_a_base_model_is_guided_as_in_diffusers(klein_bundle, tmp_path):
+    bundle = tmp_path / "base"
+    shutil.copytree(klein_bundle, bundle)
+    index = bundle / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"is_distilled": False}))
+    table = json.loads((bundle / "bundle.json").read_text())
+    table["sampler"]["guidable"] = True
+    data = index.read_bytes()
+    table["files"]["model_index.json"] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (bundle / "bundle.json").write_text(json.dumps(table))
+    (found,) = oracle.compare(bundle, [Case("a red heart", (64, 96), 4.0, steps=3)])
+    assert found.psnr >= GATE
+    assert found.latents <= LATENTS
 
 
 @pytest.mark.slow
