@@ -54,6 +54,18 @@ def test_pictures_are_those_of_the_loop_in_numpy(name, guidance, request, monkey
     assert made.metadata == expected.metadata
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [0, 1])
+def test_reference_pictures_and_their_absence_stay_on_the_device(klein_bundle, count, request):
+    references = [np.full((64, 96, 3), 90, np.uint8)] * count
+    wanted = Request("a red heart", seed=3, steps=2, size=64, references=references)
+    expected = drawn(klein_bundle, wanted)
+    copies = request.getfixturevalue("on_device")
+    made = drawn(klein_bundle, wanted)
+    assert len(copies) == 1
+    assert relative_l2(made.latents, expected.latents) < 1e-5
+
+
 def test_every_feed_of_the_loop_is_on_the_device_already(exported, on_device):
     calls = []
     bundle = open_model(exported).bundle

@@ -69,6 +69,11 @@ def facts(found: Checkpoint) -> Facts:
     if sampler.token_shift is not None:  # the pipeline computes the shift itself
         sampler = dataclasses.replace(sampler, token_shift=None, step_shift=SHIFT)
     if found.index.get("is_distilled"):
+        if sampler.guidance > 1:
+            raise CheckpointError(
+                f"guidance is {sampler.guidance:g}, but model_index.json sets is_distilled, and such a model takes no "
+                "guidance. Leave it out."
+            )
         sampler = dataclasses.replace(sampler, guidance=1.0, guidable=False)
     sizes = Sizes((side, side), min(-(-64 // factor) * factor, side), maximum, factor)
     return Facts(sampler, Latents(channels, factor, 1, 1.0, 0.0), sizes)

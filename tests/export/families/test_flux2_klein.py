@@ -133,9 +133,10 @@ def test_the_facts_of_a_distilled_checkpoint(klein_checkpoint):
     assert (found.sizes.default, found.sizes.minimum, found.sizes.maximum) == ((256, 256), 64, 256)
 
 
-def test_guidance_asked_for_a_distilled_checkpoint_is_off(klein_checkpoint, tmp_path):
-    root = changed(klein_checkpoint, tmp_path / "c", "segue.json", {"guidance": 4.0})
-    assert facts_of(root).sampler.guidance == 1.0
+def test_guidance_asked_for_a_distilled_checkpoint_is_refused(klein_checkpoint, tmp_path):
+    assert facts_of(changed(klein_checkpoint, tmp_path / "0", "segue.json", {"guidance": 0})).sampler.guidance == 1.0
+    with pytest.raises(CheckpointError, match=r"guidance is 4, but model_index\.json sets is_distilled"):
+        facts_of(changed(klein_checkpoint, tmp_path / "4", "segue.json", {"guidance": 4.0}))
 
 
 @pytest.mark.parametrize("stated", [False, None])

@@ -10,6 +10,7 @@ from onnxruntime import InferenceSession
 
 from segue.errors import UsageError
 from segue.export.checkpoint import convert, headers
+from segue.export.families.flux2_klein import graphs as klein
 from segue.export.families.longcat import graphs as longcat
 from segue.export.families.sd3 import graphs as sd3
 from segue.export.families.sdxl import graphs as sdxl
@@ -25,13 +26,24 @@ RANK = 2
 def graph_of(name, root):
     folder = root / ("unet" if name == "sdxl" else "transformer")
     config = json.loads((folder / "config.json").read_text())
-    make = {"sd3": sd3.transformer, "sdxl": sdxl.unet, "longcat": longcat.transformer, "wan": wan.motion}[name]
+    make = {
+        "sd3": sd3.transformer, "sdxl": sdxl.unet, "longcat": longcat.transformer, "wan": wan.motion,
+        "klein": klein.transformer,
+    }[name]  # fmt: skip
     return make("transformer", config) if name == "wan" else make(config), folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "kind"), [("sd3", "fp32"), ("sd3", "fp16"), ("sdxl", "fp32"), ("longcat", "fp32"), ("wan", "fp32")]
+    ("name", "kind"),
+    [
+        ("sd3", "fp32"),
+        ("sd3", "fp16"),
+        ("sdxl", "fp32"),
+        ("longcat", "fp32"),
+        ("wan", "fp32"),
+        ("klein", "fp32"),
+    ],
 )
 def test_the_inputs_change_what_the_weights_would(request, tmp_path, name, kind):
     keep_traces(request.config)

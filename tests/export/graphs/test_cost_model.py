@@ -40,7 +40,10 @@ def test_a_polynomial_grows_with_every_dimension():
     "name",
     [
         "exported",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("video_bundle", "longcat_bundle", "sdxl_bundle")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("video_bundle", "longcat_bundle", "sdxl_bundle", "klein_bundle")
+        ),
     ],
 )
 def test_components_cost_what_their_polynomials_say_at_sizes_that_were_not_fitted(name, request):
