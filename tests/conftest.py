@@ -113,6 +113,14 @@ def klein_checkpoint(request):
     return once(request, "klein", build_klein)
 
 
+@pytest.fixture(scope="session")
+def zimage_checkpoint(request):
+    """Directory of a tiny random Z-Image checkpoint, its transformer and text encoder in shards. Do not change it."""
+    from support.zimage import build_zimage
+
+    return once(request, "zimage", build_zimage)
+
+
 def bundle_of(request: pytest.FixtureRequest, name: str, checkpoint: Path, bundle: str = "tiny", **options) -> Path:
     """Export a checkpoint, parity checked, into the directory `bundle` of the shared directory `name`; return it."""
 
@@ -172,6 +180,12 @@ def longcat_bundle(longcat_checkpoint, request):
 def klein_bundle(klein_checkpoint, request):
     """Directory of the bundle of `klein_checkpoint`, parity checked. Do not change it."""
     return bundle_of(request, "klein_bundle", klein_checkpoint, "klein")
+
+
+@pytest.fixture(scope="session")
+def zimage_bundle(zimage_checkpoint, request):
+    """Directory of the bundle of `zimage_checkpoint`, parity checked. Do not change it."""
+    return bundle_of(request, "zimage_bundle", zimage_checkpoint, "zimage")
 
 
 @pytest.fixture(scope="session")

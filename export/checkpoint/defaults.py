@@ -47,7 +47,8 @@ class Student:
 
 
 # From the model cards of ByteDance/SDXL-Lightning, tianweiy/DMD2, ByteDance/Hyper-SD, latent-consistency/lcm-sdxl,
-# stabilityai/sdxl-turbo and stabilityai/stable-diffusion-3.5-large-turbo
+# stabilityai/sdxl-turbo, stabilityai/stable-diffusion-3.5-large-turbo and Tongyi-MAI/Z-Image-Turbo (discussion 158:
+# 8 steps since diffusers' pull request 13730, 9 before)
 STUDENTS = (
     Student(r"sdxl_lightning_1step", {"sampler": "euler", "spacing": "trailing", "prediction": "sample", "steps": 1}),
     Student(r"sdxl_lightning_(?P<n>[248])step", {"sampler": "euler", "spacing": "trailing"}),
@@ -59,6 +60,8 @@ STUDENTS = (
     Student(r"lcm[-_](lora|sdxl|dreamshaper)", {"sampler": "lcm", "steps": 4, "guidance": 1.0}),
     # Its single file, sd_xl_turbo_1.0, may have a base with the scheduler of plain SDXL
     Student(r"sd_?xl[-_]turbo", {"sampler": "euler-ancestral", "spacing": "trailing", "steps": 1}),
+    Student(r"z[-_]?image[-_]turbo", {"steps": 8}),
+    Student(r"(^|/)z[-_]?image$", {"steps": 50, "guidance": 6.0}),  # a teacher: the defaults of diffusers' pipeline
     Student(r"turbo", {"steps": 4}),
 )
 OF_A_SCHEDULER = {"LCMScheduler": {"steps": 4, "guidance": 1.0}, "TCDScheduler": {"steps": 4, "guidance": 0.0}}

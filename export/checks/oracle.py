@@ -88,6 +88,7 @@ def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
     height, width = case.size
     normalises = hasattr(pipeline, "_patchify_latents")
     packs = hasattr(pipeline, "_pack_latents") and not normalises  # LongCat-Image's does
+    family = next(family for family in families().values() if family.name == manifest.family)
     if family_of(manifest).zero_tokens:
         options["max_sequence_length"] = manifest.t5_tokens
     if packs:
@@ -100,7 +101,7 @@ def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
         height=height,
         width=width,
         num_inference_steps=case.steps or len(case.sigmas or ()),
-        guidance_scale=case.guidance,
+        guidance_scale=max(case.guidance - 1 + family.guided_above, 0),
         latents=noise,
         output_type="latent",
         **options,

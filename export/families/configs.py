@@ -180,6 +180,24 @@ KNOWN = {
         "rope_max_seq_len",
         "pos_embed_seq_len",
     ],
+    "ZImageTransformer2DModel": [
+        "all_patch_size",
+        "all_f_patch_size",
+        "in_channels",
+        "dim",
+        "n_layers",
+        "n_refiner_layers",
+        "n_heads",
+        "n_kv_heads",
+        "norm_eps",
+        "qk_norm",
+        "cap_feat_dim",
+        "siglip_feat_dim",
+        "rope_theta",
+        "t_scale",
+        "axes_dims",
+        "axes_lens",
+    ],
 }
 
 # In published files; the classes no longer take them

@@ -22,7 +22,8 @@ class Family:
     """One family: its row in the table of families, the package of its graphs, and the folders with weights.
 
     `template` and `tokens` are set if the pipeline encodes a prompt inside a text of its own. With `chat`, options of
-    the tokenizer's chat template, that template gives the texts of `template`.
+    the tokenizer's chat template, that template gives the texts of `template`. `guided_above` is the guidance at
+    which diffusers' pipeline leaves it off; Segue's is 1.
     """
 
     row: table.Family
@@ -35,6 +36,7 @@ class Family:
     template: Template | None = None
     chat: Mapping[str, Any] | None = None
     tokens: int | None = None
+    guided_above: float = 1.0
 
     @property
     def name(self) -> str:
@@ -76,6 +78,7 @@ def families() -> dict[str, Family]:
     from .sd3 import facts as sd3_facts
     from .sdxl import facts as sdxl_facts
     from .wan import facts as wan_facts
+    from .zimage import facts as zimage_facts
 
     clip, t5 = "CLIPTokenizer", "T5Tokenizer"
     return {
@@ -87,6 +90,10 @@ def families() -> dict[str, Family]:
         klein_facts.PIPELINE: _family(
             "flux2-klein", klein_facts, ("Qwen2Tokenizer",), template=klein_facts.TEMPLATE, tokens=klein_facts.TOKENS,
             chat=klein_facts.CHAT,
+        ),
+        zimage_facts.PIPELINE: _family(
+            "z-image", zimage_facts, ("Qwen2Tokenizer",), template=zimage_facts.TEMPLATE,
+            chat=zimage_facts.CHAT, tokens=zimage_facts.TOKENS, guided_above=0.0,
         ),
         sdxl_facts.PIPELINE: _family("sdxl", sdxl_facts, (clip, clip)),
         wan_facts.PIPELINE: _family("swifti2v", wan_facts, (t5,), optional=(SECOND_EXPERT,)),

@@ -144,6 +144,10 @@ FAMILIES = {
             guidance=1.0, references=4,
         ),
         Family(
+            "z-image", (TEXT_ENCODER, DENOISER, VAE_DECODER), {TEXT_ENCODER: TOKENIZER}, grid="linear", steps=8,
+            guidance=0.0,
+        ),
+        Family(
             "sdxl", (*CLIP, UNET, VAE_DECODER), CLIP, UNET, "noise", samplers=BETAS, steps=30, guidance=5.0,
         ),
         Family("pixel-unet", (UNET,), {}, UNET, "prediction", samplers=BETAS, steps=1, guidance=1.0),
@@ -181,6 +185,11 @@ def draws_posterior(content: Manifest) -> bool:
     """Return whether the encoder gives a variance, so that a picture's latents are drawn."""
     encoder = content.components.get(VAE_ENCODER)
     return encoder is not None and any(spec.name == LOGVAR for spec in encoder.outputs)
+
+
+def one_by_one(content: Manifest) -> bool:
+    """Return whether prompts have lengths of their own, so that each prompt of a guided request takes its own call."""
+    return any(t.template is not None and t.template.padding == "none" for t in content.tokenizers.values())
 
 
 def tokenizer_of(component: str) -> str:

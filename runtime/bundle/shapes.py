@@ -9,7 +9,7 @@ from typing import Any
 
 from ...engines.base import Profile
 from ...errors import UsageError
-from .families import TOKENIZER, Kind, Stage, family_of, role_of, tokenizer_of
+from .families import TOKENIZER, Kind, Stage, family_of, one_by_one, role_of, tokenizer_of
 from .limits import MAX_REFERENCE
 from .manifest import Manifest, Tokenizer
 from .segments import SegmentSpec, count_segments, latent_frames, window_frames
@@ -47,7 +47,8 @@ def profiles(content: Manifest, ranges: Sequence[SizeRange], guided: bool = Fals
 
     Pictures and videos are made one at a time, so the batch is 1. Guidance doubles the batch of a denoiser. If the
     bundle has guidance, the batch is 2, and 1 for a request without guidance. If it has none, `guided` makes room for
-    a request with guidance. Raises UsageError for a size that the bundle cannot draw.
+    a request with guidance. Prompts with lengths of their own come one by one. Raises UsageError for a size that the
+    bundle cannot draw.
     """
     for wanted in ranges:
         for size in (wanted.smallest, wanted.usual, wanted.largest):
@@ -146,7 +147,7 @@ def guidance_of(content: Manifest, component: str) -> float | None:
 
 def _batch(content: Manifest, component: str, guided: bool) -> Three:
     guidance = guidance_of(content, component)
-    if guidance is None or not content.sampler.guidable:
+    if guidance is None or not content.sampler.guidable or one_by_one(content):
         return (1, 1, 1)
     return (1, 2, 2) if guidance > 1 else (1, 1, 2 if guided else 1)
 

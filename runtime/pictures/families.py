@@ -1,6 +1,6 @@
 """The differences between the families of picture models; the loop over steps is the same for all.
 
-Sources: diffusers 0.42.1's StableDiffusion3Pipeline, LongCatImagePipeline, Flux2KleinPipeline and
+Sources: diffusers 0.42.1's StableDiffusion3Pipeline, LongCatImagePipeline, Flux2KleinPipeline, ZImagePipeline and
 StableDiffusionXLPipeline.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import BundleError
 from .. import device_loop
-from ..bundle.families import CLIP, T5, TEXT_ENCODER, family_of, joint_width, tokenizer_of
+from ..bundle.families import CLIP, T5, TEXT_ENCODER, family_of, joint_width, one_by_one, tokenizer_of
 from ..bundle.manifest import Manifest, step_of
 from ..components import Cancel, Components, Feeds
 from ..request import Prepared
@@ -42,33 +42,33 @@ def find(content: Manifest) -> Conditioning:
 
 
 def denoise(
-    components: Components, prepared: Prepared, index: int, known: Feeds, beginning: Beginning | None,
+    components: Components, prepared: Prepared, index: int, known: Sequence[Feeds], beginning: Beginning | None,
     callback: Callable[[int, np.ndarray], None] | None, cancel: Cancel | None, together: bool = True,
 ) -> np.ndarray:  # fmt: skip
     """Return the latents of picture `index`, float32 [1, channels, height / factor, width / factor].
 
-    `known` holds the denoiser's inputs for all steps, with guidance as a batch of two: one call if `together`, else
-    two. `beginning` is that of the request's picture. `callback` is that of `sampling.recurrence.sample`.
+    `known` holds the denoiser's inputs for all steps, [1, ...]: with guidance those of the negative prompt, then those
+    of the prompt. Each step makes one call if `together`, else two. Prompts with lengths of their own always take two.
+    `beginning` is that of the request's picture. `callback` is that of `sampling.recurrence.sample`.
     """
     content = components.bundle.manifest
     of, row = family_of(content), find(content)
     levels, noise = prepared.schedule, prepared.initial(index)
+    fed = [_stacked(known)] if together and not one_by_one(content) else list(known)
     put_back = None
     if beginning is not None and prepared.start is not None:
         begun = beginning.latents(levels, prepared.start, noise)
         levels = levels.after(prepared.start.step)
         put_back, noise = beginning.blender(levels, noise), begun
-    batch = 2 if prepared.guided else 1
 
     def fresh(step: int) -> np.ndarray:
         return prepared.fresh(index, step)
 
-    one_call = together or not prepared.guided
-    if one_call and put_back is None and device_loop.can_stay(components, levels, of.denoiser):
-        times = [{"timestep": np.full(batch, timestep, np.float32)} for timestep in levels.timesteps]
+    if len(fed) == 1 and put_back is None and device_loop.can_stay(components, levels, of.denoiser):
+        times = [{"timestep": np.full(len(known), timestep, np.float32)} for timestep in levels.timesteps]
         loop = device_loop.DeviceLoop(
-            [of.denoiser] * levels.steps, step_of(of.denoiser), "hidden_states", of.output, times, known,
-            batch, prepared.guidance, cancel=cancel, fresh=fresh,
+            [of.denoiser] * levels.steps, step_of(of.denoiser), "hidden_states", of.output, times, fed[0],
+            len(known), prepared.guidance, cancel=cancel, fresh=fresh,
         )  # fmt: skip
         return device_loop.sample(components, loop, noise, levels, callback)
 
@@ -79,11 +79,14 @@ def denoise(
         return components.run(of.denoiser, cancel, hidden_states=shown, timestep=levels, **known)[of.output]
 
     def predict(latents: np.ndarray, timestep: np.float32) -> np.ndarray:
-        parts = [known] if together else [{name: a[i : i + 1] for name, a in known.items()} for i in range(batch)]
-        made = np.concatenate([call(latents, timestep, part) for part in parts])
+        made = np.concatenate([call(latents, timestep, part) for part in fed])
         return row.guide(made[:1], made[1:], prepared.guidance, content) if prepared.guided else made
 
     return recurrence.sample(predict, noise, levels, callback, fresh, put_back)
+
+
+def _stacked(known: Sequence[Feeds]) -> Feeds:
+    return {name: np.concatenate([feeds[name] for feeds in known]) for name in known[0]}
 
 
 def _clip(components: Components, prompt: str, cancel: Cancel | None) -> list[Feeds]:
@@ -127,6 +130,11 @@ def _klein(components: Components, content: Manifest, prompt: str, cancel: Cance
     return {"encoder_hidden_states": found["states"]}
 
 
+def _zimage(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
+    tokens = components.tokens(tokenizer_of(TEXT_ENCODER), prompt)
+    return {"encoder_hidden_states": components.run(TEXT_ENCODER, cancel, input_ids=tokens.ids)["states"]}
+
+
 def _unprompted(components: Components, content: Manifest, prompt: str, cancel: Cancel | None) -> Feeds:
     return {}
 
@@ -168,6 +176,7 @@ CONDITIONING = {
     "sd3": Conditioning(_sd3, _nothing, _guide),
     "longcat-image": Conditioning(_longcat, _nothing, _guide_longcat),
     "flux2-klein": Conditioning(_klein, _nothing, _guide, reference_tokens),
+    "z-image": Conditioning(_zimage, _nothing, _guide),
     "sdxl": Conditioning(_sdxl, _time_ids, _guide),
     "pixel-unet": Conditioning(_unprompted, _nothing, _guide),
 }

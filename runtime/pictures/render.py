@@ -85,8 +85,8 @@ def refer(components: Components, prepared: Prepared, cancel: Cancel | None, til
 def encode(
     components: Components, prompt: str, prepared: Prepared, referred: Feeds, remembered: dict[str, Feeds],
     cancel: Cancel | None,
-) -> Feeds:  # fmt: skip
-    """Return the denoiser's inputs for a prompt, [1, ...]; with guidance [2, ...], the negative prompt first.
+) -> list[Feeds]:  # fmt: skip
+    """Return the denoiser's inputs for a prompt, [1, ...]; with guidance those for the negative prompt come first.
 
     `referred` are those for the reference pictures.
     """
@@ -105,12 +105,12 @@ def encode(
     if prepared.embedded:
         positive[GUIDANCE] = np.array([prepared.guidance], np.float32)
     if not prepared.guided:
-        return positive
+        return [positive]
     if content.zero_negative and not prepared.negative:
         negative = {name: np.zeros_like(array) for name, array in states(prompt).items()}
     else:
         negative = states(prepared.negative)
-    return {name: np.concatenate([negative.get(name, array), array]) for name, array in positive.items()}
+    return [positive | negative, positive]
 
 
 def decode(components: Components, latents: np.ndarray, cancel: Cancel | None, tiling: Tiling | None) -> np.ndarray:

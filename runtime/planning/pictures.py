@@ -208,7 +208,8 @@ def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int
     results += sum(INPUT * rows * columns for rows, columns in wanted.encoded) + (3 * latents if wanted.given else 0)
     base = base_of(content, machine) + (results if machine.kind == CPU else 0)
     host = host_of(content, machine, results + PIXEL * wanted.height * wanted.width)
-    split = (True, False) if wanted.guided else (True,)
+    apart = families.one_by_one(content)
+    split = ((False,) if apart else (True, False)) if wanted.guided else (True,)
     for together, tiling in itertools.product(split, tilings_of(*plane, TILES, machine)):
         costs = {name: _cost(content, name, wanted, machine, together, tiling) for name in used}
         if budget is None and machine.kind == CPU:

@@ -158,14 +158,14 @@ def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
     return root
 
 
-def save_parts(root: Path, parts: dict, index: dict, settings: dict) -> Path:
+def save_parts(root: Path, parts: dict, index: dict, settings: dict, shard_bytes: int = 10**9) -> Path:
     """Write models, whose parameters are moved off zero and one, with model_index.json and segue.json."""
     import torch
 
     for folder, model in parts.items():
         for parameter in model.parameters():  # zero biases and unit scales would hide a tensor put in the wrong place
             parameter.data += 0.05 * torch.randn_like(parameter)
-        model.save_pretrained(root / folder)
+        model.save_pretrained(root / folder, max_shard_size=shard_bytes)
     (root / "model_index.json").write_text(json.dumps(index | {"_diffusers_version": "0.42.1"}, indent=2))
     (root / "segue.json").write_text(json.dumps(settings | {"source": "tests"}))
     return root

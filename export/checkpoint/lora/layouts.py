@@ -103,6 +103,13 @@ def _convert_wan(numbered: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _convert_zimage(numbered: dict[str, Any]) -> dict[str, Any]:
+    from diffusers.loaders.single_file_utils import convert_z_image_transformer_checkpoint_to_diffusers as convert
+
+    result: dict[str, Any] = convert(numbered)
+    return result
+
+
 SD3 = Layout(
     "time_text_embed.timestep_embedder.linear_1.weight",
     (
@@ -157,7 +164,17 @@ WAN = Layout(
     ),
     _convert_wan,
 )
-LAYOUTS = (SD3, WAN)
+ZIMAGE = Layout(
+    "all_x_embedder.2-1.weight",
+    (
+        (r"^all_(x_embedder|final_layer)\.2-1\.", r"\1."),
+        (r"\.attention\.to_[qkv]\.", ".attention.qkv."),
+        (r"\.attention\.to_out\.0\.", ".attention.out."),
+        (r"\.attention\.norm_([qk])\.", r".attention.\1_norm."),
+    ),
+    _convert_zimage,
+)
+LAYOUTS = (SD3, WAN, ZIMAGE)
 
 SDXL_SIGN = re.compile(r"mid_block\.resnets\.0\.time_emb_proj\.weight")
 SDXL_NAMES = {
