@@ -78,7 +78,7 @@ class Prepared:
     asked: tuple[str, ...]  # the prompts as the caller wrote them; `prompts` may spell their emoji as names
     embedded: bool = False  # whether the network takes guidance as an input
     start: Start | None = None
-    references: tuple[np.ndarray, ...] = ()  # uint8 [height, width, 3] each
+    references: tuple[np.ndarray, ...] = ()  # uint8 [height, width, 3] each; the one under a mask comes first
     drawn: bool = False  # whether the latents of `start` are drawn from the encoder's posterior
 
     @property
@@ -151,7 +151,10 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
     schedule = schedule_of(manifest, request.steps, request.sigmas, height, width)
     start = _start(request, manifest, (height, width), schedule)
     drawn = start is not None and draws_posterior(manifest)
-    most, multiple = family_of(manifest).references, manifest.sizes.multiple
+    most = family_of(manifest).references
+    references = references_of(request.references, most, manifest.sizes.multiple, manifest.name)
+    if most and start is not None and start.mask is not None:
+        references = (start.image, *references)  # such a network fills a hole by the picture around it
     return Prepared(
         prompts=tuple(text for text in texts for _ in range(count)),
         negative=request.negative,
@@ -168,7 +171,7 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
         asked=tuple(text for text in texts for _ in range(count)),
         embedded=embeds_guidance(manifest),
         start=start,
-        references=references_of(request.references, most, multiple, manifest.name),
+        references=references,
         drawn=drawn,
     )
 

@@ -75,6 +75,31 @@ def test_pictures_from_references_are_those_of_diffusers(klein_bundle, sides):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_a_hole_is_filled_as_by_diffusers_inpainting(klein_bundle, strength):
+    import diffusers
+    import torch
+
+    image, mask = picture(128, 96, 5), np.zeros((128, 96), np.uint8)
+    mask[32:96, 16:64] = 255
+    pipeline = oracle.load_pipeline(klein_bundle)
+    filling = diffusers.Flux2KleinInpaintPipeline(**pipeline.components, is_distilled=True)
+    filling.set_progress_bar_config(disable=True)
+    with segue.open(klein_bundle) as model, torch.no_grad():
+        request = segue.Request(
+            "a red heart", seed=4, size=(128, 96), noise="torch", image=image, mask=mask, strength=strength
+        )
+        ours = model.render(request)
+        latents = filling(
+            prompt="a red heart", image=Image.fromarray(image), mask_image=Image.fromarray(mask), strength=strength,
+            height=128, width=96, num_inference_steps=4, guidance_scale=1.0, output_type="latent",
+            generator=torch.Generator().manual_seed(4),
+        ).images  # fmt: skip
+    assert relative_l2(ours.latents, oracle._normalised(pipeline, latents).numpy()) <= LATENTS
+    assert np.array_equal(ours.images[0][mask == 0], image[mask == 0])
+
+
+@pytest.mark.slow
 def test_a_base_model_is_guided_as_in_diffusers(klein_bundle, tmp_path):
     bundle = tmp_path / "base"
     shutil.copytree(klein_bundle, bundle)
