@@ -19,8 +19,15 @@ from ..modules import FUSED_ATTENTION, PLAIN, Wrapper, normal
 from ..step import with_step
 from .facts import SQUARE, STATES
 
+DOWN = 64.0  # a power of two, which changes no bits of a float32
+
 
 class _Transformer(Wrapper):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__(model)
+        # Qwen3's states may pass float16's range. The layer that takes them has no bias, so they can be scaled down
+        model.context_embedder.register_forward_hook(lambda module, given, made: made * DOWN)
+
     def forward(self, hidden_states, encoder_hidden_states, timestep, reference, places):  # type: ignore[no-untyped-def]
         batch, channels, rows, columns = hidden_states.shape
         count = rows * columns
@@ -29,15 +36,18 @@ class _Transformer(Wrapper):
         place = torch.stack([row[:, None].expand(rows, columns), column[None].expand(rows, columns)], -1)
         place = torch.nn.functional.pad(place.reshape(count, 2), (1, 1))
         packed = hidden_states.reshape(batch, channels, count).transpose(1, 2)
+        # The class rounds the timestep to its weights' dtype, by up to 0.2 in float16 and 2 in bfloat16
+        exact = self.model.time_guidance_embed.time_proj.register_forward_pre_hook(lambda module, given: (timestep,))
         made = self.model(
             hidden_states=torch.cat([packed, reference], 1),
-            encoder_hidden_states=encoder_hidden_states,
+            encoder_hidden_states=(encoder_hidden_states / DOWN).to(hidden_states.dtype),
             timestep=timestep / 1000,
             img_ids=torch.cat([place, places[0]], 0),
             txt_ids=torch.nn.functional.pad(text[:, None], (3, 0)),
             guidance=None,
             return_dict=False,
         )[0]
+        exact.remove()
         return made[:, :count].transpose(1, 2).reshape(batch, channels, rows, columns)
 
 
@@ -87,10 +97,10 @@ def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -
 def transformer(config: dict[str, Any]) -> Graph:
     """Return the graph of Flux2Transformer2DModel.
 
-    hidden_states [batch, channels, height, width] in latents, encoder_hidden_states [batch, text, width], timestep
-    [batch] float32 (sigma times 1000), reference [batch, references, channels] and places float32 [batch, references,
-    4] -> velocity, shaped as hidden_states. `references` tokens of reference pictures follow those of the picture, and
-    may be 0. A place is (10 + 10 * number of the picture, row, column, 0), equal in the whole batch.
+    hidden_states [batch, channels, height, width] in latents, encoder_hidden_states float32 [batch, text, width],
+    timestep [batch] float32 (sigma times 1000), reference [batch, references, channels] and places float32 [batch,
+    references, 4] -> velocity, shaped as hidden_states. `references` tokens of reference pictures follow those of the
+    picture, and may be 0. A place is (10 + 10 * number of the picture, row, column, 0), equal in the whole batch.
     """
     from diffusers import Flux2Transformer2DModel
 
@@ -122,7 +132,7 @@ def transformer(config: dict[str, Any]) -> Graph:
         wrap=_Transformer,
         inputs=(
             Port("hidden_states", WEIGHT, latents),
-            Port("encoder_hidden_states", WEIGHT, ("batch", "text", joint)),
+            Port("encoder_hidden_states", "float32", ("batch", "text", joint)),
             Port("timestep", "float32", ("batch",)),
             Port("reference", WEIGHT, ("batch", "references", channels)),
             Port("places", "float32", ("batch", "references", 4)),
