@@ -10,13 +10,17 @@ import pytest
 from PIL import Image
 
 import segue
+from segue.engines.ort.engine import OrtEngine
 from segue.errors import CheckpointError, UsageError
+from segue.export.checkpoint import convert
 from segue.export.checkpoint.defaults import find_defaults
-from segue.export.checkpoint.read import read
+from segue.export.checkpoint.read import read, read_part
 from segue.export.checks import oracle
 from segue.export.checks.oracle import Case
 from segue.export.export import export
+from segue.export.families.flux2_klein import graphs as klein
 from segue.export.families.registry import find
+from segue.export.graphs import trace
 from segue.runtime.diagnostics.difference import psnr, relative_l2
 from segue.runtime.sampling.noise import philox_normal
 
@@ -131,6 +135,28 @@ def test_reference_pictures_cost_memory_and_time_in_a_plan(klein_bundle):
     peaks, seconds = [plan.peak for plan in plans], [plan.seconds for plan in plans]
     assert peaks == sorted(set(peaks))
     assert seconds == sorted(set(seconds))
+
+
+@pytest.mark.slow
+def test_half_precision_takes_states_beyond_its_range_and_exact_timesteps(klein_checkpoint, tmp_path):
+    import torch
+
+    folder = tmp_path / "transformer"
+    shutil.copytree(klein_checkpoint / "transformer", folder)
+    file = "diffusion_pytorch_model.safetensors"
+    (folder / file).unlink()
+    convert.convert(klein_checkpoint / "transformer" / file, folder / file, "fp16")
+    graph = klein.transformer(json.loads((folder / "config.json").read_text()))
+    trace.write(graph, "fp16", read_part(tmp_path, "transformer").tensors, folder / "model.onnx")
+    model = graph.wrap(graph.load(str(folder)).eval())
+    feed = graph.feed(np.random.default_rng(0), graph.trials[0])
+    feed["encoder_hidden_states"][:, 3] *= 1e5
+    feed["timestep"][:] = 967.5  # a thousandth of it lies between two numbers of float16, 967.3 and 967.8
+    with OrtEngine(folder / "model.onnx") as engine, torch.no_grad():
+        made = engine.run(feed)["velocity"]
+        wanted = model(*(torch.from_numpy(array) for array in feed.values()))
+    assert np.isfinite(made).all()
+    assert relative_l2(made.astype(np.float32), wanted.numpy()) <= 2e-3  # 4e-3 with a rounded timestep
 
 
 def facts_of(root):
