@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .runtime.film import film
     from .runtime.media.png import read_metadata, write_png
     from .runtime.media.provenance import Certificate
-    from .runtime.media.read_image import read_image
+    from .runtime.media.read_image import read_image, read_mask
     from .runtime.notices import Notice
     from .runtime.pipeline import Model, Picture, Result, open_model
     from .runtime.planning.pictures import Plan
@@ -74,6 +74,7 @@ __all__ = [  # without `open`, so that a star import keeps the builtin
     "__version__",
     "film",
     "read_image",
+    "read_mask",
     "read_metadata",
     "write_png",
 ]
@@ -95,6 +96,7 @@ _LAZY = {
     "film": ("film", "film"),
     "open": ("pipeline", "open_model"),
     "read_image": ("media.read_image", "read_image"),
+    "read_mask": ("media.read_image", "read_mask"),
     "read_metadata": ("media.png", "read_metadata"),
     "write_png": ("media.png", "write_png"),
 }

@@ -28,7 +28,9 @@ CODES = {"UsageError": "invalid_value", "BudgetError": "budget_exceeded", "BusyE
 OPENAI = ("/v1/images", "/v1/models")  # answered with OpenAI's statuses and types, which its clients know
 WORDS = {
     "bool_type": "it must be true or false",
+    "bytes_type": "it must be a file",
     "float_type": "it must be a number",
+    "greater_than": "it must be above {gt}",
     "greater_than_equal": "it must be at least {ge}",
     "int_from_float": "it must be a whole number",
     "int_parsing": "it must be a whole number",
@@ -37,6 +39,7 @@ WORDS = {
     "literal_error": "it must be {expected}",
     "string_too_long": "it must have at most {max_length} characters",
     "string_type": "it must be a string",
+    "too_long": "it must have at most {max_length} entries",
     "string_unicode": "it must be valid Unicode",
 }  # pydantic's kinds of errors, for people
 

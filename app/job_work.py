@@ -22,10 +22,11 @@ from ..runtime.storage.journal import check_job
 from ..runtime.videos.render import Event
 from ..runtime.videos.request import AnimationRequest, PreparedAnimation
 from ..runtime.videos.request import job as job_of
-from .feed import Feed
-from .store import Job
+from .kept.feed import Feed
+from .kept.inputs import INPUT, KEYS, Inputs, inputs_in
+from .kept.store import Job
 
-INPUT, VIDEO, JOURNAL = "input.png", "video.mp4", "journal"
+VIDEO, JOURNAL = "video.mp4", "journal"
 PICTURES = "picture-*"  # the pictures of a job; the ending is the format
 # Keys that the model does not get
 SERVERS = ("loras", "previews", "partial_images", "output_format", "output_compression")
@@ -78,15 +79,20 @@ def _place(name: str, folder: Path | None) -> Path:
     return folder / name
 
 
-def picture_request(request: dict[str, Any]) -> Request:
+def picture_request(request: dict[str, Any], inputs: Inputs) -> Request:
     """Return the request of a job of pictures."""
-    return Request(**{name: value for name, value in request.items() if name not in SERVERS})
+    asked = {name: value for name, value in request.items() if name not in (*SERVERS, *KEYS)}
+    return Request(**asked, image=inputs.image, mask=inputs.mask, references=inputs.references)
 
 
-def check_request(model: Model, request: dict[str, Any], image: np.ndarray | None) -> tuple[str, ...]:
+def check_request(model: Model, kind: str, request: dict[str, Any], inputs: Inputs) -> tuple[str, ...]:
     """Return the warnings of a request, one line each; raises the errors of `Runner.submit` that concern the model."""
     wanted: Request | AnimationRequest
-    wanted = picture_request(request) if image is None else AnimationRequest(image, **without_loras(request))
+    if kind == "picture":
+        wanted = picture_request(request, inputs)
+    else:
+        assert inputs.image is not None
+        wanted = AnimationRequest(inputs.image, **without_loras(request))
     prepared = model.prepare(wanted)
     if model.budget is not None:
         model.plan(prepared)
@@ -115,9 +121,11 @@ def draw_pictures(
             data = encode_picture(model.decode(latents)[0], kind, None, quality)
             feed.put("partial", index=shown.index(step), image=base64.b64encode(data).decode())
 
-    for picture in model.pictures(picture_request(job.request), on_step=on_step, cancel=token):
+    wanted = picture_request(job.request, inputs_in(place, job.request))
+    for picture in model.pictures(wanted, on_step=on_step, cancel=token):
         name = f"picture-{len(files) + 1}.{kind}"
-        write_picture(place / name, picture.image, picture.metadata if metadata else None, certificate, quality)
+        told = picture.metadata if metadata else None
+        write_picture(place / name, picture.image, told, certificate, quality, picture.metadata)
         files.append(name)
         feed.put("picture", file=name)
     return files

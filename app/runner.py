@@ -13,21 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..engines.base import Closing
 from ..errors import BusyError, Cancelled, OutputError, SegueError, UsageError
-from ..runtime.media.png import write_png
 from ..runtime.media.provenance import Certificate
 from ..runtime.pipeline import Model
 from ..runtime.queue import CancelToken, ModelQueue
 from ..runtime.storage.files import writing
 from ..runtime.storage.lock import locked
 from ..runtime.units import bytes_of
-from .feed import Feed
 from .job_work import (
     DEFECT,
-    INPUT,
     check_loras,
     check_request,
     defect_of,
@@ -36,8 +31,10 @@ from .job_work import (
     make_video,
     play_loras,
 )  # fmt: skip
+from .kept.feed import Feed
+from .kept.inputs import NONE, Inputs
+from .kept.store import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Store
 from .private import JOBS, LOCK, STORE, prepare_folder
-from .store import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Store
 
 ATTEMPTS = 3  # how often a job is started if the server ends during it
 _ROOM = bytes_of("64MiB")  # left free on the disk, for the file of jobs
@@ -78,6 +75,7 @@ class Runner(Closing):
         left = sorted(self.store.unfinished(), key=lambda job: job.state == RUNNING)
         # One more, because a queue forgets a job a moment after its last event
         self._queues = {name: ModelQueue(model, max(limit, len(left)) + 1) for name, model in models.items()}
+        self.decoding = threading.Semaphore()  # one picture at a time, because each may take hundreds of MB
         self._lock = threading.Lock()
         self._live: dict[str, _Live] = {}
         self._closing = False
@@ -85,26 +83,24 @@ class Runner(Closing):
             self._take_up(job)
 
     def submit(
-        self, kind: str, bundle: str | None, request: dict[str, Any], image: np.ndarray | None = None,
+        self, kind: str, bundle: str | None, request: dict[str, Any], inputs: Inputs = NONE,
         feed: Feed | None = None, warnings: Sequence[str] = (),
     ) -> Job:  # fmt: skip
         """Check a request, write its job to disk and return the job. Its events go to `feed`, or to a new feed.
 
-        `warnings` are lines that the job gets besides those of the model.
+        `inputs` are kept in the job's directory. `warnings` are lines that the job gets besides those of the model.
 
         Raises UsageError if the bundle cannot meet the request, BudgetError if it does not fit into the budget,
         BusyError if `limit` jobs wait or run or the disk is full, and OutputError if the job cannot be written.
         """
         name = self.find(kind, bundle)
         check_loras(self.models[name], request, self.loras)
-        told = [*warnings, *check_request(self.models[name], request, image)]
+        told = [*warnings, *check_request(self.models[name], kind, request, inputs)]
+        request = request | inputs.names() if kind == "picture" else request
         job = Job(uuid.uuid4().hex, kind, name, request, WAITING, time.time(), warnings=told)
         place = self.place(job.id)
         try:
-            with writing(place):
-                place.mkdir(mode=0o700, parents=True)
-            if image is not None:
-                write_png(place / INPUT, image, {})
+            inputs.write(place)
             with self._lock:
                 self.check_room()
                 self.store.add(job)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticCustomError
 
 from ..runtime.bundle.limits import MAX_COUNT, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TEXT, MIN_FPS
+from .kept.inputs import MOST
 
 MAX_PICTURES = 16  # of one request, because files stay on disk until a user removes them
 SEED = (1 << 53) - 1  # JavaScript's numbers are exact up to here
@@ -47,6 +48,13 @@ def fault(code: str, key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError(code, "{message}", {"message": message, "param": key})  # type: ignore[arg-type]
 
 
+File = Annotated[str, Field(description="A PNG, JPEG or WebP file in base64, or as a data URL.")]
+Strength = Annotated[
+    float | None, Field(gt=0, le=1, description="Share of the steps that run. Less keeps more of the picture.")
+]
+Feather = Annotated[int | None, Field(ge=0, le=MAX_SIDE, description="Softness of the mask's edge in pixels.")]
+
+
 class LoraFile(Closed):
     """A LoRA file of the server's directory."""
 
@@ -74,6 +82,12 @@ class PictureRequest(Closed):
     width: Side | None = None
     height: Side | None = None
     count: int = Field(1, ge=1, le=min(MAX_PICTURES, MAX_COUNT))
+    image: File | None = Field(None, description="A picture to begin with, as a PNG, JPEG or WebP file in base64.")
+    image_job: str | None = Field(None, description="A finished picture job, instead of image.")
+    mask: File | None = Field(None, description="A file of the picture's size. White is redrawn, black stays.")
+    strength: Strength = None
+    feather: Feather = None
+    references: Annotated[list[File], Field(max_length=MOST, description="For bundles that draw from pictures.")] = []
     loras: Loras = []
     previews: bool = Field(False, description="Send a preview event after each step. Each preview costs one decoding.")
 
@@ -83,7 +97,7 @@ class VideoRequest(Closed):
 
     kind: Literal["video"]
     bundle: str | None = Field(None, description="A name of /v1/models. Default: the first bundle that makes videos.")
-    image: str | None = Field(None, description="A PNG, JPEG or WebP file in base64, or as a data URL.")
+    image: File | None = None
     image_job: str | None = Field(None, description="A finished picture job. Its first picture is used.")
     prompt: Text = ""
     negative: Text = ""
@@ -161,6 +175,8 @@ class ModelView(BaseModel):
     sizes: list[tuple[int, int]] = Field(description="The sizes that the bundle was trained at, [width, height] each.")
     guided: bool = Field(description="Whether the bundle was made for guidance.")
     negative: bool = Field(description="Whether a negative prompt has an effect.")
+    takes_image: bool = Field(description="Whether a request may give a picture to begin with.")
+    references: int = Field(description="Most reference pictures of a request.")
     draws: str = Field(description="What prompts the bundle knows, in a few words.")
 
 

@@ -11,6 +11,7 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
 from . import schema
+from .endpoints.edits import add_edits
 from .endpoints.images import add_images
 from .endpoints.jobs import add_jobs, job_in_path
 from .endpoints.models import add_models
@@ -24,7 +25,7 @@ PAGE = Path(__file__).parent / "page"
 DOCS = (
     "/docs", "/openapi.json", "/swagger/swagger-ui-bundle.js", "/swagger/swagger-ui.css", "/swagger/favicon-32x32.png",
 )  # fmt: skip
-ABOUT = """Few-step diffusion on this machine: pictures and videos as jobs, and OpenAI's image endpoint.
+ABOUT = """Few-step diffusion on this machine: pictures and videos as jobs, and OpenAI's image endpoints.
 
 Errors have one form: `{"error": {"message", "type", "param", "code"}}`."""
 
@@ -56,6 +57,7 @@ def create_app(
     add_results(app, runner, known)
     add_models(app, runner)
     add_images(app, runner)
+    add_edits(app, runner)
     _add_docs(app)
     app.mount("/", _Page(directory=PAGE, html=True))
     return app

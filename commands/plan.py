@@ -11,6 +11,7 @@ from ..runtime.bundle.limits import MAX_FRAMES
 from ..runtime.units import mebibytes
 from .console import JSON, Output, table
 from .options import DEVICE, duration
+from .terminal.input_pictures import input_pictures
 from .terminal.option_types import BundleName, Bytes, Size
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ NARROW = 72  # columns of a terminal below which a table would break its cells
     "--guidance", type=float, help="Classifier-free guidance; above 1 it doubles the calls (default: the bundle's)."
 )
 @click.option("--count", type=int, default=1, show_default=True, help="Number of pictures.")
+@input_pictures
 @click.option(
     "--frames", type=click.IntRange(1, MAX_FRAMES), help="Video frames, rounded up to 4k + 1 (default: one window)."
 )
@@ -40,13 +42,17 @@ NARROW = 72  # columns of a terminal below which a table would break its cells
 @JSON
 def plan(
     bundle: str, device: str, budget: int | None, frames: int | None, timeline: Path | None, as_json: bool,
-    **wanted: Any,
+    inputs: dict[str, Any], **wanted: Any,
 ) -> None:  # fmt: skip
     """Show the memory and time of rendering with BUNDLE, phase by phase, and how to stay within --budget.
+
+    It takes the options of segue render for input pictures: their encoder, and the steps that --strength leaves out,
+    are counted.
 
     \b
     Examples:
       segue plan emoji --budget 512MiB
+      segue plan emoji --image heart.png --strength 0.6
       segue plan emoji-teacher --device rtx4090 --size 256 --timeline plan.svg
     """
     import dataclasses
@@ -75,11 +81,12 @@ def plan(
     if content.video is None:
         if frames is not None:
             raise click.UsageError(f"{content.name} draws pictures, so --frames does not apply. Leave it out.")
-        asked = prepare(Request("", **wanted), content)
+        asked = prepare(Request("", **inputs, **wanted), content)
         of = wanted_of(asked)
         made = usual_plan(unbounded_plan(content, of, machine), machine, budget, partial(make, content, of, machine))
     else:
         given = [name for name in ("steps", "guidance") if wanted[name] is not None]
+        given += ["reference" if name == "references" else name for name in inputs]
         if given or wanted["count"] != 1:
             raise click.UsageError(
                 f"{content.name} makes videos, so --{(*given, 'count')[0]} does not apply. Leave it out."

@@ -30,6 +30,7 @@ from .options import (
     signing,
     stopped_with,
 )  # fmt: skip
+from .terminal.input_pictures import input_pictures
 from .terminal.option_types import Bytes, Scaled, Sigmas, Size
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ NEXT = (
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
 @click.option("--negative", default="", help="Text that guidance leads away from.")
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="Number of pictures.")
+@input_pictures
 @click.option("--sigmas", type=Sigmas(), help="Noise levels before the shift, as 1,0.75,0.5,0.25.")
 @click.option(
     "--noise",
@@ -103,6 +105,7 @@ def render(
     yes: bool,
     verbose: bool,
     as_json: bool,
+    inputs: dict[str, Any],
     **wanted: Any,
 ) -> None:
     """Render PROMPT with BUNDLE (a directory, or the name of a shipped bundle) into a picture file.
@@ -113,6 +116,7 @@ def render(
     Examples:
       segue render emoji "a red heart" --seed 7
       segue render emoji "rocket, noto" --count 3 -o rocket.png
+      segue render emoji "red apple" --image heart.png --strength 0.6
       segue render emoji "pizza" --certificate chain.pem --key key.pem
     """
     from ..runtime.bundle.prompts import spell_emoji
@@ -134,7 +138,7 @@ def render(
     with opened(show, bundle, threads, target, trust_engines, budget, work.call) as model:
         for path, factor, component in loras:
             model.lora(path, factor, component, add=True)
-        request = Request(prompt, seed=chosen, count=count, **wanted)
+        request = Request(prompt, seed=chosen, count=count, **inputs, **wanted)
         confirmed(show, model, request, yes)
         work.plan(plan_of(model, request))
 
@@ -152,9 +156,9 @@ def render(
             for number, (path, picture) in enumerate(zip(paths, pictures, strict=True), 1):
                 told = picture.metadata if metadata else None
                 if piped:
-                    _write_out(picture.image, told, certificate)
+                    _write_out(picture.image, told, certificate, picture.metadata)
                 else:
-                    write_picture(path, picture.image, told, certificate)
+                    write_picture(path, picture.image, told, certificate, described=picture.metadata)
                     show.line(str(path))
                 work.count(number, count)
                 show.event("image", path=str(path), **picture.metadata)
@@ -170,14 +174,14 @@ def _check_pipe(count: int, as_json: bool) -> None:
         raise UsageError("standard output is a terminal or closed. Redirect it to a file or a program.")
 
 
-def _write_out(image: Any, metadata: Any, certificate: Certificate | None) -> None:
+def _write_out(image: Any, metadata: Any, certificate: Certificate | None, described: Any) -> None:
     from ..errors import OutputError
     from ..runtime.media.formats import MIME, encode_picture
     from ..runtime.media.provenance import signed
 
     data = encode_picture(image, "png", metadata)
     if certificate is not None:
-        data = signed(data, MIME["png"], certificate, metadata)
+        data = signed(data, MIME["png"], certificate, metadata, described)
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

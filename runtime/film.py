@@ -44,16 +44,15 @@ def film(
         check_certificate(certificate)  # before the work, because a video takes minutes
     ready, done = model.prepare(request), 0
     made = model.frames(ready, **options)
-    described = (
-        describe(ready, model.bundle.manifest, model.bundle.digest, model.target, model.loras) if metadata else None
-    )
-    with sink(place, ready.fps, ready.height, ready.width, described) as write:
+    described = describe(ready, model.bundle.manifest, model.bundle.digest, model.target, model.loras)
+    told = described if metadata else None
+    with sink(place, ready.fps, ready.height, ready.width, told) as write:
         for frames in made:
             write(frames)
             done += len(frames)
             on_frames(done, ready.frames)
     if certificate is not None:
-        sign_file(place, certificate, described)
+        sign_file(place, certificate, told, described)
     return done
 
 

@@ -17,6 +17,7 @@ from .bundle.families import family_of
 from .bundle.manifest import Manifest
 from .bundle.prompts import Prompts, nearest, read_prompts
 from .bundle.reader import Bundle
+from .input_picture import Start
 from .request import Prepared
 from .videos.request import PreparedAnimation
 
@@ -85,9 +86,11 @@ def _lines(content: Manifest, prepared: Prepared | PreparedAnimation, names: Pro
             yield f"{content.name} draws without a prompt, so the prompt has no effect."
         if names is not None:
             yield from _prompts(content, dict(zip(prepared.prompts, prepared.asked, strict=True)), names)
+        if prepared.start is not None:
+            yield from _start(content, prepared, prepared.start, names)
         return
     assert content.video is not None
-    yield from _crop(content, prepared)
+    yield from _crop(content, prepared.given, (prepared.height, prepared.width), ("the picture", "the video"))
     if prepared.negative and content.video.motion.sampler.guidance <= 1:
         yield f"{content.name} draws without guidance, so the negative prompt has no effect. Leave it out."
     if names is None:
@@ -115,9 +118,31 @@ def _size(content: Manifest, prepared: Prepared | PreparedAnimation) -> Iterator
         )
 
 
-def _crop(content: Manifest, prepared: PreparedAnimation) -> Iterator[str]:
-    height, width = prepared.given
-    sizes, area = content.sizes, prepared.height * prepared.width
+def _start(content: Manifest, prepared: Prepared, start: Start, names: Prompts | None) -> Iterator[str]:
+    """Yield the lines for a picture to begin with."""
+    yield from _crop(content, start.given, (prepared.height, prepared.width), ("the given picture", "the drawn one"))
+    if start.mask is not None and not start.mask.any():
+        yield "the mask is black, so nothing is redrawn. Make white what is to change."
+    elif start.mask is None and start.strength == 1 and prepared.sigmas is None:
+        yield "strength 1 draws from noise alone, so nothing or little of the picture stays. Try less, such as 0.6."
+    elif prepared.steps == 1 < prepared.schedule.steps:
+        yield (
+            f"strength {start.strength:g} leaves 1 of {prepared.schedule.steps} steps, so the picture hardly changes. "
+            "Raise strength, or steps."
+        )
+    if names is not None and not names.photographs and is_photograph(start.image.astype(np.float32) / 127.5 - 1):
+        yield (
+            f"the given picture looks like a photograph, but {content.name} was trained without photographs, so expect "
+            "a poor result. Use a picture like those that it knows."
+        )
+
+
+def _crop(
+    content: Manifest, given: tuple[int, int], size: tuple[int, int], what: tuple[str, str]
+) -> Iterator[str]:
+    """Yield a line if a picture, `given` (height, width), loses much by the shape of `size`; `what` names both."""
+    height, width = given
+    sizes, area = content.sizes, size[0] * size[1]
 
     def wider(size: tuple[int, int]) -> float:
         return width * size[0] / (height * size[1])
@@ -129,7 +154,6 @@ def _crop(content: Manifest, prepared: PreparedAnimation) -> Iterator[str]:
         whole = round(length / sizes.multiple) * sizes.multiple
         return int(min(max(whole, sizes.minimum), sizes.maximum))
 
-    size = prepared.height, prepared.width
     if lost(size) < CUT:
         return
     own = side((area * height / width) ** 0.5), side((area * width / height) ** 0.5)
@@ -138,7 +162,7 @@ def _crop(content: Manifest, prepared: PreparedAnimation) -> Iterator[str]:
     if lost(best) < lost(size):
         advice = f"A size nearer to its shape is {best[1]}x{best[0]}."
     yield (
-        f"the picture is {width}x{height} and the video {size[1]}x{size[0]}, so {lost(size):.0%} of the picture is cut "
+        f"{what[0]} is {width}x{height} and {what[1]} {size[1]}x{size[0]}, so {lost(size):.0%} of the picture is cut "
         f"off, {'left and right' if wider(size) > 1 else 'above and below'}. {advice}"
     )
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -17,10 +17,11 @@ from ...runtime.request import check_size
 from ...runtime.sampling.noise import random_seed
 from ...runtime.units import size_of
 from ..failures import CODES, Refused, status_of
-from ..feed import Feed
 from ..job_work import kind_of
+from ..kept.feed import Feed
+from ..kept.inputs import NONE, Inputs
+from ..kept.store import CANCELLED, DONE, FAILED, Job
 from ..runner import Runner
-from ..store import CANCELLED, DONE, FAILED, Job
 from .images_schema import ImagesAnswer, ImagesRequest, ImageView
 from .jobs import found
 
@@ -42,26 +43,8 @@ def add_images(app: FastAPI, runner: Runner) -> None:
     )
     async def generations(wanted: ImagesRequest, http: Request) -> Any:
         """Draw pictures as OpenAI's endpoint does. Closing the connection cancels the job."""
-        feed = Feed()
-        job = await asyncio.to_thread(_submit, runner, wanted, feed)
-        if wanted.stream:
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            events = _events(runner, job, feed)
-            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-        job = await _finished(runner, job.id, feed, http)
-        if job.state != DONE:
-            raise _failure(job.id, job.error)
-        if wanted.response_format == "url":
-            data = [ImageView(url=f"{http.base_url}v1/jobs/{job.id}/files/{name}") for name in job.files]
-        else:
-            data = [ImageView(b64_json=await asyncio.to_thread(_encoded, runner, job, name)) for name in job.files]
-        facts = _facts(runner, job)
-        return ImagesAnswer(
-            created=int(job.created), data=data, output_format=facts["output_format"], size=facts["size"],
-            seed=job.request["seed"], job=job.id, warnings=job.warnings,
-        )  # fmt: skip
+        return await answered(runner, wanted, http, lambda name: NONE, "image_generation")
 
-    @app.post("/v1/images/edits", include_in_schema=False)
     @app.post("/v1/images/variations", include_in_schema=False)
     async def changed(http: Request) -> Response:
         """Say what this server does instead."""
@@ -69,13 +52,40 @@ def add_images(app: FastAPI, runner: Runner) -> None:
             async for _ in http.stream():  # a client may not listen before it has sent its picture
                 pass
         text = (
-            "this server changes no pictures: it draws them from words. Send the prompt to /v1/images/generations. To "
-            'make a video of a picture, send {"kind": "video", "image": its bytes in base64} to /v1/jobs.'
+            "this server makes no variations. Send the picture with a prompt to /v1/images/edits; a strength below 1 "
+            "keeps more of it."
         )
         raise Refused(404, text, None, "unsupported_endpoint")
 
 
-def _submit(runner: Runner, wanted: ImagesRequest, feed: Feed) -> Job:
+async def answered(
+    runner: Runner, wanted: ImagesRequest, http: Request, inputs: Callable[[str], Inputs], kind: str
+) -> Any:
+    """Return the answer to a request for pictures; `inputs` gives its pictures for a bundle, `kind` names its events.
+
+    Raises Refused, and the errors of `Runner.submit`.
+    """
+    feed = Feed()
+    job = await asyncio.to_thread(_submit, runner, wanted, feed, inputs)
+    if wanted.stream:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        events = _events(runner, job, feed, kind)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    job = await _finished(runner, job.id, feed, http)
+    if job.state != DONE:
+        raise _failure(job.id, job.error)
+    if wanted.response_format == "url":
+        data = [ImageView(url=f"{http.base_url}v1/jobs/{job.id}/files/{name}") for name in job.files]
+    else:
+        data = [ImageView(b64_json=await asyncio.to_thread(_encoded, runner, job, name)) for name in job.files]
+    facts = _facts(runner, job)
+    return ImagesAnswer(
+        created=int(job.created), data=data, output_format=facts["output_format"], size=facts["size"],
+        seed=job.request["seed"], job=job.id, warnings=job.warnings,
+    )  # fmt: skip
+
+
+def _submit(runner: Runner, wanted: ImagesRequest, feed: Feed, inputs: Callable[[str], Inputs]) -> Job:
     drawing = [name for name, model in runner.models.items() if kind_of(model) == "picture"]
     if wanted.model not in (None, *drawing) or not drawing:
         choice = f"Choose {' or '.join(drawing)}." if drawing else "Start segue serve with a bundle that does."
@@ -85,7 +95,7 @@ def _submit(runner: Runner, wanted: ImagesRequest, feed: Feed) -> Job:
     name = wanted.model or drawing[0]
     request: dict[str, Any] = {"prompt": wanted.prompt, "count": wanted.n or 1}
     request["seed"] = random_seed() if wanted.seed is None else wanted.seed
-    request |= wanted.model_dump(include={"negative", "steps", "guidance"}, exclude_none=True)
+    request |= wanted.model_dump(include={"negative", "steps", "guidance", "strength", "feather"}, exclude_none=True)
     if wanted.size not in (None, "auto"):
         try:
             request["size"] = list(check_size(size_of(wanted.size), runner.models[name].bundle.manifest.sizes))
@@ -97,7 +107,7 @@ def _submit(runner: Runner, wanted: ImagesRequest, feed: Feed) -> Job:
             request["output_compression"] = wanted.output_compression
     if wanted.partial_images:
         request["partial_images"] = wanted.partial_images
-    return runner.submit("picture", name, request, feed=feed, warnings=wanted.told())
+    return runner.submit("picture", name, request, inputs(name), feed, wanted.told())
 
 
 def _facts(runner: Runner, job: Job) -> dict[str, Any]:
@@ -131,7 +141,7 @@ async def _finished(runner: Runner, identifier: str, feed: Feed, http: Request) 
     return await asyncio.to_thread(found, runner, identifier)
 
 
-async def _events(runner: Runner, job: Job, feed: Feed) -> AsyncIterator[bytes]:
+async def _events(runner: Runner, job: Job, feed: Feed, kind: str) -> AsyncIterator[bytes]:
     """Yield OpenAI's events of a job: unfinished pictures, finished ones, or an error."""
     common = {"created_at": int(job.created), "background": "opaque", "quality": "auto", **_facts(runner, job)}
     told = {"usage": NO_USAGE, "seed": job.request["seed"], "job": job.id, "warnings": job.warnings}
@@ -140,14 +150,14 @@ async def _events(runner: Runner, job: Job, feed: Feed) -> AsyncIterator[bytes]:
         async for event in feed.read():
             if event.name == "partial":
                 values = {"b64_json": event.values["image"], "partial_image_index": event.values["index"]}
-                yield _event("image_generation.partial_image", values | common)
+                yield _event(f"{kind}.partial_image", values | common)
             elif event.name == "picture":
                 image = await asyncio.to_thread(_encoded, runner, job, event.values["file"])
-                yield _event("image_generation.completed", {"b64_json": image} | common | told)
+                yield _event(f"{kind}.completed", {"b64_json": image} | common | told)
             elif event.name in (FAILED, CANCELLED):
                 failure = _failure(job.id, event.values["error"])
-                kind = "server_error" if failure.status_code >= 500 else "invalid_request_error"
-                text = {"message": failure.detail, "type": kind, "param": failure.param, "code": failure.code}
+                fault = "server_error" if failure.status_code >= 500 else "invalid_request_error"
+                text = {"message": failure.detail, "type": fault, "param": failure.param, "code": failure.code}
                 yield _event("error", {"error": text})
         ended = True
     finally:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from ...errors import UsageError
 from ...runtime.bundle.limits import MAX_STEPS
 from ...runtime.units import SIDES, size_of
-from ..schema import Closed, Seed, Text, Warnings, fault
+from ..kept.inputs import MOST as MOST_INPUTS
+from ..schema import Closed, Feather, Seed, Strength, Text, Warnings, fault
 
 MOST = 10  # pictures of one request, as with OpenAI
 PARTIAL = 3  # unfinished pictures of each picture, as with OpenAI
@@ -58,9 +59,9 @@ class ImagesRequest(Closed):
         "complexity": "Leave it out, because the bundle has one way to draw.",
         "frame_count": "Make a video with POST /v1/jobs instead.",
         "frame_duration_ms": "Make a video with POST /v1/jobs instead.",
-        "image": "Pictures are drawn from words only; make a video of a picture with POST /v1/jobs.",
-        "input_fidelity": "It belongs to edits, and this server changes no pictures.",
-        "mask": "It belongs to edits, and this server changes no pictures.",
+        "image": "Send pictures to /v1/images/edits.",
+        "input_fidelity": "It belongs to /v1/images/edits, where strength says how much stays.",
+        "mask": "Send pictures to /v1/images/edits.",
         "prompt_rewriter": "Leave it out, because Segue draws the prompt as it is.",
         "style": "Describe the style in the prompt.",
         "svg": "Choose png, jpeg or webp as output_format, because Segue draws pixels.",
@@ -130,6 +131,27 @@ class ImagesRequest(Closed):
         if self.moderation is not None:
             lines.append(f"moderation {self.moderation!r} has no effect, because Segue filters nothing. Leave it out.")
         return lines
+
+
+class EditsRequest(ImagesRequest):
+    """OpenAI's edit of pictures: the values of a generation, and the pictures as files."""
+
+    refused: ClassVar[dict[str, str]] = {
+        **{key: text for key, text in ImagesRequest.refused.items() if key not in ("image", "mask")},
+        "input_fidelity": "Send strength, an addition of Segue: less of it keeps more of the picture.",
+        "markup": "Say in the prompt what shall change, and send a mask that says where.",
+    }
+
+    image: list[bytes] = Field(
+        min_length=1, max_length=MOST_INPUTS,
+        description="PNG, JPEG or WebP files. For a bundle that takes references they are references, unless there is "
+        "a mask or a strength: then the first one is the picture to begin with. Other bundles take one.",
+    )  # fmt: skip
+    mask: bytes | None = Field(
+        None, description="A PNG or WebP file of the first picture's size. Its fully transparent pixels are redrawn."
+    )
+    strength: Strength = None
+    feather: Feather = None
 
 
 class ImageView(BaseModel):

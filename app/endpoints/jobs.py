@@ -1,11 +1,7 @@
 """The endpoints of jobs: submit, list, show, cancel, resume, delete, events."""
 
 import asyncio
-import base64
-import binascii
 import dataclasses
-import io
-import threading
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -19,10 +15,12 @@ from ...runtime.media.read_image import read_image
 from ...runtime.sampling.noise import random_seed
 from .. import schema
 from ..failures import Refused
+from ..kept.inputs import NONE, Inputs, check_mask, check_references, mask_sent, reduced, sent
+from ..kept.store import Job
 from ..runner import Runner
-from ..store import Job
 
 Identifier = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="A job's identifier.")]
+NOT_ARGUMENTS = {"kind", "bundle", "image", "image_job", "mask", "references", "width", "height"}
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
@@ -45,18 +43,13 @@ def found(runner: Runner, identifier: str) -> Job:
 
 def add_jobs(app: FastAPI, runner: Runner, known: Any) -> None:
     """Add the endpoints; `known` is the type that `job_in_path` returns."""
-    decoding = threading.Semaphore()
 
     @app.post("/v1/jobs", status_code=202)
     def create(wanted: Annotated[schema.JobRequest, Body()]) -> schema.JobView:
         """Accept a job. The answer comes after the job is on disk, so it survives the server."""
-        if isinstance(wanted, schema.PictureRequest):
-            return _view(runner.submit(wanted.kind, wanted.bundle, arguments(wanted)))
-        name = runner.find(wanted.kind, wanted.bundle)  # checked before the picture is decoded
+        name = runner.find(wanted.kind, wanted.bundle)  # checked before a picture is decoded
         runner.check_room()
-        with decoding:  # one at a time, because each may take hundreds of MB
-            image = _input(runner, wanted)
-        return _view(runner.submit(wanted.kind, name, arguments(wanted), image))
+        return _view(runner.submit(wanted.kind, name, arguments(wanted), _inputs(runner, wanted, name)))
 
     @app.get("/v1/jobs")
     def jobs(limit: Annotated[int, Query(ge=1, le=200)] = 50, state: State | None = None) -> schema.JobList:
@@ -104,7 +97,7 @@ def add_jobs(app: FastAPI, runner: Runner, known: Any) -> None:
 
 def arguments(wanted: schema.PictureRequest | schema.VideoRequest) -> dict[str, Any]:
     """Return the arguments of Request or AnimationRequest; a seed that is left out is drawn."""
-    given = wanted.model_dump(exclude_none=True, exclude={"kind", "bundle", "image", "image_job", "width", "height"})
+    given = wanted.model_dump(exclude_none=True, exclude=NOT_ARGUMENTS)
     given.setdefault("seed", random_seed())
     if not given["loras"]:
         del given["loras"]
@@ -113,22 +106,36 @@ def arguments(wanted: schema.PictureRequest | schema.VideoRequest) -> dict[str, 
     return given if wanted.width is None else given | {"size": [wanted.height, wanted.width]}
 
 
-def _input(runner: Runner, wanted: schema.VideoRequest) -> np.ndarray:
-    """Return the picture that a video begins with."""
-    if (wanted.image is None) == (wanted.image_job is None):
-        raise UsageError("a video needs one picture. Send either image or image_job.")
+def _inputs(runner: Runner, wanted: schema.PictureRequest | schema.VideoRequest, name: str) -> Inputs:
+    """Return the pictures of a request to the bundle called `name`."""
+    if isinstance(wanted, schema.VideoRequest):
+        if (wanted.image is None) == (wanted.image_job is None):
+            raise UsageError("a video needs one picture. Send either image or image_job.")
+        with runner.decoding:
+            return Inputs(_image(runner, wanted))
+    if wanted.image is not None and wanted.image_job is not None:
+        raise UsageError("a picture begins with one picture. Send either image or image_job.")
+    if (wanted.image, wanted.image_job, wanted.mask, wanted.references) == (None, None, None, []):
+        return NONE
+    content = runner.models[name].bundle.manifest
+    check_references(len(wanted.references), content, name)
+    with runner.decoding:
+        image = _image(runner, wanted)
+        mask = None if wanted.mask is None else mask_sent(wanted.mask)
+        if mask is not None and image is not None:
+            check_mask(mask, image)
+        pairs = enumerate(wanted.references, 1)
+        return Inputs(image, mask, tuple(reduced(sent(f"reference {number}", one), content) for number, one in pairs))
+
+
+def _image(runner: Runner, wanted: schema.PictureRequest | schema.VideoRequest) -> np.ndarray | None:
+    """Return the picture that a request begins with, uint8 [height, width, 3]; None if it names none."""
     if wanted.image_job is not None:
         source = runner.store.get(wanted.image_job)
         if source is None or source.kind != "picture" or not source.files:
             raise UsageError(f"the job {wanted.image_job!r} has no picture. Name a picture job that is done.")
         return read_image(runner.place(source.id) / source.files[0], name="the picture of that job")
-    assert wanted.image is not None
-    text = wanted.image.partition(",")[2] if wanted.image.startswith("data:") else wanted.image
-    try:
-        data = base64.b64decode("".join(text.split()), validate=True)  # other programs break it into lines
-    except (ValueError, binascii.Error) as error:
-        raise UsageError(f"image is not valid base64: {error}. Send the bytes of the file in base64.") from None
-    return read_image(io.BytesIO(data), name="the image that was sent")
+    return None if wanted.image is None else sent("image", wanted.image)
 
 
 def _view(job: Job) -> schema.JobView:

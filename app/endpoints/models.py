@@ -6,12 +6,14 @@ import numpy as np
 from fastapi import FastAPI, Query
 
 from ...errors import UsageError
+from ...runtime.bundle.families import family_of, takes_picture
 from ...runtime.bundle.prompts import nearest, spell_emoji
 from ...runtime.pipeline import Model
 from ...runtime.videos.request import AnimationRequest
 from .. import schema
 from ..failures import Refused
 from ..job_work import kind_of, picture_request
+from ..kept.inputs import Inputs, check_references, reduced, sent
 from ..runner import Runner
 from .jobs import arguments
 
@@ -56,10 +58,14 @@ def add_models(app: FastAPI, runner: Runner) -> None:
 
     @app.post("/v1/plan")
     def plan(wanted: schema.JobRequest) -> schema.PlanView:
-        """Return the memory and time that a job would need, phase by phase. A video needs no image here."""
-        model, given = runner.models[runner.find(wanted.kind, wanted.bundle)], arguments(wanted)
-        if wanted.kind == "picture":
-            made = model.plan(picture_request(given))
+        """Return the memory and time that a job would need, phase by phase.
+
+        A video needs no image here, nor does a picture with `strength`.
+        """
+        name = runner.find(wanted.kind, wanted.bundle)
+        model, given = runner.models[name], arguments(wanted)
+        if isinstance(wanted, schema.PictureRequest):
+            made = model.plan(picture_request(given, _planned(runner, wanted, name)))
         else:
             height, width = given.get("size", model.bundle.manifest.sizes.default)
             made = model.plan(AnimationRequest(np.zeros((height, width, 3), np.uint8), **given))
@@ -71,6 +77,17 @@ def add_models(app: FastAPI, runner: Runner) -> None:
             peak=made.peak, server=0 if made.host else model.ledger.idle, budget=made.budget, seconds=made.seconds,
             keep=list(made.keep), phases=phases,
         )  # fmt: skip
+
+
+def _planned(runner: Runner, wanted: schema.PictureRequest, name: str) -> Inputs:
+    """Return pictures that take as much memory and time as those of a request."""
+    content = runner.models[name].bundle.manifest
+    check_references(len(wanted.references), content, name)
+    blank = np.zeros((64, 64, 3), np.uint8)
+    begins = any(one is not None for one in (wanted.image, wanted.image_job, wanted.mask, wanted.strength))
+    with runner.decoding:
+        references = tuple(reduced(sent("reference", one), content) for one in wanted.references)
+    return Inputs(blank if begins else None, None if wanted.mask is None else blank[..., 0], references)
 
 
 def _choice(runner: Runner) -> str:
@@ -87,6 +104,7 @@ def _view(name: str, model: Model) -> schema.ModelView:
         multiple=content.sizes.multiple, steps=content.sampler.steps,
         frames=None if content.video is None else content.video.frames,
         sizes=[(wide, high) for high, wide in content.sizes.good], guided=guided, negative=guided, draws=_draws(model),
+        takes_image=content.video is not None or takes_picture(content), references=family_of(content).references,
     )  # fmt: skip
 
 

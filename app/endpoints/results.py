@@ -11,9 +11,10 @@ from fastapi.responses import FileResponse, StreamingResponse
 
 from ...errors import BusyError
 from ..failures import Refused
-from ..job_work import INPUT, PICTURES, VIDEO
+from ..job_work import PICTURES, VIDEO
+from ..kept.inputs import INPUT, MASK, REFERENCES
+from ..kept.store import DONE, RUNNING, WAITING
 from ..runner import Runner
-from ..store import DONE, RUNNING, WAITING
 
 READERS = 32  # most connections that read growing videos
 
@@ -24,9 +25,13 @@ def add_results(app: FastAPI, runner: Runner, known: Any) -> None:
 
     @app.get("/v1/jobs/{identifier}/files/{name}", response_class=FileResponse)
     def file(job: known, name: Annotated[str, InPath(max_length=64)]) -> FileResponse:
-        """Send a file of a job as soon as it is complete. `input.png` is the picture that a video begins with."""
+        """Send a file of a job as soon as it is complete.
+
+        `input.png` is the picture that it begins with, `mask.png` its mask, `reference-1.png` the first reference.
+        """
         place = runner.place(job.id)
-        whole = {path.name for path in place.glob(PICTURES)} | {INPUT} | ({VIDEO} if job.state == DONE else set())
+        whole = {path.name for pattern in (PICTURES, REFERENCES) for path in place.glob(pattern)} | {INPUT, MASK}
+        whole |= {VIDEO} if job.state == DONE else set()
         if name not in whole or not (place / name).is_file():
             raise Refused(404, f"the job {job.id} has no file {name!r}. See the job's files.")
         return FileResponse(place / name)

@@ -1,5 +1,8 @@
 // The form as a request, and a request as the form.
+import { beginning } from "./begin.js";
 import { find, remember, remembered } from "./dom.js";
+import { offerReferences, referencesOf } from "./references.js";
+import { showSource } from "./source.js";
 
 const NUMBERS = ["count", "frames", "seed", "steps", "guidance"];
 const TEXTS = ["prompt", "negative"];
@@ -11,6 +14,8 @@ export const kind = () => document.querySelector("[name=kind]:checked").value;
 export const model = () => models.find((one) => one.id === find("bundle").value);
 export const modelOf = (id) => models.find((one) => one.id === id);
 export const able = (wanted) => models.some((one) => one.kind === wanted);
+// The model that a picture can be given to: the chosen one if it takes any.
+export const taker = () => [model(), ...models].find((one) => one?.kind === "picture" && one.takes_image);
 
 export function setModels(found) {
   models = found;
@@ -34,8 +39,9 @@ export function turn(wanted, bundle) {
     offer(bundle);
   }
   const video = wanted === "video";
-  find("source").hidden = !video;
-  find("upload").disabled = !video;
+  const [prompt, source] = [find("prompt-field"), find("source")];
+  if ((prompt.nextElementSibling === source) === video) prompt[video ? "before" : "after"](source);
+  showSource(wanted);
   find("prompt").required = !video;
   find("prompt-label").textContent = video ? "Motion" : "Prompt";
   find("go").textContent = video ? "Animate" : "Draw";
@@ -66,6 +72,8 @@ export function adapt() {
     find(name).disabled = !visible;
     find(name).closest(".field").hidden = !visible;
   }
+  find("source").hidden = find("upload").disabled = !one.takes_image;
+  offerReferences(picture ? one.references : 0);
   find("more").hidden = !(shown.steps || shown.guidance || shown.negative);
   find("steps").placeholder = one.steps ?? "";
   find("frames").placeholder = one.frames ?? "";
@@ -96,7 +104,7 @@ function choose(width, height) {
   find("size").value = value;
 }
 
-// The body of POST /v1/jobs, without the picture of a video.
+// The body of POST /v1/jobs, without the picture that it begins with and its mask.
 export function wanted() {
   const body = { kind: turned, bundle: find("bundle").value, prompt: find("prompt").value };
   for (const name of NUMBERS) {
@@ -105,7 +113,7 @@ export function wanted() {
   }
   if (!find("negative").disabled && find("negative").value) body.negative = find("negative").value;
   [body.width, body.height] = find("size").value.split("x").map(Number);
-  return body;
+  return { ...body, ...beginning(turned, model()), ...referencesOf(turned, model()) };
 }
 
 // Puts a job's request into the form; returns what could not be restored, or "".

@@ -17,8 +17,8 @@ function when(seconds) {
   return then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 }
 
-function thumb({ id, kind, files: [file] }) {
-  if (kind === "picture" && !file) return make("span", { className: "thumb" });
+function thumb({ id, kind, request, files: [file] }) {
+  if (kind === "picture" && !file && !request.image) return make("span", { className: "thumb" });
   if (kind === "picture" || !file) {
     return make("img", { className: "thumb", src: file ?? `v1/jobs/${id}/files/input.png`, alt: "", loading: "lazy" });
   }

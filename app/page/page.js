@@ -1,12 +1,17 @@
 // The page of segue serve: submits jobs, follows their events, shows their results. No library, no build.
 import { call, complain, fail, retry, server } from "./api.js";
+import { given, onBeginning, restoreBeginning } from "./begin.js";
 import { confirmed, find, make, remembered, still } from "./dom.js";
 import { again, attach, follow, jobs, leave } from "./follow.js";
-import { able, adapt, keepDraft, kind, model, restore, restoreDraft, setModels, turn, wanted } from "./form.js";
+import {
+  able, adapt, keepDraft, kind, model, restore, restoreDraft, setModels, taker, turn, wanted,
+} from "./form.js";
 import { forget, mark, more, refresh } from "./history.js";
+import { takeMask } from "./mask.js";
 import { examples, listen } from "./names.js";
 import { plan } from "./plan.js";
-import { onFile, sourceOf, takeAddress, takeFile } from "./source.js";
+import { onReferences, restoreReferences } from "./references.js";
+import { forgetSource, onFile, sourceOf, takeAddress, takeFile } from "./source.js";
 import { over, shownFile, shownJob, titleOf } from "./stage.js";
 
 const EVERY = 5000; // milliseconds between two looks at the list: other programs submit jobs too
@@ -59,7 +64,7 @@ async function submit() {
   complain("");
   const body = wanted();
   const video = body.kind === "video";
-  if (video && sourceOf() === null) {
+  if (video && sourceOf("video") === null) {
     complain("A video needs a first picture. Choose one.");
     find("upload").focus();
     return;
@@ -67,7 +72,8 @@ async function submit() {
   if (sending) return;
   sending = true;
   try {
-    follow(await call("v1/jobs", { ...body, ...(video ? { image: sourceOf() } : { previews: true }) }), true);
+    const pictures = video || body.strength ? given(body.kind) : {};
+    follow(await call("v1/jobs", { ...body, ...pictures, ...(video ? {} : { previews: true }) }), true);
     find("result").scrollIntoView({ block: "nearest", behavior: still.matches ? "auto" : "smooth" });
     await changed();
   } catch (error) {
@@ -77,8 +83,23 @@ async function submit() {
   }
 }
 
-async function takeJob(address, job) {
-  await takeAddress(address, `the picture of “${titleOf(job)}”`).catch(fail);
+async function takeJob(wanted, address, job) {
+  await takeAddress(wanted, address, `the picture of “${titleOf(job)}”`).catch(fail);
+}
+
+// Puts a job's request into the form, with its pictures.
+async function restoreAll(job) {
+  complain(restore(job));
+  if (!able(job.kind)) return;
+  const { image, mask, references = [] } = job.request;
+  const file = (name) => `v1/jobs/${job.id}/files/${name}`;
+  if (job.kind === "video") return takeJob("video", file("input.png"), job);
+  if (image) await takeJob("picture", file(image), job);
+  else forgetSource("picture");
+  const data = sourceOf("picture");
+  if (mask && data) await takeMask(file(mask)).catch(fail);
+  if (data === sourceOf("picture")) restoreBeginning(job.request); // no other job was opened meanwhile
+  await restoreReferences(references.map(file)).catch(fail);
 }
 
 // Shows a job of the history and puts its request into the form.
@@ -87,8 +108,7 @@ async function open(job) {
     const now = await call(`v1/jobs/${job.id}`);
     follow(now, true);
     mark(now.id);
-    complain(restore(now));
-    if (now.kind === "video" && able("video")) await takeJob(`v1/jobs/${now.id}/files/input.png`, now);
+    await restoreAll(now);
     edited();
   } catch (error) {
     fail(error);
@@ -117,18 +137,30 @@ async function animate() {
   find("prompt").focus();
   edited();
   hint();
-  await takeJob(address, job);
+  await takeJob("video", address, job);
+}
+
+// Lets the next picture begin with the one that is shown.
+async function change() {
+  const [job, address] = [shownJob(), shownFile()];
+  complain("");
+  turn("picture", taker().id);
+  find("prompt").focus();
+  hint();
+  await takeJob("picture", address, job);
+  edited();
 }
 
 async function take(file) {
   complain("");
-  if (!able("video")) {
-    complain("This server makes no videos, so it takes no pictures.");
+  const wanted = kind() === "picture" && model()?.takes_image ? "picture" : able("video") ? "video" : "picture";
+  if (wanted === "picture" && !model()?.takes_image) {
+    complain("The model takes no pictures. Choose one that does.");
     return;
   }
   try {
-    await takeFile(file);
-    turn("video");
+    await takeFile(wanted, file);
+    if (wanted !== kind()) turn(wanted);
     edited();
     hint();
   } catch (error) {
@@ -143,7 +175,7 @@ async function resume() {
   if (running) follow(running);
   const found = (await look()) ?? running;
   const last = remembered("shown");
-  if (found && !drafted) restore(found);
+  if (found && !drafted) await restoreAll(found);
   if (!found && last) await call(`v1/jobs/${last}`).then((job) => follow(job, true), () => follow(null));
 }
 
@@ -162,6 +194,8 @@ async function begin() {
 
 listen();
 onFile(take);
+onBeginning(edited);
+onReferences(edited);
 find("draw").addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
@@ -188,6 +222,7 @@ find("again").addEventListener("click", () => {
   call(`v1/jobs/${shownJob().id}/resume`, {}).then((job) => follow(job, true)).then(changed).catch(fail);
 });
 find("animate").addEventListener("click", animate);
+find("change").addEventListener("click", change);
 confirmed(find("delete"), "Delete this job for good: press again", () => drop(shownJob()));
 find("older").addEventListener("click", () => {
   more();

@@ -1,6 +1,6 @@
 // The stage: the picture or the film that is shown, what it is, and what can be done with it.
 import { find, make, still } from "./dom.js";
-import { able, modelOf } from "./form.js";
+import { able, modelOf, taker } from "./form.js";
 import { time } from "./plan.js";
 
 let shown = null; // the job that is shown
@@ -92,6 +92,8 @@ function facts({ kind, bundle, request, started, finished, state }) {
     bundle,
     width && `${width} × ${height}`,
     frames && `${frames} frames`,
+    request.image && kind === "picture" && (request.mask ? "from a picture with a mask" : "from a picture"),
+    request.strength !== undefined && `strength ${request.strength}`,
     steps && `${steps} ${steps === 1 ? "step" : "steps"}`,
     request.guidance !== undefined && `guidance ${request.guidance}`,
     request.seed !== undefined && `seed ${request.seed}`,
@@ -106,6 +108,7 @@ function offer(job) {
   find("stop").disabled = over(job);
   find("download").hidden = !done;
   find("animate").hidden = !(done && job.kind === "picture" && able("video"));
+  find("change").hidden = !(done && job.kind === "picture" && taker());
   find("keep").hidden = job.request.seed === undefined;
   find("again").hidden = done || !over(job);
   find("delete").hidden = !over(job);
@@ -152,7 +155,8 @@ function stopped(job) {
 function wait(job) {
   say(job.state === "waiting" ? "waiting in the queue" : "running");
   if (seen === job.id) return;
-  if (job.kind === "video") picture(job, `v1/jobs/${job.id}/files/input.png`, "The first picture of the video");
+  const begins = job.kind === "video" ? "The first picture of the video" : "The picture that it begins with";
+  if (job.kind === "video" || job.request.image) picture(job, `v1/jobs/${job.id}/files/input.png`, begins);
   else if (find("picture").hidden) blank("");
   else find("picture").alt = ""; // the picture of another job, dimmed, until the first preview
   find("picture").classList.add("old");

@@ -92,6 +92,8 @@ def _in_words(metadata: Mapping[str, Any]) -> str:
         "Seed": metadata.get("seed"),
         "Size": size and f"{size[1]}x{size[0]}",
         "Model": metadata.get("bundle"),
+        "Denoising strength": metadata.get("strength"),
+        "Mask blur": metadata.get("feather"),
         "Version": f"segue {metadata['segue']}" if "segue" in metadata else None,
     }
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)])

@@ -1,7 +1,9 @@
 """The origin of a picture or video: its metadata, and a C2PA manifest signed with the user's certificate.
 
 The manifest (C2PA 2.2) states that a trained model made the file (`c2pa.created`, IPTC's trainedAlgorithmicMedia) and
-holds the same facts as the metadata. A later change of the file breaks its signature. It needs the c2pa extra.
+holds the same facts as the metadata. If pictures were given, they are ingredients, and the file is a composite: made
+from one to begin with (`c2pa.opened`, then `c2pa.edited`), or from references (`c2pa.created`). A later change of the
+file breaks its signature. It needs the c2pa extra.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from .formats import MIME as PICTURES
 from .png import KEY, encode_png, find_metadata
 
 MIME = {".png": "image/png", ".mp4": "video/mp4"}
-MADE_BY_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+MADE_BY_MODEL, COMPOSITE = f"{SOURCE}trainedAlgorithmicMedia", f"{SOURCE}compositeWithTrainedAlgorithmicMedia"
 ASSERTION = "io.segue.request"
 ALGORITHMS = ("es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519")
 
@@ -50,21 +53,24 @@ class Certificate:
                 raise UsageError(f"{path} is not a file.", "Name a PEM chain and its key.")
 
 
-def signed(data: bytes, kind: str, certificate: Certificate, metadata: Mapping[str, Any] | None) -> bytes:
+def signed(
+    data: bytes, kind: str, certificate: Certificate, metadata: Mapping[str, Any] | None,
+    described: Mapping[str, Any] | None = None,
+) -> bytes:  # fmt: skip
     """Return the file `data` of MIME type `kind` with a signed manifest that holds `metadata`.
 
-    Raises UsageError if the certificate or key cannot sign, MissingDependencyError without c2pa.
+    `described` is the metadata that a file without them would have: the manifest tells only the number of pictures that
+    were given. Raises UsageError if the certificate or key cannot sign, MissingDependencyError without c2pa.
     """
     c2pa = _c2pa()
-    assertions = [
-        {
-            "label": "c2pa.actions",
-            "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": MADE_BY_MODEL}]},
-        }
-    ]
+    actions, ingredients = _origin(described or metadata or {}, metadata is not None)
+    assertions: list[dict[str, Any]] = [{"label": "c2pa.actions", "data": {"actions": actions}}]
     if metadata is not None:
         assertions.append({"label": ASSERTION, "data": dict(metadata)})
-    claim = {"claim_generator_info": [{"name": "segue", "version": _version()}], "assertions": assertions}
+    claim = {
+        "claim_generator_info": [{"name": "segue", "version": _version()}], "assertions": assertions,
+        "ingredients": ingredients,
+    }  # fmt: skip
     source, made = io.BytesIO(data), io.BytesIO()
     try:
         info = c2pa.C2paSignerInfo(
@@ -82,18 +88,40 @@ def signed(data: bytes, kind: str, certificate: Certificate, metadata: Mapping[s
     return made.getvalue()
 
 
+def _origin(described: Mapping[str, Any], tell: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the actions and the ingredients of a file by its description; `tell` the hashes of the pictures given."""
+    given = [("image", "parentOf", described["image_sha256"])] if "image_sha256" in described else []
+    hashes = described.get("references_sha256", ())
+    given += [(f"reference {number}", "inputTo", found) for number, found in enumerate(hashes, 1)]
+    ingredients = [
+        {"title": name, "label": name, "instance_id": name, "relationship": relation}
+        | ({"description": f"sha256 of its pixels: {found}"} if tell else {})
+        for name, relation, found in given
+    ]
+    source, named = COMPOSITE if given else MADE_BY_MODEL, [name for name, *_ in given]
+    if "image" in named:
+        opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["image"]}}
+        named.remove("image")
+        last = {"action": "c2pa.edited", "digitalSourceType": source}
+    else:
+        opened, last = None, {"action": "c2pa.created", "digitalSourceType": source}
+    last |= {"parameters": {"ingredientIds": named}} if named else {}
+    return [last] if opened is None else [opened, last], ingredients
+
+
 def write_picture(
-    path: Path, image: Any, metadata: Mapping[str, Any] | None, certificate: Certificate | None, quality: int = 100
+    path: Path, image: Any, metadata: Mapping[str, Any] | None, certificate: Certificate | None, quality: int = 100,
+    described: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a PNG, JPEG or WebP file, as its name ends, whole or not at all; sign it if there is a certificate.
 
-    `metadata` None adds no metadata. `quality`, 0 to 100, is that of JPEG and WebP. Raises the errors of
-    `formats.encode_picture` and `signed`, and OutputError.
+    `metadata` None adds no metadata. `quality`, 0 to 100, is that of JPEG and WebP. `described` is that of `signed`.
+    Raises the errors of `formats.encode_picture` and `signed`, and OutputError.
     """
     kind = FORMATS[path.suffix.lower()]
     data = encode_picture(image, kind, metadata, quality)
     if certificate is not None:
-        data = signed(data, PICTURES[kind], certificate, metadata)
+        data = signed(data, PICTURES[kind], certificate, metadata, described)
     with writing(path):
         write_whole(path, data)
 
@@ -103,12 +131,15 @@ def check_certificate(certificate: Certificate) -> None:
     signed(encode_png(np.zeros((1, 1, 3), np.uint8), None), MIME[".png"], certificate, None)
 
 
-def sign_file(path: Path, certificate: Certificate, metadata: Mapping[str, Any] | None) -> None:
-    """Put a signed manifest into the PNG or MP4 file at `path`."""
+def sign_file(
+    path: Path, certificate: Certificate, metadata: Mapping[str, Any] | None,
+    described: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Put a signed manifest into the PNG or MP4 file at `path`; the arguments are those of `signed`."""
     kind = MIME.get(path.suffix.lower())
     if kind is None:
         raise UsageError(f"{path} cannot be signed: only {', '.join(MIME)} files can.", "Choose one of them.")
-    data = signed(path.read_bytes(), kind, certificate, metadata)
+    data = signed(path.read_bytes(), kind, certificate, metadata, described)
     with writing(path):
         write_whole(path, data)
 

@@ -1,9 +1,10 @@
-"""Read an input picture: a file that Pillow reads becomes sRGB pixels of the requested size."""
+"""Read an input picture or a mask: a file that Pillow reads becomes pixels, sRGB or grey, of the requested size."""
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from typing import IO
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
 from ...errors import UsageError
 from ..bundle.limits import MAX_SIDE
 
-WHITE = (255, 255, 255)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 MAX_PIXELS = 64_000_000
 # No format that runs another program, as EPS does
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -27,6 +28,41 @@ def read_image(
     animation gives its first frame. Raises UsageError for a file that is absent, not a picture, or too large (16,384
     pixels a side, 64 million in total).
     """
+    return _read(path, name, lambda picture: as_pixels(picture, background))
+
+
+def read_mask(path: str | os.PathLike[str] | IO[bytes], name: str | None = None) -> np.ndarray:
+    """Return the mask at `path` (or in an open file, called `name` in errors), uint8 [height, width].
+
+    Its brightness counts: white (255) is redrawn, black (0) stays. Transparent pixels count as black. If all visible
+    pixels of a file with transparent ones have the same colour, the visible ones are redrawn; if that colour is black,
+    the transparent ones. Raises the errors of `read_image`.
+    """
+    return _read(path, name, as_mask)
+
+
+def read_transparent(path: str | os.PathLike[str] | IO[bytes], name: str | None = None) -> np.ndarray:
+    """Return the mask at `path` in OpenAI's form, uint8 [height, width]: 255 where it is fully transparent, else 0.
+
+    Raises the errors of `read_image`, and UsageError if no pixel is fully transparent.
+    """
+
+    def convert(picture: Image.Image) -> np.ndarray:
+        turned = ImageOps.exif_transpose(picture).convert("RGBA")
+        clear = np.asarray(turned.getchannel("A")) == 0
+        if not clear.any():
+            raise UsageError(
+                f"{name or path} has no fully transparent pixel, so nothing would be redrawn.",
+                "Make the part transparent that shall change.",
+            )
+        return clear.astype(np.uint8) * np.uint8(255)
+
+    return _read(path, name, convert)
+
+
+def _read(
+    path: str | os.PathLike[str] | IO[bytes], name: str | None, convert: Callable[[Image.Image], np.ndarray]
+) -> np.ndarray:
     shown = name or path
     try:
         with Image.open(path, formats=FORMATS) as picture:
@@ -36,7 +72,7 @@ def read_image(
                     f"{MAX_PIXELS / 1e6:.0f} million.",
                     "Scale it down.",
                 )
-            return as_pixels(picture, background)
+            return convert(picture)
     except UsageError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise any error
@@ -59,6 +95,19 @@ def as_pixels(picture: Image.Image, background: tuple[int, int, int] = WHITE) ->
         ground.paste(colours, mask=alpha)
         colours = ground
     return np.asarray(colours).copy()
+
+
+def as_mask(picture: Image.Image) -> np.ndarray:
+    """Return a Pillow picture of any mode as `read_mask` does."""
+    grey = np.asarray(Image.fromarray(as_pixels(picture, BLACK)).convert("L"))
+    if not picture.has_transparency_data:
+        return grey.copy()
+    turned = np.asarray(ImageOps.exif_transpose(picture).convert("RGBA"))
+    alpha = turned[..., 3]
+    visible = turned[alpha > 0][:, :3]
+    if alpha.min() == 255 or not len(visible) or (visible != visible[0]).any():
+        return grey.copy()
+    return alpha.copy() if visible[0].any() else 255 - alpha
 
 
 def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:

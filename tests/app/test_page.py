@@ -80,7 +80,7 @@ def test_the_keyboard_alone_draws_a_picture_and_reaches_everything(page):
     status(page, "done")
     assert page.get_attribute("#picture", "alt") == "pizza"
     reached = set()
-    for _ in range(24):
+    for _ in range(28):
         page.keyboard.press("Tab")
         outlined = page.evaluate(
             """() => {
@@ -92,8 +92,8 @@ def test_the_keyboard_alone_draws_a_picture_and_reaches_everything(page):
         reached.add(outlined[0])
         assert outlined[1] or outlined[0] == "", outlined
     assert {
-        "theme", "bundle", "size", "count", "seed", "dice", "go", "download", "animate", "keep", "delete", "entry",
-        "remove",
+        "theme", "upload", "bundle", "size", "count", "seed", "dice", "go", "download", "animate", "change", "keep",
+        "delete", "entry", "remove",
     } <= reached  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from PIL import Image
 
 import segue
+from segue.app.kept.inputs import Inputs
 from segue.app.runner import Runner
 from segue.app.server import create_app
 
@@ -42,7 +43,7 @@ def test_no_request_to_any_endpoint_ends_in_a_defect(tmp_path, video_bundle):
         grey = np.full((64, 64, 3), 90, np.uint8)
         real = [
             done(runner, runner.submit("picture", None, {"prompt": "a red heart", "steps": 1})),
-            done(runner, runner.submit("video", None, {"frames": 5}, grey)),
+            done(runner, runner.submit("video", None, {"frames": 5}, Inputs(grey))),
         ]
 
         for result in schema.get_all_operations():
@@ -71,7 +72,7 @@ def test_no_request_to_any_endpoint_ends_in_a_defect(tmp_path, video_bundle):
 
             ask()
     assert not wrong
-    assert len(asked) == 16
+    assert len(asked) == 17
     assert {200, 404} <= set(asked["GET /v1/jobs/{identifier}"])
     assert 200 in asked["GET /v1/jobs/{identifier}/video"]
     assert 200 in asked["POST /v1/images/generations"]

@@ -14,8 +14,8 @@ from PIL import Image
 
 import segue
 from segue.app import server
-from segue.app.feed import Feed
-from segue.app.store import Job, Store
+from segue.app.kept.feed import Feed
+from segue.app.kept.store import Job, Store
 from segue.errors import BusyError, OutputError, UsageError
 from support.browser import CHROMIUM
 

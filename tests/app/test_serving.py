@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segue.app.store import Store
+from segue.app.kept.store import Store
 from segue.runtime.media.provenance import read_file
 
 BUNDLE = "emoji"

@@ -1,5 +1,8 @@
-// What OpenAI's JavaScript client gets from the server at the address in the first argument, as JSON.
-import OpenAI from "openai";
+// What OpenAI's JavaScript client gets from the server at the address in the first argument, as JSON. The other arguments
+// are a picture and its mask.
+import { readFileSync } from "node:fs";
+
+import OpenAI, { toFile } from "openai";
 
 const client = new OpenAI({ baseURL: process.argv[2], apiKey: "none", maxRetries: 0 });
 const asked = { prompt: "a red heart", seed: 7 };
@@ -25,6 +28,12 @@ const formats = {};
 for (const output_format of ["png", "jpeg", "webp"]) {
   formats[output_format] = (await client.images.generate({ ...asked, output_format })).data[0].b64_json;
 }
+const [image, mask] = await Promise.all(process.argv.slice(3).map((path) => toFile(readFileSync(path), path)));
+const edited = { ...asked, image, mask, feather: 2 };
+const edits = [];
+for await (const event of await client.images.edit({ ...edited, stream: true, partial_images: 1 })) {
+  edits.push({ type: event.type, image: event.b64_json });
+}
 const listed = [];
 for await (const model of client.models.list()) listed.push(model.id);
 
@@ -33,6 +42,8 @@ console.log(JSON.stringify({
   retrieved: (await client.models.retrieve("emoji")).id,
   pictures: await client.images.generate({ ...asked, n: 2 }),
   events,
+  edited: await client.images.edit(edited),
+  edits,
   formats,
   refusals: {
     style: await refusal({ style: "vivid" }),

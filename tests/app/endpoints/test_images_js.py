@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 import segue
+from support.input_pictures import drawing, hole, png, with_hole
 
+IMAGE, MASK = drawing(), hole()
 VERSION = "7.55.0"
 INTEGRITY = "sha512-0r4snVSRN46m4wL2vXCW5Xw6CKGPbdNI8t79KZOpe8GKKPmhL8peDXN8YOY/2ipsOVWSfsP/vgkLjTmWB+kMug=="
 NODE = 20  # the oldest version that runs this client
@@ -57,7 +59,11 @@ def folder(request):
 def told(folder, start, tmp_path_factory):
     """What the script prints."""
     with start(tmp_path_factory.mktemp("js"), "emoji") as (client, _):
-        command = ["node", "--input-type=module", "-", f"{client.base_url}/v1"]
+        given = tmp_path_factory.mktemp("given")
+        for name, pixels in {"image": IMAGE, "mask": with_hole(IMAGE, MASK)}.items():
+            (given / f"{name}.png").write_bytes(png(pixels))
+        files = [str(given / "image.png"), str(given / "mask.png")]
+        command = ["node", "--input-type=module", "-", f"{client.base_url}/v1", *files]
         found = subprocess.run(command, cwd=folder, input=SCRIPT.read_text("utf-8"), capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout)
@@ -88,6 +94,15 @@ def test_the_client_parses_the_stream(told):
     assert (whole["type"], whole["usage"]["total_tokens"]) == ("image_generation.completed", 0)
     assert whole["image"] == told["formats"]["png"]
     assert [opened(event["image"]).size for event in partial] == [(128, 128)] * 2
+
+
+def test_a_picture_is_changed_behind_a_mask(told):
+    with segue.open("emoji") as model:
+        expected = model.generate("a red heart", seed=7, image=IMAGE, mask=MASK, feather=2)
+    (drawn,) = told["edited"]["data"]
+    assert np.array_equal(np.asarray(opened(drawn["b64_json"]).convert("RGB")), expected)
+    assert [event["type"] for event in told["edits"]] == ["image_edit.partial_image", "image_edit.completed"]
+    assert told["edits"][-1]["image"] == drawn["b64_json"]
 
 
 def test_each_format_is_given(told):

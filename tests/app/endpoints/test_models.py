@@ -17,10 +17,12 @@ def test_a_model_tells_its_sizes_and_what_it_listens_to(client):
         found = models[name]
         assert found["sizes"] == [[128, 128]] == [[found["width"], found["height"]]]
         assert (found["kind"], found["guided"], found["negative"]) == ("picture", guided, guided)
+        assert (found["takes_image"], found["references"]) == (True, 0)
         assert client.get(f"/v1/models/{name}").json() == found
         assert re.fullmatch(r"[\d,]+ names, such as .+, .+, .+", found["draws"])
     assert models["tiny"]["draws"] == "any text"
     film = models["emoji-motion"]
+    assert (film["takes_image"], film["references"]) == (True, 0)
     assert (film["kind"], film["frames"] > 1) == ("video", True)
     assert film["sizes"] == [[film["width"], film["height"]]]
 

@@ -75,6 +75,8 @@ def test_galleries_find_the_parameters_in_a_plain_text_chunk():
     assert key == b"parameters"
     assert lines[:2] == ["café", "Negative prompt: blue"]
     assert lines[2] == f"Steps: 4, Sampler: Euler a, CFG scale: 4.5, Seed: {FACTS['seed']}, Size: 7x5, Model: mine"
+    made = dict(chunks(png.encode_png(PICTURE, facts | {"strength": 0.6, "feather": 4})))
+    assert made[b"tEXt"].endswith(b"Model: mine, Denoising strength: 0.6, Mask blur: 4")
     other = png.encode_png(PICTURE, facts | {"prompt": "心"})
     assert [data.split(b"\0")[0] for kind, data in chunks(other) if kind == b"iTXt"] == [b"segue", b"parameters"]
 

@@ -1,6 +1,7 @@
 """What files say of themselves: metadata that can be left out, and signatures that break when a file is changed."""
 
 import io
+import json
 import sys
 
 import numpy as np
@@ -126,3 +127,62 @@ def test_files_of_another_kind_are_refused(tmp_path):
             read_file(tmp_path / name)
     with pytest.raises(UsageError, match="must be one of"):
         Certificate(tmp_path / "a.txt", tmp_path / "a.txt", "md5")
+
+
+def claimed(path):
+    """Return the actions and the ingredients that a signed picture states."""
+    c2pa = pytest.importorskip("c2pa")
+    with c2pa.Reader("image/png", io.BytesIO(path.read_bytes())) as reader:
+        found = json.loads(reader.json())
+    manifest = found["manifests"][found["active_manifest"]]
+    (actions,) = [one["data"]["actions"] for one in manifest["assertions"] if one["label"].startswith("c2pa.actions")]
+    parts = [(one["title"], one["relationship"], one.get("description")) for one in manifest.get("ingredients", ())]
+    return [(one["action"], one.get("digitalSourceType", "").rpartition("/")[2]) for one in actions], parts
+
+
+@pytest.mark.parametrize(
+    ("told", "actions", "ingredients"),
+    [
+        ({}, [("c2pa.created", "trainedAlgorithmicMedia")], []),
+        (
+            {"image_sha256": "ab", "strength": 0.6},
+            [("c2pa.opened", ""), ("c2pa.edited", "compositeWithTrainedAlgorithmicMedia")],
+            [("image", "parentOf", "sha256 of its pixels: ab")],
+        ),
+        (
+            {"references_sha256": ["cd", "ef"]},
+            [("c2pa.created", "compositeWithTrainedAlgorithmicMedia")],
+            [
+                ("reference 1", "inputTo", "sha256 of its pixels: cd"),
+                ("reference 2", "inputTo", "sha256 of its pixels: ef"),
+            ],
+        ),
+        (
+            {"image_sha256": "ab", "references_sha256": ["cd"]},
+            [("c2pa.opened", ""), ("c2pa.edited", "compositeWithTrainedAlgorithmicMedia")],
+            [
+                ("image", "parentOf", "sha256 of its pixels: ab"),
+                ("reference 1", "inputTo", "sha256 of its pixels: cd"),
+            ],
+        ),
+    ],
+)
+def test_a_signature_states_the_pictures_that_went_in(tmp_path, certificate, told, actions, ingredients):
+    path = tmp_path / "a.png"
+    write_picture(path, IMAGE, TOLD | told, certificate)
+    assert read_file(path)["signature"]["valid"]
+    found, parts = claimed(path)
+    assert (found, sorted(parts)) == (actions, ingredients)
+    write_picture(path, IMAGE, None, certificate, described=TOLD | told)  # without metadata the hashes are not told
+    found, parts = claimed(path)
+    assert (found, sorted(parts)) == (actions, [(name, relation, None) for name, relation, _ in ingredients])
+    assert b"sha256 of" not in path.read_bytes()
+
+
+def test_the_command_signs_a_picture_made_from_another_as_a_composite(tmp_path, certificate):
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(tmp_path / "in.png")
+    asked = ["render", "emoji", "pizza", "--size", "64", "--steps", "2", "--image", str(tmp_path / "in.png")]
+    keys = ["--certificate", str(certificate.chain), "--key", str(certificate.key)]
+    told = CliRunner().invoke(cli, [*asked, *keys, "--no-metadata", "-o", str(tmp_path / "out.png")])
+    assert told.exit_code == 0, told.output
+    assert claimed(tmp_path / "out.png")[0][-1] == ("c2pa.edited", "compositeWithTrainedAlgorithmicMedia")

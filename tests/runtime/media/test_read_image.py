@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from PIL import Image, ImageCms
 
 from segue.errors import UsageError
 from segue.runtime.media import read_image as input_image
-from segue.runtime.media.read_image import as_pixels, fitted, read_image
+from segue.runtime.media.read_image import as_pixels, fitted, read_image, read_mask
 
 
 @pytest.fixture
@@ -96,3 +97,40 @@ def test_every_kind_that_is_named_is_read(kind, tmp_path):
     path = tmp_path / "picture"
     Image.new("RGB", (6, 4), (255, 0, 0)).save(path, kind)
     assert np.abs(read_image(path).astype(int) - (255, 0, 0)).max() < 8
+
+
+def test_a_mask_is_the_brightness_of_its_file(tmp_path):
+    grey = np.arange(54, dtype=np.uint8).reshape(6, 9) * 4
+    for mode in ("L", "RGB", "RGBA"):
+        Image.fromarray(grey).convert(mode).save(tmp_path / "a.png")
+        assert np.array_equal(read_mask(tmp_path / "a.png"), grey)
+    Image.fromarray(grey > 100).save(tmp_path / "a.png")
+    assert np.array_equal(read_mask(tmp_path / "a.png"), np.where(grey > 100, 255, 0))
+    with pytest.raises(UsageError, match="the mask cannot be read as a picture"):
+        read_mask(io.BytesIO(b"text"), "the mask")
+
+
+@pytest.mark.parametrize(
+    ("colours", "alpha", "expected"),
+    [
+        ((255, 255, 255), [0, 128, 255], [0, 128, 255]),  # painted in white on nothing
+        ((200, 0, 0), [0, 128, 255], [0, 128, 255]),  # painted in any other colour
+        ((0, 0, 0), [0, 128, 255], [255, 127, 0]),  # a black sheet with a hole
+        ((0, 0, 0), [255, 255, 255], [0, 0, 0]),
+        ([(9, 9, 9), (255, 255, 255), (0, 0, 0)], [0, 255, 255], [0, 255, 0]),  # two visible colours: brightness
+        ((255, 255, 255), [0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_a_mask_in_one_colour_is_read_by_its_transparency(tmp_path, colours, alpha, expected):
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, :3], pixels[0, :, 3] = colours, alpha
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").tolist() == [expected]
+
+
+def test_a_mask_is_turned_as_its_picture_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = np.arange(54, dtype=np.uint8).reshape(6, 9)
+    Image.fromarray(grey).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_mask(tmp_path / "a.png"), np.rot90(grey, -1))

@@ -1,0 +1,1 @@
+"""What is kept of a job: its row, its events, its pictures."""
