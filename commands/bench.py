@@ -12,6 +12,7 @@ import click
 from ..errors import UsageError
 from .console import JSON, Output, need, table
 from .options import BUNDLE, TARGET
+from .terminal.input_pictures import input_pictures
 from .terminal.option_types import Size
 
 
@@ -98,19 +99,23 @@ def bench(
     type=click.Path(path_type=Path),
     help="Directory of captioned pictures (segue data emoji); adds a score of agreement with the prompt.",
 )
+@input_pictures
 @JSON
 def compare(
     first: str, second: str, prompts: Path, budget: float, out: Path, seeds: int, size: tuple[int, int] | None,
     steps: int | None, threads: int | None, target: str, price: float | None, data: Path | None, as_json: bool,
+    inputs: dict[str, Any],
 ) -> None:  # fmt: skip
     """Compare two bundles, or a bundle and a directory of pictures, on your own prompts and latency budget.
 
     FIRST is a bundle. SECOND is another bundle, or a directory with one picture for each prompt, in the order of the
-    file names. The report is one HTML page and one JSON file. It needs the train extra and `segue data metrics`.
+    file names. Input pictures are the same for every prompt. The report is one HTML page and one JSON file. It needs
+    the train extra and `segue data metrics`.
 
     \b
     Examples:
       segue compare emoji emoji-teacher --prompts prompts.txt --latency-budget 500ms -o report
+      segue compare ./mine emoji --prompts prompts.txt --latency-budget 1s -o report --image heart.png
       segue compare ./mine ./pictures --prompts prompts.txt --latency-budget 2s -o report --price 0.6
     """
     need("matplotlib", "train")
@@ -127,7 +132,7 @@ def compare(
         raise UsageError(f"{prompts} cannot be read: {error}. Name a file with one prompt a line.") from None
     if len(texts) < 2:
         raise UsageError(f"{prompts} must hold at least 2 prompts, got {len(texts)}. Write one prompt a line.")
-    spec = CompareSpec(tuple(texts), budget, seeds, size, threads, price, target, steps)
+    spec = CompareSpec(tuple(texts), budget, seeds, size, threads, price, target, steps, inputs)
     with NewDirectory(out) as new:
         with show.stages() as update:
             found = run(first, second, spec, data, lambda what, done, total: update(what, "pictures", done, total))

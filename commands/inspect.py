@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,13 @@ from ..errors import UsageError
 from .console import JSON, Output, need, table
 from .options import BUNDLE, megabytes
 from .plan import facts_lines
+from .terminal.input_pictures import input_pictures
 
 if TYPE_CHECKING:
     from ..runtime.bundle.manifest import Fidelity, Manifest, Parity
     from ..runtime.bundle.prompts import Prompts
     from ..runtime.bundle.reader import Bundle
     from ..runtime.diagnostics.compare import Comparison
-    from ..runtime.request import Request
-    from ..runtime.videos.request import AnimationRequest
 
 
 @click.command()
@@ -119,18 +118,25 @@ def _show_names(show: Output, made: Manifest, names: Prompts | None) -> None:
     is_flag=True,
     help="With --engines: also run the engines inside the bundle. They are code of its maker.",
 )
+@input_pictures
 @JSON
-def verify(bundle: str, parity: bool, engines: bool, trust_engines: bool, as_json: bool) -> None:
+def verify(
+    bundle: str, parity: bool, engines: bool, trust_engines: bool, as_json: bool, inputs: dict[str, Any]
+) -> None:
     """Check the sha256 of every file.
 
-    `--parity` also compares with PyTorch. `--engines` compares this machine's targets.
+    `--parity` also compares with PyTorch. `--engines` compares this machine's targets, on a picture that begins with
+    --image, or with a test pattern whose noise hides it.
 
     \b
-    Example:
+    Examples:
       segue verify emoji --parity
+      segue verify emoji --engines --image heart.png --strength 0.6
     """
     from ..runtime.bundle.reader import verify as run
 
+    if inputs and not engines:
+        raise UsageError("pictures are for the comparison of targets. Give --engines too, or leave them out.")
     show = Output(as_json)
     with show.progress("hashing", "bytes") as update:
         opened = run(bundle, lambda _, done, total: update(done, total))
@@ -157,7 +163,7 @@ def verify(bundle: str, parity: bool, engines: bool, trust_engines: bool, as_jso
             results = check(opened.directory, opened.manifest.components, report, single=single)
         show.event("parity", parity=[dataclasses.asdict(p) for p in results])
     if engines:
-        compare_engines(show, opened, trust_engines)
+        compare_engines(show, opened, trust_engines, inputs)
 
 
 def _port(name: str, shape: Sequence[int | str]) -> str:
@@ -184,10 +190,10 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2g}"
 
 
-def compare_engines(show: Output, opened: Bundle, trust: bool = False) -> None:
-    """Compare every working target with the CPU and show each result."""
+def compare_engines(show: Output, opened: Bundle, trust: bool = False, inputs: Mapping[str, Any] | None = None) -> None:
+    """Compare every working target with the CPU and show each result; `inputs` are arguments of `Request`."""
     from ..errors import EngineError, ParityError
-    from ..runtime.diagnostics.compare import REFERENCE, as_json, compare, store
+    from ..runtime.diagnostics.compare import REFERENCE, as_json, compare, store, usual_request
     from ..runtime.diagnostics.doctor import OK, examine
 
     fine = [finding.subject for finding in examine() if finding.state == OK]
@@ -199,7 +205,8 @@ def compare_engines(show: Output, opened: Bundle, trust: bool = False) -> None:
         )
     need("polygraphy", "verify")
     with show.progress("comparing", "targets") as update:
-        found = compare(opened, others, _asked(opened), lambda _, done, total: update(done, total), trust)
+        request = usual_request(opened.manifest, inputs or {})
+        found = compare(opened, others, request, lambda _, done, total: update(done, total), trust)
     faults = []
     for each in found:
         if each.why:
@@ -232,17 +239,6 @@ def _rows(opened: Bundle, found: Comparison) -> list[tuple[str, ...]]:
             for number, (step, growth) in enumerate(zip(steps, grown, strict=True), 1)
         ]
     return rows
-
-
-def _asked(opened: Bundle) -> Request | AnimationRequest:
-    """Return the request to compare: a red heart, or a window of a video that begins with a test pattern."""
-    from ..runtime.media.read_image import test_pattern
-    from ..runtime.request import Request
-    from ..runtime.videos.request import AnimationRequest
-
-    if opened.manifest.video is None:
-        return Request("a red heart")
-    return AnimationRequest(test_pattern(*opened.manifest.sizes.default), "waving hand")
 
 
 @click.command(name="show")

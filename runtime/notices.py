@@ -123,8 +123,10 @@ def _start(content: Manifest, prepared: Prepared, start: Start, names: Prompts |
     yield from _crop(content, start.given, (prepared.height, prepared.width), ("the given picture", "the drawn one"))
     if start.mask is not None and not start.mask.any():
         yield "the mask is black, so nothing is redrawn. Make white what is to change."
-    elif start.mask is None and start.strength == 1 and prepared.sigmas is None:
-        yield "strength 1 draws from noise alone, so nothing or little of the picture stays. Try less, such as 0.6."
+    elif start.mask is None and start.step == 0 and prepared.sigmas is None:
+        run = "1 step runs" if prepared.steps == 1 else f"all {prepared.steps} steps run"
+        less = "Use more steps." if prepared.steps == 1 else f"Use at most {1 - 1 / prepared.steps:.2g}."
+        yield f"at strength {start.strength:g} {run}, from noise alone, so little of the picture stays. {less}"
     elif prepared.steps == 1 < prepared.schedule.steps:
         yield (
             f"strength {start.strength:g} leaves 1 of {prepared.schedule.steps} steps, so the picture hardly changes. "
@@ -137,9 +139,7 @@ def _start(content: Manifest, prepared: Prepared, start: Start, names: Prompts |
         )
 
 
-def _crop(
-    content: Manifest, given: tuple[int, int], size: tuple[int, int], what: tuple[str, str]
-) -> Iterator[str]:
+def _crop(content: Manifest, given: tuple[int, int], size: tuple[int, int], what: tuple[str, str]) -> Iterator[str]:
     """Yield a line if a picture, `given` (height, width), loses much by the shape of `size`; `what` names both."""
     height, width = given
     sizes, area = content.sizes, size[0] * size[1]

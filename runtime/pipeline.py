@@ -73,8 +73,9 @@ class Model(Described, Playing):
         """Return one line for each reason why a request is likely to disappoint; runs nothing.
 
         Reasons: a size that is not a trained one, guidance on a model made to draw without, a prompt like no name of
-        the bundle, a photograph for a model that knows none. `generate`, `render`, `pictures`, `animate` and `frames`
-        warn each line as a `Notice`. Raises UsageError if this bundle cannot meet the request.
+        the bundle, a photograph for a model that knows none, a given picture that is cropped or that hardly counts.
+        `generate`, `render`, `pictures`, `animate` and `frames` warn each line as a `Notice`. Raises UsageError if this
+        bundle cannot meet the request.
         """
         return notices(self.bundle.manifest, self.prepare(request), self.prompts)
 

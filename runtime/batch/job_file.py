@@ -1,7 +1,8 @@
 """Read the jobs of a batch from a file.
 
 A job is one line of JSON: the arguments of `Request` or `AnimationRequest`. `size` is "192x128" (width x height), and
-the optional "id" names its file. A file that does not begin with `{` is a list of prompts, one a line.
+pictures are paths relative to the file. The optional "id" names the job's result. A file that does not begin with `{`
+is a list of prompts, one a line.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from ..bundle.manifest import Manifest
 from ..bundle.prompts import Prompts, spell_emoji
 from ..media.names import file_words
 from ..media.provenance import Certificate
-from ..request import Request, prepare
+from ..request import prepare
 from ..storage.files import read_text
 from ..units import size_of
 from ..videos.request import prepare as prepare_video
-from .jobs import BatchJob, animation
+from .jobs import BatchJob, animation, each_file, picture_request
 
 MAX_JOBS = 1_000_000
 MAX_LINE = 1 << 20  # characters
 MAX_WRONG, MAX_REASON = 20, 300  # wrong lines that an error shows, and characters of what it says of each
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # Windows reserves these names
-_PICTURE = ("prompt", "negative", "seed", "steps", "guidance", "size", "sigmas", "noise")
+_PICTURE = (
+    "prompt", "negative", "seed", "steps", "guidance", "size", "sigmas", "noise", "image", "strength", "mask",
+    "feather", "references",
+)  # fmt: skip
 _VIDEO = ("image", "prompt", "negative", "seed", "frames", "fps", "size")
 
 
@@ -134,16 +138,34 @@ def _job(
         raise UsageError(f"a job has no key {unknown[0]!r}; the keys are id, {', '.join(known)}.")
     if size := table.get("size"):
         table["size"] = list(size_of(str(size)))
-    hashed, image = dict(table), None
+    files: dict[str, str] = {}
     if content.video is None:
         if not isinstance(table.get("prompt"), str):
             raise UsageError("prompt is missing, or is not a string.")
-        prepare(Request(**table), content)
+        given = _placed(table, folder)
+        prepare(picture_request(given), content)
     else:
         if not isinstance(table.get("image"), str):
             raise UsageError("image is missing: the path of a picture, relative to the file of jobs.")
-        table["image"] = str((folder / table["image"]).resolve())
-        prepare_video(animation(table), content)
-        hashed["image"] = image = hashlib.sha256(Path(table["image"]).read_bytes()).hexdigest()
-    key = hashlib.sha256(json.dumps([digest, hashed, *variant], sort_keys=True).encode()).hexdigest()
-    return BatchJob(name, table, key, image)
+        given = _placed(table, folder)
+        prepare_video(animation(given), content)
+
+    def hashed(_: str, path: str) -> str:
+        return files.setdefault(path, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+
+    told = each_file(given, hashed)
+    key = hashlib.sha256(json.dumps([digest, told, *variant], sort_keys=True).encode()).hexdigest()
+    return BatchJob(name, given, key, files)
+
+
+def _placed(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the arguments of a job with absolute paths; those in the file are relative to `folder`, where it lies."""
+    if not isinstance(table.get("references", []), list):
+        raise UsageError('references must be a list of paths. Write ["first.png"].')
+
+    def placed(key: str, path: Any) -> str:
+        if not isinstance(path, str):
+            raise UsageError(f"{key} must be the path of a picture, relative to the file of jobs, got {path!r}.")
+        return str((folder / path).resolve())
+
+    return each_file(table, placed)

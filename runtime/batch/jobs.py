@@ -13,22 +13,25 @@ import platform
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...engines.base import Closing
 from ...errors import UsageError
 from ..film import film
 from ..media.png import encode_png
-from ..media.provenance import MIME, Certificate, check_certificate, read_file, signed
-from ..media.read_image import read_image
+from ..media.provenance import MIME, Certificate, check_certificate, signed
+from ..media.read_image import read_image, read_mask
 from ..pipeline import Model
 from ..request import Request
 from ..sampling.noise import random_seed
 from ..storage.files import write_whole, writing
 from ..storage.lock import locked
-from ..videos.request import AnimationRequest
+from ..videos.request import AnimationRequest, describe
 
 RESULTS = "results.jsonl"
 
@@ -41,9 +44,9 @@ class BatchJob:
     """
 
     name: str
-    arguments: dict[str, Any]  # an image is the path of its file, or its bytes if `packed`
-    key: str  # sha256 of the bundle, the given arguments and the image's bytes
-    image: str | None = None  # sha256 of the image's bytes
+    arguments: dict[str, Any]  # a picture is the path of its file, or its bytes if `packed`
+    key: str  # sha256 of the bundle, the given arguments and the pictures' bytes
+    files: Mapping[str, str] = field(default_factory=dict)  # path to sha256 of each picture
     metadata: bool = True  # whether its file holds metadata
 
 
@@ -60,23 +63,33 @@ class Made:
     seconds: float
     worker: str
     warnings: tuple[str, ...] = ()
+    described: dict[str, Any] | None = None  # the metadata, even if the file holds none
+
+
+def each_file(arguments: dict[str, Any], convert: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """Return the arguments of a job with each picture replaced by `convert(key, picture)`."""
+    found: dict[str, Any] = {name: convert(name, arguments[name]) for name in ("image", "mask") if name in arguments}
+    if "references" in arguments:
+        found["references"] = [convert("references", one) for one in arguments["references"]]
+    return arguments | found
 
 
 def packed(job: BatchJob) -> BatchJob:
-    """Return the job with the bytes of its image, for a worker that may not have the file.
+    """Return the job with the bytes of its pictures, for a worker that may not have the files.
 
-    Raises UsageError if the file has changed since the job was read.
+    Raises UsageError if a file has changed since the job was read.
     """
-    if job.image is None:
-        return job
-    path = Path(job.arguments["image"])
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} can no longer be read: {error.strerror}.", "Put it back.") from None
-    if hashlib.sha256(data).hexdigest() != job.image:
-        raise UsageError(f"{path} was changed while the batch ran.", "Run the same command again.")
-    return replace(job, arguments=job.arguments | {"image": data})
+
+    def read(_: str, path: str) -> bytes:
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path} can no longer be read: {error.strerror}.", "Put it back.") from None
+        if hashlib.sha256(data).hexdigest() != job.files[path]:
+            raise UsageError(f"{path} was changed while the batch ran.", "Run the same command again.")
+        return data
+
+    return replace(job, arguments=each_file(job.arguments, read))
 
 
 def make(model: Model, job: BatchJob) -> Made:
@@ -85,15 +98,16 @@ def make(model: Model, job: BatchJob) -> Made:
     with warnings.catch_warnings(record=True) as caught:  # they go to the caller of the batch
         warnings.simplefilter("always")
         if model.bundle.manifest.video is None:
-            (picture,) = model.pictures(Request(**job.arguments))
-            metadata = dict(picture.metadata) if job.metadata else None
+            (picture,) = model.pictures(picture_request(job.arguments))
+            described = dict(picture.metadata)
+            metadata = described if job.metadata else None
             data, ending = encode_png(picture.image, metadata), ".png"
         else:
-            data, metadata = _video(model, animation(job.arguments), job.metadata)
-            ending = ".mp4"
+            data, described = _video(model, animation(job.arguments), job.metadata)
+            metadata, ending = described if job.metadata else None, ".mp4"
     told = tuple(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)))
     worker = f"{platform.node()}:{os.getpid()}"
-    return Made(data, metadata, ending, time.perf_counter() - started, worker, told)
+    return Made(data, metadata, ending, time.perf_counter() - started, worker, told, described)
 
 
 class Ledger(Closing):
@@ -146,7 +160,7 @@ class Ledger(Closing):
         """Write a job's file, then its line; return the line."""
         file, data = f"{job.name}{made.ending}", made.data
         if self.certificate is not None:
-            data = signed(data, MIME[made.ending], self.certificate, made.metadata)
+            data = signed(data, MIME[made.ending], self.certificate, made.metadata, made.described)
         with writing(self.folder):
             write_whole(self.folder / file, data)
         told = {"warnings": list(made.warnings)} if made.warnings else {}
@@ -174,15 +188,26 @@ class Ledger(Closing):
         return row
 
 
+def picture_request(arguments: dict[str, Any]) -> Request:
+    """Return the request of a job for pictures; each of its pictures is a path, or the bytes of a file."""
+    return Request(**each_file(arguments, _pixels))
+
+
 def animation(arguments: dict[str, Any]) -> AnimationRequest:
     """Return the request of a video job; its image is a path, or the bytes of a file."""
-    image = arguments["image"]
-    pixels = read_image(io.BytesIO(image), name="the image") if isinstance(image, bytes) else read_image(image)
-    return AnimationRequest(**{**arguments, "image": pixels})
+    return AnimationRequest(**each_file(arguments, _pixels))
 
 
-def _video(model: Model, request: AnimationRequest, metadata: bool) -> tuple[bytes, dict[str, Any] | None]:
+def _pixels(key: str, given: str | bytes) -> np.ndarray:
+    read = read_mask if key == "mask" else read_image
+    return read(io.BytesIO(given), name=f"the file of {key}") if isinstance(given, bytes) else read(given)
+
+
+def _video(model: Model, request: AnimationRequest, metadata: bool) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of a video, and its description even if the file holds no metadata."""
+    ready = model.prepare(request)
     with tempfile.TemporaryDirectory(prefix="segue-") as folder:
         place = Path(folder) / "video.mp4"
-        film(model, request, place, metadata=metadata)
-        return place.read_bytes(), read_file(place)["metadata"]
+        film(model, ready, place, metadata=metadata)
+        bundle = model.bundle
+        return place.read_bytes(), describe(ready, bundle.manifest, bundle.digest, model.target, model.loras)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,9 +158,12 @@ class BundleProcess:
     def __init__(self, bundle: str, threads: int | None, target: str = DEFAULT) -> None:
         self._pool = one_worker(_open_bundle, (bundle, threads, target))
 
-    def draw(self, prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None = None) -> Drawn:
-        """Draw one picture; `size` is (height, width)."""
-        return self._pool.submit(_paint, prompt, seed, size, steps).result()
+    def draw(
+        self, prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Drawn:  # fmt: skip
+        """Draw one picture; `size` is (height, width), and `inputs` are further arguments of `Request`."""
+        return self._pool.submit(_paint, prompt, seed, size, steps, dict(inputs or {})).result()
 
     def close(self) -> None:
         """End the process."""
@@ -177,9 +180,9 @@ def _open_bundle(bundle: str, threads: int | None, target: str) -> None:
     _model = open_model(bundle, threads, target=target)
 
 
-def _paint(prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None) -> Drawn:
+def _paint(prompt: str, seed: int, size: tuple[int, int] | None, steps: int | None, inputs: dict[str, Any]) -> Drawn:
     assert _model is not None
     started = time.perf_counter()
     with silent():
-        image = _model.generate(prompt, seed=seed, size=size, steps=steps)
+        image = _model.generate(prompt, seed=seed, size=size, steps=steps, **inputs)
     return Drawn(image, time.perf_counter() - started, peak_resident() - _idle)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import numpy as np
 
 from ...engines.base import Resident
 from ...errors import SegueError, UsageError
-from ..bundle.families import Kind, role_of
-from ..bundle.manifest import STEP, Component
+from ..bundle.families import Kind, role_of, takes_picture
+from ..bundle.manifest import STEP, Component, Manifest
 from ..bundle.reader import Bundle
 from ..bundle.shapes import default_range, profiles
 from ..components import Feeds
 from ..lora.inputs import plain
+from ..media.read_image import test_pattern
 from ..notices import silent
 from ..pipeline import Model
 from ..request import Request
@@ -76,6 +77,21 @@ def gate_of(bundle: Bundle, component: str) -> float:
     return GATES[bundle.manifest.components[component].precision]
 
 
+def usual_request(content: Manifest, inputs: Mapping[str, Any]) -> Request | AnimationRequest:
+    """Return the request to compare: a red heart, or a window of a video that begins with a test pattern.
+
+    A picture begins with `inputs`, arguments of `Request`. If there are none, it begins with the test pattern at
+    strength 1: the encoder runs on a picture, and all steps run. Raises UsageError for inputs of a video.
+    """
+    pattern = test_pattern(*content.sizes.default)
+    if content.video is None:
+        usual = {"image": pattern, "strength": 1.0} if takes_picture(content) else {}
+        return Request("a red heart", **(inputs or usual))
+    if inputs:
+        raise UsageError(f"{content.name} makes videos, so pictures do not apply. Leave them out.")
+    return AnimationRequest(pattern, "waving hand")
+
+
 def compare(
     bundle: Bundle,
     targets: Sequence[str],
@@ -112,7 +128,7 @@ def compare(
         for name, spec in bundle.manifest.components.items():
             if not spec.weights:  # an Euler step, which the processor computes in numpy
                 model.call(name, _invented(spec, calls[name.removesuffix(STEP)]))
-            elif name not in calls:  # rendering does not use it, such as the encoder of pictures
+            elif name not in calls:  # rendering does not use it: the encoder, if no picture was given
                 model.call(name, _random(bundle, name))
 
     def beside(target: str) -> Comparison:

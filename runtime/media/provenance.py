@@ -99,14 +99,14 @@ def _origin(described: Mapping[str, Any], tell: bool) -> tuple[list[dict[str, An
         for name, relation, found in given
     ]
     source, named = COMPOSITE if given else MADE_BY_MODEL, [name for name, *_ in given]
+    actions: list[dict[str, Any]] = [{"action": "c2pa.created", "digitalSourceType": source}]
     if "image" in named:
-        opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["image"]}}
         named.remove("image")
-        last = {"action": "c2pa.edited", "digitalSourceType": source}
-    else:
-        opened, last = None, {"action": "c2pa.created", "digitalSourceType": source}
-    last |= {"parameters": {"ingredientIds": named}} if named else {}
-    return [last] if opened is None else [opened, last], ingredients
+        opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["image"]}}
+        actions = [opened, {"action": "c2pa.edited", "digitalSourceType": source}]
+    if named:
+        actions[-1]["parameters"] = {"ingredientIds": named}
+    return actions, ingredients
 
 
 def write_picture(

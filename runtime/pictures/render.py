@@ -158,8 +158,9 @@ def _inputs(prepared: Prepared) -> dict[str, Any]:
         found = {"image_sha256": start.digest, "strength": start.strength}
         if start.mask_digest is not None:
             found |= {"mask_sha256": start.mask_digest, "feather": start.feather}
-    if prepared.references:
-        found["references_sha256"] = [digest_of(one) for one in prepared.references]
+    given = [one for one in prepared.references if start is None or one is not start.image]  # that one is told above
+    if given:
+        found["references_sha256"] = [digest_of(one) for one in given]
     return found
 
 

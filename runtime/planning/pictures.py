@@ -1,24 +1,25 @@
 """Plan the memory of pictures, phase by phase, before anything is loaded, so that they stay within a budget.
 
 A plan is a pure function of bundle, request, machine and budget. It is the fastest candidate that fits. Among
-equals, it keeps the most loaded for the next request. Every candidate gives the same picture, except with tiles of the
-decoder. A plan uses tiles only if nothing else fits.
+equals, it keeps the most loaded for the next request. Every candidate gives the same picture, except with tiles.
+A plan uses tiles only if nothing else fits.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ...errors import BudgetError
 from ..bundle import families
 from ..bundle.families import Kind, family_of, role_of
 from ..bundle.manifest import STEP, Manifest
-from ..sampling.tiles import Tiling, efficient_tilings, make_tiles
+from ..sampling.tiles import Tiling, make_tiles
 from ..units import mebibytes
-from .costs import SESSION, ComponentCost, Phase, cost_of, dims_of, phases_of, pooled_cost, streamed_cost
+from .choices import streamings, tilings_of
+from .costs import SESSION, ComponentCost, Phase, cost_of, dims_of, phases_of, pooled_cost
 from .hardware import CPU, Machine
 
 RUNTIME = 69 * 2**20  # bytes of the libraries and the first session of a process
@@ -28,13 +29,12 @@ TOKENIZER, UNIGRAM, INCLUDED = 14, 38, 31 * 2**20
 NAMES = 10  # bytes in memory for each byte of prompts.json (9.2 measured)
 THREAD = 2**16  # bytes of each thread of a session (45 kB measured)
 ALLOWANCE = 4 * 2**20  # bytes that the allocator keeps
+FITTING = 2 * 2**20  # bytes of Pillow that crop and scale given pictures (1.3 MiB measured)
 INPUT = 24  # bytes of an input picture's pixel: three bytes, three floats, and the mask twice
 PIXEL = 64  # bytes of a picture's pixel outside the decoder: tiles, scaled and rounded copies (39 measured)
 HELPS = 0.9  # share of the needed bytes: advice names a smaller size only if it takes no more than this
-WORTH = 0.5  # share of the loading time: parts that work for less are not loaded ahead, because they hide too little
 # Latent pixels of a tile's side on a processor; a quarter overlaps. Smaller tiles are visible: 39 dB with 16
 TILES = (64, 48, 32, 24)
-OVERLAP, LEAST = 8, 24  # latent pixels on a GPU: the overlap of tiles, and a tile's shortest side
 # Bytes of CUDA, cuBLAS and cuDNN on a GPU without sessions: with the kernels of pictures (565 to 631 MiB measured on an
 # H100), and with the kernels of videos (about 740 MiB)
 CONTEXT, VIDEO_CONTEXT = 640 * 2**20, 760 * 2**20
@@ -68,7 +68,7 @@ class Plan:
 
     - `keep`: the components that stay loaded.
     - `together`: one call makes the negative and the positive prediction.
-    - `tiling`: the decoder's tiles. None: it decodes the plane at once.
+    - `tiling`: the tiles of decoder and encoder. None: they work on the plane at once.
     - `streamed`: the components that each call loads part by part. The value says whether the next part loads ahead.
     - `host`: bytes of host memory that a plan for a GPU takes in addition; 0 on a processor.
     """
@@ -206,6 +206,7 @@ def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int
     results = wanted.count * (2 * pixels + 3 * latents)
     # Pictures as bytes and as the encoder takes them, a mask, and latents that stay during the run
     results += sum(INPUT * rows * columns for rows, columns in wanted.encoded) + (3 * latents if wanted.given else 0)
+    results += FITTING if wanted.encoded else 0
     base = base_of(content, machine) + (results if machine.kind == CPU else 0)
     host = host_of(content, machine, results + PIXEL * wanted.height * wanted.width)
     apart = families.one_by_one(content)
@@ -220,57 +221,6 @@ def _candidates(content: Manifest, wanted: Wanted, machine: Machine, budget: int
                     there = base + step_bytes(content, streamed, machine) + THREAD * machine.threads * (len(keep) + 2)
                     phases = tuple(phases_of(taken, keep, wanted.count, machine, there))
                     yield Plan(machine.name, budget, keep, together, tiling, phases, streamed, host)
-
-
-def tilings_of(height: int, width: int, sides: Sequence[int], machine: Machine) -> list[Tiling | None]:
-    """Return the tilings of a plane of latents that a plan chooses from; None is the whole plane.
-
-    They are squares of `sides` on a processor, and on a GPU the tilings that repeat the least work for their size.
-    """
-    if machine.kind == CPU:
-        return [None, *(Tiling(side, side // 4) for side in sides if side < max(height, width))]
-    return [None, *efficient_tilings(height, width, OVERLAP, LEAST)]
-
-
-def streamings(
-    content: Manifest, costs: dict[str, ComponentCost], keep: tuple[str, ...], machine: Machine
-) -> Iterator[tuple[dict[str, bool], dict[str, ComponentCost]]]:
-    """Yield the components to stream (the value: whether the next part loads ahead), and the resulting costs.
-
-    On a processor, nothing is streamed, or every component with parts. On a GPU, each bound on the bytes gives one
-    choice: the components that exceed it when held whole.
-    """
-    yield {}, costs
-    cut = [name for name in costs if content.components[name].parts and name not in keep]
-    if machine.kind != CPU:
-        yield from _bounded(costs, cut, machine)
-        return
-    hidden = frozenset(name for name in cut if _is_hidden(costs[name], machine))
-    for ahead in dict.fromkeys((hidden, frozenset[str]())) if cut else ():  # one choice if `hidden` is empty
-        taken = costs | {name: streamed_cost(costs[name], machine, name in ahead) for name in cut}
-        yield {name: name in ahead for name in cut}, taken
-
-
-def _bounded(
-    costs: dict[str, ComponentCost], cut: list[str], machine: Machine
-) -> Iterator[tuple[dict[str, bool], dict[str, ComponentCost]]]:
-    """For each bound on the bytes, yield the components of `cut` that exceed it, to stream, and the resulting costs.
-
-    The next part loads ahead if the component then stays within the bound. For every budget, one of these choices
-    streams only the components that must be streamed.
-    """
-    streams = {name: [streamed_cost(costs[name], machine, ahead) for ahead in (True, False)] for name in cut}
-    bounds = {cost.peak for name in cut for cost in (costs[name], *streams[name])}
-    for bound in sorted(bounds, reverse=True):
-        large = [name for name in cut if costs[name].peak > bound]
-        ahead = {name: streams[name][0].peak <= bound for name in large}
-        if large:
-            yield ahead, costs | {name: streams[name][0 if ahead[name] else 1] for name in large}
-
-
-def _is_hidden(cost: ComponentCost, machine: Machine) -> bool:
-    """Return whether calls work long enough that loading ahead is worth its memory."""
-    return cost.flops / machine.flops >= WORTH * cost.weights / machine.loads
 
 
 def _cost(

@@ -17,9 +17,10 @@ from ..bundle.segments import COMPRESSION, SegmentSpec, count_segments, latent_f
 from ..bundle.shapes import sized
 from ..sampling.motion import experts_of
 from ..sampling.tiles import Tiling, make_tiles
+from .choices import streamings, tilings_of
 from .costs import ComponentCost, cost_of, dims_of, phases_of, pooled_cost
 from .hardware import CPU, Machine
-from .pictures import THREAD, Plan, base_of, best_plan, host_of, step_bytes, streamings, tilings_of, unbounded_candidate
+from .pictures import THREAD, Plan, base_of, best_plan, host_of, step_bytes, unbounded_candidate
 
 PLAIN = 12  # bytes of a pixel in float32
 FRAME = 4 * PLAIN  # bytes of a frame's pixel between calls: decoded, joined, clipped and scaled copies

@@ -160,6 +160,41 @@ def test_a_picture_that_is_cropped_to_another_shape_is_told(given, trained, expe
     assert found == () if expected is None else expected in " ".join(found)
 
 
+GIVEN = np.full((128, 128, 3), 255, np.uint8)
+WHITE = np.full((128, 128), 255, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"strength": 0.6}, None),
+        ({"mask": WHITE}, None),
+        (
+            {"strength": 0.2},
+            "strength 0.2 leaves 1 of 4 steps, so the picture hardly changes. Raise strength, or",
+        ),
+        (
+            {"strength": 0.2, "steps": 1},
+            "at strength 0.2 1 step runs, from noise alone, so little of the picture",
+        ),
+        (
+            {"strength": 0.8},
+            "at strength 0.8 all 4 steps run, from noise alone, so little of the picture",
+        ),
+        ({"strength": 1.0}, "Use at most 0.75."),
+        ({"sigmas": (0.5, 0.25)}, None),
+        ({"mask": 0 * WHITE}, "the mask is black, so nothing is redrawn. Make white what is to change."),
+        ({"image": GIVEN[:64]}, "the given picture is 128x64 and the drawn one 128x128, so 50% of the picture is cut"),
+        ({"image": fitted(data.astronaut(), 128, 128)}, "looks like a photograph, but emoji was trained without"),
+    ],
+)
+def test_a_picture_to_begin_with_is_told_of_if_it_disappoints(wanted, expected):
+    content = reader.read_manifest("emoji")
+    found = told(content, segue.Request("pizza", **{"image": GIVEN} | wanted))
+    assert len(found) == (0 if expected is None else 1)
+    assert expected is None or expected in found[0]
+
+
 def prepared(image, side=128):
     return fitted(image, side, side).astype(np.float32) / np.float32(127.5) - 1
 

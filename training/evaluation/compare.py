@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...engines.targets import DEFAULT
 from ...errors import UsageError
 from ...runtime.bundle.reader import read
 from ...runtime.diagnostics.bench import BundleProcess
+from ...runtime.input_picture import digest_of
 from ...runtime.media.read_image import fitted, read_image
 from ...runtime.request import check_size
 from ..metrics.nets import Lite0, embed_names
@@ -33,7 +34,7 @@ class CompareSpec:
     """The task of both sides: prompts, time limit of a picture in seconds, pictures for each prompt, (height, width).
 
     `price` is the price of this machine per hour, in any currency. `target` runs the graphs. `steps` None means each
-    bundle's default.
+    bundle's default. `inputs` are the pictures that both get, and what belongs to them: further arguments of `Request`.
     """
 
     prompts: tuple[str, ...]
@@ -44,6 +45,12 @@ class CompareSpec:
     price: float | None = None
     target: str = DEFAULT
     steps: int | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the task as JSON types: of the pictures in `inputs`, the sha256 of their pixels."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "inputs"}
+        return told | ({"inputs": {name: _told(value) for name, value in self.inputs.items()}} if self.inputs else {})
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,12 @@ def compare(first: str, second: str, spec: CompareSpec, data: Path | None, progr
     gap = {"LPIPS": _apart(*tensors), "KID x 1e3": _sets_apart(*sets)}
     progress("measuring", 3, 3)
     return Comparison((sides[0], sides[1]), gap, verdict(sides[0], sides[1], gap, spec.budget))
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_told(one) for one in value]
+    return digest_of(value) if isinstance(value, np.ndarray) else value
 
 
 def verdict(first: Side, second: Side, gap: dict[str, float], budget: float) -> str:
@@ -175,13 +188,13 @@ def _drawn(
     painters = [BundleProcess(name, spec.threads, spec.target) for name in names]
     try:
         for painter in painters:  # a warm-up, not counted
-            painter.draw(spec.prompts[0], 0, size, spec.steps)
+            painter.draw(spec.prompts[0], 0, size, spec.steps, spec.inputs)
         total, done = len(spec.prompts) * spec.seeds * len(names), 0
         made: list[list[Any]] = [[] for _ in names]
         for prompt in spec.prompts:
             for seed in range(spec.seeds):
                 for number, painter in enumerate(painters):
-                    made[number].append(painter.draw(prompt, seed, size, spec.steps))
+                    made[number].append(painter.draw(prompt, seed, size, spec.steps, spec.inputs))
                     done += 1
                     progress("drawing", done, total)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import io
 import json
@@ -21,7 +20,7 @@ def write_compare_report(found: Comparison, spec: CompareSpec, folder: Path) -> 
     """Write report.html and report.json to `folder`."""
     table = {
         "verdict": found.verdict,
-        "spec": dataclasses.asdict(spec),
+        "spec": spec.facts(),
         "gap": found.gap,
         "sides": [
             {
@@ -58,6 +57,8 @@ def _page(found: Comparison, spec: CompareSpec) -> str:
 def _drawn(found: Comparison, spec: CompareSpec) -> str:
     first, second = found.sides
     drawn = f"{len(spec.prompts)} prompts, {spec.seeds} pictures each"
+    if spec.inputs:
+        drawn += ", all from the same input pictures"
     if second.seconds is None:
         return f"{drawn} by {first.name} on this machine ({spec.target}); {second.name} holds one for each prompt."
     return f"{drawn}, both sides in turn on this machine ({spec.target})."

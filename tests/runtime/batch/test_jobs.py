@@ -73,6 +73,51 @@ def test_a_job_gives_the_picture_that_the_model_gives_and_a_line(batch):
     ]
 
 
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures beside the file of jobs: one to begin with, and its mask."""
+    rows, columns = np.mgrid[0:64, 0:64]
+    image = np.stack([rows * 3, columns * 3, rows + columns], -1).astype(np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:40, 16:40] = 255
+    Image.fromarray(image).save(tmp_path / "in.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return image, mask
+
+
+def test_a_job_begins_with_a_picture_beside_the_file_of_jobs(batch, pictures):
+    image, mask = pictures
+    whole, behind = {"image": "in.png", "strength": 0.5, "steps": 4}, {"image": "in.png", "mask": "mask.png"}
+    told, out = batch(asked(1, **whole), asked(2, **behind, feather=1))
+    assert told.exit_code == 0, told.output
+    with segue.open(BUNDLE) as model:
+        first = model.generate("a red heart", seed=1, steps=4, size=64, image=image, strength=0.5)
+        second = model.generate("a red heart", seed=2, steps=1, size=64, image=image, mask=mask, feather=1)
+    assert np.array_equal(np.asarray(Image.open(out / "job-1.png")), first)
+    assert np.array_equal(np.asarray(Image.open(out / "job-2.png")), second)
+
+
+def test_a_job_is_done_again_if_the_bytes_of_its_mask_have_changed(batch, written, opened, pictures, tmp_path):
+    jobs = [asked(1, image="in.png"), asked(2, image="in.png", mask="mask.png")]
+    batch(*jobs)
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "mask.png")
+    told, _ = batch(*jobs)
+    assert "1 done, 0 failed, 1 done before" in told.output
+    job = read_jobs(written(jobs[1]), opened.manifest, opened.digest)[0]
+    assert packed(job).arguments["mask"] == (tmp_path / "mask.png").read_bytes()
+    (tmp_path / "mask.png").write_bytes(b"other")
+    with pytest.raises(UsageError, match="was changed while the batch ran"):
+        packed(job)
+
+
+def test_a_signed_job_states_its_picture_also_without_metadata(batch, pictures, certificate):
+    keys = ["--certificate", str(certificate.chain), "--key", str(certificate.key), "--no-metadata"]
+    _, out = batch(asked(1, image="in.png"), options=keys)
+    data = (out / "job-1.png").read_bytes()
+    assert b"compositeWithTrainedAlgorithmicMedia" in data
+    assert b"sha256 of" not in data
+
+
 def test_files_that_are_to_say_nothing_of_how_they_were_made_are_other_jobs(batch):
     _, out = batch(asked(1))
     assert read_file(out / "job-1.png")["metadata"]["prompt"] == "a red heart"
@@ -128,6 +173,10 @@ def test_a_line_that_was_cut_off_is_no_line(batch):
         (asked(1, size=[64, 64]), "not a size. Write 128, or width x height"),
         (asked(1, shape=2), "a job has no key 'shape'"),
         (asked(1, id="../out"), "id must be a file name"),
+        (asked(1, strength=0.5), "strength was given without a picture"),
+        (asked(1, image=7), "image must be the path of a picture, relative to the file of jobs, got 7"),
+        (asked(1, image="none.png"), "none.png cannot be read as a picture"),
+        (asked(1, references="a.png"), "references must be a list of paths"),
         (asked(-1, id="minus"), "seed"),
         ("", "holds no job"),
     ],

@@ -8,6 +8,8 @@ from segue.runtime.bundle import reader
 from segue.runtime.components import Components
 from segue.runtime.diagnostics import compare, difference
 from segue.runtime.diagnostics.difference import Difference
+from segue.runtime.input_picture import as_input
+from segue.runtime.media.read_image import test_pattern as pattern_of
 from segue.runtime.pipeline import Model
 from segue.runtime.request import Request
 from segue.runtime.videos.request import AnimationRequest
@@ -30,6 +32,31 @@ def test_a_target_is_as_near_as_itself(tiny_bundle):
 def test_the_euler_step_of_a_gpu_is_compared_by_itself(exported):
     (found,) = compare.compare(reader.read(exported), ["ort-cpu"], Request("red heart", steps=2, size=64))
     assert found.components["transformer_step"] == SAME
+
+
+@pytest.mark.parametrize("strength", [None, 0.5])
+def test_a_picture_to_begin_with_goes_through_the_encoder_of_both_targets(strength, monkeypatch):
+    opened = reader.read("emoji")
+    image = pattern_of(*opened.manifest.sizes.default)
+    inputs = {} if strength is None else {"image": image, "strength": strength}
+    plain, seen = Components.run, []
+
+    def run(self, component, cancel, *given, **feeds):
+        if component == "vae_encoder":
+            seen.append(feeds["pixels"])
+        return plain(self, component, cancel, *given, **feeds)
+
+    monkeypatch.setattr(Components, "run", run)
+    (found,) = compare.compare(opened, ["ort-cpu"], compare.usual_request(opened.manifest, inputs))
+    assert found.components["vae_encoder"] == SAME
+    assert len(found.steps["picture"]) == (4 if strength is None else 2)
+    assert len(seen) == 3  # of the reference, and of the target alone and in its picture
+    assert all(np.array_equal(pixels, as_input(image)) for pixels in seen)
+
+
+def test_a_video_takes_no_inputs_of_pictures():
+    with pytest.raises(UsageError, match="emoji-motion makes videos"):
+        compare.usual_request(reader.read_manifest("emoji-motion"), {"strength": 0.5})
 
 
 def test_what_one_component_does_otherwise_shows_in_steps_and_picture(tiny_bundle, monkeypatch):

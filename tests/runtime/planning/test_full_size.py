@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from segue.cli import cli
 from segue.errors import BudgetError
 from segue.runtime.bundle.reader import plans, read_manifest
+from segue.runtime.planning.choices import LEAST, OVERLAP
 from segue.runtime.planning.costs import dims_of
 from segue.runtime.planning.hardware import published
-from segue.runtime.planning.pictures import LEAST, OVERLAP, Wanted, plan
+from segue.runtime.planning.pictures import Wanted, plan
 from segue.runtime.planning.videos import WantedVideo, plan_video
 from segue.runtime.sampling.tiles import efficient_tilings, make_tiles
 from segue.runtime.units import mebibytes

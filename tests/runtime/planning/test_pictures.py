@@ -149,7 +149,7 @@ import segue
 def resident(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
-name, budget, size, frames = json.loads(sys.argv[1])
+name, budget, size, frames, start = json.loads(sys.argv[1])
 idle = resident("VmRSS")
 with segue.open(name, budget=budget) as model:
     import numpy as np
@@ -157,15 +157,22 @@ with segue.open(name, budget=budget) as model:
         image = np.full((size, size, 3), 200, np.uint8)
         total = sum(int(new.astype(int).sum()) for new in model.animate(image, "a wink", frames=frames, size=size))
     else:
-        model.generate("pizza", size=size)
-        total = int(model.generate("red apple", seed=1, size=size).astype(int).sum())
+        given = {}
+        if start:
+            rows, columns = np.mgrid[0:size, 0:size]
+            given["image"] = np.stack([rows, columns, rows + columns], -1).astype(np.uint8)
+        if start == "mask":
+            given |= {"mask": np.zeros((size, size), np.uint8), "feather": 3}
+            given["mask"][size // 4 : size // 2, size // 4 : -4] = 255
+        model.generate("pizza", size=size, **given)
+        total = int(model.generate("red apple", seed=1, size=size, **given).astype(int).sum())
 print(json.dumps([resident("VmHWM") - idle, total]))
 """
 
 
-def measured(name, budget, size, frames):
-    """Return what a process of its own took, and the sum of the pixels that it made."""
-    asked = json.dumps([name, budget, size, frames])
+def measured(name, budget, size, frames, start=None):
+    """Return what a process of its own took, and the sum of the pixels that it made; `start`: image or mask."""
+    asked = json.dumps([name, budget, size, frames, start])
     done = subprocess.run([sys.executable, "-c", CHILD, asked], check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
@@ -179,6 +186,41 @@ def test_a_run_stays_within_its_budget_and_the_picture_is_the_same(size, more):
     assert taken <= peak <= min(budget, taken + max(0.1 * taken, 16 * MIB))
     with segue.open("emoji") as model:
         assert int(model.generate("red apple", seed=1, size=size).astype(int).sum()) == total
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's high-water mark is read")
+@pytest.mark.parametrize("start", ["image", "mask"])
+@pytest.mark.parametrize("more", [0, 40])
+@pytest.mark.parametrize("size", [128, 256])
+def test_a_run_that_begins_with_a_picture_stays_within_its_budget(size, more, start):
+    steps = {"image": 3, "mask": 4}[start]  # strength 0.6 of 4 steps, rounded up, and all of them
+    wanted = dataclasses.replace(wanted_of("emoji", size, size), steps=steps, given=True)
+    budget = smallest("emoji", wanted) + more * MIB
+    made = plan(CONTENT["emoji"], wanted, find_machine(CPU), budget)
+    assert [phase.calls for phase in made.phases if phase.component == "vae_encoder"] == [4 if made.tiling else 1]
+    taken, total = measured("emoji", budget, size, None, start)
+    assert taken <= made.peak <= min(budget, taken + max(0.1 * taken, 16 * MIB))
+    if made.tiling is None:
+        assert measured("emoji", None, size, None, start)[1] == total
+    else:
+        assert (size, more) == (256, 0)  # the smallest budget wants tiles, of the encoder too
+
+
+def test_a_picture_to_begin_with_is_planned_with_its_encoder_and_only_the_steps_that_run():
+    content, plain = CONTENT["emoji"], wanted_of("emoji", 256, 256)
+    given = dataclasses.replace(plain, steps=2, given=True)
+    without, within = (plan(content, one, HERE, None) for one in (plain, given))
+    calls = [{phase.component: phase.calls for phase in made.phases} for made in (without, within)]
+    assert calls[1] == calls[0] | {"vae_encoder": 1, "transformer": 2}
+    assert next(iter(calls[1])) == "vae_encoder"
+    many = plan(content, dataclasses.replace(given, count=3), HERE, None)
+    found = {phase.component: phase.calls for phase in many.phases}
+    assert (found["vae_encoder"], found["transformer"]) == (1, 6)  # encoded once for all pictures
+    least = smallest("emoji", given)
+    tiled = plan(content, given, HERE, least)
+    assert tiled.tiling is not None
+    assert next(phase.calls for phase in tiled.phases if phase.component == "vae_encoder") > 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Comparisons: two bundles, a bundle and pictures, the verdict, the report that stands alone."""
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import segue
 from segue.cli import cli
 from segue.errors import UsageError
 from segue.training.evaluation import compare as module
@@ -51,6 +53,21 @@ def test_a_bundle_beside_itself_has_no_gap_and_both_have_times(exported):
     assert first.seconds.shape == (6,)
     assert first.figures["cost of 1000"] == pytest.approx(float(first.seconds.mean()))
     assert found.verdict.count("keeps 60000 ms") == 2
+
+
+@pytest.mark.filterwarnings("ignore::segue.runtime.notices.Notice")
+def test_both_bundles_begin_with_the_given_picture_and_the_report_tells_its_hash(tmp_path):
+    rows, columns = np.mgrid[0:128, 0:128]
+    image = np.stack([rows, columns, rows + columns], -1).astype(np.uint8)
+    spec = CompareSpec(PROMPTS[:2], 60.0, 1, None, 1, steps=4, inputs={"image": image, "strength": 0.5})
+    found = compare("emoji", "emoji", spec, None, told)
+    with segue.open("emoji", threads=1) as model:
+        expected = model.generate(PROMPTS[0], seed=0, steps=4, image=image, strength=0.5)
+    assert np.array_equal(found.sides[0].images[0, 0], expected)
+    compare_report.write_compare_report(found, spec, tmp_path)
+    table = json.loads((tmp_path / "report.json").read_text())
+    assert table["spec"]["inputs"] == {"image": hashlib.sha256(image.tobytes()).hexdigest(), "strength": 0.5}
+    assert "all from the same input pictures" in (tmp_path / "report.html").read_text()
 
 
 def test_a_bundle_beside_pictures_that_exist_has_the_times_of_one_side(exported, tmp_path):
