@@ -30,6 +30,12 @@ VIDEO, JOURNAL = "video.mp4", "journal"
 PICTURES = "picture-*"  # the pictures of a job; the ending is the format
 # Keys that the model does not get
 SERVERS = ("loras", "previews", "partial_images", "output_format", "output_compression")
+# Notices of a server with --budget for a request with partial images
+COARSE = "with --budget partial images are previews, which are coarser than the picture."
+UNSHOWN = (
+    "this bundle has no linear map for previews, so with --budget there are no partial images. Leave them out, or "
+    "export the bundle again."
+)
 DEFECT = "Defect"  # the kind of an error that Segue does not raise on purpose
 
 
@@ -98,7 +104,7 @@ def check_request(model: Model, kind: str, request: dict[str, Any], inputs: Inpu
         model.plan(prepared)
     notices = (*model.notices(prepared), *model.cuts(prepared))
     if request.get("partial_images") and model.budget is not None:
-        notices += ("a plan with --budget does not count partial images, so there are none. Leave them out.",)
+        notices += (COARSE if model.shows_steps else UNSHOWN,)
     return notices
 
 
@@ -108,17 +114,16 @@ def draw_pictures(
     """Draw a job's pictures into the directory `place`, with events to `feed`; return the names of the files."""
     files: list[str] = []
     kind, quality = job.request.get("output_format", "png"), job.request.get("output_compression", 100)
-    spare = model.budget is None  # a plan does not count the memory of previews
 
     def on_step(done: int, total: int, latents: np.ndarray) -> None:
         feed.put("step", done=done, total=total)
-        if job.request.get("previews") and spare:
-            data = encode_picture(model.decode(latents)[0], "webp", None, quality=70)
+        if job.request.get("previews") and (preview := model.preview()) is not None:
+            data = encode_picture(preview[0], "webp", None, quality=90)
             feed.put("preview", image="data:image/webp;base64," + base64.b64encode(data).decode())
         steps = total // job.request.get("count", 1)
         shown = partial_steps(steps, job.request.get("partial_images", 0))
-        if (step := (done - 1) % steps + 1) in shown and spare:
-            data = encode_picture(model.decode(latents)[0], kind, None, quality)
+        if (step := (done - 1) % steps + 1) in shown and (partial := _unfinished(model)) is not None:
+            data = encode_picture(partial[0], kind, None, quality)
             feed.put("partial", index=shown.index(step), image=base64.b64encode(data).decode())
 
     wanted = picture_request(job.request, inputs_in(place, job.request))
@@ -129,6 +134,11 @@ def draw_pictures(
         files.append(name)
         feed.put("picture", file=name)
     return files
+
+
+def _unfinished(model: Model) -> np.ndarray | None:
+    """Return the picture that the step just done expects, in full size; None if a budget leaves no way to show it."""
+    return model.decode(model.estimate()) if model.budget is None else model.preview(full_size=True)
 
 
 def partial_steps(steps: int, count: int) -> list[int]:

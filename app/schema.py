@@ -89,7 +89,7 @@ class PictureRequest(Closed):
     feather: Feather = None
     references: Annotated[list[File], Field(max_length=MOST, description="For bundles that draw from pictures.")] = []
     loras: Loras = []
-    previews: bool = Field(False, description="Send a preview event after each step. Each preview costs one decoding.")
+    previews: bool = Field(False, description="Send a preview event, a small picture, after each step.")
 
 
 class VideoRequest(Closed):

@@ -62,6 +62,9 @@ UNITS = {"copy": "bytes", "trace": "graphs", "tokenizer": "tokenizers", "parity"
     "--base", help="Source of what a single file lacks: sdxl, a directory, hf:ORG/NAME (default: a shipped one)."
 )
 @click.option("--variant", default="", help="Take this variant of the weights, such as fp16.")
+@click.option(
+    "--tiny-decoder", type=click.Path(path_type=Path), help="Directory of an AutoencoderTiny that makes previews."
+)
 @click.option("--target", type=click.Choice(COMPILED), help="Also build engines for this target, as segue build does.")
 @building
 @JSON
@@ -81,6 +84,7 @@ def export(
     sampler: str | None,
     base: str | None,
     variant: str,
+    tiny_decoder: Path | None,
     target: str | None,
     as_json: bool,
     **wanted: Any,
@@ -102,13 +106,17 @@ def export(
     need("onnxscript", "export")
     from ..export.checkpoint.defaults import Asked
     from ..export.checkpoint.lora.read import Lora
-    from ..export.checkpoint.single.stage import staged
+    from ..export.checkpoint.single.stage import staged, with_decoder
     from ..export.export import export as run
     from ..runtime.storage.directory import refuse_existing
 
     refuse_existing(output)  # before a download of gigabytes
     show = Output(as_json)
-    with staged(checkpoint, base, variant) as source, show.stages() as update:
+    with (
+        staged(checkpoint, base, variant) as plain,
+        with_decoder(plain, tiny_decoder) as source,
+        show.stages() as update,
+    ):
 
         def report(event: Event) -> None:
             if event.stage in UNITS:

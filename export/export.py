@@ -21,7 +21,7 @@ from .checkpoint.lora.merge import Lora, merge
 from .checkpoint.prompts import list_of_names
 from .checkpoint.provenance import provenance
 from .checkpoint.single.open import read_staged, tensors_in
-from .checks import fidelity
+from .checks import fidelity, preview
 from .checks.footprint import with_footprints
 from .families.checks import class_of
 from .families.configs import check_known
@@ -165,7 +165,7 @@ def export(
         if parity:
             progress(Event("measure", "pictures", 0, 1))
             beside = fidelity.beside_full(source, new.path, result, loras, note=note)
-            result = dataclasses.replace(result, fidelity=beside)
+            result = dataclasses.replace(result, fidelity=beside, preview=preview.fitted(new.path, result, note))
             (new.path / manifest.FILE_NAME).write_bytes(_encode(result, source))
         new.commit()
     if narrow := in_bf16(result):

@@ -166,11 +166,13 @@ class Components(Closing):
         held = self._engines.get(component)
         if isinstance(held, TensorRtEngine) and not held.fits(shapes):
             self.release(component)  # another engine may fit these shapes
-        # Free the others even if this one is loaded, because an earlier request may have left some. A denoiser and its
-        # step alternate, so both stay
-        if self._low_memory and not component.endswith(STEP):
+        # Free the others even if this one is loaded, because an earlier request may have left some. A denoiser
+        # alternates with its step and with previews, so all stay
+        if self._low_memory and not _is_aside(component):
             others = self._engines.keys() - {*self._held, component}
-            self.release(*(name for name in others if not name.endswith(STEP)))
+            denoises = role_of(component).kind is Kind.DENOISER
+            stay = {name for name in others if name.endswith(STEP) or (denoises and _is_aside(name))}
+            self.release(*(others - stay))
         if component not in self._engines:
             with self.ledger.entry(component):
                 self._engines[component] = self._open(component, shapes)
@@ -292,3 +294,8 @@ class Components(Closing):
         """Raise UsageError after `close`."""
         if self.closed:
             raise UsageError(f"the model of {self.bundle.directory} was closed. Open the bundle again.")
+
+
+def _is_aside(component: str) -> bool:
+    """Return whether a component works between the calls of a denoiser."""
+    return component.endswith(STEP) or role_of(component).kind is Kind.PREVIEW

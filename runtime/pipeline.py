@@ -22,6 +22,7 @@ from .bundle.reader import Bundle, Progress, read
 from .components import Cancel, Components, Feeds, OnCall
 from .lora.playing import Playing
 from .notices import Described, Notice, notices
+from .pictures.preview import Previewing
 from .pictures.render import OnStep, Picture, Result, decode, render
 from .plan_prepared import Asked, plan_prepared, prepare_any
 from .planning.hardware import CPU, find_machine, gpu_here
@@ -38,7 +39,7 @@ from .videos.request import job as job_of
 T = TypeVar("T")
 
 
-class Model(Described, Playing):
+class Model(Described, Playing, Previewing):
     """An opened bundle. Use it as a context manager, or call `close`.
 
     A model serves one call at a time; another call raises BusyError (`ModelQueue` lets callers wait). It loads each
@@ -206,10 +207,10 @@ class Model(Described, Playing):
         return self._components.ledger
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Return pictures, uint8 [n, height, width, 3], of latents as `on_step` gets them.
+        """Return pictures, uint8 [n, height, width, 3], of latents as `on_step` gets them or `estimate` returns them.
 
-        `on_step` may call this for a preview. Early latents are mostly noise, and so are their pictures. A preview may
-        need more memory than the plan of a budget allows.
+        It runs the decoder, which may need more memory than the plan of a budget allows. `preview` costs next to
+        nothing.
         """
         return decode(self._components, latents, None, None)
 
@@ -240,28 +241,31 @@ class Model(Described, Playing):
         self._components.check_open()
         prepared = self.prepare(request)
         self._warn(prepared, 4)  # the caller of generate, render or pictures
-        plan = self._require_memory(prepared)
+        plan = self._require_memory(prepared, previews=on_step is not None)
         self._components.warn_of_cuts(_read_texts(prepared))
-        return self._exclusively(render(self._components, prepared, plan, self._prompts, on_step, cancel), plan)
+        report = None if on_step is None else self._noting(on_step)
+        return self._exclusively(render(self._components, prepared, plan, self._prompts, report, cancel), plan)
 
     def _warn(self, prepared: Prepared | PreparedAnimation, level: int) -> None:
         for text in self.notices(prepared):
             warnings.warn(text, Notice, stacklevel=level)
 
-    def _plan(self, prepared: Prepared | PreparedAnimation, settled: bool) -> Plan:
+    def _plan(self, prepared: Prepared | PreparedAnimation, settled: bool, previews: bool = False) -> Plan:
         machine = find_machine(CPU, self.threads) if find_target(self.target).device == "cpu" else gpu_here()
-        return plan_prepared(self.bundle.manifest, prepared, machine, self.budget, settled)
+        return plan_prepared(self.bundle.manifest, prepared, machine, self.budget, settled, previews)
 
-    def _require_memory(self, prepared: Prepared | PreparedAnimation, settled: bool = False) -> Plan | None:
+    def _require_memory(
+        self, prepared: Prepared | PreparedAnimation, settled: bool = False, previews: bool = False
+    ) -> Plan | None:
         """Return the plan of a request, None without a budget; raises BudgetError if memory is too small.
 
-        With `settled` a video keeps its own tiling, even if that is None.
+        With `settled` a video keeps its own tiling, even if that is None. `previews`: the caller may show some.
         """
         if not find_target(self.target).planned or (
             self.budget is None and self.target != DEFAULT and not driver().gpus
         ):
             return None  # without a GPU the error comes from loading
-        plan = self._plan(prepared, settled)
+        plan = self._plan(prepared, settled, previews)
         self.ledger.require(plan.peak, plan.host)
         return None if self.budget is None else plan
 
@@ -270,6 +274,7 @@ class Model(Described, Playing):
         with self._taken():
             try:
                 if plan is not None:
+                    self._counted = plan.previews
                     self._components.set_residency(plan.keep, plan.streamed, plan.limits)
                 yield from results
             except MemoryError as error:

@@ -9,6 +9,7 @@ from .bundle.manifest import Manifest
 from .bundle.prompts import Prompts, spell_emoji
 from .planning.hardware import Machine
 from .planning.pictures import Plan, Wanted, plan, unbounded_plan
+from .planning.previews import with_previews
 from .planning.videos import WantedVideo, plan_video, unbounded_video_plan
 from .request import Prepared, Request, check_text, prepare
 from .videos.request import AnimationRequest, PreparedAnimation
@@ -56,15 +57,20 @@ def _spelled(field: str, text: str, names: Prompts | None) -> str:
 
 
 def plan_prepared(
-    content: Manifest, prepared: Prepared | PreparedAnimation, machine: Machine, budget: int | None, settled: bool
-) -> Plan:
+    content: Manifest, prepared: Prepared | PreparedAnimation, machine: Machine, budget: int | None, settled: bool,
+    previews: bool = False,
+) -> Plan:  # fmt: skip
     """Return the plan of a request; `budget` in bytes, None: everything stays loaded.
 
-    With `settled` a video keeps its own tiling, even if that is None. Raises BudgetError if the budget is too small.
+    With `settled` a video keeps its own tiling, even if that is None. `previews` makes room for the small decoder, if
+    the bundle has one and the budget allows it. Raises BudgetError if the budget is too small.
     """
     if isinstance(prepared, Prepared):
         wanted = wanted_of(prepared)
-        return unbounded_plan(content, wanted, machine) if budget is None else plan(content, wanted, machine, budget)
+        if budget is None:
+            return unbounded_plan(content, wanted, machine)
+        found = plan(content, wanted, machine, budget)
+        return with_previews(content, found, wanted, machine) if previews else found
     video = WantedVideo(prepared.height, prepared.width, prepared.frames, prepared.tiling, settled)
     if budget is None:
         return unbounded_video_plan(content, video, machine)

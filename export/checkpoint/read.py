@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import BundleError, CheckpointError
 from ...runtime.bundle.bundle_json import check_path
+from ...runtime.bundle.families import TINY
 from ...runtime.bundle.limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MIN_FPS
 from ...runtime.storage import typed_json
 from ...runtime.storage.git import FETCH, is_pointer
@@ -143,6 +144,8 @@ def read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
 def _read(root: Path, folders: tuple[str, ...]) -> Checkpoint:
     index = read_index(root)
     named = [n for n, v in index.items() if not n.startswith("_") and isinstance(v, list) and len(v) == 2 and v[0]]
+    if TINY in folders and TINY not in named and (root / TINY / "config.json").is_file():
+        named.append(TINY)  # no pipeline has a place for it in its index
     files = [p.name for p in root.iterdir() if p.is_file() and _carried(p)]
     parts = {}
     for folder in named:

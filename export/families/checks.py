@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import CheckpointError
+from ...runtime.bundle.families import TINY
+from ...runtime.bundle.manifest import Latents
+from .configs import check_known
+
+AUTOENCODER_TINY = "AutoencoderTiny"
+MOST = 64  # of its stages, and of the scale of each; far above any use
 
 
 def check_classes(index: dict[str, Any], classes: Mapping[str, str | Sequence[str]]) -> None:
@@ -40,6 +46,27 @@ def check_keys(where: str, config: Mapping[str, Any], only: Mapping[str, Any]) -
                 f"{where} sets {key} to {str(config.get(key))[:60]!r}, which Segue does not support. "
                 f"Choose a checkpoint with {key}: {json.dumps(wanted)}."
             )
+
+
+def check_tiny(config: Mapping[str, Any], latents: Latents) -> None:
+    """Raise CheckpointError unless `config` is that of an AutoencoderTiny which decodes the model's `latents`."""
+    where, remove = f"{TINY}/config.json", f"Remove the folder {TINY}, which only previews need."
+    if config.get("_class_name") != AUTOENCODER_TINY:
+        raise CheckpointError(
+            f"{where} is of {str(config.get('_class_name'))[:60]!r}; previews take an {AUTOENCODER_TINY}. {remove}"
+        )
+    check_known(where, config, AUTOENCODER_TINY)
+    try:
+        scale, stages = int(config["upsampling_scaling_factor"]), len(config["decoder_block_out_channels"]) - 1
+        factor = scale**stages if 1 <= scale <= MOST and stages <= MOST else 0
+        found = config["latent_channels"], factor, config["out_channels"]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise unusable(error) from None
+    if found != (latents.channels, latents.factor, 3):
+        raise CheckpointError(
+            f"{where} decodes {found[0]} channels at {found[1]} pixels to {found[2]} colours; the model has "
+            f"{latents.channels} channels at {latents.factor} pixels. Take the one of this model. {remove}"
+        )
 
 
 def unusable(error: Exception) -> CheckpointError:

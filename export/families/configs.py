@@ -33,6 +33,23 @@ KNOWN = {
         "use_post_quant_conv",
         "mid_block_add_attention",
     ],
+    "AutoencoderTiny": [
+        "in_channels",
+        "out_channels",
+        "encoder_block_out_channels",
+        "decoder_block_out_channels",
+        "act_fn",
+        "upsample_fn",
+        "latent_channels",
+        "upsampling_scaling_factor",
+        "num_encoder_blocks",
+        "num_decoder_blocks",
+        "latent_magnitude",
+        "latent_shift",
+        "force_upcast",
+        "scaling_factor",
+        "shift_factor",
+    ],
     "AutoencoderKLWan": [
         "base_dim",
         "decoder_base_dim",
@@ -200,8 +217,11 @@ KNOWN = {
     ],
 }
 
-# In published files; the classes no longer take them
-OLDER = {"AutoencoderKLWan": ("clip_output",), "AutoencoderKLFlux2": ("force_upcast",)}
+# In published files, though the classes do not take them: older settings, and a copy of decoder_block_out_channels
+OLDER = {
+    "AutoencoderKLWan": ("clip_output",), "AutoencoderKLFlux2": ("force_upcast",),
+    "AutoencoderTiny": ("block_out_channels",),
+}  # fmt: skip
 
 
 def check_known(where: str, config: Mapping[str, Any], name: str | None) -> None:

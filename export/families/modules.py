@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...runtime.bundle.families import PREVIEW, TINY
 from .graph import WEIGHT, Graph, Port
 
 # Opsets (docs/evidence/export.md): 23 has attention as one operator; 20 runs the autoencoder a fifth faster
@@ -41,6 +42,13 @@ class _T5(Wrapper):
 class _Decoder(Wrapper):
     def forward(self, latents):  # type: ignore[no-untyped-def]
         return self.model.decode(latents, return_dict=False)[0]
+
+
+class _TinyDecoder(Wrapper):
+    def forward(self, latents):  # type: ignore[no-untyped-def]
+        own = self.model.config
+        scaled = latents / own.scaling_factor + (own.shift_factor or 0)
+        return self.model.decode(scaled, return_dict=False)[0]
 
 
 class _Encoder(Wrapper):
@@ -207,6 +215,41 @@ def autoencoder(config: dict[str, Any]) -> tuple[Graph, Graph]:
         buffer=lambda name: None,
     )
     return decoder, encoder
+
+
+def tiny_decoder(config: dict[str, Any]) -> Graph:
+    """Return the decoder's graph of an AutoencoderTiny, which makes previews.
+
+    latents [batch, channels, height, width] as the denoiser gives them -> pixels [batch, 3, factor*height,
+    factor*width], about -1 to 1.
+    """
+    from diffusers import AutoencoderTiny
+
+    channels = config["latent_channels"]
+
+    def build() -> torch.nn.Module:
+        model = AutoencoderTiny.from_config(config)
+        del model.encoder
+        return model
+
+    def feed(rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        return {"latents": normal(rng, (sizes["batch"], channels, sizes["height"], sizes["width"]))}
+
+    return Graph(
+        component=PREVIEW,
+        folder=TINY,
+        file="decoder.onnx",
+        opset=PLAIN,
+        build=build,
+        load=lambda folder: AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True),
+        wrap=_TinyDecoder,
+        inputs=(Port("latents", WEIGHT, ("batch", channels, "height", "width")),),
+        outputs=(Port("pixels", WEIGHT, ("batch", config["out_channels"], "pixel_height", "pixel_width")),),
+        traced={"batch": 2, "height": 8, "width": 12},
+        trials=({"batch": 1, "height": 10, "width": 6}, {"batch": 3, "height": 5, "width": 7}),
+        feed=feed,
+        buffer=lambda name: None,
+    )
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
 from ...runtime.bundle import families as table
-from ...runtime.bundle.families import SECOND_EXPERT, T5, tokenizer_of
+from ...runtime.bundle.families import SECOND_EXPERT, T5, TINY, tokenizer_of
 from ...runtime.bundle.manifest import Template
 from .base import Facts
+from .checks import check_tiny
 
 if TYPE_CHECKING:
     from ..checkpoint.read import Checkpoint, Settings
@@ -57,7 +58,11 @@ class Family:
         from importlib import import_module
 
         graphs: tuple[Graph, ...] = import_module(f"{self.package}.graphs").graphs(configs, takes)
-        return graphs
+        if TINY not in configs:
+            return graphs
+        from .modules import tiny_decoder
+
+        return (*graphs, tiny_decoder(configs[TINY]))
 
 
 def find(pipeline: object) -> Family:
@@ -111,6 +116,10 @@ def _family(name: str, facts: Any, tokenizers: Sequence[str], **others: Any) -> 
         guidance = row.guidance if settings.guidance is None else settings.guidance
         filled = replace(settings, steps=steps, guidance=guidance)
         made: Facts = facts.facts(replace(found, settings=filled))
+        if TINY in found.parts:
+            check_tiny(found.parts[TINY].config, made.latents)
         return made
 
+    if not row.moving:
+        others["optional"] = (*others.get("optional", ()), TINY)
     return Family(row, facts.__package__, facts.FOLDERS, classes, facts.check, read, **others)

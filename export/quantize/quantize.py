@@ -178,7 +178,7 @@ def _in_parts(made: manifest.Manifest, source: manifest.Manifest, root: Path) ->
 
 
 def _convolves(name: str) -> bool:
-    return role_of(name).kind in (ComponentKind.ENCODER, ComponentKind.DECODER)
+    return role_of(name).kind in (ComponentKind.ENCODER, ComponentKind.DECODER, ComponentKind.PREVIEW)
 
 
 def _static(bundle: bundles.Bundle, name: str, kind: Kind, scratch: Path) -> ir.Model:

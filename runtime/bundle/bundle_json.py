@@ -133,6 +133,10 @@ def _check_numbers(manifest: Manifest, where: str) -> None:
         ranges[f"files.{name}.bytes"] = (0, file.bytes, 2**50)
     if manifest.video is not None:
         ranges |= _video_ranges(manifest.video, latents)
+    if (shown := manifest.preview) is not None:
+        ranges["the length of preview.factors"] = (latents.channels, len(shown.factors), latents.channels)
+        for i, row in enumerate((shown.bias, *shown.factors[:4096])):
+            ranges |= {f"preview, row {i}, colour {colour}": (-1e6, value, 1e6) for colour, value in enumerate(row)}
     for name, (lowest, value, highest) in ranges.items():
         if not lowest <= value <= highest:
             raise BundleError(

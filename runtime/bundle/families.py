@@ -21,6 +21,8 @@ DETAIL = "detail_transformer"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
 MOTION_VAE, DETAIL_VAE = "vae", "detail_vae"  # a video's autoencoders, of Stage I and Stage II
+PREVIEW = "preview_decoder"  # a small decoder for previews, which no final picture needs
+TINY = "vae_tiny"  # its folder
 LOGVAR = "logvar"  # output of an encoder whose latents are drawn
 GUIDANCE = "guidance"  # input of a denoiser that was distilled with guidance
 CLIP = {TEXT_ENCODER: TOKENIZER, "text_encoder_2": "tokenizer_2"}
@@ -33,6 +35,7 @@ class Kind(StrEnum):
     DENOISER = "denoiser"
     ENCODER = "encoder"
     DECODER = "decoder"
+    PREVIEW = "preview"
     OTHER = "other"
 
 
@@ -77,6 +80,7 @@ _ROLES = {
     DETAIL: Role(Kind.DENOISER, Stage.DETAIL),
     VAE_ENCODER: Role(Kind.ENCODER, convolutional=True),
     VAE_DECODER: Role(Kind.DECODER, convolutional=True),
+    PREVIEW: Role(Kind.PREVIEW, convolutional=True),
     **{
         f"{vae}_{kind}_{half}": Role(kind, stage, 0, half, True, leaves=leaves and kind is Kind.ENCODER)
         for vae, stage, leaves in ((MOTION_VAE, Stage.MOTION, True), (DETAIL_VAE, Stage.DETAIL, False))

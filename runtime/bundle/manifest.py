@@ -167,6 +167,18 @@ class Latents:
 
 
 @dataclass(frozen=True)
+class LinearMap:
+    """A preview without a decoder: each latent pixel gives one RGB pixel in [-1, 1].
+
+    It is `bias` + the sum over channels of `factors[channel]` times the latent as the denoiser gives it. Export fits it
+    to the bundle's decoder.
+    """
+
+    factors: tuple[tuple[float, float, float], ...]
+    bias: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Picture sizes in pixels: default (height, width) and the range of either side.
 
@@ -293,6 +305,7 @@ class Manifest:
     islands: dict[str, str] = field(default_factory=dict)  # folder that stays in fp32 in an fp16 bundle -> reason
     engines: dict[str, str] = field(default_factory=dict)  # directory below engines/ -> sha256 of its engine.json
     prompts: str = ""  # the file with the names that the model can draw (`prompts.read_prompts`), or empty
+    preview: LinearMap | None = None  # None in older bundles, for videos, and if the latents are pixels
 
     def weight_bytes(self, component: str) -> int:
         """Return the bytes of weights that a component reads: its files, or what it takes of a file it shares."""

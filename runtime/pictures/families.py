@@ -43,13 +43,14 @@ def find(content: Manifest) -> Conditioning:
 
 def denoise(
     components: Components, prepared: Prepared, index: int, known: Sequence[Feeds], beginning: Beginning | None,
-    callback: Callable[[int, np.ndarray], None] | None, cancel: Cancel | None, together: bool = True,
+    callback: Callable[[int, np.ndarray, recurrence.Moment], None] | None, cancel: Cancel | None,
+    together: bool = True,
 ) -> np.ndarray:  # fmt: skip
     """Return the latents of picture `index`, float32 [1, channels, height / factor, width / factor].
 
     `known` holds the denoiser's inputs for all steps, [1, ...]: with guidance those of the negative prompt, then those
     of the prompt. Each step makes one call if `together`, else two. Prompts with lengths of their own always take two.
-    `beginning` is that of the request's picture. `callback` is that of `sampling.recurrence.sample`.
+    `beginning` is that of the request's picture. `callback` is that of `sampling.recurrence.watched`.
     """
     content = components.bundle.manifest
     of, row = family_of(content), find(content)
@@ -64,13 +65,14 @@ def denoise(
     def fresh(step: int) -> np.ndarray:
         return prepared.fresh(index, step)
 
+    report = None if callback is None else recurrence.watched(callback, levels, noise, fresh)
     if len(fed) == 1 and put_back is None and device_loop.can_stay(components, levels, of.denoiser):
         times = [{"timestep": np.full(len(known), timestep, np.float32)} for timestep in levels.timesteps]
         loop = device_loop.DeviceLoop(
             [of.denoiser] * levels.steps, step_of(of.denoiser), "hidden_states", of.output, times, fed[0],
             len(known), prepared.guidance, cancel=cancel, fresh=fresh,
         )  # fmt: skip
-        return device_loop.sample(components, loop, noise, levels, callback)
+        return device_loop.sample(components, loop, noise, levels, report)
 
     def call(latents: np.ndarray, timestep: np.float32, known: Feeds) -> np.ndarray:
         count = len(next(iter(known.values()), latents))
@@ -82,7 +84,7 @@ def denoise(
         made = np.concatenate([call(latents, timestep, part) for part in fed])
         return row.guide(made[:1], made[1:], prepared.guidance, content) if prepared.guided else made
 
-    return recurrence.sample(predict, noise, levels, callback, fresh, put_back)
+    return recurrence.sample(predict, noise, levels, report, fresh, put_back)
 
 
 def _stacked(known: Sequence[Feeds]) -> Feeds:

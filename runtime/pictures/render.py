@@ -14,6 +14,7 @@ from ..components import Cancel, Components, Feeds
 from ..input_picture import as_input, digest_of
 from ..request import Prepared
 from ..sampling import latents as latent_space
+from ..sampling.recurrence import Moment
 from ..sampling.tiles import Tiling, apply
 from .families import denoise, find
 from .input import begin, encode_picture
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..planning.pictures import Plan
 
 OnStep = Callable[[int, int, np.ndarray], None]
+Report = Callable[[int, int, np.ndarray, Moment], None]  # `OnStep` with what a preview needs
 
 REMEMBERED = 64  # prompts whose encoder states stay between requests
 
@@ -54,11 +56,11 @@ class Result:
 
 def render(
     components: Components, prepared: Prepared, plan: Plan | None, remembered: dict[str, Feeds],
-    on_step: OnStep | None, cancel: Cancel | None,
+    report: Report | None, cancel: Cancel | None,
 ) -> Iterator[Picture]:  # fmt: skip
     """Yield each picture of a prepared request as soon as it is done; `plan` is None without a budget.
 
-    `remembered` holds the encoder states of earlier prompts; new ones are added. `on_step` and `cancel` are those of
+    `remembered` holds the encoder states of earlier prompts; new ones are added. `report` and `cancel` are those of
     `Model.pictures`. Raises the errors of `Components.run`.
     """
     together, tiling = (True, None) if plan is None else (plan.together, plan.tiling)
@@ -66,7 +68,7 @@ def render(
     referred = refer(components, prepared, cancel, tiling)
     for index, prompt in enumerate(prepared.prompts):
         known = encode(components, prompt, prepared, referred, remembered, cancel)
-        callback = None if on_step is None else _reporter(on_step, prepared, index)
+        callback = None if report is None else _reporter(report, prepared, index)
         latents = denoise(components, prepared, index, known, beginning, callback, cancel, together)
         image = decode(components, latents, cancel, tiling)[0]
         image = image if prepared.start is None else prepared.start.kept(image)
@@ -164,13 +166,13 @@ def _inputs(prepared: Prepared) -> dict[str, Any]:
     return found
 
 
-def _reporter(on_step: OnStep, prepared: Prepared, index: int) -> Callable[[int, np.ndarray], None]:
-    """Return a callback that counts steps over all pictures and passes `on_step` a read-only view."""
+def _reporter(report: Report, prepared: Prepared, index: int) -> Callable[[int, np.ndarray, Moment], None]:
+    """Return a callback that counts steps over all pictures and passes `report` a read-only view."""
     steps = prepared.steps
 
-    def report(step: int, latents: np.ndarray) -> None:
+    def count(step: int, latents: np.ndarray, moment: Moment) -> None:
         view = latents.view()
         view.flags.writeable = False
-        on_step(index * steps + step, steps * len(prepared.prompts), view)
+        report(index * steps + step, steps * len(prepared.prompts), view, moment)
 
-    return report
+    return count

@@ -71,6 +71,7 @@ class Plan:
     - `tiling`: the tiles of decoder and encoder. None: they work on the plane at once.
     - `streamed`: the components that each call loads part by part. The value says whether the next part loads ahead.
     - `host`: bytes of host memory that a plan for a GPU takes in addition; 0 on a processor.
+    - `previews`: the bundle's small decoder stays loaded beside the denoiser, for previews.
     """
 
     machine: str
@@ -81,6 +82,7 @@ class Plan:
     phases: tuple[Phase, ...]
     streamed: dict[str, bool] = field(default_factory=dict)
     host: int = 0
+    previews: bool = False
 
     @property
     def peak(self) -> int:

@@ -8,6 +8,7 @@ fresh. DPM-Solver++ 2M adds a fourth number, for the clean picture that the step
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -62,13 +63,32 @@ class Schedule:
 
     def mixed(self, step: int, picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Return the latents of a clean `picture` before step `step`, float32; `steps` means after the last one."""
+        clean, noisy = self._mix(step)
+        return np.float32(clean) * picture + np.float32(noisy) * noise
+
+    def estimate(self, step: int, before: np.ndarray, after: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        """Return the clean picture that step `step` expected, float32, from the latents before and after that step.
+
+        `noise` is the fresh noise of the step, if it takes any. The two mixtures of picture and noise are two equations
+        with two unknowns. So this needs no output of the network, and it holds for the loop on a GPU too.
+        """
+        (clean, noisy), (then_clean, then_noisy) = self._mix(step), self._mix(step + 1)
+        drawn = 0.0 if self.fresh is None else float(self.fresh[step])
+        moved = after - np.float32(drawn) * noise if drawn and noise is not None else after
+        kept = math.sqrt(max(then_noisy**2 - drawn**2, 0.0))  # fresh and kept noise add up to the level's
+        weight = kept * clean - noisy * then_clean
+        if not weight:
+            return after
+        return np.float32(kept / weight) * before - np.float32(noisy / weight) * moved
+
+    def _mix(self, step: int) -> tuple[float, float]:
+        """Return the weights of picture and noise in the latents before step `step`."""
         level = float(self.sigmas[step])
-        clean, noisy = {
+        return {
             Space.FLOW: (1 - level, level),
             Space.EXPLODING: (1.0, level),
-            Space.PRESERVING: (1 / np.hypot(1, level), level / np.hypot(1, level)),
+            Space.PRESERVING: (float(1 / np.hypot(1, level)), float(level / np.hypot(1, level))),
         }[self.space]
-        return np.float32(clean) * picture + np.float32(noisy) * noise
 
     def after(self, step: int) -> Schedule:
         """Return the steps from `step` on, for latents that are at its level already."""
@@ -85,6 +105,38 @@ class Schedule:
             self, sigmas=self.sigmas[step:], timesteps=self.timesteps[step:], keep=keep, move=move,
             divisor=self.divisor[step:], fresh=fresh, scale=1.0, past=past,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """A step that has just been done: the latents before and after it, and the source of its fresh noise."""
+
+    schedule: Schedule
+    step: int  # from 0
+    before: np.ndarray
+    after: np.ndarray
+    fresh: Callable[[int], np.ndarray]
+
+    def estimate(self) -> np.ndarray:
+        """Return the clean picture that the step expected, as latents, float32."""
+        drawn = self.schedule.fresh is not None and self.schedule.fresh[self.step]
+        noise = self.fresh(self.step) if drawn else None
+        return self.schedule.estimate(self.step, self.before, self.after, noise)
+
+
+def watched(
+    callback: Callable[[int, np.ndarray, Moment], None], schedule: Schedule, latents: np.ndarray,
+    fresh: Callable[[int], np.ndarray],
+) -> Callable[[int, np.ndarray], None]:  # fmt: skip
+    """Return the callback of `sample` that also gives `callback` the moment; `latents` are those given to `sample`."""
+    last = latents.astype(np.float32) * np.float32(schedule.scale)
+
+    def report(step: int, after: np.ndarray) -> None:
+        nonlocal last
+        moment, last = Moment(schedule, step - 1, last, after, fresh), after
+        callback(step, after, moment)
+
+    return report
 
 
 def euler_steps(

@@ -41,6 +41,28 @@ def test_a_reload_goes_on_with_the_running_job_and_keeps_the_form(page):
     status(page, "cancelled")
 
 
+def test_with_a_budget_a_preview_of_the_latents_stands_in_the_picture_s_place(browser, start, tmp_path):
+    shown = "document.querySelector('#picture')"
+    with (
+        start(tmp_path, "emoji", options=("--budget", "1GiB")) as (client, _),
+        opened(browser, client.base_url) as page,
+    ):
+        page.fill("#prompt", "rocket")
+        page.click("#more summary")
+        page.fill("#steps", str(LONG))
+        page.click("#go")
+        page.wait_for_function(f"() => {shown}.naturalWidth === 16")  # one pixel for each latent of 128 x 128
+        assert page.get_attribute("#picture", "alt") == "rocket, unfinished"
+        small = page.evaluate(f"{shown}.clientWidth")
+        page.click("#stop")
+        status(page, "cancelled")
+        page.fill("#steps", "1")
+        page.click("#go")
+        status(page, "done")
+        page.wait_for_function(f"() => {shown}.naturalWidth === 128")
+        assert page.evaluate(f"{shown}.clientWidth") == small > 200
+
+
 def test_another_tab_and_another_browser_follow_the_running_job_and_cancel_it(browser, page, site):
     job = add(site, prompt="rocket", steps=LONG)  # no tab has asked for it
     running(page)  # because a page looks at the list again and again

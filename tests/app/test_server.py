@@ -71,7 +71,7 @@ def test_events_tell_each_step_with_a_preview_and_end_with_the_files(client):
     assert "preview" in names
     assert names[-2:] == ["picture", "done"]
     preview = next(values["image"] for name, values in found if name == "preview")
-    assert pixels(base64.b64decode(preview.partition(",")[2])).shape == (64, 64, 3)
+    assert pixels(base64.b64decode(preview.partition(",")[2])).shape == (8, 8, 3)  # one pixel for each latent
     assert found[-1][1]["files"] == ["picture-1.png"]
 
 

@@ -36,6 +36,7 @@ ELSEWHERE = {  # what no test can run on two cores within minutes, and where it 
     r"segue (export|render|plan) \S*(runs/|my-emoji).*": "what the training above gives",
     r"segue build .*--(sm|device) .*|.* --target tensorrt-rtx.*": "minutes: tests/engines/tensorrt/test_build.py",
     r".* --target ort-cuda|.* --kind fp8|.* --engines": "a GPU's: tests/export/quantize, tests/runtime/diagnostics",
+    r"segue export .* --tiny-decoder .*": "wants a published decoder: tests/export/families/test_tiny_decoder.py",
     r"pyinstaller .*|dist/.*|python examples/desktop/.*": "tests/examples/test_desktop.py",
 }
 

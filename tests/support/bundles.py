@@ -15,15 +15,17 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from segue.engines.ort.engine import OrtEngine
 from segue.runtime.bundle import bundle_json
 from segue.runtime.bundle import manifest as m
+from segue.runtime.bundle.families import PREVIEW, TINY, VAE_DECODER
 
 WORDS = ["a", "red", "green", "blue", "heart", "star", "cat", "dog", "on", "the", "moon"]
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+NAMES = {"vae": VAE_DECODER, TINY: PREVIEW}  # components whose name is not that of their folder
 LENGTH, WIDTHS, PROJECTIONS, JOINT, CHANNELS = 8, (6, 10), (5, 7), 20, 4
 ELEMENT = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int64": TensorProto.INT64}
 
 
-def write_tiny_bundle(root: Path, dtype: str = "float32") -> Path:
-    """Write the bundle of family sd3 to the new directory `root` and return it."""
+def write_tiny_bundle(root: Path, dtype: str = "float32", small: bool = False) -> Path:
+    """Write the bundle of family sd3 to the new directory `root` and return it; `small`: with a decoder of previews."""
     rng = np.random.default_rng(0)
     root.mkdir()
 
@@ -34,14 +36,15 @@ def write_tiny_bundle(root: Path, dtype: str = "float32") -> Path:
     for i, name in enumerate(("text_encoder", "text_encoder_2")):
         graphs[name] = _text_encoder(draw, dtype, WIDTHS[i], PROJECTIONS[i])
         _tokenizer().save(str(with_parent(root / f"tokenizer{name[12:]}" / "tokenizer.json")))
+    if small:
+        graphs[TINY] = _decoder(draw, dtype)
     for folder, (graph, weights) in graphs.items():
         file = with_parent(root / folder / "weights.safetensors")
         save_file({name: array for name, array in weights.items() if array.dtype.kind == "f"}, file)
         point_outside(graph, file)
         (root / folder / _graph_name(folder)).write_bytes(graph.SerializeToString())
     components = {
-        "vae_decoder" if folder == "vae" else folder: _component(root, folder, dtype, weights)
-        for folder, (_, weights) in graphs.items()
+        NAMES.get(folder, folder): _component(root, folder, dtype, weights) for folder, (_, weights) in graphs.items()
     }
     files = {
         str(p.relative_to(root).as_posix()): m.File(hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_size, False)
@@ -185,7 +188,7 @@ def _component(root: Path, folder: str, dtype: str, weights) -> m.Component:
 
 
 def _graph_name(folder: str) -> str:
-    return "decoder.onnx" if folder == "vae" else "model.onnx"
+    return "decoder.onnx" if folder in NAMES else "model.onnx"
 
 
 def with_parent(path: Path) -> Path:

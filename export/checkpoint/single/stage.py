@@ -5,6 +5,7 @@ A single file becomes a directory of links: the configs, tokenizers and missing 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import CheckpointError, UsageError
+from ....runtime.bundle.families import TINY
 from .. import headers, read
 from ..advice import PICKLED
 from ..hub import Origin, locate
@@ -102,6 +104,35 @@ def staged(checkpoint: str, base: str | None = None, variant: str = "") -> Itera
             _set(view / denoiser / "config.json", {"time_cond_proj_dim": shape[-1]})
         note = f"from {path.name}: {', '.join(sorted(folders))}; the rest from {name}"
         yield Staged(view, None, path.name, path.stem, (note,))
+
+
+@contextmanager
+def with_decoder(source: Staged, decoder: Path | None) -> Iterator[Staged]:
+    """Yield a staged checkpoint that also has the small decoder of previews from the directory `decoder`, if any.
+
+    Raises CheckpointError for a directory that holds no model.
+    """
+    if decoder is None:
+        yield source
+        return
+    if not (decoder / "config.json").is_file():
+        raise CheckpointError(
+            f"{decoder} has no config.json. Give the directory of an AutoencoderTiny, such as a copy of "
+            "madebyollin/taesd3."
+        )
+    with tempfile.TemporaryDirectory(prefix="segue-") as scratch:
+        view = Path(scratch)
+        with headers.reading(source.root):
+            for entry in (path for path in source.root.iterdir() if path.name != TINY):
+                for path in [entry, *entry.rglob("*")]:  # a link to a folder is followed only where a search begins
+                    place = path.relative_to(source.root)
+                    if path.is_file() and not any(part.startswith(".") for part in place.parts):
+                        link(path, view / place)
+        with headers.reading(decoder):
+            for path in decoder.iterdir():
+                if path.is_file() and not path.name.startswith("."):
+                    link(path, view / TINY / path.name)
+        yield dataclasses.replace(source, root=view, title=source.title or source.root.resolve().name)
 
 
 def _link_base(root: Path, view: Path, folders: Collection[str]) -> None:

@@ -1,6 +1,7 @@
 """OpenAI's image endpoint, driven by OpenAI's Python client: pictures, streams, formats, refusals."""
 
 import base64
+import dataclasses
 import io
 import json
 import time
@@ -304,10 +305,18 @@ class TestInThisProcess:
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert (answer.json()["error"]["type"], answer.json()["error"]["code"]) == ("rate_limit_error", "queue_full")
 
-    def test_with_a_budget_there_are_no_partial_images_and_the_answer_says_why(self, local, monkeypatch):
+    @pytest.mark.parametrize(("mapped", "warning"), [(True, "coarser than the picture"), (False, "no linear map")])
+    def test_with_a_budget_partial_images_are_previews_in_full_size(self, local, monkeypatch, mapped, warning):
         client, runner = local
-        monkeypatch.setattr(runner.models["emoji"], "budget", 2**34)
+        model = runner.models["emoji"]
+        monkeypatch.setattr(model, "budget", 2**34)
+        if not mapped:
+            content = dataclasses.replace(model.bundle.manifest, preview=None)
+            monkeypatch.setattr(model, "bundle", dataclasses.replace(model.bundle, manifest=content))
         body = {"prompt": "pizza", "stream": True, "partial_images": 2}
         lines = client.post("/v1/images/generations", json=body).text.splitlines()
-        assert [line for line in lines if line.startswith("event")] == ["event: image_generation.completed"]
-        assert "does not count partial images" in json.loads(lines[1].removeprefix("data: "))["warnings"][0]
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data")]
+        *partial, whole = events
+        assert len(partial) == (2 if mapped else 0)
+        assert all(pixels(one["b64_json"]).shape == (128, 128, 3) for one in partial)
+        assert warning in whole["warnings"][0]

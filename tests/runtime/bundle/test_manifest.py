@@ -80,6 +80,10 @@ def test_a_manifest_survives_dump_and_parse(content):
         ("latents.shift", 1e300, r"latents\.shift"),
         ("sizes.maximum", 16_400, r"sizes\.maximum = 16400"),
         ("components.transformer.parameters", 10**400, r"transformer\.parameters = 1000"),
+        ("preview", {"factors": [[0.1, 0.2, 0.3]] * 3, "bias": [0.0] * 3}, r"length of preview\.factors = 3"),
+        ("preview", {"factors": [[0.1, 0.2]] * 4, "bias": [0.0] * 3}, "preview"),
+        ("preview", {"factors": [[0.1, 0.2, 0.3]] * 4, "bias": [0.0, 1e9, 0.0]}, "row 0, colour 1 = 1000000000"),
+        ("preview", {"factors": [[0.1, 0.2, 0.3]] * 3 + [[0.0, 0.0, -1e7]], "bias": [0.0] * 3}, "row 4, colour 2"),
     ],
 )
 def test_values_that_no_export_writes_are_refused(table, path, value, said):
