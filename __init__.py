@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from .runtime.queue import CancelToken, ModelQueue
     from .runtime.request import Request
     from .runtime.sampling.tiles import Tiling
-    from .runtime.videos.render import Event
     from .runtime.videos.request import AnimationRequest
+    from .runtime.videos.stage_one import Event
 
     __version__: str
     open = open_model  # type checkers export an assignment, but not an import under another name
@@ -83,7 +83,7 @@ _LAZY = {
     "AnimationRequest": ("videos.request", "AnimationRequest"),
     "CancelToken": ("queue", "CancelToken"),
     "Certificate": ("media.provenance", "Certificate"),
-    "Event": ("videos.render", "Event"),
+    "Event": ("videos.stage_one", "Event"),
     "Model": ("pipeline", "Model"),
     "ModelQueue": ("queue", "ModelQueue"),
     "Notice": ("notices", "Notice"),

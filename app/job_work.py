@@ -19,9 +19,9 @@ from ..runtime.pipeline import Model
 from ..runtime.queue import CancelToken
 from ..runtime.request import Request
 from ..runtime.storage.journal import check_job
-from ..runtime.videos.render import Event
 from ..runtime.videos.request import AnimationRequest, PreparedAnimation
 from ..runtime.videos.request import job as job_of
+from ..runtime.videos.stage_one import Event
 from .kept.feed import Feed
 from .kept.inputs import INPUT, KEYS, Inputs, inputs_in
 from .kept.store import Job
@@ -97,7 +97,6 @@ def check_request(model: Model, kind: str, request: dict[str, Any], inputs: Inpu
     if kind == "picture":
         wanted = picture_request(request, inputs)
     else:
-        assert inputs.image is not None
         wanted = AnimationRequest(inputs.image, **without_loras(request))
     prepared = model.prepare(wanted)
     if model.budget is not None:
@@ -157,7 +156,8 @@ def make_video(
 
     If the directory holds a journal of this job, the video continues at its end.
     """
-    prepared = model.prepare(AnimationRequest(read_image(place / INPUT), **without_loras(job.request)))
+    image = read_image(place / INPUT) if (place / INPUT).is_file() else None  # some bundles draw from text alone
+    prepared = model.prepare(AnimationRequest(image, **without_loras(job.request)))
 
     def on_event(event: Event) -> None:
         feed.put("call", stage=event.stage, window=event.window, done=event.done, total=event.total)

@@ -93,7 +93,7 @@ class PictureRequest(Closed):
 
 
 class VideoRequest(Closed):
-    """A video of a picture. The picture is sent, or taken from a job."""
+    """A video of a picture, which is sent or taken from a job. Some bundles also draw from the prompt alone."""
 
     kind: Literal["video"]
     bundle: str | None = Field(None, description="A name of /v1/models. Default: the first bundle that makes videos.")

@@ -34,8 +34,8 @@ from .terminal.option_types import Bytes, Scaled, Size
 if TYPE_CHECKING:
     from ..runtime.media.provenance import Certificate
     from ..runtime.pipeline import Model
-    from ..runtime.videos.render import Event
     from ..runtime.videos.request import PreparedAnimation
+    from ..runtime.videos.stage_one import Event
     from .terminal.progress import Work
 
 
@@ -55,8 +55,9 @@ if TYPE_CHECKING:
 @click.option("--fps", type=float, help="Frames per second (default: the bundle's).")
 @SEED
 @click.option("--size", type=Size(), help="Pixels, as 128 or 192x128 (default: the bundle's).")
+@click.option("--last", type=click.Path(path_type=Path), help="Picture that the video ends with, if BUNDLE takes one.")
 @click.option(
-    "--tile", type=int, help="Side of a tile of Stage II's autoencoder, in latent pixels (default: no tiles)."
+    "--tile", type=int, help="Side of a tile of the frames' autoencoder, in latent pixels (default: no tiles)."
 )
 @click.option("--overlap", type=int, help="Overlap of tiles, in latent pixels (default: a quarter of --tile).")
 @click.option("--anew", is_flag=True, help="Start again, even if an earlier run has finished or unfinished work here.")
@@ -78,6 +79,7 @@ def animate(
     picture: Path | None,
     output: Path,
     seed: int | None,
+    last: Path | None,
     tile: int | None,
     overlap: int | None,
     anew: bool,
@@ -96,14 +98,16 @@ def animate(
 ) -> None:
     """Animate PICTURE with BUNDLE (a directory, or the name of a shipped bundle).
 
-    The shipped emoji-motion animates pictures of emoji, not photographs. The file grows segment by segment. Finished
-    segments stay in .OUTPUT.journal beside it until the end. After a stop, the same command continues and makes the
-    same video.
+    The shipped emoji-motion animates pictures of emoji, not photographs. Some bundles also draw without PICTURE. The
+    file grows piece by piece. Finished pieces stay in .OUTPUT.journal beside it until the end. After a stop, the same
+    command continues and makes the same video.
 
     \b
     Examples:
       segue animate emoji-motion picture.png -o out.mp4 --prompt "waving hand"
       segue animate ./my-videos picture.png -o out.mp4 --frames 129
+      segue animate ./wan-i2v-a14b first.png --last last.png -o out.mp4
+      segue animate ./wan-ti2v-5b -o out.mp4 --prompt "a dog runs"
     """
     from ..runtime.bundle.limits import MAX_FRAMES
     from ..runtime.bundle.segments import latent_frames, video_frames
@@ -116,7 +120,7 @@ def animate(
     from ..runtime.storage.journal import finished
     from ..runtime.videos.request import AnimationRequest
 
-    if picture is None:
+    if picture is None and not _draws_from_text(bundle):
         raise argument_missing("animate", bundle, "PICTURE", VIDEOS, "picture.png -o out.mp4")
     show = Output(as_json, verbose)
     piped = str(output) == "-"
@@ -128,7 +132,8 @@ def animate(
     if overlap is not None and tile is None:
         raise UsageError("--overlap needs tiles. Give --tile as well.")
     tiling = None if tile is None else Tiling(tile, tile // 4 if overlap is None else overlap)
-    request = AnimationRequest(read_image(picture), tiling=tiling, seed=seed, **wanted)
+    first, end = (None if path is None else read_image(path) for path in (picture, last))
+    request = AnimationRequest(first, tiling=tiling, seed=seed, last=end, **wanted)
     asked = wanted["frames"]
     rounded = video_frames(latent_frames(asked)) if asked is not None and 0 < asked <= MAX_FRAMES else asked
     if rounded != asked:
@@ -198,6 +203,17 @@ def animate(
     show.event("video", path=str(output), frames=done, seconds=time.perf_counter() - started, seed=ready.seed)
 
 
+def _draws_from_text(bundle: str) -> bool:
+    """Return whether a bundle makes videos without a picture."""
+    from ..runtime.bundle.reader import read_manifest
+    from ..runtime.videos.request import takes_text_alone
+
+    try:
+        return takes_text_alone(read_manifest(bundle))
+    except SegueError:
+        return False  # it may be the picture
+
+
 def _begun(model: Model, ready: PreparedAnimation, journal: Path, output: Path, any_seed: bool) -> int | None:
     """Return the seed of the unfinished video that the journal keeps of this request; None if there is none.
 
@@ -216,12 +232,14 @@ def _begun(model: Model, ready: PreparedAnimation, journal: Path, output: Path, 
     if ready.tiling is None:
         ready = as_begun(ready, kept)  # a budget may have chosen them
     wanted = job(ready, model.bundle.digest, model.loras)
-    other = [name for name in wanted if kept.get(name) != wanted[name]]
+    other = [name for name in (*wanted, "last_sha256") if kept.get(name) != wanted.get(name)]
     if not other:
         return ready.seed
     if not finished(journal):
         return None  # nothing is lost
-    words = {"bundle_sha256": "another bundle", "image_sha256": "another picture"}
+    words = {
+        "bundle_sha256": "another bundle", "image_sha256": "another picture", "last_sha256": "another last picture",
+    }  # fmt: skip
     named = [words.get(name, f"{name} {str(kept.get(name))[:80]}, not {str(wanted[name])[:80]}") for name in other]
     raise UsageError(
         f"an earlier run has begun {output} with {' and with '.join(named)}.",

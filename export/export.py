@@ -90,7 +90,7 @@ def export(
     if part_bytes < 1:
         raise UsageError(f"part_bytes must be 1 or more, got {part_bytes!r}. Leave it out for the default.")
     index = read.read_index(source)
-    family = find(index.get("_class_name"))
+    family = find(index)
     family.check(index)
     found = read_staged(source, (*family.folders, *family.optional), single, title, note)
     found, told = _with_defaults(found, family, origin, loras, defaults)
@@ -130,7 +130,7 @@ def export(
         prompts=list_of_names(found),
     )
     _encode(draft, source)  # fails before the work if no reader could open the bundle
-    for text in told:
+    for text in (*told, *facts.notes):
         note(text)
     with new:
         files = copy.copy(found, new.path, wanted, lambda file, done, total: progress(Event("copy", file, done, total)))

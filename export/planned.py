@@ -36,25 +36,28 @@ WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2}
 def planned(
     name: str, index: dict[str, Any], configs: Mapping[str, dict[str, Any]], scheduler: dict[str, Any],
     settings: Settings, kind: str, part_bytes: int, progress: Callable[[str], None] = lambda component: None,
+    known: manifest.Manifest | None = None,
 ) -> manifest.Manifest:  # fmt: skip
     """Return the manifest in `kind` of a checkpoint with these configs, by folder. Its files are placeholders.
 
-    `index` is its model_index.json. Raises CheckpointError as export does for configs that do not fit together.
+    `index` is its model_index.json. `known` holds components of equal configs, which are not traced again. Raises
+    CheckpointError as export does for configs that do not fit together.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        return planned_at(Path(scratch), name, index, configs, scheduler, settings, kind, part_bytes, progress)
+        return planned_at(Path(scratch), name, index, configs, scheduler, settings, kind, part_bytes, progress, known)
 
 
 def planned_at(
     root: Path, name: str, index: dict[str, Any], configs: Mapping[str, dict[str, Any]], scheduler: dict[str, Any],
     settings: Settings, kind: str, part_bytes: int, progress: Callable[[str], None] = lambda component: None,
+    known: manifest.Manifest | None = None,
 ) -> manifest.Manifest:  # fmt: skip
     """Do what `planned` does, and keep the graphs below `root`.
 
     Each graph points into a missing weight file beside it, COMPONENT.safetensors: 8 bytes, then the weights, tensor by
     tensor.
     """
-    family = find(index.get("_class_name"))
+    family = find(index)
     family.check(index)
     files: dict[str, manifest.File] = {}
     (root / "scheduler").mkdir(parents=True)
@@ -86,7 +89,10 @@ def planned_at(
         progress(graph.component)
         narrow = "fp32" if graph.folder in facts.wide and kind == "fp16" else kind
         equal = [g for g in traced if g.component == g.folder and configs[g.folder] == configs[graph.folder]]
-        if equal and graph.component == graph.folder:  # the second of two experts
+        if known is not None and graph.component in known.components:
+            spec = known.components[graph.component]
+            content.files.update({file: known.files[file] for file in (*spec.graphs, *spec.weights)})
+        elif equal and graph.component == graph.folder:  # the second of two experts
             spec = _moved(content, content.components[equal[0].component], equal[0].folder, graph.folder)
         else:
             spec = _component(root, content, graph, narrow, part_bytes)

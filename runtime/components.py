@@ -91,7 +91,9 @@ class Components(Closing):
         """Return whether a component's arrays can stay on a GPU between its calls; not if it is streamed."""
         return self.on_gpu and component not in self._streamed
 
-    def run(self, component: str, cancel: Cancel | None, keep: Collection[str] = (), **feeds: Array) -> dict[str, Any]:
+    def run(
+        self, component: str, cancel: Cancel | None, keep: Collection[str] = (), /, **feeds: Array
+    ) -> dict[str, Any]:  # fmt: skip
         """Return the outputs of one call by name; `cancel` is called first.
 
         Feeds and outputs are numpy arrays. Outputs named in `keep` stay on the device; they, and arrays from `put`, can

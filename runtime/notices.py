@@ -97,7 +97,7 @@ def _lines(content: Manifest, prepared: Prepared | PreparedAnimation, names: Pro
         return
     if prepared.prompt:
         yield from _prompts(content, {prepared.prompt: prepared.asked}, names)
-    if not names.photographs and is_photograph(prepared.image):
+    if prepared.image is not None and not names.photographs and is_photograph(prepared.image):
         yield (
             f"the picture looks like a photograph, but {content.name} was trained without photographs, so the video "
             "falls apart. Use a picture like those that it knows."

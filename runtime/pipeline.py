@@ -137,15 +137,16 @@ class Model(Described, Playing, Previewing):
         return self._start(request, on_step, cancel)
 
     def animate(
-        self, image: np.ndarray, prompt: str = "", *, negative: str = "", frames: int | None = None,
+        self, image: np.ndarray | None = None, prompt: str = "", *, negative: str = "", frames: int | None = None,
         fps: float | None = None, seed: int = 0, size: int | tuple[int, int] | None = None,
-        tiling: Tiling | None = None, on_event: OnEvent | None = None, cancel: Cancel | None = None,
+        tiling: Tiling | None = None, last: np.ndarray | None = None, on_event: OnEvent | None = None,
+        cancel: Cancel | None = None,
     ) -> Generator[np.ndarray]:  # fmt: skip
         """Yield the frames of a video that begins with `image`, uint8 [height, width, 3]; see `frames`.
 
         The arguments are those of `AnimationRequest`.
         """
-        request = AnimationRequest(image, prompt, negative, frames, fps, seed, size, tiling)
+        request = AnimationRequest(image, prompt, negative, frames, fps, seed, size, tiling, last)
         return self.frames(request, on_event=on_event, cancel=cancel)
 
     def frames(

@@ -18,7 +18,9 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each worker: t
 
 PART = 2**17  # bytes of weights in a part of the fixtures `exported` and `half`
 TESTS = Path(__file__).parent
-VIDEO = "video_bundle"  # takes minutes to export, so all its tests are slow
+VIDEO = "video_bundle"
+WAN = {"wan_i2v_bundle", "wan_ti2v_bundle"}
+SLOW = {VIDEO, *WAN}  # these take minutes to export, so all their tests are slow
 FIRST = (VIDEO, "exported", "half")  # modules that use the costliest of these fixtures begin first
 EARLY = (  # modules that take minutes by themselves
     "docs/test_docs_run.py",
@@ -33,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     used: dict[Path, set[str]] = {}
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
-        if VIDEO in names:
+        if SLOW & names:
             item.add_marker(pytest.mark.slow)
         used.setdefault(item.path, set()).update(names)
 
@@ -87,6 +89,22 @@ def video_checkpoint(request):
     from support.checkpoints import build_video
 
     return once(request, "video", build_video)
+
+
+@pytest.fixture(scope="session")
+def wan_i2v_checkpoint(request):
+    """Directory of a tiny random Wan image-to-video checkpoint with two experts. Do not change it."""
+    from support.checkpoints import build_wan
+
+    return once(request, "wan-i2v", lambda root: build_wan(root, experts=2))
+
+
+@pytest.fixture(scope="session")
+def wan_ti2v_checkpoint(request):
+    """Directory of a tiny random Wan TI2V checkpoint. Do not change it."""
+    from support.checkpoints import build_wan
+
+    return once(request, "wan-ti2v", lambda root: build_wan(root, first=True))
 
 
 @pytest.fixture(scope="session")
@@ -162,6 +180,18 @@ def bf16_bundle(tiny_checkpoint, request):
 def video_bundle(video_checkpoint, request):
     """Directory of the bundle of `video_checkpoint`, parity checked. Do not change it."""
     return bundle_of(request, "video_bundle", video_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def wan_i2v_bundle(wan_i2v_checkpoint, request):
+    """Directory of the bundle of `wan_i2v_checkpoint`, parity checked. Do not change it."""
+    return bundle_of(request, "wan_i2v_bundle", wan_i2v_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def wan_ti2v_bundle(wan_ti2v_checkpoint, request):
+    """Directory of the bundle of `wan_ti2v_checkpoint`, parity checked. Do not change it."""
+    return bundle_of(request, "wan_ti2v_bundle", wan_ti2v_checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from ...errors import UsageError
 from ...runtime.media.read_image import read_image
 from ...runtime.sampling.noise import random_seed
+from ...runtime.videos.request import takes_text_alone
 from .. import schema
 from ..failures import Refused
 from ..kept.inputs import NONE, Inputs, check_mask, check_references, mask_sent, reduced, sent
@@ -109,7 +110,10 @@ def arguments(wanted: schema.PictureRequest | schema.VideoRequest) -> dict[str, 
 def _inputs(runner: Runner, wanted: schema.PictureRequest | schema.VideoRequest, name: str) -> Inputs:
     """Return the pictures of a request to the bundle called `name`."""
     if isinstance(wanted, schema.VideoRequest):
-        if (wanted.image is None) == (wanted.image_job is None):
+        alone = wanted.image is None and wanted.image_job is None
+        if alone and takes_text_alone(runner.models[name].bundle.manifest):
+            return NONE
+        if alone or (wanted.image is not None and wanted.image_job is not None):
             raise UsageError("a video needs one picture. Send either image or image_job.")
         with runner.decoding:
             return Inputs(_image(runner, wanted))

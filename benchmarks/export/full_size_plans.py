@@ -4,7 +4,8 @@
 
 The script writes bundles/plans/NAME/bundle.json, which `segue plan NAME` reads. Without NAME it writes all of them.
 The configurations are in benchmarks/configs/full_size.json. It prints parameters and parts of each component. The plan
-in 8 bits is made from the plan in 16 bits, which must exist.
+in 8 bits and those of Wan's two models are made from the plan `swifti2v-wan22`, which must exist: their graphs are the
+same, except TI2V's transformer.
 """
 
 from __future__ import annotations
@@ -62,8 +63,12 @@ WAN = {
     "detail_transformer": ["diffusers", "WanTransformer3DModel"],
     "detail_vae": ["diffusers", "AutoencoderKLWan"],
 }
+OF_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 EIGHT = "-w8a8"
-PLANS = ("sd3-medium", "sd3-medium-without-t5", "longcat-image", "swifti2v-wan22", f"swifti2v-wan22{EIGHT}")
+I2V, TI2V = "wan-i2v-a14b", "wan-ti2v-5b"
+PLANS = (
+    "sd3-medium", "sd3-medium-without-t5", "longcat-image", "swifti2v-wan22", f"swifti2v-wan22{EIGHT}", I2V, TI2V,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -97,14 +102,55 @@ def made(name: str, progress: Any) -> manifest.Manifest:
         shifting = FLOW | {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
         settings = Settings(steps=4, guidance=1.0, sigmas=STUDENT, source="meituan-longcat/LongCat-Image")
         return planned(name, LONGCAT, configs[name], shifting, settings, "bf16", PART_BYTES, progress)
+    unipc = {"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0, "num_train_timesteps": 1000} | OF_FLOW
     found = dict(configs["swifti2v"])
+    if name in (I2V, TI2V):
+        known = parts_of_two_stages(name)
+        return planned(name, *one_stage(name, found), unipc, few(name), "bf16", 2**29, progress, known)
     found["transformer_2"] = found["transformer"]
     settings = Settings(
         steps=4, guidance=1.0, sigmas=STUDENT, maximum_size=2560, source="Wan-AI/Wan2.2, two stages",
         video=VideoSettings(motion_sigmas=STUDENT),
     )  # fmt: skip
-    unipc = {"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0, "num_train_timesteps": 1000}
     return planned(name, WAN, found, unipc, settings, "bf16", 2**29, progress)
+
+
+def one_stage(name: str, found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return model_index.json and the configs of one of Wan's models, from those of the two that SwiftI2V uses."""
+    index = {key: entry for key, entry in WAN.items() if not key.startswith("detail_")}
+    if name == I2V:
+        kept = {key: found[key] for key in ("text_encoder", "transformer", "vae")}
+        return index, kept | {"transformer_2": found["transformer"]}
+    del index["transformer_2"], index["image_encoder"]
+    transformer = found["detail_transformer"] | {"in_channels": found["detail_vae"]["z_dim"]}
+    configs = {"text_encoder": found["text_encoder"], "transformer": transformer, "vae": found["detail_vae"]}
+    return index | {"_class_name": "WanPipeline", "expand_timesteps": True, "boundary_ratio": None}, configs
+
+
+def parts_of_two_stages(name: str) -> manifest.Manifest:
+    """Return the components of SwiftI2V's plan that one of Wan's models has as well; TI2V's are those of Stage II."""
+    content = read_manifest("swifti2v-wan22")
+    if name == I2V:
+        kept = {key: spec for key, spec in content.components.items() if not key.startswith("detail_")}
+        return dataclasses.replace(content, components=kept)
+    stage, kept, files = "detail_", {"text_encoder": content.components["text_encoder"]}, dict(content.files)
+    for key, spec in content.components.items():
+        if not key.startswith(f"{stage}vae"):
+            continue
+        for file in (*spec.graphs, *spec.weights):
+            files[file.replace(stage, "")] = content.files[file]
+        kept[key.removeprefix(stage)] = dataclasses.replace(
+            spec, graph=spec.graph.replace(stage, ""),
+            weights=tuple(file.replace(stage, "") for file in spec.weights),
+            parts=tuple(dataclasses.replace(part, graph=part.graph.replace(stage, "")) for part in spec.parts),
+        )  # fmt: skip
+    return dataclasses.replace(content, components=kept, files=files)
+
+
+def few(name: str) -> Settings:
+    """Return the settings of Wan's few-step students: four steps without guidance."""
+    source = "Wan-AI/Wan2.2-I2V-A14B-Diffusers" if name == I2V else "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    return Settings(steps=4, guidance=1.0, sigmas=STUDENT, maximum_size=1280, source=source)
 
 
 def with_eight_bits(content: manifest.Manifest, name: str) -> manifest.Manifest:

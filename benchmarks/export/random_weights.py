@@ -13,7 +13,7 @@ import torch
 
 from segue.export.checkpoint import headers
 from segue.export.families.graph import Graph
-from segue.export.families.registry import families
+from segue.export.families.registry import named
 from segue.export.graphs import trace
 from segue.export.graphs.attach import STORED
 
@@ -26,7 +26,7 @@ KIND = "fp16"
 def graphs_of(name: str) -> list[Graph]:
     """Return the graphs of "FAMILY/FOLDER" (for example "sd3/transformer") that have weights."""
     family_name, folder = name.split("/")
-    family = next(f for f in families().values() if f.name == family_name)
+    family = named(family_name)
     graphs = family.graphs(json.loads(common.CONFIGS.read_text())[family_name])
     return [graph for graph in graphs if graph.folder == folder and not graph.component.endswith("_step")]
 

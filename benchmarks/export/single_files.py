@@ -99,10 +99,10 @@ def measured(name: str, directory: Path) -> dict[str, Any]:
     from segue.engines.process import peak_resident
     from segue.export.checkpoint.single.open import PATCH, read_staged, tensors_in
     from segue.export.checkpoint.single.stage import staged
-    from segue.export.families.registry import find
+    from segue.export.families.registry import named
     from segue.export.graphs import trace
 
-    family = find(PIPELINES[common.full_size(MODELS[name])[0]])
+    family = named(common.full_size(MODELS[name])[0])
     started = time.perf_counter()
     with staged(str(directory / f"{name}.safetensors"), str(directory / "base")) as source:
         found = read_staged(source.root, (*family.folders, *family.optional), source.single, source.title)

@@ -82,13 +82,13 @@ def measured(name: str, case: str, directory: Path) -> dict[str, Any]:
 
     from segue.engines.process import peak_resident
     from segue.export.checkpoint import convert, headers
-    from segue.export.families.registry import families
+    from segue.export.families.registry import named
     from segue.export.graphs import trace
     from segue.export.graphs.attach import attach
 
     model_name, folder = name.split("/")
     family_name, configs = common.full_size(model_name)
-    family = next(f for f in families().values() if f.name == family_name)
+    family = named(family_name)
     graphs = [graph for graph in family.graphs(configs) if graph.folder == folder]
     placed = 0.0
     if case == "present":

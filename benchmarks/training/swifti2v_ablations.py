@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from segue.runtime.bundle.segments import SegmentSpec
 from segue.runtime.sampling.schedule import custom_schedule
-from segue.runtime.videos.render import DETAIL_NOISE, MOTION_NOISE
+from segue.runtime.videos.stage_one import DETAIL_NOISE, MOTION_NOISE
 from segue.training.evaluation.measures import lpips
 from segue.training.evaluation.video_model import Noise
 from segue.training.evaluation.videos import HELD_OUT, MADE, TRUE, measured

@@ -48,22 +48,23 @@ class Part:
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """The table "video" of `segue.json`; the defaults are SwiftI2V's on Wan 2.2.
+    """The table "video" of `segue.json`; a family has its own value for None.
 
-    A window has `frames` video frames, `size` is the default (height, width), and Stage I's sides are smaller by
-    `scale`. A segment has `targets`, `before` and `after`. Fields that begin with `motion_` set Stage I's sampler.
+    A window has `frames` video frames, and `size` is the default (height, width). The others belong to SwiftI2V. Stage
+    I's sides are smaller by `scale`. A segment has `targets`, `before` and `after`. Fields that begin with `motion_`
+    set Stage I's sampler.
     """
 
-    frames: int = 81
-    fps: float = 16.0
-    size: tuple[int, int] = (1408, 2560)
-    scale: int = 4
+    frames: int | None = None
+    fps: float | None = None
+    size: tuple[int, int] | None = None
     text_tokens: int = 512
-    targets: int = 3
-    before: int = 1
-    after: int = 0
-    motion_steps: int = 4
-    motion_guidance: float = 1.0
+    scale: int | None = None
+    targets: int | None = None
+    before: int | None = None
+    after: int | None = None
+    motion_steps: int | None = None
+    motion_guidance: float | None = None
     motion_sigmas: tuple[float, ...] = field(default=())
 
 
@@ -290,7 +291,7 @@ def _settings(root: Path) -> Settings:
                 raise CheckpointError(
                     f"{path}: {name} must be from {least} to {most}, got {str(value)[:40]}. Correct it."
                 )
-    if not all(1 <= side <= MAX_SIDE for side in settings.video.size):
+    if not all(1 <= side <= MAX_SIDE for side in settings.video.size or ()):
         raise CheckpointError(f"{path}: size must be from 1 to {MAX_SIDE}, got {settings.video.size}. Correct it.")
     return settings
 

@@ -33,7 +33,7 @@ MOST = 100.0  # dB, of equal pictures
 def near(before: Path, after: Path, prompts: Sequence[str], report: Callable[[int], None] = lambda n: None) -> float:
     """Return the PSNR in dB between the pictures of two bundles from the same noise, over all pixels; at most MOST.
 
-    A video bundle makes a short clip of each prompt instead: one segment at the smallest size, both stages. `report`
+    A video bundle makes a short clip of each prompt instead: one segment at the smallest size, all stages. `report`
     gets the number of pictures or clips that `after` has drawn so far.
     """
     drawn = []
@@ -90,10 +90,11 @@ def _drawn(model: Model, prompts: Sequence[str]) -> Iterator[np.ndarray]:
     if content.video is None:
         yield from (picture.image for picture in model.pictures(Request(list(prompts))))
         return
-    sizes = content.sizes
+    sizes, detail = content.sizes, content.video.detail
+    segment = 1 if detail is None else detail.targets
     side = -(-sizes.minimum // sizes.multiple) * sizes.multiple
     for seed, prompt in enumerate(prompts):
         request = AnimationRequest(
-            test_pattern(side, side), prompt, frames=COMPRESSION * content.video.targets + 1, seed=seed, size=side
+            test_pattern(side, side), prompt, frames=COMPRESSION * segment + 1, seed=seed, size=side
         )
         yield np.concatenate(list(model.frames(request)))

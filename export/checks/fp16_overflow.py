@@ -49,7 +49,7 @@ def main() -> None:
     """Answer the request on stdin with one line for each graph."""
     request, tell = answering()
     source = Path(request["source"])
-    family = find(read.read_index(source).get("_class_name"))
+    family = find(read.read_index(source))
     folders = [f for f in (*family.folders, *family.optional) if (source / f).is_dir()]
     configs = {f: read.read_json(source / f / "config.json", source) for f in folders}
     for graph in family.graphs(configs):

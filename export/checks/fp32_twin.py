@@ -51,7 +51,7 @@ def write_bundle(
     CheckpointError if the models' classes do not accept the weights.
     """
     out.mkdir()
-    family = find(read.read_index(bundle).get("_class_name"))
+    family = find(read.read_index(bundle))
     single = content.provenance.single_file
     folders = folders_in(bundle, content)
     configs = {folder: read.read_json(bundle / folder / "config.json", bundle) for folder in folders}

@@ -24,7 +24,7 @@ from ...runtime.sampling.noise import philox_normal
 from ..checkpoint.lora.merge import PATCH
 from ..checkpoint.read import read_index
 from ..checkpoint.single.open import plain_checkpoint
-from ..families.registry import families
+from ..families.registry import families, named
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _latents(pipeline: Any, manifest: Manifest, case: Case, noise: Any) -> Any:
     height, width = case.size
     normalises = hasattr(pipeline, "_patchify_latents")
     packs = hasattr(pipeline, "_pack_latents") and not normalises  # LongCat-Image's does
-    family = next(family for family in families().values() if family.name == manifest.family)
+    family = named(manifest.family)
     if family_of(manifest).zero_tokens:
         options["max_sequence_length"] = manifest.t5_tokens
     if packs:

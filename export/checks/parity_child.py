@@ -33,7 +33,7 @@ def main() -> None:
     request, tell = answering()
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     bundle = Path(request["bundle"])
-    family = find(read.read_index(bundle).get("_class_name"))
+    family = find(read.read_index(bundle))
     folders = [f for f in (*family.folders, *family.optional) if (bundle / f).is_dir()]
     configs = {f: read.read_json(bundle / f / "config.json", bundle) for f in folders}
     for graph in family.graphs(configs, request["takes"]):

@@ -35,7 +35,7 @@ def _twins(bundle: Path, components: Sequence[str], single: str, scratch: Path) 
     from ..families.registry import find
     from .fp32_twin import write_twin
 
-    family = find(read.read_index(bundle).get("_class_name"))
+    family = find(read.read_index(bundle))
     folders = [f for f in (*family.folders, *family.optional) if (bundle / f).is_dir()]
     configs = {f: read.read_json(bundle / f / "config.json", bundle) for f in folders}
     made = {}

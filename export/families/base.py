@@ -17,3 +17,4 @@ class Facts:
     video: Video | None = None
     zero_negative: bool = False
     wide: tuple[str, ...] = ()  # folders whose activations overflow fp16
+    notes: tuple[str, ...] = ()  # remarks for whoever exports

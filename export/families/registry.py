@@ -38,6 +38,8 @@ class Family:
     chat: Mapping[str, Any] | None = None
     tokens: int | None = None
     guided_above: float = 1.0
+    pipelines: tuple[str, ...] = ()  # of videos: the pipelines that may hold the family
+    holds: Callable[[Mapping[str, Any]], bool] = lambda index: False  # and whether a model_index.json is of it
 
     @property
     def name(self) -> str:
@@ -65,24 +67,35 @@ class Family:
         return (*graphs, tiny_decoder(configs[TINY]))
 
 
-def find(pipeline: object) -> Family:
-    """Return the family of checkpoints of the diffusers pipeline `pipeline`; raises CheckpointError if unknown."""
-    known = families()
+def find(index: Mapping[str, Any]) -> Family:
+    """Return the family of a checkpoint with the model_index.json `index`; raises CheckpointError if unknown."""
+    pipeline, known, moving = index.get("_class_name"), families(), videos()
+    for family in moving:
+        if pipeline in family.pipelines and family.holds(index):
+            return family
     if not isinstance(pipeline, str) or pipeline not in known:
+        names = dict.fromkeys((*known, *(name for family in moving for name in family.pipelines)))
+        also = ""
+        if pipeline in names:
+            also = " Of text to video it exports Wan 2.2 TI2V, whose model_index.json has expand_timesteps: true."
         raise CheckpointError(
-            f"The checkpoint is of {str(pipeline)[:80]!r}; Segue exports {', '.join(known)}. "
+            f"The checkpoint is of {str(pipeline)[:80]!r}; Segue exports {', '.join(names)}.{also} "
             "Choose a checkpoint of one of these pipelines."
         )
     return known[pipeline]
 
 
+def named(name: str) -> Family:
+    """Return the family of that name in bundles."""
+    return next(family for family in (*families().values(), *videos()) if family.name == name)
+
+
 def families() -> dict[str, Family]:
-    """Return the families by `_class_name`, the pipeline of diffusers that a model_index.json names."""
+    """Return the families of pictures by `_class_name`, the pipeline of diffusers that a model_index.json names."""
     from .flux2_klein import facts as klein_facts
     from .longcat import facts as longcat_facts
     from .sd3 import facts as sd3_facts
     from .sdxl import facts as sdxl_facts
-    from .wan import facts as wan_facts
     from .zimage import facts as zimage_facts
 
     clip, t5 = "CLIPTokenizer", "T5Tokenizer"
@@ -101,8 +114,22 @@ def families() -> dict[str, Family]:
             chat=zimage_facts.CHAT, tokens=zimage_facts.TOKENS, guided_above=0.0,
         ),
         sdxl_facts.PIPELINE: _family("sdxl", sdxl_facts, (clip, clip)),
-        wan_facts.PIPELINE: _family("swifti2v", wan_facts, (t5,), optional=(SECOND_EXPERT,)),
     }  # fmt: skip
+
+
+def videos() -> tuple[Family, ...]:
+    """Return the families of videos, whose pipelines several of them share; the first that `holds` an index has it."""
+    from .swifti2v import facts as swifti2v
+    from .wan_i2v import facts as wan_i2v
+    from .wan_ti2v import facts as wan_ti2v
+
+    rows = (
+        ("swifti2v", swifti2v, (SECOND_EXPERT,)), ("wan-ti2v", wan_ti2v, ()), ("wan-i2v", wan_i2v, (SECOND_EXPERT,)),
+    )  # fmt: skip
+    return tuple(
+        _family(name, facts, ("T5Tokenizer",), optional=optional, pipelines=facts.PIPELINES, holds=facts.holds)
+        for name, facts, optional in rows
+    )
 
 
 def _family(name: str, facts: Any, tokenizers: Sequence[str], **others: Any) -> Family:

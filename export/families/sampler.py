@@ -18,13 +18,13 @@ BETA_SCHEDULERS = tuple(name for name, row in SCHEDULERS.items() if row.sampler 
 
 
 def scheduler_of(found: Checkpoint) -> dict[str, Any]:
-    """Return the settings of a checkpoint's scheduler, and as "sampler" the one that plays it.
+    """Return the settings of a checkpoint's scheduler, as "sampler" the one that plays it, and its "grid".
 
     Raises CheckpointError for a setting that the sampler does not support.
     """
     config = read_json(found.root / "scheduler" / FILE, found.root)
     row, settings = read_scheduler(config, str(class_of(found.index, "scheduler")))
-    return {**settings, "sampler": row.sampler}
+    return {**settings, "sampler": row.sampler, "grid": row.grid}
 
 
 def plain_shift(scheduler: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ class Scheduler:
     neutral: Sequence[str] = ()
     accepts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     differs: Mapping[str, Any] = field(default_factory=dict)  # defaults of the class that `only` refuses
+    grid: str = "diffusers"  # its levels in a video, see `sampling/motion.py`
 
     def settings(self) -> set[str]:
         """Return the names of all settings of the class."""
@@ -135,6 +136,7 @@ SCHEDULERS = {
             "steps_offset", "dynamic_thresholding_ratio", "sample_max_value", "time_shift_type",
         ),
         differs={"prediction_type": "epsilon", "use_flow_sigmas": False},
+        grid="unipc",
     ),
 }  # fmt: skip
 KNOWN = {name for row in SCHEDULERS.values() for name in row.settings()}

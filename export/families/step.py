@@ -31,12 +31,15 @@ class _Step(torch.nn.Module):
             scale = self._norms(told) / (self._norms(guided) + 1e-8)
             guided = guided * scale.clamp(max=1).repeat_interleave(self.patch, -2).repeat_interleave(self.patch, -1)
         moved = change * guided
-        if "noisy" in given:
-            moved = moved * given["noisy"][None, None, :, None, None]
-        channels = made.shape[1]
+        keep, channels = given.get("keep"), made.shape[1]
+        if "noisy" in given:  # the other frames stay as they are
+            noisy = given["noisy"][None, None, :, None, None]
+            moved = moved * noisy
+            keep = None if keep is None else 1 + (keep - 1) * noisy
         old = latents[:, :channels]
-        after = (given["keep"] * old if "keep" in given else old) + moved
-        after = after + given["noise"][:, :channels] if "noise" in given else after
+        after = (old if keep is None else keep * old) + moved
+        if "noise" in given:
+            after = after + given["noise"][:, :channels] * (noisy if "noisy" in given else 1)
         after = torch.cat([after, latents[:, channels:]], 1)
         seen = after * given["scale"] if "scale" in given else after
         return after, seen.expand(made.shape[0], *seen.shape[1:])

@@ -109,7 +109,7 @@ def quantize(
                 digest = convert.place(opened.path(file), target)
                 files[file] = manifest.File(digest, target.stat().st_size, False)
             components = dict(content.components)
-            family = find(read.read_index(opened.directory).get("_class_name"))
+            family = find(read.read_index(opened.directory))
             folders = folders_in(opened.directory, content)
             configs = {f: read.read_json(opened.directory / f / "config.json", opened.directory) for f in folders}
             graphs = {graph.component: graph for graph in family.graphs(configs)}

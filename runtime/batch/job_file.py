@@ -25,6 +25,7 @@ from ..request import prepare
 from ..storage.files import read_text
 from ..units import size_of
 from ..videos.request import prepare as prepare_video
+from ..videos.request import takes_text_alone
 from .jobs import BatchJob, animation, each_file, picture_request
 
 MAX_JOBS = 1_000_000
@@ -36,7 +37,7 @@ _PICTURE = (
     "prompt", "negative", "seed", "steps", "guidance", "size", "sigmas", "noise", "image", "strength", "mask",
     "feather", "references",
 )  # fmt: skip
-_VIDEO = ("image", "prompt", "negative", "seed", "frames", "fps", "size")
+_VIDEO = ("image", "last", "prompt", "negative", "seed", "frames", "fps", "size")
 
 
 def read_jobs(
@@ -92,7 +93,7 @@ def _is_list(path: Path, first: str, content: Manifest) -> bool:
     """Return whether a file whose first line is `first` is a list of prompts; raises UsageError if it is neither."""
     if first.startswith("["):
         raise UsageError(f"{path} is a JSON array.", "Write one JSON object on each line, without the brackets.")
-    if not first.startswith("{") and content.video is not None:
+    if not first.startswith("{") and content.video is not None and not takes_text_alone(content):
         raise UsageError(
             f"{path} is a list of prompts, and {content.name} makes videos, which need a picture.",
             'Write JSON, one object a line, such as {"image": "heart.png"}.',
@@ -145,7 +146,7 @@ def _job(
         given = _placed(table, folder)
         prepare(picture_request(given), content)
     else:
-        if not isinstance(table.get("image"), str):
+        if not isinstance(table.get("image", "" if takes_text_alone(content) else None), str):
             raise UsageError("image is missing: the path of a picture, relative to the file of jobs.")
         given = _placed(table, folder)
         prepare_video(animation(given), content)

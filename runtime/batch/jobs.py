@@ -68,7 +68,8 @@ class Made:
 
 def each_file(arguments: dict[str, Any], convert: Callable[[str, Any], Any]) -> dict[str, Any]:
     """Return the arguments of a job with each picture replaced by `convert(key, picture)`."""
-    found: dict[str, Any] = {name: convert(name, arguments[name]) for name in ("image", "mask") if name in arguments}
+    alone = [name for name in ("image", "last", "mask") if name in arguments]
+    found: dict[str, Any] = {name: convert(name, arguments[name]) for name in alone}
     if "references" in arguments:
         found["references"] = [convert("references", one) for one in arguments["references"]]
     return arguments | found

@@ -10,18 +10,22 @@ import itertools
 import json
 import math
 from pathlib import PurePosixPath
+from typing import Any
 
 from ...errors import BundleError
 from ..storage import typed_json
-from .limits import MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_TRAINED, MAX_WIDTH, MIN_FPS
-from .manifest import SCHEMA, Latents, Manifest, Sampler, Sizes, Video
+from .limits import GIVEN, GRIDS, MAX_FPS, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, MAX_TRAINED, MAX_WIDTH, MIN_FPS
+from .manifest import SCHEMA, Detail, Latents, Manifest, Sampler, Sizes, Video
 from .polynomial import Polynomial
 from .segments import COMPRESSION
 
 
 def dump(manifest: Manifest) -> bytes:
     """Return `manifest` as the bytes of bundle.json."""
-    return (json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n").encode()
+    table = dataclasses.asdict(manifest)
+    if table["video"] is not None:  # the fields of Stage II lie beside the others, as in bundles of every age
+        table["video"] |= table["video"].pop("detail") or {}
+    return (json.dumps(table, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def parse(data: bytes, where: str) -> Manifest:
@@ -43,7 +47,7 @@ def parse(data: bytes, where: str) -> Manifest:
     if schema > SCHEMA:
         raise BundleError(f"{where} has schema {schema}; this Segue reads up to {SCHEMA}.", "Use a newer Segue.")
     try:
-        manifest: Manifest = typed_json.build(Manifest, table, where)
+        manifest: Manifest = typed_json.build(Manifest, _nested(table, where), where)
     except ValueError as error:
         raise BundleError(f"{error}.", "Export the bundle again.") from None
     _check_numbers(manifest, where)
@@ -57,6 +61,19 @@ def parse(data: bytes, where: str) -> Manifest:
         if path not in manifest.files:
             raise BundleError(f"{where} uses {path!r} but lists no hash for it.", "Export the bundle again.")
     return manifest
+
+
+def _nested(table: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the table of a manifest with the keys of Stage II in a table of their own, if there are any."""
+    video = table.get("video")
+    if not isinstance(video, dict):
+        return table
+    if "detail" in video:
+        raise ValueError(f"{where}:video has the unknown key 'detail'")
+    own = {field.name for field in dataclasses.fields(Detail)}
+    detail = {key: value for key, value in video.items() if key in own}
+    rest = {key: value for key, value in video.items() if key not in own}
+    return table | {"video": rest | ({"detail": detail} if detail else {})}
 
 
 def check_path(path: str, where: str) -> None:
@@ -143,6 +160,12 @@ def _check_numbers(manifest: Manifest, where: str) -> None:
                 f"{where} has {name} = {str(value)[:40]}, which must be from {lowest:g} to {highest:g}.",
                 "Export the bundle again.",
             )
+    if manifest.video is not None:
+        _check_stages(manifest.video, sampler, latents, where)
+    elif sampler.grid:
+        raise BundleError(
+            f"{where} has sampler.grid = {sampler.grid[:40]!r}, which only videos have.", "Export it again."
+        )
     for of in (sampler, *([manifest.video.motion.sampler] if manifest.video else [])):
         levels = of.sigmas
         falling = all(a > b for a, b in itertools.pairwise((*levels, 0.0)))
@@ -240,27 +263,54 @@ def _sampler_ranges(name: str, sampler: Sampler) -> dict[str, tuple[float, float
     return ranges
 
 
-def _video_ranges(video: Video, latents: Latents) -> dict[str, tuple[float, float, float]]:
+def _check_stages(video: Video, sampler: Sampler, latents: Latents, where: str) -> None:
+    """Refuse unknown words, and a bundle of one stage whose sampler or latents are not that stage's."""
     motion = video.motion
+    for name, value, known in (
+        ("video.given", video.given, GIVEN),
+        ("sampler.grid", sampler.grid, GRIDS),
+        ("video.motion.sampler.grid", motion.sampler.grid, GRIDS),
+    ):
+        if value not in known:
+            raise BundleError(
+                f"{where} has {name} = {value[:40]!r}, which must be one of {', '.join(map(repr, known))}.",
+                "Export the bundle again.",
+            )
+    own = Latents(motion.channels, motion.factor, motion.patch, 1.0, 0.0)
+    if video.detail is None and (video.scale, motion.sampler, own) != (1, sampler, latents):
+        raise BundleError(
+            f"{where} has a video of one stage whose scale, sampler or latents are not those of video.motion.",
+            "Export the bundle again.",
+        )
+
+
+def _video_ranges(video: Video, latents: Latents) -> dict[str, tuple[float, float, float]]:
+    motion, detail = video.motion, video.detail
     ranges: dict[str, tuple[float, float, float]] = {
         "video.frames": (COMPRESSION + 1, video.frames, MAX_FRAMES),
         "video.frames modulo 4": (1, video.frames % COMPRESSION, 1),
         "video.fps": (MIN_FPS, video.fps, MAX_FPS),
         "video.scale": (1, video.scale, 64),
-        "video.targets": (1, video.targets, MAX_FRAMES),
-        "video.before": (0, video.before, MAX_FRAMES),
-        "video.after": (0, video.after, MAX_FRAMES),
         "video.motion.channels": (1, motion.channels, 4096),
         "video.motion.factor": (1, motion.factor, 256),
         "video.motion.patch": (1, motion.patch, 256),
+        "video.motion.boundary": (0, motion.boundary, 1),
         "video.motion.sampler.shift": (_TINY, motion.sampler.shift, 1e6),
         "video.motion.sampler.train_timesteps": (1, motion.sampler.train_timesteps, 10**6),
         "video.motion.sampler.steps": (1, motion.sampler.steps, MAX_STEPS),
         "video.motion.sampler.guidance": (0, motion.sampler.guidance, 1e6),
     }
-    for name, of, channels in (("video", video, latents.channels), ("video.motion", motion, motion.channels)):
-        ranges[f"the length of {name}.mean"] = (channels, len(of.mean), channels)
-        ranges[f"the length of {name}.std"] = (channels, len(of.std), channels)
-        ranges |= {f"{name}.mean[{i}]": (-1e6, value, 1e6) for i, value in enumerate(of.mean)}
-        ranges |= {f"{name}.std[{i}]": (_TINY, value, 1e6) for i, value in enumerate(of.std)}
+    normal = [("video.motion", motion.mean, motion.std, motion.channels)]
+    if detail is not None:
+        normal.append(("video", detail.mean, detail.std, latents.channels))
+        ranges |= {
+            "video.targets": (1, detail.targets, MAX_FRAMES),
+            "video.before": (0, detail.before, MAX_FRAMES),
+            "video.after": (0, detail.after, MAX_FRAMES),
+        }
+    for name, mean, std, channels in normal:
+        ranges[f"the length of {name}.mean"] = (channels, len(mean), channels)
+        ranges[f"the length of {name}.std"] = (channels, len(std), channels)
+        ranges |= {f"{name}.mean[{i}]": (-1e6, value, 1e6) for i, value in enumerate(mean)}
+        ranges |= {f"{name}.std[{i}]": (_TINY, value, 1e6) for i, value in enumerate(std)}
     return ranges

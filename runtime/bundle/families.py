@@ -24,6 +24,7 @@ MOTION_VAE, DETAIL_VAE = "vae", "detail_vae"  # a video's autoencoders, of Stage
 PREVIEW = "preview_decoder"  # a small decoder for previews, which no final picture needs
 TINY = "vae_tiny"  # its folder
 LOGVAR = "logvar"  # output of an encoder whose latents are drawn
+TIMES = {"mask": "timestep", "first": "timesteps"}  # time input of a video's denoiser, by `Video.given`
 GUIDANCE = "guidance"  # input of a denoiser that was distilled with guidance
 CLIP = {TEXT_ENCODER: TOKENIZER, "text_encoder_2": "tokenizer_2"}
 
@@ -164,9 +165,28 @@ FAMILIES = {
             ),
             {TEXT_ENCODER: TOKENIZER}, optional=(SECOND_EXPERT,), moving=True, guidance=1.0,
         ),
+        Family(  # the defaults of both are those of Wan 2.2's repository
+            "wan-i2v",
+            (
+                TEXT_ENCODER, f"{MOTION_VAE}_encoder_first", f"{MOTION_VAE}_encoder_next", DENOISER, SECOND_EXPERT,
+                f"{MOTION_VAE}_decoder_first", f"{MOTION_VAE}_decoder_next",
+            ),
+            {TEXT_ENCODER: TOKENIZER}, optional=(SECOND_EXPERT,), moving=True, steps=40, guidance=3.5,
+        ),
+        Family(
+            "wan-ti2v",
+            (
+                TEXT_ENCODER, f"{MOTION_VAE}_encoder_first", DENOISER, f"{MOTION_VAE}_decoder_first",
+                f"{MOTION_VAE}_decoder_next",
+            ),
+            {TEXT_ENCODER: TOKENIZER}, moving=True, steps=50, guidance=5.0,
+        ),
     )
 }  # fmt: skip
-UNIGRAM = {("sd3", "tokenizer_3"), ("swifti2v", TOKENIZER)}  # T5's and UMT5's, whose tables are larger than BPE's
+UNIGRAM = {
+    ("sd3", "tokenizer_3"),
+    *((name, TOKENIZER) for name in ("swifti2v", "wan-i2v", "wan-ti2v")),
+}  # T5's and UMT5's, whose tables are larger than BPE's
 
 
 def family_of(content: Manifest) -> Family:
@@ -223,8 +243,12 @@ def check(content: Manifest, target: Target) -> None:
     missing += [name for name in family.tokenizers_of(content) if name not in content.tokenizers]
     if family.moving and content.video is None:
         missing.append("video")
+    elif content.video is not None and content.video.detail is None and DETAIL in components:
+        missing.append("the segments of Stage II in video")
     if missing:
         raise BundleError(f"the bundle {content.name!r} lacks {', '.join(missing)}.", "Export it again.")
+    if content.video is not None:
+        _check_given(content)
     if target.device == "cpu" and (narrow := in_bf16(content)):
         raise BundleError(
             f"{narrow[0]} of the bundle {content.name!r} is in bf16, which ONNX Runtime cannot run on a processor.",
@@ -234,6 +258,20 @@ def check(content: Manifest, target: Target) -> None:
         raise BundleError(f"the bundle {content.name!r} has no decoder, so its latents must be pixels of 3 channels.")
     if not family.moving and family.tokenizers:
         joint_width(content)
+
+
+def _check_given(content: Manifest) -> None:
+    """Raise BundleError if the denoiser of a video does not take the picture as the manifest says."""
+    assert content.video is not None
+    inputs = {spec.name for spec in content.components[family_of(content).denoiser].inputs}
+    needed = TIMES[content.video.given]
+    stages = content.video.detail is not None and DETAIL not in family_of(content).components
+    if needed not in inputs or stages:
+        raise BundleError(
+            f"the bundle {content.name!r} of family {content.family} "
+            f"{'has segments of a Stage II' if stages else f'has a denoiser without the input {needed}'}.",
+            "Export it again.",
+        )
 
 
 def in_bf16(content: Manifest) -> list[str]:

@@ -19,3 +19,5 @@ MAX_PROMPTS = 8 * 2**20  # bytes of prompts.json
 MAX_NAMES, MAX_NAME = 50_000, 400  # names in prompts.json, and characters of a name, a tag or a style
 FLOW = ("flow-match-euler", "flow-match-renoised")  # samplers of networks that give a velocity
 BETAS = ("euler", "euler-ancestral", "ddim", "lcm", "tcd", "dpm++2m")  # and of those trained on betas
+GRIDS = ("", "diffusers", "unipc")  # levels of a video's sampler, see `sampling/motion.py`
+GIVEN = ("mask", "first")  # how a video's first stage gets the picture

@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 
 from ...engines.base import TensorSpec
 from .polynomial import CostModel, Footprint, Polynomial
+from .records import Fidelity as Fidelity
+from .records import Merged as Merged
+from .records import Parity as Parity
+from .records import Provenance as Provenance
 
 SCHEMA = 1
 FILE_NAME = "bundle.json"
@@ -153,6 +157,7 @@ class Sampler:
     noise: NoisePrediction | None = None
     step_shift: StepShift | None = None
     guidable: bool = True
+    grid: str = ""  # levels of a video without `sigmas` (`sampling/motion.py`); empty: evenly spaced
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Motion:
-    """Stage I of a video: its latents, normalised as (x - mean) / std for each channel, and its sampler."""
+    """Stage I of a video: its latents, normalised as (x - mean) / std for each channel, and its sampler.
+
+    The first of two experts works at timesteps from `boundary` x train_timesteps up, the second one below.
+    """
 
     channels: int
     factor: int
@@ -207,80 +215,36 @@ class Motion:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sampler: Sampler
+    boundary: float = 0.9
 
 
 @dataclass(frozen=True)
-class Video:
-    """The tables of a bundle for videos (SwiftI2V). The manifest's own sampler and latents belong to Stage II.
+class Detail:
+    """Stage II of a video (SwiftI2V): its segments (`segments.SegmentSpec`), and its latents' mean and deviation."""
 
-    `frames` video frames are a window, the length that Stage I was trained for; it draws at the video's size divided by
-    `scale`. `targets`, `before` and `after` describe a segment, see `segments.SegmentSpec`. `mean` and `std` normalise
-    the latents of Stage II.
-    """
-
-    frames: int
-    fps: float
-    scale: int
     targets: int
     before: int
     after: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Video:
+    """The tables of a bundle for videos.
+
+    `frames` video frames are a window, the length that Stage I was trained for; it draws at the video's size divided by
+    `scale`. `given` says how Stage I gets the picture: "mask" (more channels: a mask, and the latents of picture and
+    grey frames) or "first" (the first latent frame is the picture's, at timestep 0). Without `detail` Stage I is the
+    only one, and the manifest's sampler and latents are its own; otherwise they belong to Stage II.
+    """
+
+    frames: int
+    fps: float
+    scale: int
     motion: Motion
-
-
-@dataclass(frozen=True)
-class Parity:
-    """One comparison of a component in ONNX Runtime with PyTorch, on fresh random inputs of these shapes.
-
-    A quantized component is compared with the same weights in fp32, in ONNX Runtime; the note names the inputs.
-    """
-
-    component: str
-    shapes: dict[str, tuple[int, ...]]
-    relative_l2: float | None
-    maximum: float | None
-    gate: float | None
-    note: str = ""  # "not checked: memory", "checked through its fp32 twin", "against its weights in fp32", or empty
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """The pixels of a bundle compared with those of the same weights in fp32, from the same noise, on the processor.
-
-    `against` names the reference. For an exported bundle it is "the checkpoint in fp32". For a quantized bundle it is
-    the sha256 of its source bundle, followed by " in fp32": the weights of that bundle, computed in fp32. `psnr` is in
-    dB over all pixels of `pictures` pictures or clips; export makes no bundle below `gate`. `source` is the fidelity of
-    a quantized bundle's source.
-    """
-
-    against: str
-    pictures: int
-    psnr: float
-    gate: float
-    source: Fidelity | None = None
-
-
-@dataclass(frozen=True)
-class Merged:
-    """A LoRA file that was merged at export: its name, its sha256, and its factor."""
-
-    file: str
-    sha256: str
-    factor: float
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """The source of the weights, their licence and credits, the exporter, and the merged LoRA files."""
-
-    source: str
-    revision: str
-    licence: str
-    credits: tuple[str, ...]
-    exporter: dict[str, str]  # package name -> version
-    merged: tuple[Merged, ...] = ()
-    single_file: str = ""  # the file that holds the weights; if set, the bundle is no diffusers checkpoint
+    given: str = "mask"
+    detail: Detail | None = None  # in bundle.json its fields lie beside those of the video, see `bundle_json`
 
 
 @dataclass(frozen=True)

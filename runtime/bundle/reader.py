@@ -16,8 +16,8 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from ...errors import BundleError, UsageError
-from ..storage import git, verified
-from . import bundle_json, external_data, manifest
+from ..storage import external_data, git, verified
+from . import bundle_json, manifest
 
 Progress = Callable[[str, int, int], None]  # the current file, bytes hashed, bytes in total
 

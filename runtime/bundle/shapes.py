@@ -165,9 +165,11 @@ def _frames(content: Manifest, component: str) -> Three:
     assert content.video is not None
     video = content.video
     latent = latent_frames(video.frames)
-    role = role_of(component)
+    role, detail = role_of(component), video.detail
+    if detail is None:
+        return (1, latent, latent)  # a video may be shorter than a window
     if role.kind is not Kind.DENOISER or role.guided:
         return (latent,) * 3
-    spec = SegmentSpec(video.targets, video.before, video.after)
+    spec = SegmentSpec(detail.targets, detail.before, detail.after)
     counts = [window_frames(index, latent, spec) for index in range(count_segments(latent, spec))] or [1]
     return min(counts), max(counts), max(counts)

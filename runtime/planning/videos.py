@@ -1,8 +1,8 @@
 """Plan the memory of a video, phase by phase, with one component loaded at a time (`runtime/videos/render.py`).
 
-Under a budget the stages of a window run one after another: text, the image's latents, Stage I, its frames, their
-latents, every segment, then the decoder. Only the latents of one window wait between stages, so memory does not grow
-with the number of windows.
+Under a budget the stages of a window run one after another: text, the image's latents, Stage I, its frames. With a
+Stage II their latents, every segment and its decoder follow. Only the latents of one window wait between stages, so
+memory does not grow with the number of windows.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _candidates(content: Manifest, wanted: WantedVideo, machine: Machine, budget
     windows = max(1, math.ceil((latent_frames(wanted.frames) - 1) / (latent_frames(video.frames) - 1)))
     base = base_of(content, machine) + (_host(content, video, wanted) if machine.kind == CPU else 0)
     order = family_of(content).present(content)
-    tiled = [name for name in content.components if _is_tiled(role_of(name))]
+    tiled = [name for name in content.components if _is_tiled(video, role_of(name))]
 
     def costs_of(names: Iterable[str], tiling: Tiling | None) -> dict[str, ComponentCost]:
         made = {name: _cost(content, video, name, wanted, machine, tiling) for name in names}
@@ -103,23 +103,36 @@ def _host(content: Manifest, video: Video, wanted: WantedVideo) -> int:
     """Return the bytes of the arrays that wait between stages: images, Stage I's frames, the latents of a window."""
     pixels, factor = wanted.height * wanted.width, content.latents.factor
     latents = 4 * content.latents.channels * pixels // factor**2 * latent_frames(video.frames)
+    waiting = PLAIN * pixels * _frames_at_once(video)
+    if video.detail is None:  # the first, the last and the current picture; latents, those seen and the prediction
+        seen = _denoisers(content)[0].inputs[0].shape[1]
+        calls = 2 if video.motion.sampler.guidance > 1 else 1
+        whole = latents * (3 + calls + calls * (seen if isinstance(seen, int) else 1) / content.latents.channels)
+        return 3 * PLAIN * pixels + int(whole) + waiting
     small = PLAIN * pixels // video.scale**2 * video.frames
-    waiting = PLAIN * pixels * video_frames(video.targets + 1)  # frames of a segment until it is complete
     return 2 * PLAIN * pixels + 3 * latents + 2 * small + waiting
+
+
+def _frames_at_once(video: Video) -> int:
+    """Return the most frames that are yielded together: of a segment once it is complete, or of a latent frame."""
+    return COMPRESSION if video.detail is None else video_frames(video.detail.targets + 1)
 
 
 def _cost(
     content: Manifest, video: Video, name: str, wanted: WantedVideo, machine: Machine, tiling: Tiling | None
 ) -> ComponentCost:
-    """Return one component's cost for a window. Stage I always makes the whole length."""
+    """Return one component's cost for a window. Stage I makes the whole length if a Stage II follows."""
     dims = dims_of(content, name, wanted.height, wanted.width)
     whole, latent = latent_frames(video.frames), latent_frames(min(wanted.frames, video.frames))
-    segments = SegmentSpec(video.targets, video.before, video.after)
-    count = count_segments(latent, segments)
-    guided, role = video.motion.sampler.guidance > 1, role_of(name)
+    detail = video.detail
+    segments = None if detail is None else SegmentSpec(detail.targets, detail.before, detail.after)
+    count = 0 if segments is None else count_segments(latent, segments)
+    if segments is None:
+        whole = dims["frames"] = latent
+    guided, role, tiled = video.motion.sampler.guidance > 1, role_of(name), _is_tiled(video, role_of(name))
     dims["batch"] = 2 if guided and role.guided else 1
     tiles = 1
-    if _is_tiled(role):
+    if tiled:
         sides = 1 if role.kind is Kind.DECODER else content.latents.factor
         cut = make_tiles(dims["height"] // sides, dims["width"] // sides, tiling)
         tiles = len(cut)
@@ -127,11 +140,11 @@ def _cost(
     if role.kind is Kind.TEXT:
         calls = 2 if guided else 1
     elif role.guided:
-        calls = experts_of(video.motion.sampler, _experts(content)).count(role.expert)
+        calls = experts_of(video.motion.sampler, len(_denoisers(content)), video.motion.boundary).count(role.expert)
     elif role.kind is Kind.DENOISER:
         calls = content.sampler.steps * count
     elif role.half == "next":  # Stage I decodes the whole window, Stage II only the part that the video shows
-        calls = tiles * ((latent if _is_tiled(role) and role.kind is Kind.DECODER else whole) - 1)
+        calls = tiles * ((latent if tiled and role.kind is Kind.DECODER else whole) - 1)
     else:
         calls = tiles
     caches = caches_of(content.components[name], name, dims)
@@ -141,28 +154,30 @@ def _cost(
         cost = replace(cost_of(content, name, dims, machine, calls, given), moved=moved, waiting=waiting)
     else:
         made = 0  # pixels of tiles that wait for the others
-        if _is_tiled(role) and role.kind is Kind.DECODER:
+        if tiled and role.kind is Kind.DECODER:
             frames = 1 if role.half == "first" else COMPRESSION
             made = PLAIN * frames * content.latents.factor**2 * dims["height"] * dims["width"]
         # The measurement of a call includes its own caches and pixels
         cost = cost_of(content, name, dims, machine, calls, (tiles - 1) * (caches + made))
-        if _is_tiled(role) and role.kind is Kind.DECODER:
-            between = (FRAME - PLAIN) * wanted.height * wanted.width * video_frames(video.targets + 1)
+        if tiled and role.kind is Kind.DECODER:
+            between = (FRAME - PLAIN) * wanted.height * wanted.width * _frames_at_once(video)
             cost = replace(cost, held=replace(cost.held, working=max(cost.held.working, between)))
     counted = content.components[name].cost
-    if role.kind is Kind.DENOISER and not role.guided and counted is not None and count:
+    if role.kind is Kind.DENOISER and not role.guided and counted is not None and segments is not None and count:
         # Windows differ in their number of frames
         flops = [counted.flops.at(dims | {"frames": window_frames(i, latent, segments)}) for i in range(count)]
         cost = replace(cost, flops=sum(flops) / count)
     return cost
 
 
-def _is_tiled(role: Role) -> bool:
-    return role.stage is Stage.DETAIL and role.convolutional
+def _is_tiled(video: Video, role: Role) -> bool:
+    """Return whether tiles apply to a component: it works on frames at the size of the video."""
+    return role.convolutional and (video.detail is None or role.stage is Stage.DETAIL)
 
 
-def _experts(content: Manifest) -> int:
-    return sum(1 for name in content.components if role_of(name).guided and not role_of(name).step)
+def _denoisers(content: Manifest) -> list[Component]:
+    """Return the experts of Stage I."""
+    return [spec for name, spec in content.components.items() if role_of(name).guided and not role_of(name).step]
 
 
 def caches_of(spec: Component, name: str, dims: dict[str, int]) -> int:

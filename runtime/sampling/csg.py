@@ -22,6 +22,9 @@ channels is the reference."""
 Denoise = Callable[[Segment, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """denoise(segment, context, reference, noise) returns the segment's targets, like `denoise` below."""
 
+Fresh = Callable[[int, range], np.ndarray]
+"""fresh(step, range of latent frames) returns the noise of a step for them, for a schedule that takes any."""
+
 Frames = Callable[[range], np.ndarray]
 """frames(range of latent frames) returns them, float32 [channels, frames, height, width]."""
 
@@ -46,12 +49,14 @@ def generate(
 
 
 def denoise(
-    velocity: Velocity, schedule: Schedule, part: Segment, context: np.ndarray, reference: np.ndarray, noise: np.ndarray
-) -> np.ndarray:
+    velocity: Velocity, schedule: Schedule, part: Segment, context: np.ndarray, reference: np.ndarray,
+    noise: np.ndarray, fresh: Callable[[int], np.ndarray] | None = None,
+) -> np.ndarray:  # fmt: skip
     """Return the targets of one segment, float32 [channels, M, height, width].
 
     `context` holds the clean frames before the targets. `reference` is the motion reference of the targets and of the
-    neighbours after them. A clean frame is its own reference.
+    neighbours after them. A clean frame is its own reference. `fresh(step)` is the noise of a step, in the shape of
+    `noise`, for a schedule that takes any.
     """
     positions = np.array([part.frames], np.int64)
 
@@ -59,7 +64,7 @@ def denoise(
         seen = window(part, context, reference, latents)
         return velocity(seen, timesteps(part, timestep), positions)[0][:, part.noisy]
 
-    return sample(one, noise, schedule)
+    return sample(one, noise, schedule, noise=fresh)
 
 
 def window(part: Segment, context: np.ndarray, reference: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
+from ..bundle.families import TIMES
 from ..bundle.limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from ..bundle.manifest import Manifest, Video
 from ..bundle.segments import latent_frames, video_frames
@@ -23,16 +24,17 @@ class AnimationRequest:
     """A request for a video; None takes the bundle's default.
 
     - `image`: uint8 [height, width, 3] in sRGB. Its middle, cropped to the shape of `size`, is the first frame after a
-      pass through Stage II's autoencoder.
+      pass through the autoencoder. Only a bundle that also draws from text alone takes None.
     - `size`: (height, width) in pixels, or one number for both.
     - `frames`: rounded up to 4 k + 1. None: one window.
     - `fps`: the intended speed. It changes no frame.
     - `seed`: 0 to 2**64 - 1. None draws one at random; the metadata names it.
-    - `tiling`: Stage II's autoencoder works tile by tile. This takes less memory and changes the frames slightly,
-      because a tile does not see past its edges.
+    - `tiling`: the autoencoder of the frames works tile by tile. This takes less memory and changes the frames
+      slightly, because a tile does not see past its edges.
+    - `last`: like `image`, the picture that the video ends with. Only some bundles take it.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None = None
     prompt: str = ""
     negative: str = ""
     frames: int | None = None
@@ -40,13 +42,14 @@ class AnimationRequest:
     seed: int | None = 0
     size: int | tuple[int, int] | None = None
     tiling: Tiling | None = None
+    last: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedAnimation:
-    """A request checked for one bundle; `image` is float32 in [-1, 1] at the video's size, `given` its own size."""
+    """A request checked for one bundle; `image` and `last` are float32 in [-1, 1] at the video's size, or None."""
 
-    image: np.ndarray
+    image: np.ndarray | None
     prompt: str
     negative: str
     frames: int
@@ -56,7 +59,8 @@ class PreparedAnimation:
     width: int
     tiling: Tiling | None
     asked: str  # the prompt as the caller wrote it; `prompt` may spell its emoji as names
-    given: tuple[int, int]  # height and width of the picture before it was cropped
+    given: tuple[int, int] | None  # height and width of the picture before it was cropped
+    last: np.ndarray | None = None
 
     def windows(self, video: Video) -> list[int]:
         """Return the number of frames of each window, including its image."""
@@ -66,38 +70,78 @@ class PreparedAnimation:
 
 def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
     """Return `request` checked for the bundle; raises UsageError if the bundle cannot meet it."""
-    from ..media.read_image import fitted
-
     assert content.video is not None
-    image = np.asarray(request.image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise UsageError(
-            f"image must be uint8 [height, width, 3], got {image.dtype} {list(image.shape)}. Read a file with "
-            "segue.read_image."
-        )
+    for name, picture in (("image", request.image), ("last", request.last)):
+        if picture is not None:
+            _check_picture(name, np.asarray(picture))
+    if request.image is None and not takes_text_alone(content):
+        raise UsageError(f"the bundle {content.name!r} animates a picture, and none was given. Give one as image.")
     frames = content.video.frames if request.frames is None else request.frames
-    frames = whole_number("frames", frames, 1, MAX_FRAMES)
+    frames = video_frames(latent_frames(whole_number("frames", frames, 1, MAX_FRAMES)))
     fps = content.video.fps if request.fps is None else request.fps
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not MIN_FPS <= fps <= MAX_FPS:
         raise UsageError(f"fps must be a number from {MIN_FPS} to {MAX_FPS}, got {fps!r}. Try {content.video.fps:g}.")
+    if request.last is not None:
+        _check_last(content, frames)
     check_text("prompt", request.prompt)
     check_text("negative", request.negative)
     height, width = check_size(request.size, content.sizes)
-    first = fitted(image, height, width).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return PreparedAnimation(
-        first, request.prompt, request.negative, video_frames(latent_frames(frames)), float(fps),
+        _first(request.image, height, width), request.prompt, request.negative, frames, float(fps),
         noise.random_seed() if request.seed is None else noise.check_seed(request.seed), height, width, request.tiling,
-        request.prompt, (image.shape[0], image.shape[1]),
+        request.prompt, None if request.image is None else np.asarray(request.image).shape[:2],
+        _first(request.last, height, width),
     )  # fmt: skip
+
+
+def takes_text_alone(content: Manifest) -> bool:
+    """Return whether a bundle for videos also draws without a picture: its picture is only a latent frame."""
+    return content.video is not None and TIMES[content.video.given] == "timesteps"
+
+
+def takes_last(content: Manifest) -> bool:
+    """Return whether a bundle for videos takes a last picture: its mask can mark it, and no Stage II replaces it."""
+    return content.video is not None and content.video.detail is None and not takes_text_alone(content)
+
+
+def _check_last(content: Manifest, frames: int) -> None:
+    if not takes_last(content):
+        raise UsageError(
+            f"the bundle {content.name!r} of family {content.family} takes no last picture. Leave last out, or open a "
+            "bundle of Wan 2.2's I2V-A14B."
+        )
+    if frames == 1:
+        raise UsageError("a video of 1 frame has no last picture beside its first. Ask for 5 frames or more.")
+
+
+def _check_picture(name: str, image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UsageError(
+            f"{name} must be uint8 [height, width, 3], got {image.dtype} {list(image.shape)}. Read a file with "
+            "segue.read_image."
+        )
+
+
+def _first(image: np.ndarray | None, height: int, width: int) -> np.ndarray | None:
+    """Return a picture cropped and scaled to a size, float32 in [-1, 1]."""
+    from ..media.read_image import fitted
+
+    if image is None:
+        return None
+    return fitted(np.asarray(image), height, width).astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def job(prepared: PreparedAnimation, digest: str, loras: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Return the values that identify a video, for its journal; `digest` is the bundle's, `loras` are `Model.loras`."""
     import hashlib
 
+    def sha256(image: np.ndarray | None) -> str | None:
+        return None if image is None else hashlib.sha256(image.tobytes()).hexdigest()
+
     return {
         "bundle_sha256": digest,
-        "image_sha256": hashlib.sha256(prepared.image.tobytes()).hexdigest(),
+        "image_sha256": sha256(prepared.image),
+        **({} if prepared.last is None else {"last_sha256": sha256(prepared.last)}),
         "prompt": prepared.prompt,
         "negative": prepared.negative,
         "frames": prepared.frames,

@@ -37,6 +37,8 @@ ELSEWHERE = {  # what no test can run on two cores within minutes, and where it 
     r"segue build .*--(sm|device) .*|.* --target tensorrt-rtx.*": "minutes: tests/engines/tensorrt/test_build.py",
     r".* --target ort-cuda|.* --kind fp8|.* --engines": "a GPU's: tests/export/quantize, tests/runtime/diagnostics",
     r"segue export .* --tiny-decoder .*": "wants a published decoder: tests/export/families/test_tiny_decoder.py",
+    r"segue (export|animate) .*(Wan|wan).*": "want published weights: tests/export/families/wan, tests/runtime/videos",
+    r"segue (export|animate) .*small-motion.*": "minutes: tests/bundles/test_stage_one.py",
     r"pyinstaller .*|dist/.*|python examples/desktop/.*": "tests/examples/test_desktop.py",
 }
 

@@ -48,6 +48,7 @@ def test_every_tested_family_has_tests_that_draw_with_it(rows):
     text = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     fixtures = {"sd3": "exported", "sdxl": "sdxl_bundle", "longcat-image": "longcat_bundle", "swifti2v": "video_bundle"}
     fixtures |= {"pixel-unet": "own_graph", "flux2-klein": "klein_bundle", "z-image": "zimage_bundle"}
+    fixtures |= {"wan-i2v": "wan_i2v_bundle", "wan-ti2v": "wan_ti2v_bundle"}
     assert set(fixtures) == set(FAMILIES)
     for model, states in rows.items():
         for family in set(re.findall(r"`([\w-]+)`", model)) & set(FAMILIES):

@@ -166,7 +166,7 @@ def test_a_wan_in_bf16_whose_norms_stay_in_fp32_is_exported_as_it_is(video_check
     part = read.read_part(root, "transformer")
     assert set(read.dtypes(part)) == {"BF16", "F32"}
     assert read.precision(part) == "bf16"
-    family = find(read.read_index(root)["_class_name"])
+    family = find(read.read_index(root))
     configs = {folder: read.read_json(root / folder / "config.json", root) for folder in family.folders}
     graph = next(graph for graph in family.graphs(configs) if graph.component == "transformer")
     written = trace.write(graph, "bf16", part.tensors, root / "transformer/model.onnx")

@@ -5,6 +5,9 @@ shown as far as it can be without one: every feed of a denoiser is one of ONNX R
 """
 
 import dataclasses
+import hashlib
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -145,3 +148,69 @@ def test_videos_are_those_of_the_loop_in_numpy(video_bundle, request, tiling):
     caches = [a for name, feeds in calls if name.startswith("detail_vae") for n, a in feeds.items() if "cache" in n]
     assert caches
     assert all(isinstance(array, Resident) == (tiling is None) for array in caches)
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+def animated(bundle, wanted):
+    with open_model(bundle, threads=1) as model:
+        return np.concatenate(list(model.frames(wanted)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "image", "last"),
+    [
+        ("wan_i2v_bundle", IMAGE, None),
+        ("wan_i2v_bundle", IMAGE, IMAGE[::-1].copy()),
+        ("wan_ti2v_bundle", IMAGE, None),
+        ("wan_ti2v_bundle", None, None),
+    ],
+)
+def test_videos_of_one_stage_are_those_of_the_loop_in_numpy(request, name, image, last):
+    bundle = request.getfixturevalue(name)
+    wanted = AnimationRequest(image, "a red heart", frames=13, seed=5, last=last)
+    expected = animated(bundle, wanted)
+    copies = request.getfixturevalue("on_device")
+    made = animated(bundle, wanted)
+    assert len(copies) == 2  # of the latents, once a window
+    assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def renoised(wan_ti2v_bundle, wan_ti2v_checkpoint, tmp_path_factory):
+    """The bundle of a student that adds noise anew, with the step graph that its export would write."""
+    from segue.export.checkpoint import read
+    from segue.export.families.registry import find
+    from segue.export.graphs import trace
+
+    copy = tmp_path_factory.mktemp("renoised") / "bundle"
+    shutil.copytree(wan_ti2v_bundle, copy)
+    family = find(read.read_index(wan_ti2v_checkpoint))
+    found = read.read(wan_ti2v_checkpoint, family.folders)
+    graphs = family.graphs({name: part.config for name, part in found.parts.items()}, {"keep", "noise"})
+    (step,) = (graph for graph in graphs if graph.component == "transformer_step")
+    table = json.loads((copy / "bundle.json").read_text())
+    file = copy / table["components"]["transformer_step"]["graph"]
+    file.unlink()
+    trace.write(step, "fp32", {}, file)
+    data = file.read_bytes()
+    listed = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "origin": False}
+    table["files"][table["components"]["transformer_step"]["graph"]] = listed
+    ports = [{"name": p.name, "dtype": p.dtype.replace("weight", "float32"), "shape": p.shape} for p in step.inputs]
+    table["components"]["transformer_step"]["inputs"] = ports
+    for sampler in (table["sampler"], table["video"]["motion"]["sampler"]):
+        sampler |= {"kind": "flow-match-renoised", "guidance": 1.0}
+    (copy / "bundle.json").write_text(json.dumps(table))
+    return copy
+
+
+@pytest.mark.parametrize("image", [None, IMAGE], ids=["text", "picture"])
+def test_noise_that_is_added_anew_spares_the_frame_that_is_given(renoised, request, image):
+    wanted = AnimationRequest(image, "a red heart", frames=9, seed=5)
+    expected = animated(renoised, wanted)
+    copies = request.getfixturevalue("on_device")
+    made = animated(renoised, wanted)
+    assert len(copies) == 1
+    assert np.abs(made.astype(int) - expected).max() <= 1

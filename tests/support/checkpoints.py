@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, in the layout of the real ones: SD3, SwiftI2V, SDXL, LongCat-Image."""
+"""Tiny checkpoints with random weights, in the layout of the real ones: SD3, SwiftI2V, Wan, SDXL, LongCat-Image."""
 
 from __future__ import annotations
 
@@ -156,6 +156,60 @@ def build_video(root: Path, *, seed: int = 0, experts: int = 1) -> Path:
     settings = {"steps": 2, "guidance": 1.0, "maximum_size": 256, "source": "tests", "video": video}
     (root / "segue.json").write_text(json.dumps(settings))
     return root
+
+
+def build_wan(root: Path, *, first: bool = False, experts: int = 1, scheduler: str = "euler", **settings) -> Path:
+    """Write a tiny Wan checkpoint of one stage to `root` and return it: TI2V with `first`, else image to video.
+
+    `settings` are further keys of segue.json.
+    """
+    import torch
+    from diffusers import (
+        AutoencoderKLWan,
+        FlowMatchEulerDiscreteScheduler,
+        UniPCMultistepScheduler,
+        WanTransformer3DModel,
+    )  # fmt: skip
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from segue.training.video.text import make_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(WORDS, 60, VIDEO_LENGTH)
+    tokenizer.save_pretrained(root / "tokenizer")
+    codec = CODECS["detail_vae" if first else "vae"]
+    channels = int(codec["z_dim"])
+    mean, std = (0.1 * torch.randn(channels)).tolist(), (0.5 + torch.rand(channels)).tolist()
+    parts = {
+        "text_encoder": UMT5EncoderModel(
+            UMT5Config(
+                vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.0
+            )
+        ),
+        **{
+            name: WanTransformer3DModel(
+                num_attention_heads=2, attention_head_dim=24, in_channels=channels if first else 2 * channels + 4,
+                out_channels=channels, text_dim=16, freq_dim=16, ffn_dim=40, num_layers=2, rope_max_seq_len=64,
+            )
+            for name in ("transformer", "transformer_2")[:experts]
+        },
+        "vae": AutoencoderKLWan(**codec, latents_mean=mean, latents_std=std),
+    }  # fmt: skip
+    if scheduler == "euler":
+        made = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    else:
+        made = UniPCMultistepScheduler(flow_shift=5.0, prediction_type="flow_prediction", use_flow_sigmas=True)
+    made.save_pretrained(root / "scheduler")
+    index = {
+        "_class_name": "WanPipeline" if first else "WanImageToVideoPipeline", "expand_timesteps": first,
+        "boundary_ratio": 0.875 if experts == 2 else None, "scheduler": ["diffusers", type(made).__name__],
+        "text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "T5Tokenizer"],
+        "transformer": ["diffusers", "WanTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLWan"],
+        "transformer_2": ["diffusers", "WanTransformer3DModel"] if experts == 2 else [None, None],
+    }  # fmt: skip
+    video = {"frames": 9, "fps": 12, "size": [96, 64], "text_tokens": VIDEO_LENGTH}
+    own = {"steps": 4, "guidance": 2.0, "maximum_size": 256, "video": video}
+    return save_parts(root, parts, index, own | settings)
 
 
 def save_parts(root: Path, parts: dict, index: dict, settings: dict, shard_bytes: int = 10**9) -> Path:

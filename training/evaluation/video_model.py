@@ -19,7 +19,7 @@ from ...runtime.bundle.segments import SegmentSpec
 from ...runtime.sampling import motion
 from ...runtime.sampling.noise import philox_normal
 from ...runtime.sampling.schedule import Schedule
-from ...runtime.videos.render import DETAIL_NOISE, MOTION_NOISE
+from ...runtime.videos.stage_one import DETAIL_NOISE, MOTION_NOISE
 from ..loop.device import mixed_precision
 from ..loop.networks import pretrained
 from ..pictures.sampling import shift_of

@@ -1,1 +1,1 @@
-"""Wan and SwiftI2V."""
+"""What the families of Wan share: graphs, and facts of their checkpoints."""

@@ -1,11 +1,11 @@
-"""SwiftI2V on Wan 2.2: two transformers, two causal autoencoders and a UMT5 text encoder, as diffusers lays them out.
+"""The graphs of Wan's models: transformers, causal autoencoders and a UMT5 text encoder, as diffusers lays them out.
 
-Stage I is a checkpoint of WanImageToVideoPipeline; Stage II lies beside it as `detail_transformer` and `detail_vae`.
-Sources: diffusers' WanImageToVideoPipeline and its model classes; for Stage II, `segment.py`.
+Sources: diffusers' WanImageToVideoPipeline and its model classes; for windows of latent frames, `segment.py`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from typing import Any
@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....runtime.bundle.families import SECOND_EXPERT
 from ....runtime.bundle.segments import COMPRESSION
 from ..checks import unusable
 from ..graph import WEIGHT, Graph, Port
 from ..modules import FUSED_ATTENTION, PLAIN, Wrapper, widen_outputs
-from ..step import with_step
 from .segment import SegmentTransformer
 from .streams import Decode, Encode, Stream
+
+# Some configs of Wan 2.2 state widths of Wan 2.1's image encoder, without weights for it
+NO_IMAGES = {"image_dim": None, "added_kv_proj_dim": None}
 
 
 class _Motion(Wrapper):
@@ -41,22 +42,20 @@ class _TextEncoder(Wrapper):
         return states * attention_mask[..., None].to(states.dtype)  # zeros after the prompt's end, as in the pipeline
 
 
-def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
-    """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
+Graphs = Callable[[Mapping[str, dict[str, Any]], Collection[str]], tuple[Graph, ...]]
 
-    Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
-    """
-    try:
-        return (
-            text_encoder(configs["text_encoder"]),
-            *with_step(motion("transformer", configs["transformer"]), takes=takes),
-            *([motion(SECOND_EXPERT, configs[SECOND_EXPERT])] if SECOND_EXPERT in configs else []),
-            *with_step(detail(configs["detail_transformer"]), windows=True, takes=takes),
-            *streams("vae", configs["vae"]),
-            *streams("detail_vae", configs["detail_vae"]),
-        )
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise unusable(error) from None
+
+def traceable(graphs: Graphs) -> Graphs:
+    """Return `graphs` with CheckpointError for a config that lacks a key or has a value that its class refuses."""
+
+    @functools.wraps(graphs)
+    def checked(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
+        try:
+            return graphs(configs, takes)
+        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+            raise unusable(error) from None
+
+    return checked
 
 
 def text_encoder(config: dict[str, Any]) -> Graph:
@@ -106,15 +105,16 @@ def motion(folder: str, config: dict[str, Any]) -> Graph:
     return _transformer(folder, config, WanTransformer3DModel, _Motion, inputs, ())
 
 
-def detail(config: dict[str, Any]) -> Graph:
-    """Return the graph of Stage II's transformer on a window of latent frames; see SegmentTransformer.
+def detail(folder: str, config: dict[str, Any]) -> Graph:
+    """Return the graph of a transformer on a window of latent frames, each with a timestep; see SegmentTransformer.
 
-    latents [batch, 2 channels, frames, height, width] (the last channels are the reference), timesteps [batch, frames]
-    float32, 0 for clean frames, text [batch, length, width], positions int64 [batch, frames] -> velocity.
+    latents [batch, in channels, frames, height, width] (of Stage II, the last channels are the reference), timesteps
+    [batch, frames] float32, 0 for clean frames, text [batch, length, width], positions int64 [batch, frames] ->
+    velocity.
     """
     timesteps = (Port("timesteps", "float32", ("batch", "frames")),)
     positions = (Port("positions", "int64", ("batch", "frames")),)
-    return _transformer("detail_transformer", config, SegmentTransformer, _Detail, timesteps, positions)
+    return _transformer(folder, config, SegmentTransformer, _Detail, timesteps, positions)
 
 
 def _transformer(
@@ -156,9 +156,9 @@ def _transformer(
         folder=folder,
         file="model.onnx",
         opset=FUSED_ATTENTION,
-        build=lambda: kind.from_config(config),
+        build=lambda: kind.from_config(config | NO_IMAGES),
         load=lambda path: kind.from_pretrained(
-            path, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=True
+            path, torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=True, **NO_IMAGES
         ),
         wrap=wrap,
         inputs=inputs,

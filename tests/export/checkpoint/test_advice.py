@@ -22,7 +22,7 @@ FAMILIES = {"tiny_checkpoint": "transformer", "sdxl_checkpoint": "unet", "longca
 
 
 def read(root):
-    family = find(checkpoint.read_index(root).get("_class_name"))
+    family = find(checkpoint.read_index(root))
     return checkpoint.read(root, (*family.folders, *family.optional))
 
 

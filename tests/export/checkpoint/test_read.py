@@ -33,7 +33,7 @@ def edit(path, **changes):
 
 
 def read(root):
-    family = find(checkpoint.read_index(root).get("_class_name"))
+    family = find(checkpoint.read_index(root))
     found = checkpoint.read(root, (*family.folders, *family.optional))
     family.check(found.index)
     family.facts(found)

@@ -18,8 +18,9 @@ from segue.runtime.sampling.motion import image_mask
 from segue.runtime.sampling.noise import philox_normal
 from segue.runtime.sampling.reference import hybrid_reference
 from segue.runtime.sampling.schedule import custom_schedule
-from segue.runtime.videos import render, request
+from segue.runtime.videos import request
 from segue.runtime.videos.request import AnimationRequest
+from segue.runtime.videos.stage_one import scaled
 from segue.training.video.clips.latents import FrozenCodec
 from segue.training.video.text import Umt5Conditioner
 from segue.training.video.windows import Window, generate
@@ -54,7 +55,7 @@ def by_pytorch(video_checkpoint, video_bundle, request_) -> np.ndarray:
     image = request.prepare(request_, reader.read(video_bundle).manifest).image
     states = text(["", request_.prompt])
     low, high = FrozenCodec(video_checkpoint, cpu), FrozenCodec(video_checkpoint, cpu, "detail_vae")
-    small = render.scaled(image, said["video"]["scale"])
+    small = scaled(image, said["video"]["scale"])
     given = low.encode(video_of([small, *[np.zeros_like(small)] * (FRAMES - 1)]))
     first = WanTransformer3DModel.from_pretrained(video_checkpoint / "transformer")
     latents = torch.from_numpy(philox_normal(given.shape[1:], SEED, 0, 1))[None]

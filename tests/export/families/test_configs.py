@@ -55,5 +55,5 @@ def test_a_shift_that_sdxl_s_pipeline_never_adds_is_not_added(sdxl_checkpoint, t
     shutil.copytree(sdxl_checkpoint, made)
     path = made / "vae/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"shift_factor": 0.2}))
-    family = find(read_index(made)["_class_name"])
+    family = find(read_index(made))
     assert family.facts(read(made, family.folders)).latents.shift == 0

@@ -161,7 +161,7 @@ def test_half_precision_takes_states_beyond_its_range_and_exact_timesteps(klein_
 
 def facts_of(root):
     """Return what an export reads of the checkpoint at `root`."""
-    family = find(PIPELINE)
+    family = find({"_class_name": PIPELINE})
     found = read(root, family.folders)
     settings = find_defaults(found, family.row, (), None, {}).settings
     return family.facts(dataclasses.replace(found, settings=settings))

@@ -196,7 +196,7 @@ def test_the_name_of_a_published_model_gives_its_steps(zimage_checkpoint, name, 
 def test_the_places_of_the_model_bound_the_sizes(zimage_checkpoint, tmp_path):
     """32 places of 16 px are 512 px, whatever segue.json allows."""
     made = changed(zimage_checkpoint, tmp_path, "segue.json", {"maximum_size": 4096})
-    family = find("ZImagePipeline")
+    family = find({"_class_name": "ZImagePipeline"})
     found = read(made, family.folders)
     assert family.facts(found).sizes.maximum == 512
     assert family.facts(found).sizes.default == (512, 512)

@@ -13,7 +13,7 @@ from support.traces import describe, kept
 
 @pytest.fixture(scope="module")
 def graphs(tiny_checkpoint):
-    family = registry.find(read.read_index(tiny_checkpoint)["_class_name"])
+    family = registry.find(read.read_index(tiny_checkpoint))
     found = read.read(tiny_checkpoint, (*family.folders, *family.optional))
     return {
         graph.component: graph for graph in family.graphs({name: part.config for name, part in found.parts.items()})

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from segue.errors import BundleError
 from segue.runtime.bundle import bundle_json
 from segue.runtime.bundle import manifest as m
+from segue.runtime.bundle.reader import shipped
 
 
 def parse(table):
@@ -51,6 +52,7 @@ def test_a_manifest_survives_dump_and_parse(content):
         ("sampler.sigmas", [1.0, 0.5, 0.2, 0.0], "levels that decrease within"),
         ("sampler.sigmas", [1.1, 0.5, 0.2, 0.1], "levels that decrease within"),
         ("sampler.shift", -1.0, r"sampler\.shift = -1"),
+        ("sampler.grid", "unipc", "which only videos have"),
         ("sampler.shift", 10**400, "finite float"),
         ("latents.scaling", 0.0, r"latents\.scaling = 0"),
         ("sizes.multiple", 8, "multiples"),
@@ -221,3 +223,19 @@ def test_a_bundle_from_before_trained_sizes_and_names_opens_and_offers_its_defau
     del table["sizes"]["trained"], table["prompts"]
     old = parse(table)
     assert (old.sizes.trained, old.sizes.good, old.prompts) == ((), ((32, 32),), "")
+
+
+def test_a_video_of_two_stages_keeps_the_keys_of_earlier_bundles():
+    """Bundles of every age have the fields of Stage II beside the others, and none has a table for them."""
+    path = shipped()["emoji-motion"] / "bundle.json"
+    earlier = json.loads(path.read_text())
+    content = bundle_json.parse(path.read_bytes(), "bundle.json")
+    assert content.video.detail.targets == earlier["video"]["targets"]
+    assert content.video.motion.boundary == 0.9
+    again = json.loads(bundle_json.dump(content))
+    assert again["video"].keys() - earlier["video"].keys() == {"given"}
+    assert {name: again["video"][name] for name in earlier["video"]} | {"motion": earlier["video"]["motion"]} == (
+        earlier["video"]
+    )
+    assert again["video"]["motion"].keys() - earlier["video"]["motion"].keys() == {"boundary"}
+    assert bundle_json.parse(bundle_json.dump(content), "bundle.json") == content

@@ -187,3 +187,30 @@ def test_the_command_plans_two_k_as_a_table_as_json_and_as_a_picture(tmp_path):
     told = json.loads(CliRunner().invoke(cli, [*asked, "--json"]).output.splitlines()[-1])
     assert told["peak"] <= 24 * GIB
     assert [phase["calls"] for phase in told["phases"] if phase["component"] == "detail_transformer"] == [28]
+
+
+ONE_STAGE = sorted({"wan-i2v-a14b", "wan-ti2v-5b"} & plans().keys())
+
+
+def test_one_stage_of_a14b_has_the_operations_of_swifti2vs_stage_one():
+    """docs/design/swifti2v.md draws 81 frames at 640 x 352 px; the reference code counts 731.5 TF a call."""
+    made = plan_video(read_manifest("wan-i2v-a14b"), WantedVideo(352, 640, 81), ROOMY, None)
+    phases = {phase.component: phase for phase in made.phases}
+    for expert in ("transformer", "transformer_2"):
+        assert phases[expert].calls == 2
+        assert phases[expert].flops / 2e12 == pytest.approx(731.5, rel=0.01)
+    assert phases["vae_decoder_next"].calls == 20
+
+
+@pytest.mark.parametrize("name", ONE_STAGE)
+@pytest.mark.parametrize("budget", [8, 12, 24])
+def test_one_stage_stays_within_a_budget_whatever_its_length(name, budget):
+    content = read_manifest(name)
+    height, width = content.sizes.default
+    frames = content.video.frames
+    made = [plan_video(content, WantedVideo(height, width, n), GPU, budget * GIB) for n in (frames, 16 * frames)]
+    assert max(plan.peak for plan in made) <= budget * GIB
+    assert made[0].tiling == made[1].tiling
+    assert made[1].peak <= 1.05 * made[0].peak
+    shorter = plan_video(content, WantedVideo(height, width, 17), GPU, budget * GIB)
+    assert shorter.seconds < made[0].seconds

@@ -15,9 +15,9 @@ from segue.runtime.planning.hardware import CPU, find_machine
 from segue.runtime.planning.videos import WantedVideo, plan_video
 from segue.runtime.sampling.tiles import Tiling
 from segue.runtime.units import mebibytes
-from segue.runtime.videos import render
-from segue.runtime.videos.render import Event
 from segue.runtime.videos.request import AnimationRequest, prepare
+from segue.runtime.videos.stage_one import Event, scaled
+from segue.runtime.videos.stage_two import Ahead
 
 SIZE = (128, 64)
 
@@ -215,7 +215,7 @@ def test_a_video_bundle_that_cannot_be_rendered_is_refused(video_bundle, tmp_pat
 
 
 def test_latent_frames_that_are_behind_are_let_go():
-    ahead = render.Ahead(np.full((1, 1, 1, 1), i, np.float32) for i in range(9))
+    ahead = Ahead(np.full((1, 1, 1, 1), i, np.float32) for i in range(9))
     assert ahead(range(1)).ravel().tolist() == [0]
     assert ahead(range(2, 4)).ravel().tolist() == [2, 3]
     assert ahead(range(3, 6)).ravel().tolist() == [3, 4, 5]
@@ -224,7 +224,7 @@ def test_latent_frames_that_are_behind_are_let_go():
 
 def test_a_small_image_is_the_mean_of_each_area():
     image = np.arange(48, dtype=np.float32).reshape(4, 4, 3)
-    assert np.array_equal(render.scaled(image, 2)[0, 0], image[:2, :2].mean((0, 1)))
+    assert np.array_equal(scaled(image, 2)[0, 0], image[:2, :2].mean((0, 1)))
 
 
 def test_within_a_budget_one_component_at_a_time_makes_the_same_frames(picture, video_bundle, model, content):

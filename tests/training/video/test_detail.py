@@ -68,7 +68,7 @@ def test_what_is_trained_is_a_checkpoint_with_its_segments(clips, detail_parts, 
     made = tmp_path / "run/checkpoint"
     said = json.loads((made / "segue.json").read_text())["video"]
     assert (said["targets"], said["before"], said["after"], said["scale"], said["size"]) == (3, 1, 0, 4, [128, 128])
-    family = find(read.read_index(made)["_class_name"])
+    family = find(read.read_index(made))
     found = read.read(made, family.folders)
     family.check(found.index)
     assert family.facts(found).video.frames == 17

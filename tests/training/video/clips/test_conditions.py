@@ -10,7 +10,7 @@ import torch
 from segue.errors import TrainingError
 from segue.export.checkpoint import read as checkpoints
 from segue.export.families.registry import find
-from segue.export.families.wan.facts import FOLDERS
+from segue.export.families.swifti2v.facts import FOLDERS
 from segue.runtime.bundle.segments import segment
 from segue.training.cdm.data.conditions import open_kinds
 from segue.training.cdm.families import FAMILIES
@@ -115,7 +115,7 @@ def test_a_stage_is_distilled_and_written_beside_the_other(both, encoded, tmp_pa
     assert len(figures) == 6
     assert {"ca", "dm", "cdm"} <= set(figures[-1])
     out = tmp_path / "run/checkpoint"
-    facts = find(checkpoints.read_index(out)["_class_name"]).facts(checkpoints.read(out, FOLDERS))
+    facts = find(checkpoints.read_index(out)).facts(checkpoints.read(out, FOLDERS))
     sampler = facts.video.motion.sampler if family == "swifti2v-motion" else facts.sampler
     other = facts.sampler if family == "swifti2v-motion" else facts.video.motion.sampler
     assert (sampler.steps, sampler.guidance, sampler.sigmas) == (3, 1.0, (1.0, 0.75, 0.5))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from segue.errors import BundleError
-from segue.runtime.bundle.external_data import MAX_DEPTH, ExternalData, external_data
+from segue.runtime.storage.external_data import MAX_DEPTH, ExternalData, external_data
 
 
 def outside(name, **entries):

@@ -1,0 +1,25 @@
+"""The graphs of Wan 2.2's image to video: one or two experts, a causal autoencoder and a UMT5 text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ....runtime.bundle.families import SECOND_EXPERT
+from ..graph import Graph
+from ..step import with_step
+from ..wan.graphs import motion, streams, text_encoder, traceable
+
+
+@traceable
+def graphs(configs: Mapping[str, dict[str, Any]], takes: Collection[str] = ()) -> tuple[Graph, ...]:
+    """Return the graphs of the checkpoint whose config.json files are `configs`, keyed by folder.
+
+    Raises CheckpointError if a config lacks a key or holds a value that its class does not take.
+    """
+    return (
+        text_encoder(configs["text_encoder"]),
+        *with_step(motion("transformer", configs["transformer"]), takes=takes),
+        *([motion(SECOND_EXPERT, configs[SECOND_EXPERT])] if SECOND_EXPERT in configs else []),
+        *streams("vae", configs["vae"]),
+    )
