@@ -90,7 +90,8 @@ def _lines(content: Manifest, prepared: Prepared | PreparedAnimation, names: Pro
             yield from _start(content, prepared, prepared.start, names)
         return
     assert content.video is not None
-    yield from _crop(content, prepared.given, (prepared.height, prepared.width), ("the picture", "the video"))
+    if prepared.given is not None:
+        yield from _crop(content, prepared.given, (prepared.height, prepared.width), ("the picture", "the video"))
     if prepared.negative and content.video.motion.sampler.guidance <= 1:
         yield f"{content.name} draws without guidance, so the negative prompt has no effect. Leave it out."
     if names is None:

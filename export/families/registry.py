@@ -76,7 +76,7 @@ def find(index: Mapping[str, Any]) -> Family:
     if not isinstance(pipeline, str) or pipeline not in known:
         names = dict.fromkeys((*known, *(name for family in moving for name in family.pipelines)))
         also = ""
-        if pipeline in names:
+        if isinstance(pipeline, str) and pipeline in names:
             also = " Of text to video it exports Wan 2.2 TI2V, whose model_index.json has expand_timesteps: true."
         raise CheckpointError(
             f"The checkpoint is of {str(pipeline)[:80]!r}; Segue exports {', '.join(names)}.{also} "

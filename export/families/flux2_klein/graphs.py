@@ -26,7 +26,7 @@ class _Transformer(Wrapper):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)
         # Qwen3's states may pass float16's range. The layer that takes them has no bias, so they can be scaled down
-        model.context_embedder.register_forward_hook(lambda module, given, made: made * DOWN)
+        self.model.context_embedder.register_forward_hook(lambda module, given, made: made * DOWN)
 
     def forward(self, hidden_states, encoder_hidden_states, timestep, reference, places):  # type: ignore[no-untyped-def]
         batch, channels, rows, columns = hidden_states.shape

@@ -56,6 +56,12 @@ def test_an_export_stores_the_map_of_the_checkpoint_s_own_autoencoder(exported):
     assert np.array([*content.preview.factors, content.preview.bias]) == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
 
+def test_an_autoencoder_in_bf16_is_fitted_through_copies_in_fp32(exported, bf16_bundle):
+    wide, narrow = (read(bundle).manifest.preview for bundle in (exported, bf16_bundle))
+    assert narrow != wide
+    assert np.array(narrow.factors) == pytest.approx(np.array(wide.factors), rel=0.1, abs=5e-3)
+
+
 def test_pictures_to_fit_with_have_all_colours_and_are_the_same_each_time():
     one, again = (dead_leaves(np.random.default_rng(5), 64) for _ in range(2))
     assert np.array_equal(one, again)

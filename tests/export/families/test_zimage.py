@@ -188,7 +188,7 @@ def test_the_bundle_holds_the_template_and_eight_steps_without_guidance(zimage_b
     [("Tongyi-MAI/Z-Image-Turbo", 8, 0.0), ("Z-Image", 50, 6.0), ("z_image_turbo", 8, 0.0), ("my-model", 8, 0.0)],
 )
 def test_the_name_of_a_published_model_gives_its_steps(zimage_checkpoint, name, steps, guidance):
-    family = find(read_index(zimage_checkpoint)["_class_name"])
+    family = find(read_index(zimage_checkpoint))
     found = find_defaults(read(zimage_checkpoint, family.folders), family.row, [name], None, {})
     assert (found.settings.steps, found.settings.guidance) == (steps, guidance)
 
