@@ -473,8 +473,8 @@ class TestHealthAndDocs:
             page, hosts = browser.new_page(), set()
             page.on("request", lambda request: hosts.add(httpx.URL(request.url).netloc))
             page.goto(f"{client.base_url}/docs")
-            page.wait_for_selector(".opblock-summary-path >> nth=15")
-            assert page.locator(".opblock").count() == 16
+            page.wait_for_selector(".opblock-summary-path >> nth=16")
+            assert page.locator(".opblock").count() == 17
             assert hosts <= {client.base_url.netloc, b""}
             page.close()
 
