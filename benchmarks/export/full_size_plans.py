@@ -63,12 +63,56 @@ WAN = {
     "detail_transformer": ["diffusers", "WanTransformer3DModel"],
     "detail_vae": ["diffusers", "AutoencoderKLWan"],
 }
+SDXL = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "force_zeros_for_empty_prompt": True,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+}
+BETAS = {
+    "_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1,
+    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "timestep_spacing": "leading",
+    "prediction_type": "epsilon",
+}  # fmt: skip
+KLEIN = {
+    "_class_name": "Flux2KleinPipeline",
+    "is_distilled": True,
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "transformer": ["diffusers", "Flux2Transformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKLFlux2"],
+    "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+    "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+}
+ZIMAGE = {
+    "_class_name": "ZImagePipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "transformer": ["diffusers", "ZImageTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "Qwen3Model"],
+    "tokenizer": ["transformers", "Qwen2Tokenizer"],
+}
+SHIFTED = FLOW | {"shift": 3.0}
+# name: model in full_size.json, model_index.json, scheduler, precision, source
+PICTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str, str]] = {
+    "sd3-medium": ("sd3", SD3, SHIFTED, "fp16", "stabilityai/stable-diffusion-3-medium-diffusers"),
+    "sd3.5-medium": ("sd3.5-medium", SD3, SHIFTED, "bf16", "stabilityai/stable-diffusion-3.5-medium"),
+    "sd3.5-large": ("sd3.5-large", SD3, SHIFTED, "bf16", "stabilityai/stable-diffusion-3.5-large"),
+    "sdxl": ("sdxl", SDXL, BETAS, "fp16", "stabilityai/stable-diffusion-xl-base-1.0"),
+    "flux2-klein-4b": (
+        "flux2-klein", KLEIN, SHIFTED | {"use_dynamic_shifting": True}, "bf16", "black-forest-labs/FLUX.2-klein-4B",
+    ),
+    "z-image-turbo": ("z-image", ZIMAGE, SHIFTED, "bf16", "Tongyi-MAI/Z-Image-Turbo"),
+}  # fmt: skip
 OF_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 EIGHT = "-w8a8"
 I2V, TI2V = "wan-i2v-a14b", "wan-ti2v-5b"
-PLANS = (
-    "sd3-medium", "sd3-medium-without-t5", "longcat-image", "swifti2v-wan22", f"swifti2v-wan22{EIGHT}", I2V, TI2V,
-)  # fmt: skip
+WITHOUT_T5 = "sd3-medium-without-t5"
+PLANS = (*PICTURES, WITHOUT_T5, "longcat-image", "swifti2v-wan22", f"swifti2v-wan22{EIGHT}", I2V, TI2V)
 
 
 def main() -> None:
@@ -91,13 +135,13 @@ def made(name: str, progress: Any) -> manifest.Manifest:
     if name.endswith(EIGHT):
         return with_eight_bits(read_manifest(name.removesuffix(EIGHT)), name)
     configs = json.loads(common.CONFIGS.read_text())
-    if name.startswith("sd3-medium"):
-        found, index = dict(configs["sd3"]), dict(SD3)
-        if name.endswith("without-t5"):
+    if name in PICTURES or name == WITHOUT_T5:
+        model, index, scheduler, precision, source = PICTURES["sd3-medium" if name == WITHOUT_T5 else name]
+        found = common.full_size(model)[1]
+        if name == WITHOUT_T5:
             del found["text_encoder_3"]
-            index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
-        settings = Settings(source="stabilityai/stable-diffusion-3-medium-diffusers")
-        return planned(name, index, found, FLOW | {"shift": 3.0}, settings, "fp16", PART_BYTES, progress)
+            index = index | {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+        return planned(name, index, found, scheduler, Settings(source=source), precision, PART_BYTES, progress)
     if name == "longcat-image":
         shifting = FLOW | {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
         settings = Settings(steps=4, guidance=1.0, sigmas=STUDENT, source="meituan-longcat/LongCat-Image")

@@ -13,6 +13,7 @@ from ..bundle.families import TIMES
 from ..bundle.limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from ..bundle.manifest import Manifest, Video
 from ..bundle.segments import latent_frames, video_frames
+from ..input_picture import check_picture
 from ..request import check_size, check_text
 from ..sampling import noise
 from ..sampling.tiles import Tiling
@@ -73,7 +74,7 @@ def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
     assert content.video is not None
     for name, picture in (("image", request.image), ("last", request.last)):
         if picture is not None:
-            _check_picture(name, np.asarray(picture))
+            check_picture(name, picture)
     if request.image is None and not takes_text_alone(content):
         raise UsageError(f"the bundle {content.name!r} animates a picture, and none was given. Give one as image.")
     frames = content.video.frames if request.frames is None else request.frames
@@ -112,14 +113,6 @@ def _check_last(content: Manifest, frames: int) -> None:
         )
     if frames == 1:
         raise UsageError("a video of 1 frame has no last picture beside its first. Ask for 5 frames or more.")
-
-
-def _check_picture(name: str, image: np.ndarray) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise UsageError(
-            f"{name} must be uint8 [height, width, 3], got {image.dtype} {list(image.shape)}. Read a file with "
-            "segue.read_image."
-        )
 
 
 def _first(image: np.ndarray | None, height: int, width: int) -> np.ndarray | None:
