@@ -70,8 +70,8 @@ def build(kind: Any, value: Any, where: str) -> Any:
             raise Malformed(where, "object", value)
         return {key: build(arguments[1], item, f"{where}:{key}") for key, item in value.items()}
     inner = next((a for a in arguments if dataclasses.is_dataclass(a) or typing.get_origin(a) is tuple), None)
-    if origin is types.UnionType and inner is not None and value is not None:
-        return build(inner, value, where)
+    if origin is types.UnionType and inner is not None:
+        return None if value is None and types.NoneType in arguments else build(inner, value, where)
     accepted = arguments if origin is types.UnionType else (kind,)
     takes_float = float in accepted
     if takes_float:

@@ -56,6 +56,7 @@ def test_an_export_stores_the_map_of_the_checkpoint_s_own_autoencoder(exported):
     assert np.array([*content.preview.factors, content.preview.bias]) == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_in_bf16_is_fitted_through_copies_in_fp32(exported, bf16_bundle):
     wide, narrow = (read(bundle).manifest.preview for bundle in (exported, bf16_bundle))
     assert narrow != wide

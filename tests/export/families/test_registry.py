@@ -159,7 +159,7 @@ def test_a_long_prompt_of_longcat_is_cut_with_a_warning(longcat_bundle):
         ("scheduler/scheduler_config.json", {"prediction_type": "noise"}, "prediction_type to 'noise'"),
         ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "use_karras_sigmas"),
         ("unet/config.json", {"cross_attention_dim": 32}, "the text encoders give 40"),
-        ("segue.json", {"sigmas": [1.0, 0.5], "steps": 2}, "sigmas were given"),
+        ("segue.json", {"sigmas": [1.0, 0.5], "steps": 2}, "the sigmas .* cannot be used"),
         ("model_index.json", {"scheduler": ["diffusers", "HeunDiscreteScheduler"]}, "HeunDiscreteScheduler"),
     ],
 )
