@@ -43,7 +43,7 @@ def facts(found: Checkpoint) -> Facts:
     scheduler = scheduler_of(found)
     settings = found.settings
     unet, vae = found.parts["unet"].config, found.parts["vae"].config
-    check_keys("unet/config.json", unet, ONLY_UNET)
+    check_keys("unet/config.json", {"attention_type": "default"} | unet, ONLY_UNET)  # older configs lack it
     check_keys("vae/config.json", vae, ONLY_VAE)
     try:
         widths = [found.parts[name].config["hidden_size"] for name in ("text_encoder", "text_encoder_2")]

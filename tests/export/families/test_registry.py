@@ -13,6 +13,7 @@ from segue.export.checks import oracle
 from segue.export.checks.oracle import Case
 from segue.export.export import export
 from segue.export.families.modules import t5
+from segue.export.families.registry import find
 from segue.export.graphs import trace
 from segue.runtime.pipeline import open_model
 
@@ -178,6 +179,20 @@ def test_an_sdxl_that_the_runtime_does_not_follow_is_refused(sdxl_checkpoint, tm
 )
 def test_a_longcat_that_the_runtime_does_not_follow_is_refused(longcat_checkpoint, tmp_path, file, change, why):
     refused(longcat_checkpoint, tmp_path, file, change, why)
+
+
+def test_an_sdxl_whose_config_is_older_than_a_setting_has_the_default_of_its_class(sdxl_checkpoint, tmp_path):
+    shutil.copytree(sdxl_checkpoint, tmp_path / "c")
+    path = tmp_path / "c/unet/config.json"
+    config = json.loads(path.read_text())
+    del config["attention_type"]  # as in stabilityai/stable-diffusion-xl-base-1.0
+    path.write_text(json.dumps(config))
+    family = find({"_class_name": "StableDiffusionXLPipeline"})
+    family.facts(read.read(tmp_path / "c", family.folders))
+    config["attention_type"] = "gated"
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="attention_type to 'gated'"):
+        family.facts(read.read(tmp_path / "c", family.folders))
 
 
 def refused(checkpoint, tmp_path, file, change, why):
