@@ -240,7 +240,7 @@ def _begun(model: Model, ready: PreparedAnimation, journal: Path, output: Path, 
     words = {
         "bundle_sha256": "another bundle", "image_sha256": "another picture", "last_sha256": "another last picture",
     }  # fmt: skip
-    named = [words.get(name, f"{name} {str(kept.get(name))[:80]}, not {str(wanted[name])[:80]}") for name in other]
+    named = [words.get(name, f"{name} {repr(kept.get(name))[:80]}, not {repr(wanted[name])[:80]}") for name in other]
     raise UsageError(
         f"an earlier run has begun {output} with {' and with '.join(named)}.",
         "Run its command again to continue it, add --anew to start over, or name another file with -o.",

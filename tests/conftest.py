@@ -136,7 +136,7 @@ def zimage_checkpoint(request):
     """Directory of a tiny random Z-Image checkpoint, its transformer and text encoder in shards. Do not change it."""
     from support.zimage import build_zimage
 
-    return once(request, "zimage", build_zimage)
+    return once(request, "z-image-turbo", build_zimage)
 
 
 def bundle_of(request: pytest.FixtureRequest, name: str, checkpoint: Path, bundle: str = "tiny", **options) -> Path:
@@ -215,7 +215,7 @@ def klein_bundle(klein_checkpoint, request):
 @pytest.fixture(scope="session")
 def zimage_bundle(zimage_checkpoint, request):
     """Directory of the bundle of `zimage_checkpoint`, parity checked. Do not change it."""
-    return bundle_of(request, "zimage_bundle", zimage_checkpoint, "zimage")
+    return bundle_of(request, "zimage_bundle", zimage_checkpoint, "z-image-turbo")
 
 
 @pytest.fixture(scope="session")

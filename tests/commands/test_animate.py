@@ -105,7 +105,7 @@ def test_an_unfinished_video_of_other_arguments_is_kept_until_it_is_begun_anew(v
     other = run(video_bundle, picture, "-o", out, "--frames", 33, "--seed", 6, "--prompt", "dog")
     assert other.returncode == 2
     assert b"has begun" in other.stderr
-    assert b"another prompt (, not dog) and another seed (5, not 6)." in other.stderr
+    assert b"with prompt '', not 'dog' and with seed 5, not 6." in other.stderr
     assert b"add --anew to start over" in other.stderr
     assert (tmp_path / ".out.mp4.journal/motion-0.npy").is_file()
     again = run(video_bundle, picture, "-o", out, "--frames", 5, "--seed", 6, "--anew")

@@ -34,7 +34,7 @@ def test_clips_of_both_stages_are_compared_where_a_bundle_makes_videos(video_bun
     assert seen == [0, 1]
     with open_model(video_bundle, threads=1) as model:
         clips = list(fidelity._drawn(model, ("a dog", "rain")))
-    assert [len(clip) for clip in clips] == [4 * model.bundle.manifest.video.targets + 1] * 2
+    assert [len(clip) for clip in clips] == [4 * model.bundle.manifest.video.detail.targets + 1] * 2
     assert not np.array_equal(*clips)
 
 

@@ -138,7 +138,7 @@ def test_other_spacings_of_sdxls_steps(sdxl_bundle, tmp_path, spacing):
 @pytest.mark.slow
 def test_sdxl_takes_steps_and_no_levels(sdxl_bundle):
     with open_model(sdxl_bundle) as model:
-        with pytest.raises(UsageError, match="predicts noise"):
+        with pytest.raises(UsageError, match="was trained on betas"):
             model.generate("red", sigmas=(1.0, 0.5))
         with pytest.raises(UsageError, match="multiples of 16"):
             model.generate("red", size=72)
