@@ -30,8 +30,8 @@ def test_every_graph_of_a_video_bundle_matches_pytorch(video_bundle):
 
 def test_a_video_bundle_says_how_it_is_sampled_and_cut(video_bundle, video_checkpoint):
     content = reader.read(video_bundle).manifest
-    video = content.video
-    assert (video.frames, video.scale, video.detail.targets, video.detail.before, video.detail.after) == (17, 2, 3, 1, 0)
+    video, detail = content.video, content.video.detail
+    assert (video.frames, video.scale, detail.targets, detail.before, detail.after) == (17, 2, 3, 1, 0)
     assert (video.motion.sampler.steps, video.motion.sampler.guidance, content.sampler.steps) == (3, 2.0, 2)
     assert content.sampler.shift == video.motion.sampler.shift == 5.0
     assert (content.latents.factor, video.motion.factor, content.sizes.multiple) == (16, 8, 32)
