@@ -124,16 +124,20 @@ def strength_of(strength: float | None, mask: object) -> float:
     return float(strength)
 
 
-def references_of(given: Sequence[object], most: int, multiple: int, name: str) -> tuple[np.ndarray, ...]:
+def references_of(
+    given: Sequence[object], most: int, multiple: int, name: str, masked: bool = False
+) -> tuple[np.ndarray, ...]:
     """Return the reference pictures of a request, uint8 [height, width, 3] each, with sides that are multiples.
 
     A larger one is scaled down to `MAX_REFERENCE` pixels, and then cropped to its middle (diffusers'
-    Flux2KleinPipeline). `most` is the number that the bundle called `name` takes. Raises UsageError.
+    Flux2KleinPipeline). `most` is the number that the bundle called `name` takes. With `masked` it takes one less,
+    because the picture under the mask is a reference too. Raises UsageError.
     """
     if not isinstance(given, list | tuple):
         raise UsageError(f"references must be a list of pictures, got {type(given).__name__}. Give [picture].")
-    if len(given) > most:
-        takes = f"at most {most} reference pictures" if most else "no reference pictures"
+    if len(given) > max(most - masked, 0):
+        takes = f"at most {most - masked} reference pictures" if most > masked else "no reference pictures"
+        takes += " beside a mask" if most and masked else ""
         raise UsageError(f"{len(given)} reference pictures were given, and {name} takes {takes}. Leave some out.")
     return tuple(_reference(check_picture(f"reference {number}", one), multiple) for number, one in enumerate(given, 1))
 

@@ -152,8 +152,9 @@ def prepare(request: Request, manifest: Manifest) -> Prepared:
     start = _start(request, manifest, (height, width), schedule)
     drawn = start is not None and draws_posterior(manifest)
     most = family_of(manifest).references
-    references = references_of(request.references, most, manifest.sizes.multiple, manifest.name)
-    if most and start is not None and start.mask is not None:
+    masked = start is not None and start.mask is not None
+    references = references_of(request.references, most, manifest.sizes.multiple, manifest.name, masked)
+    if most and start is not None and masked:
         references = (start.image, *references)  # such a network fills a hole by the picture around it
     return Prepared(
         prompts=tuple(text for text in texts for _ in range(count)),

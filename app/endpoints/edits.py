@@ -95,7 +95,7 @@ def _inputs(runner: Runner, wanted: EditsRequest, name: str) -> Inputs:
         raise Refused(422, text, "image", "invalid_value")
     runner.check_room()
     try:
-        check_references(len(others), content, name)
+        check_references(len(others), content, name, wanted.mask is not None)
         with runner.decoding:
             image = None if first is None else read_image(io.BytesIO(first), name="the image that was sent")
             references = tuple(

@@ -122,7 +122,7 @@ def _inputs(runner: Runner, wanted: schema.PictureRequest | schema.VideoRequest,
     if (wanted.image, wanted.image_job, wanted.mask, wanted.references) == (None, None, None, []):
         return NONE
     content = runner.models[name].bundle.manifest
-    check_references(len(wanted.references), content, name)
+    check_references(len(wanted.references), content, name, wanted.mask is not None)
     with runner.decoding:
         image = _image(runner, wanted)
         mask = None if wanted.mask is None else mask_sent(wanted.mask)

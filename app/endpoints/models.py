@@ -82,7 +82,7 @@ def add_models(app: FastAPI, runner: Runner) -> None:
 def _planned(runner: Runner, wanted: schema.PictureRequest, name: str) -> Inputs:
     """Return pictures that take as much memory and time as those of a request."""
     content = runner.models[name].bundle.manifest
-    check_references(len(wanted.references), content, name)
+    check_references(len(wanted.references), content, name, wanted.mask is not None)
     blank = np.zeros((64, 64, 3), np.uint8)
     begins = any(one is not None for one in (wanted.image, wanted.image_job, wanted.mask, wanted.strength))
     with runner.decoding:

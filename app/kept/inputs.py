@@ -96,11 +96,11 @@ def check_mask(mask: np.ndarray, image: np.ndarray) -> None:
         raise UsageError(f"the mask has {sizes[0]} pixels, and the picture {sizes[1]}. Send a mask of its size.")
 
 
-def check_references(count: int, content: Manifest, name: str) -> None:
-    """Raise UsageError if the bundle called `name` does not take `count` reference pictures."""
-    if count > family_of(content).references:
-        blank = np.zeros((1, 1, 3), np.uint8)
-        references_of([blank] * count, family_of(content).references, content.sizes.multiple, name)
+def check_references(count: int, content: Manifest, name: str, masked: bool) -> None:
+    """Raise UsageError if the bundle called `name` does not take `count` reference pictures, beside a mask or not."""
+    most = family_of(content).references
+    if count > max(most - masked, 0):
+        references_of([np.zeros((1, 1, 3), np.uint8)] * count, most, content.sizes.multiple, name, masked)
 
 
 def reduced(reference: np.ndarray, content: Manifest) -> np.ndarray:

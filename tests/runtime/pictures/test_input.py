@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segue.errors import UsageError
-from segue.runtime.bundle.families import draws_posterior, takes_picture
+from segue.runtime.bundle.families import draws_posterior, family_of, takes_picture
 from segue.runtime.input_picture import MAX_REFERENCE, references_of
 from segue.runtime.pipeline import open_model
 from segue.runtime.request import Request, prepare
@@ -169,6 +169,17 @@ def test_a_reference_is_cut_to_multiples_and_scaled_to_a_megapixel():
     assert np.array_equal(found[0], picture(70, 100)[3:67, 2:98])
     with pytest.raises(UsageError, match="too small"):
         references_of([picture(10, 100)], 2, 16, "b")
+
+
+def test_the_picture_under_a_mask_counts_as_a_reference(model):
+    content = dataclasses.replace(model.bundle.manifest, family="flux2-klein")
+    most = family_of(content).references
+    masked = {"image": picture(), "mask": hole()}
+    fits = prepare(Request("a red heart", references=[picture()] * (most - 1), **masked), content)
+    assert len(fits.references) == most
+    with pytest.raises(UsageError, match=f"takes at most {most - 1} reference pictures beside a mask"):
+        prepare(Request("a red heart", references=[picture()] * most, **masked), content)
+    assert len(prepare(Request("a red heart", references=[picture()] * most), content).references) == most
 
 
 def test_a_schedule_of_second_order_begins_with_a_step_of_first_order():
