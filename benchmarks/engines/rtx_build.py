@@ -30,13 +30,20 @@ from benchmarks.export.random_weights import graphs_of, parameters, write
 
 CAPABILITIES = (80, 86, 89, 120)  # of bundles
 FULL_SIZE = (89,)  # capabilities of components at full size
-USUAL = (128, 1)  # side of the latents (1024 pixels) and batch
+USUAL = (128, 1)  # side of the plane in eighths of a pixel (1024 pixels) and batch
 RANGE = ((32, 1), USUAL, (192, 2))
+TEXT = {"sd3": 333, "flux2-klein": 512, "z-image": 512}  # tokens for the denoiser: 77 of CLIP and 256 of T5 for SD3
+FACTOR = {"flux2-klein": 16}  # pixels of a latent's side
+LENGTH = {"flux2-klein": 512, "z-image": 512}  # tokens of the text encoder
+REFERENCES = (0, 4096, 4 * 4096)  # tokens of no, one and four reference pictures of a megapixel
 NEEDS = 3.0  # times the bytes of the weights
 FULL = (
     "sd3/text_encoder", "sd3/text_encoder_2", "sd3/text_encoder_3", "sd3/transformer", "sd3/vae",
     "longcat-image/text_encoder", "longcat-image/transformer", "longcat-image/vae",
     "sdxl/unet", "sdxl/vae",
+    "sd3.5-medium/transformer", "sd3.5-large/transformer",
+    "flux2-klein/text_encoder", "flux2-klein/transformer", "flux2-klein/vae",
+    "z-image/text_encoder", "z-image/transformer", "z-image/vae",
     "swifti2v/text_encoder", "swifti2v/transformer", "swifti2v/vae", "swifti2v/detail_transformer",
     "swifti2v/detail_vae",
 )  # fmt: skip
@@ -94,7 +101,7 @@ def full(name: str, directory: Path) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for graph, path in zip(graphs, write(graphs, directory), strict=True):
         bounds = RANGE if name == "sd3/transformer" else (USUAL,) * 3
-        points = [sized(name, graph, side, batch) for side, batch in bounds]
+        points = [sized(name, graph, *bound, tokens) for bound, tokens in zip(bounds, REFERENCES, strict=True)]
         profile = {port.name: tuple(port.sized(point) for point in points) for port in graph.inputs}
         plan = directory / "engine.plan"
         try:
@@ -113,13 +120,17 @@ def full(name: str, directory: Path) -> dict[str, Any]:
     return rows
 
 
-def sized(name: str, graph: Graph, side: int, batch: int) -> dict[str, int]:
-    """Return the sizes for a picture of `side` latent pixels; for a video, eight times those of its trial."""
-    if name.startswith("swifti2v/"):
+def sized(name: str, graph: Graph, side: int, batch: int, references: int) -> dict[str, int]:
+    """Return the sizes for a picture of `side` eighths of a pixel; for a video, eight times those of its trial."""
+    model, _ = name.split("/")
+    if model == "swifti2v":
         return {dim: 8 * size for dim, size in graph.trials[-1].items()}
-    plane = 8 * side if graph.component == "vae_encoder" else side
-    text = 333 if name.startswith("sd3/") else 77  # 77 of CLIP and 256 of T5
-    return {"batch": batch, "height": plane, "width": plane, "length": 77, "text": text}
+    family, _ = common.full_size(model)
+    plane = 8 * side if graph.component == "vae_encoder" else 8 * side // FACTOR.get(family, 8)
+    return {
+        "batch": batch, "height": plane, "width": plane, "references": references,
+        "length": LENGTH.get(family, 77), "text": TEXT.get(family, 77),
+    }  # fmt: skip
 
 
 def row(record: Any, weights: int) -> dict[str, Any]:

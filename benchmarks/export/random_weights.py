@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -24,10 +23,10 @@ KIND = "fp16"
 
 
 def graphs_of(name: str) -> list[Graph]:
-    """Return the graphs of "FAMILY/FOLDER" (for example "sd3/transformer") that have weights."""
-    family_name, folder = name.split("/")
-    family = named(family_name)
-    graphs = family.graphs(json.loads(common.CONFIGS.read_text())[family_name])
+    """Return the graphs of "MODEL/FOLDER" (for example "sd3/transformer") that have weights."""
+    model, folder = name.split("/")
+    family, configs = common.full_size(model)
+    graphs = named(family).graphs(configs)
     return [graph for graph in graphs if graph.folder == folder and not graph.component.endswith("_step")]
 
 
