@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...engines import heap
 from ..bundle.families import MOTION_VAE, TEXT_ENCODER, TOKENIZER
 from ..bundle.limits import MAX_STEPS
 from ..bundle.segments import latent_frames
@@ -95,6 +96,7 @@ class StageOne:
         if found is not None:
             return found
         self._before()
+        heap.trim()  # otherwise glibc's heap grows over the first windows
         motion, scale = self._video.motion, self._video.scale
         given = Given(self._encoded(count, image, last), last is not None)
         self._codec.release()
