@@ -14,7 +14,6 @@ from ..runtime.film import film
 from ..runtime.lora.adapter import Adapters
 from ..runtime.media.formats import encode_picture
 from ..runtime.media.provenance import Certificate, write_picture
-from ..runtime.media.read_image import read_image
 from ..runtime.pipeline import Model
 from ..runtime.queue import CancelToken
 from ..runtime.request import Request
@@ -23,7 +22,7 @@ from ..runtime.videos.request import AnimationRequest, PreparedAnimation
 from ..runtime.videos.request import job as job_of
 from ..runtime.videos.stage_one import Event
 from .kept.feed import Feed
-from .kept.inputs import INPUT, KEYS, Inputs, inputs_in
+from .kept.inputs import KEYS, Inputs, inputs_in, named
 from .kept.store import Job
 
 VIDEO, JOURNAL = "video.mp4", "journal"
@@ -61,11 +60,6 @@ def play_loras(model: Model, request: dict[str, Any], folder: Path | None) -> No
         model.lora(_place(lora["file"], folder), lora["factor"], lora["component"], add=True)
 
 
-def without_loras(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the request for the model, which takes its LoRA files another way."""
-    return {name: value for name, value in request.items() if name != "loras"}
-
-
 def _use(adapters: Adapters, request: dict[str, Any], folder: Path | None) -> None:
     for lora in request["loras"]:
         try:
@@ -87,18 +81,22 @@ def _place(name: str, folder: Path | None) -> Path:
 
 def picture_request(request: dict[str, Any], inputs: Inputs) -> Request:
     """Return the request of a job of pictures."""
-    asked = {name: value for name, value in request.items() if name not in (*SERVERS, *KEYS)}
-    return Request(**asked, image=inputs.image, mask=inputs.mask, references=inputs.references)
+    return Request(**_asked(request), image=inputs.image, mask=inputs.mask, references=inputs.references)
+
+
+def video_request(request: dict[str, Any], inputs: Inputs) -> AnimationRequest:
+    """Return the request of a job of a video."""
+    return AnimationRequest(**_asked(request), image=inputs.image, last=inputs.last)
+
+
+def _asked(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a model's request that are no pictures."""
+    return {name: value for name, value in request.items() if name not in (*SERVERS, *KEYS)}
 
 
 def check_request(model: Model, kind: str, request: dict[str, Any], inputs: Inputs) -> tuple[str, ...]:
     """Return the warnings of a request, one line each; raises the errors of `Runner.submit` that concern the model."""
-    wanted: Request | AnimationRequest
-    if kind == "picture":
-        wanted = picture_request(request, inputs)
-    else:
-        wanted = AnimationRequest(inputs.image, **without_loras(request))
-    prepared = model.prepare(wanted)
+    prepared = model.prepare(picture_request(request, inputs) if kind == "picture" else video_request(request, inputs))
     if model.budget is not None:
         model.plan(prepared)
     notices = (*model.notices(prepared), *model.cuts(prepared))
@@ -156,8 +154,7 @@ def make_video(
 
     If the directory holds a journal of this job, the video continues at its end.
     """
-    image = read_image(place / INPUT) if (place / INPUT).is_file() else None  # some bundles draw from text alone
-    prepared = model.prepare(AnimationRequest(image, **without_loras(job.request)))
+    prepared = model.prepare(video_request(job.request, inputs_in(place, named(place, job.kind, job.request))))
 
     def on_event(event: Event) -> None:
         feed.put("call", stage=event.stage, window=event.window, done=event.done, total=event.total)

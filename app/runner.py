@@ -96,8 +96,7 @@ class Runner(Closing):
         name = self.find(kind, bundle)
         check_loras(self.models[name], request, self.loras)
         told = [*warnings, *check_request(self.models[name], kind, request, inputs)]
-        request = request | inputs.names() if kind == "picture" else request
-        job = Job(uuid.uuid4().hex, kind, name, request, WAITING, time.time(), warnings=told)
+        job = Job(uuid.uuid4().hex, kind, name, request | inputs.names(), WAITING, time.time(), warnings=told)
         place = self.place(job.id)
         try:
             inputs.write(place)

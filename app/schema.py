@@ -99,6 +99,7 @@ class VideoRequest(Closed):
     bundle: str | None = Field(None, description="A name of /v1/models. Default: the first bundle that makes videos.")
     image: File | None = None
     image_job: str | None = Field(None, description="A finished picture job. Its first picture is used.")
+    last: File | None = Field(None, description="The picture that it ends with, for bundles that take one.")
     prompt: Text = ""
     negative: Text = ""
     seed: Seed = None
@@ -176,6 +177,8 @@ class ModelView(BaseModel):
     guided: bool = Field(description="Whether the bundle was made for guidance.")
     negative: bool = Field(description="Whether a negative prompt has an effect.")
     takes_image: bool = Field(description="Whether a request may give a picture to begin with.")
+    takes_text_alone: bool = Field(description="Whether a request may do without a picture.")
+    takes_last: bool = Field(description="Whether a video may be given the picture that it ends with.")
     references: int = Field(description="Most reference pictures of a request.")
     draws: str = Field(description="What prompts the bundle knows, in a few words.")
 

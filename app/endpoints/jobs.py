@@ -11,17 +11,18 @@ from fastapi import Path as InPath
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from ...errors import UsageError
+from ...runtime.bundle.manifest import Manifest
 from ...runtime.media.read_image import read_image
 from ...runtime.sampling.noise import random_seed
-from ...runtime.videos.request import takes_text_alone
+from ...runtime.videos.request import check_last, takes_text_alone
 from .. import schema
 from ..failures import Refused
-from ..kept.inputs import NONE, Inputs, check_mask, check_references, mask_sent, reduced, sent
+from ..kept.inputs import NONE, Inputs, check_mask, check_references, mask_sent, named, reduced, sent
 from ..kept.store import Job
 from ..runner import Runner
 
 Identifier = Annotated[str, InPath(pattern="^[0-9a-f]{32}$", description="A job's identifier.")]
-NOT_ARGUMENTS = {"kind", "bundle", "image", "image_job", "mask", "references", "width", "height"}
+NOT_ARGUMENTS = {"kind", "bundle", "image", "image_job", "mask", "references", "last", "width", "height"}
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
@@ -50,17 +51,17 @@ def add_jobs(app: FastAPI, runner: Runner, known: Any) -> None:
         """Accept a job. The answer comes after the job is on disk, so it survives the server."""
         name = runner.find(wanted.kind, wanted.bundle)  # checked before a picture is decoded
         runner.check_room()
-        return _view(runner.submit(wanted.kind, name, arguments(wanted), _inputs(runner, wanted, name)))
+        return _view(runner, runner.submit(wanted.kind, name, arguments(wanted), _inputs(runner, wanted, name)))
 
     @app.get("/v1/jobs")
     def jobs(limit: Annotated[int, Query(ge=1, le=200)] = 50, state: State | None = None) -> schema.JobList:
         """List jobs, newest first."""
-        return schema.JobList(jobs=[_view(job) for job in runner.store.newest(limit, state)])
+        return schema.JobList(jobs=[_view(runner, job) for job in runner.store.newest(limit, state)])
 
     @app.get("/v1/jobs/{identifier}")
     def show(job: known) -> schema.JobView:
         """Show a job."""
-        return _view(job)
+        return _view(runner, job)
 
     @app.delete("/v1/jobs/{identifier}", status_code=204)
     async def delete(job: known) -> None:
@@ -75,12 +76,12 @@ def add_jobs(app: FastAPI, runner: Runner, known: Any) -> None:
     @app.post("/v1/jobs/{identifier}/cancel")
     def cancel(job: known) -> schema.JobView:
         """Stop a job before its next network call. A finished job does not change."""
-        return _view(runner.cancel(job.id) or job)
+        return _view(runner, runner.cancel(job.id) or job)
 
     @app.post("/v1/jobs/{identifier}/resume")
     def resume(job: known) -> schema.JobView:
         """Queue a cancelled or failed job again. A video continues after its last finished segment."""
-        return _view(runner.resume(job.id) or job)
+        return _view(runner, runner.resume(job.id) or job)
 
     @app.get("/v1/jobs/{identifier}/events", response_class=EventSourceResponse)
     async def events(
@@ -110,13 +111,7 @@ def arguments(wanted: schema.PictureRequest | schema.VideoRequest) -> dict[str, 
 def _inputs(runner: Runner, wanted: schema.PictureRequest | schema.VideoRequest, name: str) -> Inputs:
     """Return the pictures of a request to the bundle called `name`."""
     if isinstance(wanted, schema.VideoRequest):
-        alone = wanted.image is None and wanted.image_job is None
-        if alone and takes_text_alone(runner.models[name].bundle.manifest):
-            return NONE
-        if alone or (wanted.image is not None and wanted.image_job is not None):
-            raise UsageError("a video needs one picture. Send either image or image_job.")
-        with runner.decoding:
-            return Inputs(_image(runner, wanted))
+        return _video_inputs(runner, wanted, runner.models[name].bundle.manifest)
     if wanted.image is not None and wanted.image_job is not None:
         raise UsageError("a picture begins with one picture. Send either image or image_job.")
     if (wanted.image, wanted.image_job, wanted.mask, wanted.references) == (None, None, None, []):
@@ -132,6 +127,21 @@ def _inputs(runner: Runner, wanted: schema.PictureRequest | schema.VideoRequest,
         return Inputs(image, mask, tuple(reduced(sent(f"reference {number}", one), content) for number, one in pairs))
 
 
+def _video_inputs(runner: Runner, wanted: schema.VideoRequest, content: Manifest) -> Inputs:
+    """Return the pictures of a request for a video."""
+    given = [one for one in (wanted.image, wanted.image_job) if one is not None]
+    if len(given) != 1 and (given or not takes_text_alone(content)):
+        raise UsageError("a video needs one picture. Send either image or image_job.")
+    if wanted.last is not None:
+        assert content.video is not None
+        check_last(content, content.video.frames if wanted.frames is None else wanted.frames)
+    if not given:
+        return NONE
+    with runner.decoding:
+        last = None if wanted.last is None else sent("last picture", wanted.last)
+        return Inputs(_image(runner, wanted), last=last)
+
+
 def _image(runner: Runner, wanted: schema.PictureRequest | schema.VideoRequest) -> np.ndarray | None:
     """Return the picture that a request begins with, uint8 [height, width, 3]; None if it names none."""
     if wanted.image_job is not None:
@@ -142,6 +152,7 @@ def _image(runner: Runner, wanted: schema.PictureRequest | schema.VideoRequest) 
     return None if wanted.image is None else sent("image", wanted.image)
 
 
-def _view(job: Job) -> schema.JobView:
-    values = dataclasses.asdict(job) | {"files": [f"v1/jobs/{job.id}/files/{name}" for name in job.files]}
-    return schema.JobView(**values)
+def _view(runner: Runner, job: Job) -> schema.JobView:
+    files = [f"v1/jobs/{job.id}/files/{name}" for name in job.files]
+    request = named(runner.place(job.id), job.kind, job.request)
+    return schema.JobView(**(dataclasses.asdict(job) | {"files": files, "request": request}))

@@ -9,10 +9,10 @@ from ...errors import UsageError
 from ...runtime.bundle.families import family_of, takes_picture
 from ...runtime.bundle.prompts import nearest, spell_emoji
 from ...runtime.pipeline import Model
-from ...runtime.videos.request import AnimationRequest
+from ...runtime.videos.request import takes_last, takes_text_alone
 from .. import schema
 from ..failures import Refused
-from ..job_work import kind_of, picture_request
+from ..job_work import kind_of, picture_request, video_request
 from ..kept.inputs import Inputs, check_references, reduced, sent
 from ..runner import Runner
 from .jobs import arguments
@@ -68,7 +68,8 @@ def add_models(app: FastAPI, runner: Runner) -> None:
             made = model.plan(picture_request(given, _planned(runner, wanted, name)))
         else:
             height, width = given.get("size", model.bundle.manifest.sizes.default)
-            made = model.plan(AnimationRequest(np.zeros((height, width, 3), np.uint8), **given))
+            blank = np.zeros((height, width, 3), np.uint8)
+            made = model.plan(video_request(given, Inputs(blank, last=None if wanted.last is None else blank)))
         phases = [
             schema.PhaseView(component=phase.component, calls=phase.calls, seconds=phase.seconds, peak=phase.peak)
             for phase in made.phases
@@ -105,6 +106,7 @@ def _view(name: str, model: Model) -> schema.ModelView:
         frames=None if content.video is None else content.video.frames,
         sizes=[(wide, high) for high, wide in content.sizes.good], guided=guided, negative=guided, draws=_draws(model),
         takes_image=content.video is not None or takes_picture(content), references=family_of(content).references,
+        takes_text_alone=content.video is None or takes_text_alone(content), takes_last=takes_last(content),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from ...errors import BusyError
 from ..failures import Refused
 from ..job_work import PICTURES, VIDEO
-from ..kept.inputs import INPUT, MASK, REFERENCES
+from ..kept.inputs import INPUT, LAST, MASK, REFERENCES
 from ..kept.store import DONE, RUNNING, WAITING
 from ..runner import Runner
 
@@ -28,9 +28,10 @@ def add_results(app: FastAPI, runner: Runner, known: Any) -> None:
         """Send a file of a job as soon as it is complete.
 
         `input.png` is the picture that it begins with, `mask.png` its mask, `reference-1.png` the first reference.
+        `last.png` is the picture that a video ends with.
         """
         place = runner.place(job.id)
-        whole = {path.name for pattern in (PICTURES, REFERENCES) for path in place.glob(pattern)} | {INPUT, MASK}
+        whole = {path.name for pattern in (PICTURES, REFERENCES) for path in place.glob(pattern)} | {INPUT, MASK, LAST}
         whole |= {VIDEO} if job.state == DONE else set()
         if name not in whole or not (place / name).is_file():
             raise Refused(404, f"the job {job.id} has no file {name!r}. See the job's files.")

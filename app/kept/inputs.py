@@ -1,4 +1,4 @@
-"""The pictures that a job is given: one to begin with, its mask, and references."""
+"""The pictures that a job is given: one to begin with, its mask, references, and the last one of a video."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ...runtime.media.png import write_png
 from ...runtime.media.read_image import read_image, read_mask
 from ...runtime.storage.files import writing
 
-INPUT, MASK, REFERENCE = "input.png", "mask.png", "reference-{}.png"
+INPUT, MASK, LAST, REFERENCE = "input.png", "mask.png", "last.png", "reference-{}.png"
 REFERENCES = REFERENCE.format("*")
-KEYS = ("image", "mask", "references")  # of a picture job's request; they name files of its directory
+KEYS = ("image", "mask", "references", "last")  # of a job's request; they name files of its directory
 MOST = 16  # pictures of a request, as with OpenAI
 
 Reader = Callable[[IO[bytes], str], np.ndarray]
@@ -30,14 +30,15 @@ Reader = Callable[[IO[bytes], str], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The pictures of a job: `image` and `references` are uint8 [height, width, 3], `mask` is uint8 [height, width]."""
+    """The pictures of a job: uint8 [height, width, 3], `mask` is uint8 [height, width]."""
 
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
     references: tuple[np.ndarray, ...] = ()
+    last: np.ndarray | None = None  # of a video
 
     def names(self) -> dict[str, Any]:
-        """Return the keys of a picture job's request that name the files."""
+        """Return the keys of a job's request that name the files."""
         found: dict[str, Any] = {}
         if self.image is not None:
             found["image"] = INPUT
@@ -45,6 +46,8 @@ class Inputs:
             found["mask"] = MASK
         if self.references:
             found["references"] = [REFERENCE.format(number) for number, _ in enumerate(self.references, 1)]
+        if self.last is not None:
+            found["last"] = LAST
         return found
 
     def write(self, place: Path) -> None:
@@ -57,18 +60,27 @@ class Inputs:
             write_png(place / MASK, self.mask[..., None].repeat(3, -1), {})
         for number, one in enumerate(self.references, 1):
             write_png(place / REFERENCE.format(number), one, {})
+        if self.last is not None:
+            write_png(place / LAST, self.last, {})
 
 
 NONE = Inputs()
 
 
 def inputs_in(place: Path, request: dict[str, Any]) -> Inputs:
-    """Return the pictures that a picture job's request names, read from its directory; raises UsageError."""
+    """Return the pictures that a job's request names, read from its directory; raises UsageError."""
     return Inputs(
         read_image(place / request["image"]) if "image" in request else None,
         read_image(place / request["mask"])[..., 0] if "mask" in request else None,
         tuple(read_image(place / name) for name in request.get("references", ())),
+        read_image(place / request["last"]) if "last" in request else None,
     )
+
+
+def named(place: Path, kind: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Return a job's request with the name of its picture, which older versions did not write for videos."""
+    old = kind == "video" and "image" not in request and (place / INPUT).is_file()
+    return request | {"image": INPUT} if old else request
 
 
 def sent(key: str, text: str, read: Reader = lambda file, name: read_image(file, name=name)) -> np.ndarray:

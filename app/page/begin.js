@@ -19,9 +19,12 @@ export function beginning(kind, model) {
   return begins ? { strength: Number(strength.value) } : {};
 }
 
-// What a request adds to the numbers: the picture and its mask.
-export function given(kind) {
-  if (kind === "video") return { image: sourceOf("video") };
+// What a request adds to the numbers: its pictures.
+export function given(kind, model) {
+  if (kind === "video") {
+    const [image, last] = [sourceOf("video"), model?.takes_last ? sourceOf("last") : null];
+    return { ...(image && { image }), ...(last && { last }) };
+  }
   const mask = maskOf();
   const edge = featherOf() ? { feather: featherOf() } : {};
   return { image: sourceOf("picture"), ...(mask === null ? {} : { mask, ...edge }) };
@@ -49,10 +52,12 @@ export function onBeginning(changed) {
     chosen = false;
     show();
   });
-  find("unchoose").addEventListener("click", () => {
-    forgetSource();
-    changed();
-  });
+  for (const [button, name] of [["unchoose", undefined], ["last-unchoose", "last"]]) {
+    find(button).addEventListener("click", () => {
+      forgetSource(name);
+      changed();
+    });
+  }
   find("paint").addEventListener("click", () => paint().catch(fail));
   show();
 }

@@ -2,7 +2,7 @@
 import { beginning } from "./begin.js";
 import { find, remember, remembered } from "./dom.js";
 import { offerReferences, referencesOf } from "./references.js";
-import { showSource } from "./source.js";
+import { showSources } from "./source.js";
 
 const NUMBERS = ["count", "frames", "seed", "steps", "guidance"];
 const TEXTS = ["prompt", "negative"];
@@ -40,10 +40,10 @@ export function turn(wanted, bundle) {
   }
   const video = wanted === "video";
   const [prompt, source] = [find("prompt-field"), find("source")];
-  if ((prompt.nextElementSibling === source) === video) prompt[video ? "before" : "after"](source);
-  showSource(wanted);
+  const moved = (prompt.nextElementSibling === source) === video;
+  if (moved && video) find("last").before(source);
+  else if (moved) prompt.after(source);
   find("prompt").required = !video;
-  find("prompt-label").textContent = video ? "Motion" : "Prompt";
   find("go").textContent = video ? "Animate" : "Draw";
 }
 
@@ -73,6 +73,8 @@ export function adapt() {
     find(name).closest(".field").hidden = !visible;
   }
   find("source").hidden = find("upload").disabled = !one.takes_image;
+  showSources(one.kind, one.takes_text_alone, one.takes_last);
+  find("prompt-label").textContent = one.takes_text_alone ? "Prompt" : "Motion";
   offerReferences(picture ? one.references : 0);
   find("more").hidden = !(shown.steps || shown.guidance || shown.negative);
   find("steps").placeholder = one.steps ?? "";

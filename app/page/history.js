@@ -18,7 +18,7 @@ function when(seconds) {
 }
 
 function thumb({ id, kind, request, files: [file] }) {
-  if (kind === "picture" && !file && !request.image) return make("span", { className: "thumb" });
+  if (!file && !request.image) return make("span", { className: "thumb" });
   if (kind === "picture" || !file) {
     return make("img", { className: "thumb", src: file ?? `v1/jobs/${id}/files/input.png`, alt: "", loading: "lazy" });
   }

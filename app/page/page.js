@@ -42,9 +42,11 @@ async function hint() {
   const one = model();
   const video = kind() === "video";
   find("empty-title").textContent = video ? "What shall move?" : "What would you like to see?";
-  find("empty-words").textContent = video
-    ? "Choose a first picture, name the motion if you like, and press Animate."
-    : "Type it as a prompt and press Draw. The picture appears here.";
+  find("empty-words").textContent = !video
+    ? "Type it as a prompt and press Draw. The picture appears here."
+    : one?.takes_text_alone
+    ? "Type it as a prompt, choose a first picture if you like, and press Animate."
+    : "Choose a first picture, name the motion if you like, and press Animate.";
   const found = one && !video ? await examples(one.id, EXAMPLES) : [];
   if (model() !== one) return; // another model was chosen meanwhile
   find("examples").hidden = !found.length;
@@ -64,15 +66,16 @@ async function submit() {
   complain("");
   const body = wanted();
   const video = body.kind === "video";
-  if (video && sourceOf("video") === null) {
-    complain("A video needs a first picture. Choose one.");
-    find("upload").focus();
+  const alone = model()?.takes_text_alone;
+  if (video && sourceOf("video") === null && !(alone && body.prompt)) {
+    complain(`A video needs ${alone ? "a prompt or " : ""}a first picture. Choose one.`);
+    find(alone ? "prompt" : "upload").focus();
     return;
   }
   if (sending) return;
   sending = true;
   try {
-    const pictures = video || body.strength ? given(body.kind) : {};
+    const pictures = video || body.strength ? given(body.kind, model()) : {};
     follow(await call("v1/jobs", { ...body, ...pictures, ...(video ? {} : { previews: true }) }), true);
     find("result").scrollIntoView({ block: "nearest", behavior: still.matches ? "auto" : "smooth" });
     await changed();
@@ -84,18 +87,19 @@ async function submit() {
 }
 
 async function takeJob(wanted, address, job) {
-  await takeAddress(wanted, address, `the picture of “${titleOf(job)}”`).catch(fail);
+  const which = wanted === "last" ? "last picture" : "picture";
+  await takeAddress(wanted, address, `the ${which} of “${titleOf(job)}”`).catch(fail);
 }
 
 // Puts a job's request into the form, with its pictures.
 async function restoreAll(job) {
   complain(restore(job));
   if (!able(job.kind)) return;
-  const { image, mask, references = [] } = job.request;
+  const { image, last, mask, references = [] } = job.request;
   const file = (name) => `v1/jobs/${job.id}/files/${name}`;
-  if (job.kind === "video") return takeJob("video", file("input.png"), job);
-  if (image) await takeJob("picture", file(image), job);
-  else forgetSource("picture");
+  const bring = (name, given) => (given ? takeJob(name, file(given), job) : forgetSource(name));
+  if (job.kind === "video") return Promise.all([bring("video", image), bring("last", last)]);
+  await bring("picture", image);
   const data = sourceOf("picture");
   if (mask && data) await takeMask(file(mask)).catch(fail);
   if (data === sourceOf("picture")) restoreBeginning(job.request); // no other job was opened meanwhile
@@ -151,15 +155,16 @@ async function change() {
   edited();
 }
 
-async function take(file) {
+async function take(file, ends) {
   complain("");
-  const wanted = kind() === "picture" && model()?.takes_image ? "picture" : able("video") ? "video" : "picture";
+  const begins = kind() === "picture" && model()?.takes_image ? "picture" : able("video") ? "video" : "picture";
+  const wanted = ends ? "video" : begins;
   if (wanted === "picture" && !model()?.takes_image) {
     complain("The model takes no pictures. Choose one that does.");
     return;
   }
   try {
-    await takeFile(wanted, file);
+    await takeFile(ends ? "last" : wanted, file);
     if (wanted !== kind()) turn(wanted);
     edited();
     hint();

@@ -1,19 +1,16 @@
-// The picture that a request is given: a file of the user, or a picture of a job. Each kind has its own.
+// The pictures that a request is given: files of the user, or pictures of jobs. Each kind begins with its own.
 import { request } from "./api.js";
 import { find } from "./dom.js";
 
 const KINDS = ["image/png", "image/jpeg", "image/webp"];
 const LARGEST = 32 * 2 ** 20; // bytes, the server's limit
-const WORDS = {
-  picture: ["Begin with a picture", "If you like, drop a picture here, or choose one: PNG, JPEG or WebP."],
-  video: ["First picture", "Drop a picture here, or choose one: PNG, JPEG or WebP."],
-};
-const held = { picture: null, video: null }; // { data, words }: a data URL, and what it is
-let shown = "picture";
-let asked = 0; // number of pictures that were asked for; only the last one is taken
-export const sources = new EventTarget(); // "picture" or "video": the kind's picture has changed
+const LABELS = { picture: "Begin with a picture", video: "First picture" };
+const held = { picture: null, video: null, last: null }; // { data, words }: a data URL, and what it is
+const asked = { picture: 0, video: 0, last: 0 }; // numbers of pictures that were asked for; only the newest is taken
+let [shown, optional] = ["picture", true]; // what the first field shows; "last", of videos, has the second one
+export const sources = new EventTarget(); // "picture", "video" or "last": this picture has changed
 
-export const sourceOf = (kind) => held[kind]?.data ?? null;
+export const sourceOf = (name) => held[name]?.data ?? null;
 
 export function read(blob) {
   return new Promise((done, fail) => {
@@ -24,33 +21,40 @@ export function read(blob) {
   });
 }
 
-// Shows the field for a kind.
-export function showSource(kind) {
-  shown = kind;
-  const [label, empty] = WORDS[kind];
-  const one = held[kind];
-  find("source-label").textContent = label;
-  find("source-words").textContent = one?.words ?? empty;
-  find("source-layers").hidden = find("unchoose").hidden = !one;
-  if (one) find("source-picture").src = one.data;
-  else find("source-picture").removeAttribute("src");
+// Shows the fields for a model: its first picture may be optional, and it may take a last one.
+export function showSources(kind, alone, ends) {
+  [shown, optional] = [kind, alone];
+  find("source-label").textContent = LABELS[kind];
   find("source-picture").alt = kind === "video" ? "The first picture of the video" : "The picture to begin with";
-  find("beginning").hidden = kind === "video" || !one;
+  find("last").hidden = find("last-upload").disabled = !ends;
+  fill("source", "unchoose", held[kind], alone);
+  fill("last", "last-unchoose", held.last, true);
 }
 
-function use(kind, one) {
-  held[kind] = one;
-  if (kind === shown) showSource(kind);
-  sources.dispatchEvent(new Event(kind));
+function fill(field, remove, one, spared) {
+  const empty = `${spared ? "If you like, drop" : "Drop"} a picture here, or choose one: PNG, JPEG or WebP.`;
+  find(`${field}-words`).textContent = one?.words ?? empty;
+  find(`${field}-layers`).hidden = find(remove).hidden = !one;
+  if (field === "source") find("beginning").hidden = shown === "video" || !one;
+  if (one) find(`${field}-picture`).src = one.data;
+  else find(`${field}-picture`).removeAttribute("src");
 }
 
-// Takes the kind's picture away. The focus stays in the field.
-export function forgetSource(kind = shown) {
-  asked += 1;
-  if (held[kind] === null) return;
-  const focused = find("source").contains(document.activeElement);
-  use(kind, null);
-  if (focused) find("upload").focus();
+function use(name, one) {
+  held[name] = one;
+  if (name === "last") fill("last", "last-unchoose", one, true);
+  else if (name === shown) fill("source", "unchoose", one, optional);
+  sources.dispatchEvent(new Event(name));
+}
+
+// Takes a picture away. The focus stays in its field.
+export function forgetSource(name = shown) {
+  asked[name] += 1;
+  if (held[name] === null) return;
+  const [field, upload] = name === "last" ? ["last", "last-upload"] : ["source", "upload"];
+  const focused = find(field).contains(document.activeElement);
+  use(name, null);
+  if (focused) find(upload).focus();
 }
 
 // Reads a file that was chosen or dropped. Throws an Error if it is no picture that the server reads.
@@ -71,22 +75,24 @@ export async function readAddress(address) {
   return read(await answer.blob());
 }
 
-async function take(kind, reading, words) {
-  const mine = ++asked;
+async function take(name, reading, words) {
+  const mine = ++asked[name];
   const data = await reading;
-  if (mine === asked) use(kind, { data, words });
+  if (mine === asked[name]) use(name, { data, words });
 }
 
-export const takeFile = (kind, file) => take(kind, readFile(file), file.name);
-export const takeAddress = (kind, address, words) => take(kind, readAddress(address), words);
+export const takeFile = (name, file) => take(name, readFile(file), file.name);
+export const takeAddress = (name, address, words) => take(name, readAddress(address), words);
 
-// Calls `taken` with a file that the user chooses, or drops anywhere on the page.
+// Calls `taken` with a file that the user chooses, or drops anywhere on the page, and whether it is the last picture.
 export function onFile(taken) {
-  find("upload").addEventListener("change", () => {
-    const [file] = find("upload").files;
-    find("upload").value = ""; // so that the same file can be chosen again
-    if (file) taken(file);
-  });
+  for (const field of [find("upload"), find("last-upload")]) {
+    field.addEventListener("change", () => {
+      const [file] = field.files;
+      field.value = ""; // so that the same file can be chosen again
+      if (file) taken(file, field.id === "last-upload");
+    });
+  }
   const over = (on) => document.body.classList.toggle("dropping", on);
   const holds = ({ dataTransfer }) => [...(dataTransfer?.types ?? [])].includes("Files");
   addEventListener("dragover", (event) => {
@@ -100,6 +106,6 @@ export function onFile(taken) {
     event.preventDefault();
     over(false);
     const [file] = event.dataTransfer.files;
-    if (file) taken(file);
+    if (file) taken(file, find("last").contains(event.target));
   });
 }

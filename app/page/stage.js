@@ -93,6 +93,8 @@ function facts({ kind, bundle, request, started, finished, state }) {
     width && `${width} × ${height}`,
     frames && `${frames} frames`,
     request.image && kind === "picture" && (request.mask ? "from a picture with a mask" : "from a picture"),
+    kind === "video" && !request.image && "from text alone",
+    request.last && "with a last picture",
     request.strength !== undefined && `strength ${request.strength}`,
     steps && `${steps} ${steps === 1 ? "step" : "steps"}`,
     request.guidance !== undefined && `guidance ${request.guidance}`,
@@ -156,7 +158,7 @@ function wait(job) {
   say(job.state === "waiting" ? "waiting in the queue" : "running");
   if (seen === job.id) return;
   const begins = job.kind === "video" ? "The first picture of the video" : "The picture that it begins with";
-  if (job.kind === "video" || job.request.image) picture(job, `v1/jobs/${job.id}/files/input.png`, begins);
+  if (job.request.image) picture(job, `v1/jobs/${job.id}/files/input.png`, begins);
   else if (find("picture").hidden) blank("");
   else find("picture").alt = ""; // the picture of another job, dimmed, until the first preview
   find("picture").classList.add("old");

@@ -83,7 +83,7 @@ def prepare(request: AnimationRequest, content: Manifest) -> PreparedAnimation:
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not MIN_FPS <= fps <= MAX_FPS:
         raise UsageError(f"fps must be a number from {MIN_FPS} to {MAX_FPS}, got {fps!r}. Try {content.video.fps:g}.")
     if request.last is not None:
-        _check_last(content, frames)
+        check_last(content, frames)
     check_text("prompt", request.prompt)
     check_text("negative", request.negative)
     height, width = check_size(request.size, content.sizes)
@@ -105,7 +105,8 @@ def takes_last(content: Manifest) -> bool:
     return content.video is not None and content.video.detail is None and not takes_text_alone(content)
 
 
-def _check_last(content: Manifest, frames: int) -> None:
+def check_last(content: Manifest, frames: int) -> None:
+    """Raise UsageError unless a video of `frames` frames may be given the picture that it ends with."""
     if not takes_last(content):
         raise UsageError(
             f"the bundle {content.name!r} of family {content.family} takes no last picture. Leave last out, or open a "

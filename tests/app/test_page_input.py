@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import segue
+from support import browser as browsers
 from support.browser import CHROMIUM, faults_of, opened, picture_of, sideways, status
 from support.input_pictures import drawing, png
 from support.input_pictures import opened as pixels
@@ -14,17 +15,10 @@ from support.servers import wait
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
 
 IMAGE = drawing()
-DROP = """([name, kind, data]) => {
-    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-    const carried = new DataTransfer();
-    carried.items.add(new File([bytes], name, {type: kind}));
-    document.querySelector("#stage").dispatchEvent(
-        new DragEvent("drop", {dataTransfer: carried, bubbles: true, cancelable: true}));
-}"""
 
 
 def drop(page, image=IMAGE, name="mine.png"):
-    page.evaluate(DROP, [name, "image/png", base64.b64encode(png(image)).decode()])
+    browsers.drop(page, name, png(image))
     page.wait_for_function("(name) => document.querySelector('#source-words').textContent === name", arg=name)
 
 
@@ -254,7 +248,7 @@ def test_each_kind_keeps_its_own_picture(page):
 
 
 def test_what_is_no_picture_is_told(page, site):
-    page.evaluate(DROP, ["notes.txt", "text/plain", base64.b64encode(b"text").decode()])
+    browsers.drop(page, "notes.txt", b"text", "text/plain")
     page.wait_for_function("() => document.querySelector('#form-words').textContent !== ''")
     assert page.text_content("#form-words") == "notes.txt is not a PNG, JPEG or WebP file. Choose one that is."
     assert page.is_hidden("#source-layers")

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from support.browser import CHROMIUM, opened, picture_of, status
+from support.browser import CHROMIUM, drop, opened, picture_of, status
 from support.servers import wait
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
@@ -188,16 +188,9 @@ def test_a_picture_of_the_user_is_chosen_or_dropped_and_animated(page, site):
     sent = Image.open(io.BytesIO(site.get(f"/v1/jobs/{job['id']}/files/input.png").content))
     assert (sent.size, sent.getpixel((0, 0))) == ((96, 80), (0, 0, 128))
 
-    drop = """([name, kind, data]) => {
-        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-        const carried = new DataTransfer();
-        carried.items.add(new File([bytes], name, {type: kind}));
-        document.querySelector("#stage").dispatchEvent(
-            new DragEvent("drop", {dataTransfer: carried, bubbles: true, cancelable: true}));
-    }"""
-    page.evaluate(drop, ["other.png", "image/png", base64.b64encode(picture_of("red")).decode()])
+    drop(page, "other.png", picture_of("red"))
     page.wait_for_function("() => document.querySelector('#source-words').textContent === 'other.png'")
-    page.evaluate(drop, ["notes.txt", "text/plain", base64.b64encode(b"text").decode()])
+    drop(page, "notes.txt", b"text", "text/plain")
     page.wait_for_function("() => document.querySelector('#form-words').textContent !== ''")
     assert page.text_content("#form-words") == "notes.txt is not a PNG, JPEG or WebP file. Choose one that is."
 

@@ -1,5 +1,6 @@
 """Chromium for the tests of the page: opened pages that report every fault of their console."""
 
+import base64
 import io
 import shutil
 from contextlib import contextmanager
@@ -28,6 +29,14 @@ addEventListener("DOMContentLoaded", () => {
     new MutationObserver(told).observe(document.body, {subtree: true, childList: true, attributes: true});
 });
 """
+
+DROP = """([place, name, kind, data]) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    const carried = new DataTransfer();
+    carried.items.add(new File([bytes], name, {type: kind}));
+    document.querySelector(place).dispatchEvent(
+        new DragEvent("drop", {dataTransfer: carried, bubbles: true, cancelable: true}));
+}"""
 
 
 @contextmanager
@@ -66,6 +75,11 @@ def picture_of(colour):
     data = io.BytesIO()
     Image.new("RGB", (96, 80), colour).save(data, "PNG")
     return data.getvalue()
+
+
+def drop(page, name, data, kind="image/png", place="#stage"):
+    """Drop a file on an element of the page."""
+    page.evaluate(DROP, [place, name, kind, base64.b64encode(data).decode()])
 
 
 def status(page, words):
