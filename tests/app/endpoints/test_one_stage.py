@@ -19,7 +19,7 @@ from segue.runtime.videos.request import AnimationRequest
 from support.input_pictures import drawing, hole, opened, png
 
 FIRST, LAST = drawing(40, 40), 255 - drawing(60, 48)
-LONG = 161  # frames: 20 windows of a tiny model
+LONG = 49  # frames: 6 windows of a tiny model
 
 
 def sent(pixels):
