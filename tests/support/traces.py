@@ -16,6 +16,8 @@ from filelock import FileLock
 
 from .shared import cached_folder
 
+MAKE = ("opset", "build", "wrap", "inputs", "outputs", "traced")  # the fields of a Graph that a trace depends on
+
 SEGUE = """#!{python}
 import sys
 from pathlib import Path
@@ -66,7 +68,7 @@ def kept(make: Callable[..., Any], folder: Path) -> Callable[..., Any]:
 
     @functools.wraps(make)
     def found(graph: Any, kind: str) -> ir.Model:
-        described = json.dumps([kind, *(describe(value) for value in vars(graph).values())])
+        described = json.dumps([kind, *described_by(graph)])
         if " at 0x" in described:  # something without a description of its own
             return make(graph, kind)
         path = folder / f"{hashlib.sha256(described.encode()).hexdigest()[:32]}.onnx"
@@ -77,12 +79,18 @@ def kept(make: Callable[..., Any], folder: Path) -> Callable[..., Any]:
                 ir.save(made, path)
                 marks.write_text(json.dumps([value.name for value in made.graph.inputs if value.meta.get(BUFFER)]))
             model = ir.load(path)
+        model.graph.name = graph.component  # another component may have made it
         buffers = set(json.loads(marks.read_text()))
         for value in model.graph.inputs:
             value.meta[BUFFER] = value.name in buffers
         return model
 
     return found
+
+
+def described_by(graph: Any) -> list[Any]:
+    """Return JSON that is equal for graphs with equal traces, whatever their components are called."""
+    return [describe(getattr(graph, name)) for name in MAKE]
 
 
 def describe(value: Any) -> Any:
