@@ -1,6 +1,7 @@
 """Single files with the original names, made of checkpoints in diffusers' layout: the inverse of diffusers' renames.
 
-The names are those of Stability AI's files. The tensors may be of any device, so meta tensors give published sizes.
+The names are those of the files of Stability AI, Black Forest Labs and Tongyi. The tensors may be of any device, so
+meta tensors give published sizes.
 """
 
 from __future__ import annotations
@@ -42,6 +43,26 @@ SD3_BLOCK = (
 )  # fmt: skip
 SD3_FUSED = {
     "attn.to_{}": "x_block.attn.qkv", "attn.add_{}_proj": "context_block.attn.qkv", "attn2.to_{}": "x_block.attn2.qkv",
+}  # fmt: skip
+
+FLUX2_ENDS = {
+    "x_embedder": "img_in", "context_embedder": "txt_in", "proj_out": "final_layer.linear",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
+}  # fmt: skip
+FLUX2_BLOCK = {
+    "attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj", "ff.linear_in": "img_mlp.0",
+    "ff.linear_out": "img_mlp.2", "ff_context.linear_in": "txt_mlp.0", "ff_context.linear_out": "txt_mlp.2",
+    "attn.norm_q": "img_attn.norm.query_norm", "attn.norm_k": "img_attn.norm.key_norm",
+    "attn.norm_added_q": "txt_attn.norm.query_norm", "attn.norm_added_k": "txt_attn.norm.key_norm",
+}  # fmt: skip
+FLUX2_SINGLE = {
+    "attn.to_qkv_mlp_proj": "linear1", "attn.to_out": "linear2", "attn.norm_q": "norm.query_norm",
+    "attn.norm_k": "norm.key_norm",
 }  # fmt: skip
 
 # The published files have no projection of the first text encoder, which stands for an identity
@@ -194,6 +215,40 @@ def transformer(state: Mapping[str, torch.Tensor]) -> State:
                 if part == pattern.format("q"):
                     names = [f"transformer_blocks.{match[1]}.{pattern.format(which)}.{kind}" for which in "qkv"]
                     made[f"{block}.{theirs}.{kind}"] = torch.cat([state[each] for each in names])
+    return made
+
+
+def flux2(state: Mapping[str, torch.Tensor]) -> State:
+    """Return a FLUX.2 transformer under its original names without a prefix."""
+    made: State = {}
+    for name, tensor in state.items():
+        stem, _, kind = name.rpartition(".")
+        match = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", stem)
+        if match is None:
+            made[f"{FLUX2_ENDS[stem]}.{kind}"] = torch.cat(tensor.chunk(2)[::-1]) if "norm_out" in stem else tensor
+            continue
+        single, number, part = match.groups()
+        block = f"{'single' if single else 'double'}_blocks.{number}"
+        if part in ("attn.to_q", "attn.add_q_proj"):
+            three = [state[f"{stem.replace('_q', f'_{which}')}.{kind}"] for which in "qkv"]
+            made[f"{block}.{'img' if part == 'attn.to_q' else 'txt'}_attn.qkv.{kind}"] = torch.cat(three)
+        elif (new := (FLUX2_SINGLE if single else FLUX2_BLOCK).get(part)) is not None:
+            made[f"{block}.{new}.{'scale' if '.norm_' in part else kind}"] = tensor
+    return made
+
+
+def zimage(state: Mapping[str, torch.Tensor]) -> State:
+    """Return a Z-Image transformer under the names of ComfyUI's file, without a prefix."""
+    made: State = {}
+    for name, tensor in state.items():
+        new = name.replace("all_x_embedder.2-1", "x_embedder").replace("all_final_layer.2-1", "final_layer")
+        new = new.replace("to_out.0", "out").replace("norm_q", "q_norm").replace("norm_k", "k_norm")
+        if ".to_q." in new:
+            made[new.replace("to_q", "qkv")] = torch.cat(
+                [state[name.replace("to_q", f"to_{which}")] for which in "qkv"]
+            )
+        elif ".to_k." not in new and ".to_v." not in new:
+            made[new] = tensor
     return made
 
 

@@ -110,6 +110,13 @@ def _convert_zimage(numbered: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _convert_flux2(numbered: dict[str, Any]) -> dict[str, Any]:
+    from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers as convert
+
+    result: dict[str, Any] = convert(numbered)
+    return result
+
+
 SD3 = Layout(
     "time_text_embed.timestep_embedder.linear_1.weight",
     (
@@ -174,7 +181,40 @@ ZIMAGE = Layout(
     ),
     _convert_zimage,
 )
-LAYOUTS = (SD3, WAN, ZIMAGE)
+FLUX2 = Layout(
+    "double_stream_modulation_img.linear.weight",
+    (
+        (r"^x_embedder\.", "img_in."),
+        (r"^context_embedder\.", "txt_in."),
+        (r"^time_guidance_embed\.timestep_embedder\.linear_1\.", "time_in.in_layer."),
+        (r"^time_guidance_embed\.timestep_embedder\.linear_2\.", "time_in.out_layer."),
+        (
+            r"^(double_stream_modulation_img|double_stream_modulation_txt|single_stream_modulation)\.linear\.",
+            r"\1.lin.",
+        ),
+        (r"^norm_out\.linear\.", "final_layer.adaLN_modulation.1."),
+        (r"^proj_out\.", "final_layer.linear."),
+        (r"^single_transformer_blocks\.(\d+)\.attn\.to_qkv_mlp_proj\.", r"single_blocks.\1.linear1."),
+        (r"^single_transformer_blocks\.(\d+)\.attn\.to_out\.", r"single_blocks.\1.linear2."),
+        (r"^single_transformer_blocks\.(\d+)\.attn\.norm_q\.weight$", r"single_blocks.\1.norm.query_norm.scale"),
+        (r"^single_transformer_blocks\.(\d+)\.attn\.norm_k\.weight$", r"single_blocks.\1.norm.key_norm.scale"),
+        (r"^transformer_blocks\.(\d+)\.", r"double_blocks.\1."),
+        (r"\.attn\.to_[qkv]\.", ".img_attn.qkv."),
+        (r"\.attn\.add_[qkv]_proj\.", ".txt_attn.qkv."),
+        (r"\.attn\.to_out\.0\.", ".img_attn.proj."),
+        (r"\.attn\.to_add_out\.", ".txt_attn.proj."),
+        (r"\.attn\.norm_q\.weight$", ".img_attn.norm.query_norm.scale"),
+        (r"\.attn\.norm_k\.weight$", ".img_attn.norm.key_norm.scale"),
+        (r"\.attn\.norm_added_q\.weight$", ".txt_attn.norm.query_norm.scale"),
+        (r"\.attn\.norm_added_k\.weight$", ".txt_attn.norm.key_norm.scale"),
+        (r"\.ff\.linear_in\.", ".img_mlp.0."),
+        (r"\.ff\.linear_out\.", ".img_mlp.2."),
+        (r"\.ff_context\.linear_in\.", ".txt_mlp.0."),
+        (r"\.ff_context\.linear_out\.", ".txt_mlp.2."),
+    ),
+    _convert_flux2,
+)
+LAYOUTS = (SD3, WAN, ZIMAGE, FLUX2)
 
 SDXL_SIGN = re.compile(r"mid_block\.resnets\.0\.time_emb_proj\.weight")
 SDXL_NAMES = {

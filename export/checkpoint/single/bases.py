@@ -36,7 +36,7 @@ def names() -> list[str]:
 def usual(pipeline: str, table: Mapping[str, Tensor]) -> str:
     """Return the shipped base whose denoiser has the sizes of that in the file; empty if none has."""
     plain = {name.removeprefix(DENOISER): tensor for name, tensor in table.items()}
-    first = next((plain[name] for name in FIRST[pipeline] if name in plain), None)
+    first = next((plain[name] for name in FIRST.get(pipeline, ()) if name in plain), None)
     found = WIDTHS.get((pipeline, first.shape[0] if first and first.shape else 0), "")
     return TWICE.get(found, found) if any(".attn2.qkv" in name or ".attn2.to_q" in name for name in plain) else found
 

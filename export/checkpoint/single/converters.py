@@ -1,7 +1,8 @@
 """diffusers' converters of the components in a single file, each as a function of the file's tensors.
 
 Source: diffusers.loaders.single_file_utils. The converters remove tensors from the dict that they get. SD3's first text
-encoder needs a projection that its file lacks: an identity, as in diffusers' own loader.
+encoder needs a projection that its file lacks: an identity, as in diffusers' own loader. Qwen3 has transformers' names
+behind a prefix.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .layout import DENOISER, SD3, SDXL, Place
+from .layout import DENOISER, KLEIN, SD3, SDXL, ZIMAGE, Place
 
 State = dict[str, torch.Tensor]
 
@@ -40,6 +41,36 @@ def _transformer(state: State, config: Mapping[str, Any], place: Place) -> Mappi
         return dict(state)
     converted: Mapping[str, Any] = convert_sd3_transformer_checkpoint_to_diffusers(dict(state))
     return converted
+
+
+def _flux2(state: State, config: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
+    from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
+
+    state = _without(state, DENOISER)
+    if place.own in state:
+        return state
+    converted: Mapping[str, Any] = convert_flux2_transformer_checkpoint_to_diffusers(state)
+    return converted
+
+
+def _zimage(state: State, config: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
+    from diffusers.loaders.single_file_utils import convert_z_image_transformer_checkpoint_to_diffusers
+
+    state = _without(state, DENOISER)
+    if place.own in state:
+        return state
+    converted: Mapping[str, Any] = convert_z_image_transformer_checkpoint_to_diffusers(state)
+    return converted
+
+
+def _qwen3(state: State, config: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
+    return _without(state, *place.prefixes)
+
+
+def _without(state: State, *prefixes: str) -> State:
+    for prefix in prefixes:
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def _vae(state: State, config: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
@@ -89,4 +120,9 @@ CONVERTERS: dict[tuple[str, str], Callable[..., Mapping[str, Any]]] = {
     (SD3, "text_encoder_2"): _clip,
     (SD3, "text_encoder_3"): _t5,
     (SD3, "vae"): _vae,
+    (KLEIN, "transformer"): _flux2,
+    (KLEIN, "text_encoder"): _qwen3,
+    (ZIMAGE, "transformer"): _zimage,
+    (ZIMAGE, "text_encoder"): _qwen3,
+    (ZIMAGE, "vae"): _vae,
 }

@@ -15,8 +15,10 @@ from ..headers import Tensor
 
 SUFFIX = ".safetensors"
 DENOISER = "model.diffusion_model."
+QWEN3 = ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer.")
 SDXL, SD3 = "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
-NAMES = {SDXL: "Stable Diffusion XL", SD3: "Stable Diffusion 3 or 3.5"}
+KLEIN, ZIMAGE = "Flux2KleinPipeline", "ZImagePipeline"
+NAMES = {SDXL: "Stable Diffusion XL", SD3: "Stable Diffusion 3 or 3.5", KLEIN: "FLUX.2-klein", ZIMAGE: "Z-Image"}
 V_PREDICTION, ZERO_SNR = "v_pred", "ztsnr"  # empty tensors by which a file says how it was trained
 EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max")
 SCALED = ("scale_weight", "scaled_fp8", "weight_scale", "scale_input", "comfy_quant")
@@ -52,6 +54,18 @@ PLACES = {
         Place("text_encoder_3", ("text_encoders.t5xxl.transformer.",)),
         Place("vae", ("first_stage_model.", "vae.")),
     ),
+    # diffusers has no converter for the autoencoder of FLUX.2
+    KLEIN: (
+        Place(
+            "transformer", (DENOISER,), "double_blocks.0.img_attn.qkv.weight", "transformer_blocks.0.attn.to_q.weight"
+        ),
+        Place("text_encoder", QWEN3),
+    ),
+    ZIMAGE: (
+        Place("transformer", (DENOISER,), "x_embedder.weight", "all_x_embedder.2-1.weight"),
+        Place("text_encoder", QWEN3),
+        Place("vae", ("first_stage_model.", "vae.")),
+    ),
 }  # fmt: skip
 # Sets of tensors that only a denoiser of the family has: in original and in diffusers' names, without the prefix
 SIGNS = {
@@ -60,6 +74,16 @@ SIGNS = {
         ("joint_blocks.0.x_block.attn.qkv.weight",),
         ("transformer_blocks.0.attn.add_q_proj.weight", "pos_embed.proj.weight"),
     ),
+    KLEIN: (
+        ("double_stream_modulation_img.lin.weight", "double_blocks.0.img_attn.qkv.weight"),
+        ("double_stream_modulation_img.linear.weight", "transformer_blocks.0.attn.to_q.weight"),
+    ),
+    ZIMAGE: (("cap_pad_token", "x_embedder.weight"), ("cap_pad_token", "all_x_embedder.2-1.weight")),
+}
+# Starts of names that only a larger model of the same makers has: FLUX.2-dev, and Z-Image for editing
+LARGER = {
+    KLEIN: ("guidance_in.", "time_guidance_embed.guidance_embedder."),
+    ZIMAGE: ("siglip_embedder.", "siglip_refiner."),
 }
 
 
@@ -75,6 +99,9 @@ def pipeline_of(table: Mapping[str, Tensor], file: str) -> str:
     """
     check_plain(table, file)
     for pipeline, signs in SIGNS.items():
+        larger = LARGER.get(pipeline, ())
+        if any(name.removeprefix(DENOISER).startswith(larger) for name in table):
+            continue
         if any(all(start + sign in table for sign in all_of) for all_of in signs for start in ("", DENOISER)):
             return pipeline
     if any(".lora_" in name or "lora_unet_" in name or name.endswith(".alpha") for name in table):
@@ -83,7 +110,7 @@ def pipeline_of(table: Mapping[str, Tensor], file: str) -> str:
         )
     raise CheckpointError(
         f"{file} is not a single file that Segue exports: diffusers takes it for {_inferred(table)!r}. "
-        f"Segue exports single files of {' and '.join(NAMES.values())}. Convert another model with diffusers "
+        f"Segue exports single files of {', '.join(NAMES.values())}. Convert another model with diffusers "
         "(from_single_file, then save_pretrained), and export the directory."
     )
 

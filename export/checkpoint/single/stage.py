@@ -22,8 +22,10 @@ from ..advice import PICKLED
 from ..hub import Origin, locate
 from ..view import link, write_variant
 from .bases import names, usual, write_base
-from .layout import DENOISER, NAMES, PLACES, SD3, held, is_single, pipeline_of
+from .layout import DENOISER, KLEIN, NAMES, PLACES, SD3, ZIMAGE, held, is_single, pipeline_of
 
+KLEIN_FIRST = ("img_in.weight", "x_embedder.weight")
+KLEIN_9B = 4096  # rows of its first layer; that of 4B has 3072
 GUIDANCE_KEY = "time_embedding.cond_proj.weight"  # of a UNet that takes guidance as an input
 
 
@@ -160,6 +162,11 @@ def _set(path: Path, changed: dict[str, Any]) -> None:
 
 def _on_hub(pipeline: str, table: dict[str, headers.Tensor]) -> str:
     """Return the name on the hub of the checkpoint that such files are usually made from."""
+    if pipeline == ZIMAGE:
+        return "hf:Tongyi-MAI/Z-Image-Turbo"
+    if pipeline == KLEIN:
+        first = next((t for name, t in table.items() if name.removeprefix(DENOISER) in KLEIN_FIRST), None)
+        return f"hf:black-forest-labs/FLUX.2-klein-{'9' if first and first.shape[:1] == (KLEIN_9B,) else '4'}B"
     if pipeline != SD3:
         return "hf:stabilityai/stable-diffusion-xl-base-1.0"
     names = {name.removeprefix(DENOISER) for name in table}

@@ -9,9 +9,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel, WanTransformer3DModel
-from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin, WanLoraLoaderMixin
+from diffusers import (
+    Flux2Transformer2DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    WanTransformer3DModel,
+)
+from diffusers.loaders.lora_pipeline import (
+    Flux2LoraLoaderMixin,
+    StableDiffusionXLLoraLoaderMixin,
+    WanLoraLoaderMixin,
+)
 from diffusers.loaders.single_file_utils import (
+    convert_flux2_transformer_checkpoint_to_diffusers,
     convert_ldm_unet_checkpoint,
     convert_sd3_transformer_checkpoint_to_diffusers,
     convert_wan_transformer_to_diffusers,
@@ -22,6 +32,8 @@ from segue.errors import CheckpointError
 from segue.export.checkpoint import headers
 from segue.export.checkpoint.lora.layouts import original_pieces
 from segue.export.checkpoint.lora.merge import PATCH, Lora, merge
+from segue.export.graphs.adapters import original_names
+from support.single_files import flux2
 
 WEIGHTS = "weights.safetensors"
 
@@ -418,6 +430,87 @@ def test_wans_full_differences_with_norms_and_modulations(video_checkpoint, tmp_
     close(found["transformer"], convert_wan_transformer_to_diffusers(changed))
 
 
+def klein(checkpoint):
+    """Return a FLUX.2-klein, its state dict, and that in the original layout."""
+    model = Flux2Transformer2DModel.from_pretrained(checkpoint / "transformer")
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    original = flux2(state)
+    again = convert_flux2_transformer_checkpoint_to_diffusers(dict(original))
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], value) for name, value in state.items())
+    return model, state, original
+
+
+@pytest.mark.parametrize(
+    ("prefix", "dots", "style"),
+    [
+        ("lora_unet_", "_", "kohya"), ("diffusion_model.", ".", "peft"), ("base_model.model.", ".", "peft"),
+    ],
+)  # fmt: skip
+def test_kleins_original_names_with_fused_matrices_and_swapped_halves(klein_checkpoint, tmp_path, prefix, dots, style):
+    """diffusers forgets to swap the halves of the last modulation of a LoRA, but not of a checkpoint."""
+    _, state, original = klein(klein_checkpoint)
+    modules = matrices(original, convolutions=False)
+    assert {
+        "double_blocks.0.txt_attn.qkv",
+        "single_blocks.1.linear1",
+        "final_layer.adaLN_modulation.1",
+    } < modules.keys()
+    named = {prefix + m.replace(".", dots): w for m, w in modules.items()}
+    file = file_of(tmp_path / "l.safetensors", named, alpha=2, style=style)
+    changed = dict(original)
+    for seed, (module, weight) in enumerate(modules.items()):
+        down, up = halves(weight, 2 * seed)
+        changed[f"{module}.weight"] = weight + 0.6 * 2 / 3 * up @ down
+    found, patches = merged(tmp_path / "b", {"transformer": state}, Lora(file, 0.6))
+    assert len(patches["transformer"]) == sum(value.ndim == 2 for value in state.values())
+    close(found["transformer"], convert_flux2_transformer_checkpoint_to_diffusers(changed))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "dots", "style", "alpha"),
+    [("lora_unet_", "_", "kohya", 2), ("diffusion_model.", ".", "peft", None)],
+)
+def test_kleins_original_names_change_the_blocks_as_in_diffusers(
+    klein_checkpoint, tmp_path, prefix, dots, style, alpha
+):
+    model, state, original = klein(klein_checkpoint)
+    inside = {m: w for m, w in matrices(original, False).items() if "_blocks." in m}
+    named = {prefix + m.replace(".", dots): w for m, w in inside.items()}
+    file = file_of(tmp_path / "l.safetensors", named, alpha=alpha, style=style)
+    found, patches = merged(tmp_path / "b", {"transformer": state}, Lora(file, 0.4))
+    assert len(patches["transformer"]) == len(inside) + 4  # each qkv of two streams is three matrices
+    model.load_lora_adapter(Flux2LoraLoaderMixin.lora_state_dict(load_file(file)), prefix="transformer")
+    model.fuse_lora(lora_scale=0.4)
+    model.unload_lora()
+    close(found["transformer"], model.state_dict())
+
+
+def test_lokr_of_a_fused_matrix_and_a_norm_of_klein(klein_checkpoint, tmp_path):
+    _, state, original = klein(klein_checkpoint)
+    module, norm = "double_blocks.0.img_attn.qkv", "double_blocks.0.txt_attn.norm.key_norm.scale"
+    weight, changed = original[f"{module}.weight"], dict(original)
+    first, second = random(2, 4, seed=1), random(weight.shape[0] // 2, weight.shape[1] // 4, seed=2)
+    moved = random(*original[norm].shape, seed=3)
+    changed |= {f"{module}.weight": weight + torch.kron(first, second), norm: original[norm] + moved}
+    tensors = {f"{module}.lokr_w1": first, f"{module}.lokr_w2": second, f"{norm}.diff": moved}
+    save_file({f"diffusion_model.{k}": v for k, v in tensors.items()}, tmp_path / "l.safetensors")
+    found, _ = merged(tmp_path / "b", {"transformer": state}, Lora(tmp_path / "l.safetensors"))
+    close(found["transformer"], convert_flux2_transformer_checkpoint_to_diffusers(changed))
+
+
+def test_the_inputs_for_loras_of_klein_have_their_original_names(klein_checkpoint):
+    _, state, _ = klein(klein_checkpoint)
+    modules = {name.removesuffix(".weight") for name, value in state.items() if value.ndim == 2}
+    found = json.loads(original_names({k: tuple(v.shape) for k, v in state.items()}, modules))
+    rows = state["transformer_blocks.0.attn.to_q.weight"].shape[0]
+    assert found["double_blocks_0_img_attn_qkv"] == [
+        [f"transformer_blocks.0.attn.to_{which}", [[n * rows, rows]]] for n, which in enumerate("qkv")
+    ]
+    half = state["norm_out.linear.weight"].shape[0] // 2
+    assert found["final_layer_adaLN_modulation_1"] == [["norm_out.linear", [[half, half], [0, half]]]]
+
+
 def test_a_file_may_be_meant_for_the_second_expert(video_checkpoint, tmp_path):
     _, state, original = wan(video_checkpoint)
     module = "blocks.0.self_attn.q"
@@ -454,9 +547,11 @@ def test_rank_0_changes_nothing(sdxl_checkpoint, tmp_path):
     assert not change(tmp_path, state, tensors, target).any()
 
 
-def test_no_two_modules_share_a_name(sdxl_checkpoint, tiny_checkpoint, video_checkpoint, longcat_checkpoint):
+def test_no_two_modules_share_a_name(
+    sdxl_checkpoint, tiny_checkpoint, video_checkpoint, longcat_checkpoint, klein_checkpoint
+):
     folders = ((sdxl_checkpoint, "unet"), (tiny_checkpoint, "transformer"), (video_checkpoint, "transformer"),
-               (longcat_checkpoint, "transformer"))  # fmt: skip
+               (longcat_checkpoint, "transformer"), (klein_checkpoint, "transformer"))  # fmt: skip
     for root, folder in folders:
         state = load_file(root / folder / "diffusion_pytorch_model.safetensors")
         own = {name.removesuffix(".weight").removesuffix(".bias") for name in state}

@@ -4,9 +4,11 @@ import pytest
 
 from segue.errors import CheckpointError
 from segue.export.checkpoint.headers import Tensor
-from segue.export.checkpoint.single.layout import DENOISER, SD3, SDXL, held, pipeline_of, unused
+from segue.export.checkpoint.single.layout import DENOISER, KLEIN, SD3, SDXL, ZIMAGE, held, pipeline_of, unused
 
 XL = (f"{DENOISER}label_emb.0.0.weight", f"{DENOISER}input_blocks.0.0.weight")
+FLUX2 = ("double_stream_modulation_img.lin.weight", "double_blocks.0.img_attn.qkv.weight")
+IMAGE = ("cap_pad_token", "x_embedder.weight", "layers.0.adaLN_modulation.0.weight")
 THREE = (f"{DENOISER}joint_blocks.0.x_block.attn.qkv.weight", "first_stage_model.decoder.conv_in.weight")
 
 
@@ -30,6 +32,18 @@ def table(*names, dtype="F16"):
             (*THREE, "text_encoders.t5xxl.transformer.shared.weight", "text_encoders.clip_l.transformer.x"),
             SD3,
             {"transformer", "vae", "text_encoder_3", "text_encoder"},
+        ),
+        (FLUX2, KLEIN, {"transformer"}),
+        (
+            (*(DENOISER + name for name in FLUX2), "text_encoders.qwen3_8b.transformer.model.norm.weight"),
+            KLEIN,
+            {"transformer", "text_encoder"},
+        ),
+        (IMAGE, ZIMAGE, {"transformer"}),
+        (
+            (*(DENOISER + name for name in IMAGE), "text_encoders.qwen3_4b.transformer.model.norm.weight", "vae.x"),
+            ZIMAGE,
+            {"transformer", "text_encoder", "vae"},
         ),
     ],
 )
@@ -56,6 +70,10 @@ def test_tensors_of_no_component_are_named():
         # FLUX in diffusers' names is near to SD3
         (table("transformer_blocks.0.attn.add_q_proj.weight", "x_embedder.weight"), "not a single file that Segue"),
         (table("cond_stage_model.transformer.text_model.x"), "takes it for 'v1'"),
+        # FLUX.2-dev, Z-Image for editing, and Lumina 2 differ from klein and Z-Image in a few tensors
+        (table(*FLUX2, "guidance_in.in_layer.weight", "single_stream_modulation.lin.weight"), "for 'flux-2-dev'"),
+        (table(*IMAGE, "siglip_embedder.0.weight"), "not a single file that Segue exports: .* Z-Image"),
+        (table("cap_embedder.0.weight", "x_embedder.weight"), "for 'lumina2'"),
         ({"x": Tensor("x", "f.safetensors", 8, 0, "F16", (2**70, 0))}, "takes it for 'an unknown model'"),
     ],
 )
