@@ -206,7 +206,9 @@ def facts_lines(facts: Facts, other: Sizes, styles: tuple[str, ...]) -> list[str
     sizes = ", ".join(f"{width}x{height}" for height, width in facts.sizes)
     window = "" if facts.frames is None else f", {facts.frames} frames at once, from a first picture"
     taken = (
-        "this machine cannot run it" if facts.process is None else f"{mebibytes(facts.process)} MiB with the program"
+        f"this machine cannot run it: {facts.why}"
+        if facts.process is None
+        else f"{mebibytes(facts.process)} MiB with the program"
     )
     within = "" if facts.seconds is None else f", about {duration(facts.seconds)}, on {facts.machine}"
     added = f", and the styles {', '.join(styles)}" if styles else ""

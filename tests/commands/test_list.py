@@ -14,6 +14,7 @@ from segue import cli
 from segue.commands.console import Output
 from segue.commands.options import confirmed, duration
 from segue.errors import Cancelled, UsageError
+from support.bundles import write_tiny_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,17 @@ def test_inspect_begins_with_what_a_user_asks_and_ends_with_parity() -> None:
     assert "128x128; others run from 64 to 256 by 16, with faults" in shown[3]
     text = "\n".join(shown)
     assert text.index("component") < text.index("parity")
+
+
+def test_inspect_says_why_this_machine_cannot_run_a_bundle(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("segue.engines.devices.driver", lambda: SimpleNamespace(gpus=(), why="none"))
+    path = write_tiny_bundle(tmp_path / "tiny", "float32")
+    table = json.loads((path / "bundle.json").read_bytes())
+    table["components"]["transformer"]["precision"] = "bf16"
+    (path / "bundle.json").write_text(json.dumps(table))
+    (memory,) = [line for line in lines("inspect", path, columns=120) if line.startswith("memory")]
+    assert memory.startswith("memory   this machine cannot run it: transformer of the bundle")
+    assert "is in bf16, which ONNX Runtime cannot run on a processor" in memory
 
 
 def test_inspect_lists_the_names(exported: Path) -> None:
