@@ -28,19 +28,34 @@ IMAGES = ROOT / "docs/images"
 def full_size(model: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return the family of a published model, and its config.json files by folder.
 
-    A model with a "base" in the file has that model's configs, with its own changes.
+    A model with a "base" in the file has that model's configs, with its own changes. A text in place of a config names
+    the component that has the same, MODEL/FOLDER.
     """
     known = json.loads(CONFIGS.read_text())
     own = known[model]
     family = own.pop("base", model)
     base = known[family]
-    return family, base | {folder: base.get(folder, {}) | config for folder, config in own.items()}
+    configs = base | {folder: _same(known, c) or base.get(folder, {}) | c for folder, c in own.items()}
+    return family, configs
+
+
+def _same(known: dict[str, dict[str, Any]], config: dict[str, Any] | str) -> dict[str, Any] | None:
+    """Return the config that a text names; None for a config."""
+    if not isinstance(config, str):
+        return None
+    model, folder = config.split("/")
+    return known[model][folder]
 
 
 def full_size_components() -> list[str]:
-    """Return MODEL/FOLDER of every component that a published model does not share with its base."""
+    """Return MODEL/FOLDER of every component that a published model does not share with another."""
     known = json.loads(CONFIGS.read_text())
-    return [f"{model}/{folder}" for model, folders in known.items() for folder in folders if folder != "base"]
+    return [
+        f"{model}/{folder}"
+        for model, folders in known.items()
+        for folder in folders
+        if isinstance(folders[folder], dict)
+    ]
 
 
 def make_parser(doc: str | None, results: str = "", rounds: int = 0) -> argparse.ArgumentParser:

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, help="pixels of both sides (default: the bundle's)")
+    parser.add_argument("--budget", help="such as 400MiB (default: none)")
     parser.add_argument("--frames", type=int, help=argparse.SUPPRESS)  # only for the child process
     options = parser.parse_args()
     if options.frames:
@@ -43,7 +44,8 @@ def main() -> None:
         assert video is not None, "this bundle draws pictures"
         shortest = video.frames if video.detail is None else video_frames(2 + video.detail.targets)
     given = (options.bundle, options.picture, "--threads", options.threads)
-    given += ("--size", options.size) if options.size else ()
+    for name in ("size", "budget"):
+        given += (f"--{name}", value) if (value := getattr(options, name)) else ()
     runs = [common.child(__file__, *given, "--frames", frames) for frames in (shortest, TIMES * shortest)]
     seconds = runs[1]["seconds"]
     half = len(seconds) // 2
@@ -56,6 +58,7 @@ def main() -> None:
         "seconds a segment, first half": common.quartiles(seconds[1:half], 4),
         "seconds a segment, second half": common.quartiles(seconds[half:], 4),
         "threads": options.threads,
+        "budget": options.budget,
         **common.header("segue", "onnxruntime"),
     }
     common.report(options.out, results)
@@ -64,7 +67,7 @@ def main() -> None:
 def measured(options: argparse.Namespace) -> dict:
     """Make the video without keeping it; return the peak in bytes and the seconds of each segment."""
     seconds, made = [], 0
-    with open_model(options.bundle, options.threads) as model:
+    with open_model(options.bundle, options.threads, budget=options.budget) as model:
         began = time.perf_counter()
         request = AnimationRequest(read_image(options.picture), frames=options.frames, size=options.size)
         for frames in model.frames(request):

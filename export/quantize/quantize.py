@@ -207,8 +207,9 @@ def _dynamic(twin: Path, scratch: Path) -> ir.Model:
     ir.save(model, plain, external_data="plain.data")
     with _without_advice():
         quantize_dynamic(
-            plain, narrow, OPERATORS, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=True
-        )
+            plain, narrow, OPERATORS, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=True,
+            extra_options={"DefaultTensorType": ir.DataType.FLOAT},  # of values whose type onnx does not infer
+        )  # fmt: skip
     return ir.external_data.load_to_model(ir.load(narrow))
 
 
