@@ -79,6 +79,7 @@ def run(name: str, case: str, directory: Path) -> dict[str, Any]:
 def measured(name: str, case: str, directory: Path) -> dict[str, Any]:
     """Export the graphs of one component folder; case "absent" writes the shards for case "present"."""
     import onnx_ir as ir
+    import torch
 
     from segue.engines.process import peak_resident
     from segue.export.checkpoint import convert, headers
@@ -112,7 +113,9 @@ def measured(name: str, case: str, directory: Path) -> dict[str, Any]:
                 v.name.removeprefix(trace.PREFIX): v for v in model.graph.inputs if v.name.startswith(trace.PREFIX)
             }
             shapes = {n: tuple(int(d) for d in v.shape) for n, v in weights.items()}
-            used |= {n: s for n, s in shapes.items() if graph.buffer(n) is None}
+            with torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
+                held = graph.build().state_dict()  # with the buffers that a checkpoint holds, such as SD3's table
+            used |= {name: shape for name, shape in shapes.items() if name in held}
             table, offset = {}, 8
             for weight, shape in shapes.items():
                 length = 2 * math.prod(shape)
