@@ -343,6 +343,7 @@ def test_the_page_is_given_with_all_that_it_asks_for(client):
 
 
 def test_readers_that_come_back_are_told_what_they_missed(client):
+    client.post("/v1/jobs", json=asked(steps=60))  # the next job waits for it, so the reader is there when it begins
     job = client.post("/v1/jobs", json=asked(steps=3)).json()
     identifiers = []
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as answer:
