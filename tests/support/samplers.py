@@ -91,11 +91,7 @@ def difference(case, steps):
     )
 
 
-# Plain Euler keeps the bits of earlier releases, whose table of betas is more exact than diffusers'. One step of
-# "linspace" begins at the first training timestep, where the difference is 1e-5 of a level of 0.03.
-WHOLE = [(case, steps) for case in CASES for steps in STEPS if (case, steps) not in {
-    ("euler, linspace", 1), ("euler, last level of the training", 1),
-}]  # fmt: skip
+WHOLE = [(case, steps) for case in CASES for steps in STEPS]
 
 
 if __name__ == "__main__":
