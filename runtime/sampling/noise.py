@@ -66,15 +66,16 @@ def philox_normal(shape: Sequence[int], seed: int, image: int = 0, stream: int =
 def normal_quantile(probability: np.ndarray) -> np.ndarray:
     """Return the standard normal quantiles of probabilities in (0, 1), both float64 (AS 241, relative error 1e-15)."""
     q = probability - 0.5
-    square = 0.180625 - q * q
     central = np.abs(q) <= 0.425
-    # Both branches run for all values: `square` and `tail` stay in range, so the unused branch is finite
-    middle = q * _ratio(np.where(central, square, 0.0), _A, _B)
-    tail = np.where(q < 0, probability, 1.0 - probability)
-    r = np.sqrt(-natural_log(np.where(central, 0.01, tail)))
-    near, far = _ratio(np.minimum(r, 5.0) - 1.6, _C, _D), _ratio(np.maximum(r, 5.0) - 5.0, _E, _F)
-    outer = np.where(r <= 5.0, near, far)
-    return np.where(central, middle, np.where(q < 0, -outer, outer))
+    made, inner, outer = np.empty_like(q), q[central], q[~central]
+    made[central] = inner * _ratio(0.180625 - inner * inner, _A, _B)
+    given = probability[~central]
+    r = np.sqrt(-natural_log(np.where(outer < 0, given, 1.0 - given)))
+    far = r > 5.0
+    size = _ratio(r - 1.6, _C, _D)
+    size[far] = _ratio(r[far] - 5.0, _E, _F)
+    made[~central] = np.where(outer < 0, -size, size)
+    return made
 
 
 def natural_log(x: np.ndarray) -> np.ndarray:
