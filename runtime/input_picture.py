@@ -138,7 +138,8 @@ def references_of(
     if len(given) > max(most - masked, 0):
         takes = f"at most {most - masked} reference pictures" if most > masked else "no reference pictures"
         takes += " beside a mask" if most and masked else ""
-        raise UsageError(f"{len(given)} reference pictures were given, and {name} takes {takes}. Leave some out.")
+        count = "1 reference picture was" if len(given) == 1 else f"{len(given)} reference pictures were"
+        raise UsageError(f"{count} given, and {name} takes {takes}. Leave some out.")
     return tuple(_reference(check_picture(f"reference {number}", one), multiple) for number, one in enumerate(given, 1))
 
 

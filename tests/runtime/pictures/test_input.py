@@ -143,7 +143,7 @@ def test_torchs_generator_draws_the_picture_first(model):
         ({"image": picture(), "mask": hole(96)}, r"mask must be uint8 \[128, 128\]"),
         ({"image": picture(), "feather": 3}, "Give mask too"),
         ({"image": picture().astype(np.float32)}, r"image must be uint8 \[height, width, 3\], got float32"),
-        ({"references": [picture()]}, "1 reference pictures were given, and emoji takes no reference pictures"),
+        ({"references": [picture()]}, "1 reference picture was given, and emoji takes no reference pictures"),
         ({"references": picture()}, "references must be a list of pictures, got ndarray"),
     ],
 )
