@@ -120,13 +120,15 @@ def test_a_journal_of_another_last_picture_is_refused(picture, i2v, tmp_path):
         i2v.frames(AnimationRequest(picture, frames=5), journal=tmp_path / "journal", resume=True)
 
 
-def test_tiles_that_hold_a_whole_frame_change_nothing_and_smaller_ones_little(picture, i2v):
-    plain, large, small = (
-        whole(i2v.frames(AnimationRequest(picture, frames=5, tiling=tiling))).astype(float)
-        for tiling in (None, Tiling(12, 2), Tiling(8, 6))
+def test_tiles_that_hold_a_whole_frame_change_nothing_and_larger_ones_change_less(picture, i2v):
+    tilings = (None, Tiling(12, 2), Tiling(8, 2), Tiling(8, 6), Tiling(10, 8))
+    plain, large, *others = (
+        whole(i2v.frames(AnimationRequest(picture, frames=5, tiling=tiling))).astype(float) for tiling in tilings
     )
     assert np.array_equal(plain, large)
-    assert 0 < np.abs(plain - small).mean() < 0.25 * np.abs(plain - plain.mean()).mean()
+    differences = [np.abs(plain - other).mean() for other in others]
+    assert differences == sorted(differences, reverse=True)
+    assert 0 < differences[-1] < 0.25 * np.abs(plain - plain.mean()).mean()
 
 
 @pytest.mark.slow
