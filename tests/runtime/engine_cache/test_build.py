@@ -59,7 +59,9 @@ def test_bfloat16_becomes_engines_whose_inputs_numpy_has(bf16_bundle):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sdxl_bundle", "longcat_bundle", "video_bundle", "klein_bundle", "zimage_bundle"])
+@pytest.mark.parametrize(
+    "name", ["sdxl_bundle", "longcat_bundle", "video_bundle", "wan_ti2v_bundle", "klein_bundle", "zimage_bundle"]
+)
 def test_the_other_families_become_engines(name, request):
     opened = reader.read(request.getfixturevalue(name))
     wanted = () if opened.manifest.video else SMALL
