@@ -43,23 +43,14 @@ def _transformer(state: State, config: Mapping[str, Any], place: Place) -> Mappi
     return converted
 
 
-def _flux2(state: State, config: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
-    from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
+def _original(model: str, state: State, config: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
+    from diffusers.loaders import single_file_utils
 
     state = _without(state, DENOISER)
     if place.own in state:
         return state
-    converted: Mapping[str, Any] = convert_flux2_transformer_checkpoint_to_diffusers(state)
-    return converted
-
-
-def _zimage(state: State, config: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
-    from diffusers.loaders.single_file_utils import convert_z_image_transformer_checkpoint_to_diffusers
-
-    state = _without(state, DENOISER)
-    if place.own in state:
-        return state
-    converted: Mapping[str, Any] = convert_z_image_transformer_checkpoint_to_diffusers(state)
+    convert = getattr(single_file_utils, f"convert_{model}_transformer_checkpoint_to_diffusers")
+    converted: Mapping[str, Any] = convert(state)
     return converted
 
 
@@ -120,9 +111,9 @@ CONVERTERS: dict[tuple[str, str], Callable[..., Mapping[str, Any]]] = {
     (SD3, "text_encoder_2"): _clip,
     (SD3, "text_encoder_3"): _t5,
     (SD3, "vae"): _vae,
-    (KLEIN, "transformer"): _flux2,
+    (KLEIN, "transformer"): functools.partial(_original, "flux2"),
     (KLEIN, "text_encoder"): _qwen3,
-    (ZIMAGE, "transformer"): _zimage,
+    (ZIMAGE, "transformer"): functools.partial(_original, "z_image"),
     (ZIMAGE, "text_encoder"): _qwen3,
     (ZIMAGE, "vae"): _vae,
 }
